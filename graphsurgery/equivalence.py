@@ -1,0 +1,527 @@
+"""Are two sets of tensors equal, within tolerances? Names, shapes and dtypes first, then every value.
+
+A tensor's verdict is `passed`, `failed`, or `inconclusive`: it agrees, but with a reference that is empty or
+the same value everywhere, which proves nothing. Detections and proposals are compared as sets (`detections`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsurgery.detections import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
+from graphsurgery.errors import InputError
+
+__all__ = [
+    "DEFAULT_GROUPS",
+    "DETECTIONS",
+    "ROIS",
+    "Comparison",
+    "Group",
+    "TensorReport",
+    "Tolerance",
+    "Tolerances",
+    "Verdict",
+    "compare",
+    "merge",
+]
+
+Array = NDArray[Any]
+Outcome = Literal["passed", "failed", "inconclusive"]
+Kind = Literal["absolute", "relative"]
+
+# Elements converted to float64 at a time: 2 MB per temporary, however big the tensor is.
+_CHUNK = 1 << 18
+_RANK: dict[Outcome, int] = {"failed": 2, "passed": 1, "inconclusive": 0}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a tensor may be off: `absolute`, or `relative` to the reference's largest finite magnitude.
+
+    With both, the larger is allowed. For integers and bools `relative` counts as 0: they must be equal unless
+    `absolute` says otherwise.
+    Raises InputError unless the numbers are finite and at least 0.
+    """
+
+    absolute: float | None = None
+    relative: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [number for number in (self.absolute, self.relative) if number is not None]
+        if not given:
+            raise InputError("a tolerance needs a number, absolute or relative")
+        for number in given:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if not is_number or not 0 <= number <= sys.float_info.max:
+                raise InputError(f"{number!r} is no tolerance: give a finite number of at least 0")
+
+    def allows(self, largest: float, *, floating: bool) -> tuple[float, Kind]:
+        """Return the absolute number allowed and its kind; `largest` is max |finite reference|."""
+        relative = self.relative * largest if floating and self.relative is not None else None
+        if relative is not None and (self.absolute is None or relative > self.absolute):
+            return relative, "relative"
+        return self.absolute or 0.0, "absolute"
+
+    def or_larger(self, other: Tolerance) -> Tolerance:
+        """Return the tolerance that allows what either of the two allows."""
+        return Tolerance(_larger(self.absolute, other.absolute), _larger(self.relative, other.relative))
+
+
+DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Tolerances by tensor name or pattern: the exact name, else the first matching pattern, else a default.
+
+    Patterns are case sensitive. Of each group (`detections`), `unmatched` rows may be without partner, both
+    sides counted together. `grants` only ever widen.
+    """
+
+    rules: Mapping[str, Tolerance] = field(default_factory=dict)
+    unmatched: int = 0
+    grants: tuple[Tolerances, ...] = ()
+
+    @classmethod
+    def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
+        """Read `{name: number}` and `{name: {relative: number}}`; `unmatched` is a count of detections.
+
+        Raises InputError that names the key.
+        """
+        rules = {name: _parse_rule(name, value) for name, value in mapping.items() if name != "unmatched"}
+        unmatched = mapping.get("unmatched", 0)
+        if not isinstance(unmatched, int) or isinstance(unmatched, bool) or unmatched < 0:
+            raise InputError(f"tolerance 'unmatched': {unmatched!r} is no count: give a whole number >= 0")
+        return cls(rules, unmatched)
+
+    def lookup(self, name: str) -> Tolerance:
+        """Return the tolerance of a tensor, grants included."""
+        found = self._rule(name) or DEFAULT_TOLERANCE
+        for grant in self.grants:
+            granted = grant._rule(name)
+            found = found.or_larger(granted) if granted else found
+        return found
+
+    def widened(self, grant: Tolerances) -> Tolerances:
+        """Allow what either allows; a tensor that `grant` doesn't name stays as it is."""
+        grants = (*self.grants, replace(grant, grants=()), *grant.grants)
+        return replace(self, unmatched=max(self.unmatched, grant.unmatched), grants=grants)
+
+    def _rule(self, name: str) -> Tolerance | None:
+        if name in self.rules:
+            return self.rules[name]
+        return next((rule for pattern, rule in self.rules.items() if fnmatchcase(name, pattern)), None)
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """What the comparison of one tensor gave.
+
+    `allowed` is the absolute number used, `needed` the smallest tolerance that would pass, of the kind
+    `needed_kind`, None if none would. `max_rel` is the largest |difference| / |reference| where the reference
+    isn't 0. `sqnr_db` is 10 log10(sum reference^2 / sum difference^2), infinite for equal tensors. The
+    metrics cover the places where both sides are finite; they are None where there is nothing to measure,
+    `cosine` also where a side is 0 everywhere. `sample` is set when reports of several samples were merged.
+    """
+
+    name: str
+    verdict: Outcome
+    reason: str = ""
+    max_abs: float | None = None
+    max_rel: float | None = None
+    mean_abs: float | None = None
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    allowed: float | None = None
+    needed: float | None = None
+    needed_kind: Kind = "absolute"
+    sample: str | None = None
+
+    @property
+    def severity(self) -> tuple[int, float, float]:
+        """Order reports: failed ones first, then by the share of the allowed number that was used up."""
+        if self.max_abs is None or (self.verdict == "failed" and self.needed is None):
+            ratio = math.inf if self.verdict == "failed" else 0.0
+        elif self.allowed:
+            ratio = self.max_abs / self.allowed
+        else:
+            ratio = math.inf if self.max_abs else 0.0
+        return (self.verdict == "failed", ratio, self.max_abs or 0.0)
+
+    def explain(self) -> str:
+        """Say in one line what was seen, and what tolerance would have passed."""
+        line = f"{self.name}{f' of sample {self.sample}' if self.sample is not None else ''}"
+        if self.max_abs is not None and self.allowed is not None:
+            line += f": {self.reason or _off(self.max_abs, self.allowed)}"
+        else:
+            line += f": {self.reason or self.verdict}"
+        if self.verdict != "failed" or self.needed is None:
+            return line
+        needed = _round_up(self.needed)
+        needed = f"{{relative: {needed}}}" if self.needed_kind == "relative" else needed
+        return f"{line} (smallest tolerance that would pass: {needed})"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields; what JSON can't say (Inf, NaN) is None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The reports of all tensors, the reference's order first; `notes` say what was seen and did not fail."""
+
+    tensors: tuple[TensorReport, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Outcome:
+        """Failed if any tensor failed, inconclusive if none passed."""
+        return max((report.verdict for report in self.tensors), key=_RANK.__getitem__, default="inconclusive")
+
+    @property
+    def worst(self) -> TensorReport | None:
+        """The tensor furthest beyond its tolerance or closest to it; the first of equals."""
+        return max(self.tensors, key=lambda report: report.severity, default=None)
+
+    def explain(self) -> str:
+        """Say the verdict in one line, by way of the worst tensor."""
+        worst = self.worst
+        if worst is None:
+            return "inconclusive: there are no tensors to compare"
+        if self.verdict != "failed":
+            return f"{self.verdict} ({len(self.tensors)} compared); closest to its limit: {worst.explain()}"
+        others = sum(report.verdict == "failed" for report in self.tensors) - 1
+        return worst.explain() + (f"; {others} more failed" if others else "")
+
+    def to_json(self) -> dict[str, object]:
+        """Return verdict, worst tensor, notes and all reports as JSON-able values."""
+        return {
+            "verdict": self.verdict,
+            "worst": self.worst.name if self.worst else None,
+            "notes": list(self.notes),
+            "tensors": [report.to_json() for report in self.tensors],
+        }
+
+
+@dataclass(frozen=True)
+class Verdict(Comparison):
+    """A comparison over samples: the worst report of each tensor; `samples` holds each one's verdict."""
+
+    samples: tuple[tuple[str, Outcome], ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return what Comparison returns, and the samples' verdicts."""
+        return {**super().to_json(), "samples": [{"id": id_, "verdict": seen} for id_, seen in self.samples]}
+
+
+def merge(comparisons: Iterable[tuple[str, Comparison]]) -> Verdict:
+    """Combine comparisons of several samples: a tensor is inconclusive only if it is so in every sample."""
+    worst: dict[str, TensorReport] = {}
+    notes: list[str] = []
+    samples: list[tuple[str, Outcome]] = []
+    for sample, comparison in comparisons:
+        samples.append((sample, comparison.verdict))
+        notes += [f"sample {sample}: {note}" for note in comparison.notes]
+        for report in comparison.tensors:
+            known = worst.get(report.name)
+            if known is None or _rank(report) > _rank(known):
+                worst[report.name] = replace(report, sample=sample)
+    return Verdict(tuple(worst.values()), tuple(notes), tuple(samples))
+
+
+def _rank(report: TensorReport) -> tuple[int, tuple[int, float, float]]:
+    return _RANK[report.verdict], report.severity
+
+
+def compare(
+    reference: Mapping[str, Array],
+    candidate: Mapping[str, Array],
+    tolerances: Tolerances,
+    groups: Sequence[Group] = DEFAULT_GROUPS,
+) -> Comparison:
+    """Compare every tensor of two sets; a tensor that only one of them holds has failed.
+
+    The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those the
+    tolerances let go, fail the group's boxes; apart from that its tensors are judged by the pairs. Raises
+    InputError for anything but plain arrays of numbers, bools or strings.
+    """
+    for side, tensors in (("reference", reference), ("candidate", candidate)):
+        for name, tensor in tensors.items():
+            _require_plain(f"{side} {name!r}", tensor)
+    notes: list[str] = []
+    aligned: dict[str, Alignment] = {}
+    lost: dict[str, str] = {}
+    for alignment in (align(reference, candidate, group) for group in groups):
+        if alignment:
+            aligned = {**dict.fromkeys(alignment.names, alignment), **aligned}
+            seen, failure = _judge_rows(alignment, reference, candidate, tolerances.unmatched)
+            notes += seen
+            if failure:
+                lost[alignment.group.keys[0]] = failure
+
+    reports = []
+    for name in reference:
+        if name not in candidate:
+            reports.append(TensorReport(name, "failed", "missing: it was captured but not computed"))
+            continue
+        pair = reference[name], candidate[name]
+        if name in aligned:
+            pair = aligned[name].select(*pair)
+        report = _compare_tensor(name, *pair, tolerances.lookup(name))
+        if name in lost:
+            also = f"; besides, {report.reason}" if report.verdict == "failed" else ""
+            report = replace(report, verdict="failed", reason=lost[name] + also, needed=None)
+        reports.append(report)
+    extra = [name for name in candidate if name not in reference]
+    reports += [TensorReport(name, "failed", "extra: it was computed but not captured") for name in extra]
+    return Comparison(tuple(reports), tuple(notes))
+
+
+def _judge_rows(
+    alignment: Alignment, reference: Mapping[str, Array], candidate: Mapping[str, Array], allowed: int
+) -> tuple[list[str], str]:
+    """Return notes about the rows of a group, and why the group failed, if it did."""
+    match, noun = alignment.match, alignment.group.noun
+    notes = []
+    if match.moved:
+        notes.append(f"{noun}: order differs, {match.moved} of {len(match.reference)} are at another place")
+    if not match.unmatched:
+        return notes, ""
+    text = alignment.describe_unmatched(reference, candidate)
+    if match.unmatched > allowed:
+        return notes, f"{text}, where {allowed} may have none" if allowed else text
+    broken = alignment.unmatched_not_finite(reference, candidate)
+    if broken:
+        return notes, f"NaN or Inf in {broken} of {noun} without partner: {text}"
+    return [*notes, f"{text}, where {allowed} may have none"], ""
+
+
+def _compare_tensor(name: str, reference: Array, candidate: Array, tolerance: Tolerance) -> TensorReport:
+    if candidate.shape != reference.shape:
+        return TensorReport(name, "failed", f"shape {candidate.shape} where {reference.shape} was captured")
+    seen, captured = _dtype_name(candidate.dtype), _dtype_name(reference.dtype)
+    if seen != captured:
+        return TensorReport(name, "failed", f"dtype {seen} where {captured} was captured")
+    if reference.dtype.kind in "SUT":
+        return _compare_strings(name, reference, candidate)
+    measured = _measure(reference, candidate)
+    allowed, kind = tolerance.allows(measured.largest, floating=_is_float(reference.dtype))
+    report = measured.report(name, allowed, kind)
+    different = measured.not_finite()
+    if different:
+        return replace(report, verdict="failed", reason=different, needed=None)
+    if measured.max_abs > allowed:
+        return replace(report, verdict="failed", reason=_off(measured.max_abs, allowed))
+    if not reference.size:
+        return replace(report, verdict="inconclusive", reason="there is nothing to compare: it is empty")
+    if measured.constant:
+        value = reference.flat[0]
+        return replace(report, verdict="inconclusive", reason=f"the reference is {value} everywhere")
+    if 0 <= measured.highest - measured.lowest <= allowed and allowed:
+        reason = f"allowed {_round_down(allowed)} is as wide as all of the reference: a constant would pass"
+        return replace(report, reason=reason)
+    return report
+
+
+def _compare_strings(name: str, reference: Array, candidate: Array) -> TensorReport:
+    different = int(np.count_nonzero(reference != candidate))
+    if different:
+        return TensorReport(name, "failed", f"{different} of {reference.size} strings differ")
+    if not reference.size or bool(np.all(reference == reference.flat[0])):
+        return TensorReport(name, "inconclusive", "the reference is one value everywhere, or empty")
+    return TensorReport(name, "passed")
+
+
+@dataclass
+class _Measured:
+    """Sums over two tensors of equal shape and dtype, over the places where both are finite."""
+
+    count: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    sum_abs: float = 0.0
+    dot: float = 0.0
+    reference_squares: float = 0.0
+    candidate_squares: float = 0.0
+    difference_squares: float = 0.0
+    largest: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+    constant: bool = True
+    nan_added: int = 0
+    nan_lost: int = 0
+    inf_differs: int = 0
+
+    def add_not_finite(self, reference: Array, candidate: Array) -> None:
+        """Count where one side is NaN, or Inf, and the other is not the same."""
+        nan, candidate_nan = np.isnan(reference), np.isnan(candidate)
+        self.nan_added += int(np.count_nonzero(candidate_nan & ~nan))
+        self.nan_lost += int(np.count_nonzero(nan & ~candidate_nan))
+        infinite = (np.isinf(reference) | np.isinf(candidate)) & ~nan & ~candidate_nan
+        self.inf_differs += int(np.count_nonzero(infinite & (reference != candidate)))
+
+    def add(self, reference: Array, candidate: Array, difference: Array) -> None:
+        """Add a chunk of finite float64 values and their absolute differences."""
+        if not reference.size:
+            return
+        size = np.abs(reference)
+        self.count += reference.size
+        self.max_abs = max(self.max_abs, float(difference.max()))
+        relative = np.divide(difference, size, out=np.zeros_like(size), where=size > 0)
+        self.max_rel = max(self.max_rel, float(relative.max()))
+        self.sum_abs += float(difference.sum())
+        self.dot += float(reference @ candidate)
+        self.reference_squares += float(reference @ reference)
+        self.candidate_squares += float(candidate @ candidate)
+        self.difference_squares += float(difference @ difference)
+
+    def add_range(self, reference: Array) -> None:
+        """Widen the range by a chunk of finite values of the reference."""
+        if reference.size:
+            self.lowest = min(self.lowest, float(reference.min()))
+            self.highest = max(self.highest, float(reference.max()))
+            self.largest = max(abs(self.lowest), abs(self.highest))
+
+    def not_finite(self) -> str:
+        """Say how NaN and Inf differ; empty if they don't."""
+        seen = (
+            (self.nan_added, "NaN at {} places where the reference has none"),
+            (self.nan_lost, "no NaN at {} places where the reference has one"),
+            (self.inf_differs, "Inf at {} places is new, lost, or of the other sign"),
+        )
+        text = ", ".join(words.format(count) for count, words in seen if count)
+        return text.replace(" 1 places", " 1 place")
+
+    def report(self, name: str, allowed: float, kind: Kind) -> TensorReport:
+        if not self.count:
+            return TensorReport(name, "passed", allowed=allowed, needed=0.0, needed_kind=kind)
+        lengths = math.sqrt(self.reference_squares) * math.sqrt(self.candidate_squares)
+        cosine = self.dot / lengths if 0 < lengths < math.inf else math.nan
+        if not self.difference_squares:
+            sqnr = math.inf if not self.max_abs else math.nan
+        elif not self.reference_squares:
+            sqnr = -math.inf
+        else:
+            sqnr = 10 * (math.log10(self.reference_squares) - math.log10(self.difference_squares))
+        return TensorReport(
+            name,
+            "passed",
+            max_abs=self.max_abs,
+            max_rel=self.max_rel,
+            mean_abs=self.sum_abs / self.count,
+            cosine=None if math.isnan(cosine) else min(1.0, max(-1.0, cosine)),
+            sqnr_db=None if math.isnan(sqnr) else sqnr,
+            allowed=allowed,
+            needed=_share(self.max_abs, 1.0 if kind == "absolute" else self.largest),
+            needed_kind=kind,
+        )
+
+
+def _measure(reference: Array, candidate: Array) -> _Measured:
+    measured = _Measured()
+    floating = _is_float(reference.dtype)
+    # Values of the size of float64's limits overflow in the squares; the metrics then say None, not a number.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for one, other in _chunks(reference, candidate):
+            first = reference.flat[0]
+            measured.constant &= bool(np.all((one == first) | ((one != one) & (first != first))))
+            if not floating:
+                measured.add_range(one.astype(np.float64))
+                measured.add(*(part.astype(np.float64) for part in (one, other, _distance(one, other))))
+                continue
+            one, other = one.astype(np.float64), other.astype(np.float64)
+            finite = np.isfinite(one)
+            both = finite & np.isfinite(other)
+            if not both.all():
+                measured.add_not_finite(one, other)
+            measured.add_range(one[finite])
+            one, other = one[both], other[both]
+            measured.add(one, other, np.abs(one - other))
+    return measured
+
+
+def _chunks(reference: Array, candidate: Array) -> Iterator[tuple[Array, Array]]:
+    flat, other = reference.reshape(-1), candidate.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        yield flat[start : start + _CHUNK], other[start : start + _CHUNK]
+
+
+def _distance(reference: Array, candidate: Array) -> Array:
+    """Return |a - b| of integers or bools as uint64, which holds every difference of two 64-bit integers."""
+    wide = np.int64 if reference.dtype.kind == "i" else np.uint64
+    one, other = reference.astype(wide), candidate.astype(wide)
+    # In two's complement the wrapped difference of the bit patterns is the true one: larger - smaller >= 0.
+    return np.maximum(one, other).view(np.uint64) - np.minimum(one, other).view(np.uint64)
+
+
+def _share(value: float, whole: float) -> float | None:
+    """Return the smallest x with x * whole >= value, up to a rounding; None if there is none."""
+    if not value:
+        return 0.0
+    share = value / whole if whole else math.inf
+    while share < math.inf and share * whole < value:
+        share = math.nextafter(share, math.inf)
+    return share if share < math.inf else None
+
+
+def _parse_rule(name: object, value: object) -> Tolerance:
+    try:
+        if not isinstance(name, str):
+            raise InputError("a tensor name or pattern is text")
+        if not isinstance(value, Mapping):
+            return Tolerance(absolute=value)  # type: ignore[arg-type]  # __post_init__ refuses what is no number
+        unknown = sorted(map(str, value.keys() - {"absolute", "relative"}))
+        if unknown:
+            raise InputError(f"unknown key {unknown[0]!r}: give a number, or {{relative: number}}")
+        return Tolerance(**value)
+    except InputError as error:
+        raise InputError(f"tolerance {name!r}: {error}") from None
+
+
+def _require_plain(place: str, tensor: object) -> None:
+    # A masked array would hide its masked differences; np.memmap is an array on disk and nothing more.
+    if type(tensor) not in (np.ndarray, np.memmap):
+        raise InputError(f"{place} is a {type(tensor).__name__}: give a plain numpy array")
+    dtype = np.asarray(tensor).dtype
+    number = (dtype.kind in "biu" or _is_float(dtype)) and dtype.itemsize <= 8
+    if not number and dtype.kind not in "SUT":
+        raise InputError(f"{place} has dtype {dtype}: give numbers of at most 64 bits, bools or strings")
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    # ml_dtypes' small floats are of kind "V".
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat16", "float8"))
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    """Name a dtype whatever its byte order, and text whatever its length."""
+    return {"S": "bytes", "U": "string", "T": "string"}.get(dtype.kind, dtype.name)
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return max((number for number in (one, other) if number is not None), default=None)
+
+
+def _off(max_abs: float, allowed: float) -> str:
+    return f"{_round_up(max_abs)} off where {_round_down(allowed)} is allowed"
+
+
+def _round_up(value: float) -> str:
+    """Write four digits, never less than the value: what a message proposes must pass."""
+    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value)):.4g}"
+
+
+def _round_down(value: float) -> str:
+    return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal_from_float(value)):.4g}"

@@ -1,0 +1,61 @@
+"""What can go wrong, and the exit code each kind ends the command line with.
+
+    GraphSurgeryError
+    ├── Difference          1  two models, or a model and its captured tensors, are not equal
+    ├── InputError          2  what the user gave is at fault: a recipe, a model, an image, an option
+    │   ├── RecipeError        the recipe; the message starts with file:line
+    │   ├── ModelError         an ONNX file or graph
+    │   ├── CaptureError       a model_io folder
+    │   └── PassError          a pass met something that it must not ignore
+    └── MissingTool         3  an extra, a tool or an execution provider that was asked for is not here
+
+Every message names the place, what was seen there, and what to do about it, in one line.
+"""
+
+from __future__ import annotations
+
+
+class GraphSurgeryError(Exception):
+    """Base of everything this package raises on purpose; the CLI prints it as one line."""
+
+    exit_code = 2
+
+
+class Difference(GraphSurgeryError):
+    """Two models, or a model and its captured tensors, differ by more than is allowed."""
+
+    exit_code = 1
+
+
+class InputError(GraphSurgeryError):
+    """Something the user gave is at fault; nothing was written."""
+
+
+class RecipeError(InputError):
+    """A recipe is wrong; the message starts with ``file:line``."""
+
+
+class ModelError(InputError):
+    """An ONNX file or graph can't be used."""
+
+
+class CaptureError(InputError):
+    """A model_io folder is missing, broken, or of another model."""
+
+
+class PassError(InputError):
+    """A pass met something that it must not ignore."""
+
+
+class MissingTool(GraphSurgeryError):
+    """An extra, a tool or an execution provider that was asked for is not installed."""
+
+    exit_code = 3
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingTool:
+    """Build the error for an optional package that is not installed.
+
+    `package` is the import name, `extra` the extra of pyproject.toml that brings it.
+    """
+    return MissingTool(f"{purpose} needs {package}, which is not installed: pip install 'graphsurgery[{extra}]'")

@@ -1,0 +1,259 @@
+"""COCO average precision of detections, computed by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.errors import InputError, missing_extra
+from graphsurgery.images import paste_masks
+
+Array = npt.NDArray[Any]
+
+# What COCOeval.summarize() computes, in its order.
+_LINES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_KEYPOINT_LINES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+# The part of a result, and of an annotation, that each kind of evaluation compares.
+_COMPARED = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+_FIELDS = {"images": ("id",), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id",)}
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """The numbers of one COCO evaluation by name, each 0..1; None where the images hold no such object.
+
+    Boxes and masks: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl. Keypoints: AP, AP50,
+    AP75, APm, APl, AR, AR50, AR75, ARm, ARl. See https://cocodataset.org/#detection-eval.
+    """
+
+    lines: Mapping[str, float | None]
+
+    @property
+    def ap(self) -> float:
+        """AP averaged over IoU 0.50:0.95; it is never None, as evaluate() asks for an object."""
+        value = self.lines["AP"]
+        assert value is not None
+        return value
+
+
+class _Cocotools(NamedTuple):
+    coco: Any
+    cocoeval: Any
+    mask: Any
+
+
+def _cocotools() -> _Cocotools:
+    try:
+        return _Cocotools(*(importlib.import_module(f"pycocotools.{name}") for name in _Cocotools._fields))
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "pycocotools", "coco", "COCO average precision") from error
+
+
+def coco_results(
+    image_id: int,
+    detections: Mapping[str, Array],
+    label_to_category: Mapping[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+) -> list[dict[str, Any]]:
+    """The detections of one image as COCO results: bbox, and segmentation and keypoints where there are any.
+
+    `detections` are in pixels of the original image. Masks are pasted probabilities [M,1,h,w] cut at 0.5;
+    when the image's `size` (height, width) is given, they are [M,1,m,m] as the network gives them and are
+    pasted one at a time. Labels are category ids unless `label_to_category` is given; then a detection whose
+    label is not in it is left out. A box, keypoint or score that isn't finite counts as empty, at the origin
+    or 0, so that it is a false positive: pycocotools would match it to anything. Raises InputError where
+    shapes don't fit.
+    """
+    boxes, labels, scores = (detections[name] for name in ("boxes", "labels", "scores"))
+    count = len(boxes)
+    for name, shape in (("boxes", (count, 4)), ("labels", (count,)), ("scores", (count,))):
+        if detections[name].shape != shape:
+            raise InputError(f"detections: {name} have shape {detections[name].shape}, expected {shape}")
+    solid = np.where(np.isfinite(boxes).all(1, keepdims=True), boxes, 0).astype(np.float64)
+    bounds = np.concatenate([solid[:, :2], solid[:, 2:] - solid[:, :2]], axis=1).tolist()
+    finite = np.where(np.isfinite(scores), scores, 0).tolist()
+    results: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": int(label), "bbox": bound, "score": score}
+        for label, bound, score in zip(labels, bounds, finite, strict=True)
+    ]
+    if "masks" in detections:
+        masks = detections["masks"]
+        if masks.ndim != 4 or masks.shape[:2] != (count, 1):
+            raise InputError(f"detections: masks have shape {masks.shape}, expected [{count},1,height,width]")
+        pictures = masks[:, 0] if size is None else paste_masks(masks, boxes, size)
+        for result, segmentation in zip(results, _encoded(pictures), strict=True):
+            result["segmentation"] = segmentation
+    if "keypoints" in detections:
+        keypoints = detections["keypoints"]
+        if keypoints.ndim != 3 or keypoints.shape[::2] != (count, 3):
+            raise InputError(f"detections: keypoints have shape {keypoints.shape}, expected [{count},K,3]")
+        for result, points in zip(results, np.where(np.isfinite(keypoints), keypoints, 0), strict=True):
+            result["keypoints"] = points.ravel().tolist()
+    if label_to_category is None:
+        return results
+    known = [result for result in results if result["category_id"] in label_to_category]
+    return [{**result, "category_id": label_to_category[result["category_id"]]} for result in known]
+
+
+def _encoded(pictures: Iterable[Array]) -> Iterable[dict[str, Any]]:
+    """Each picture of probabilities as a run-length encoding that JSON can hold."""
+    mask = _cocotools().mask
+    for picture in pictures:
+        encoded = mask.encode(np.asfortranarray(picture > 0.5, dtype=np.uint8))
+        yield {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+def evaluate(
+    annotations: Path | Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    iou_types: Sequence[str] = ("bbox", "segm"),
+    image_ids: Sequence[int] | None = None,
+) -> dict[str, AveragePrecision]:
+    """Average precision per kind of IoU ("bbox", "segm", "keypoints") over some images, all of them if None.
+
+    `annotations` is a COCO JSON file, or what read_annotations() made of one; neither is changed. `results`
+    are those of coco_results(); the ones of other images don't count, and where there are none AP is 0.
+    Raises InputError for annotations that are broken or hold nothing to evaluate on, for an image that they
+    don't know, and when no result has one of their categories; MissingTool without pycocotools.
+    """
+    for kind in iou_types:
+        if kind not in _COMPARED:
+            raise InputError(f"evaluate: unknown IoU type {kind!r}; choose from {', '.join(_COMPARED)}")
+    tools = _cocotools()
+    place = str(annotations) if isinstance(annotations, Path) else "annotations"
+    dataset = read_annotations(annotations) if isinstance(annotations, Path) else annotations
+    known = {image["id"] for image in dataset["images"]}
+    wanted = known if image_ids is None else set(image_ids)
+    for name, ids in (("image_ids", wanted), ("results", {result["image_id"] for result in results})):
+        if ids - known:
+            raise InputError(f"{place}: {name} hold image {min(ids - known)}, which is not in this file")
+    categories = {category["id"] for category in dataset["categories"]}
+    labels = {result["category_id"] for result in results}
+    if labels and not labels & categories:
+        raise InputError(
+            f"{place}: no detection has one of its categories {_some(categories)}, but {_some(labels)}; "
+            "map labels to categories"
+        )
+    dataset = {
+        **dataset,
+        "images": [image for image in dataset["images"] if image["id"] in wanted],
+        "annotations": [entry for entry in dataset["annotations"] if entry["image_id"] in wanted],
+    }
+    found = [result for result in results if result["image_id"] in wanted]
+    return {kind: _average_precision(tools, dataset, found, kind, place) for kind in iou_types}
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """A COCO annotation file, checked: images, annotations and categories that know each other.
+
+    Raises InputError when it is missing, isn't JSON, or lacks something that an evaluation needs.
+    """
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); give a COCO JSON file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); give a COCO annotation file") from error
+    if not isinstance(dataset, dict):
+        raise InputError(f"{path}: holds a {type(dataset).__name__}, not an object; give a COCO annotation file")
+    for name, fields in _FIELDS.items():
+        entries = dataset.get(name)
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"{path}: no {name}; give a COCO annotation file that has them")
+        for number, entry in enumerate(entries):
+            for field in fields:
+                expected = list if field == "bbox" else int
+                if not isinstance(entry, dict) or not isinstance(entry.get(field), expected):
+                    raise InputError(f"{path}: {name}[{number}] has no {field}, or not one COCO would have")
+    images, categories = ({entry["id"] for entry in dataset[name]} for name in ("images", "categories"))
+    for number, entry in enumerate(dataset["annotations"]):
+        for field, known in (("image_id", images), ("category_id", categories)):
+            if entry[field] not in known:
+                raise InputError(f"{path}: annotations[{number}] has {field} {entry[field]!r}, which is not listed")
+        if len(entry["bbox"]) != 4:
+            raise InputError(f"{path}: annotations[{number}] has bbox {entry['bbox']}, expected x, y, width, height")
+    return dataset
+
+
+def _average_precision(
+    tools: _Cocotools, dataset: Mapping[str, Any], results: list[Mapping[str, Any]], kind: str, place: str
+) -> AveragePrecision:
+    compared = _COMPARED[kind]
+    for holder, entries in (("an annotation", dataset["annotations"]), ("a result", results)):
+        if not all(compared in entry for entry in entries):
+            raise InputError(f"{place}: {holder} has no {compared}; leave {kind} out")
+        if kind == "keypoints" and not all(len(entry[compared]) == 3 * 17 for entry in entries):
+            raise InputError(f"{place}: {holder} has not the 17 keypoints that COCO evaluates; leave {kind} out")
+    if kind == "segm":
+        _check_sizes(dataset, results, place)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
+        truth = tools.coco.COCO()
+        truth.dataset = {"info": {}, **dataset, "annotations": []}
+        truth.createIndex()
+        truth.dataset["annotations"] = [
+            _complete(number, entry, truth, tools) for number, entry in enumerate(dataset["annotations"], 1)
+        ]
+        truth.createIndex()
+        if results:
+            # loadRes takes an object's area from its bbox where there is one, and writes into the entries: so
+            # each kind gets its own, with no more than it compares.
+            kept = ("image_id", "category_id", "score", compared)
+            found = truth.loadRes([{name: result[name] for name in kept} for result in results])
+        else:
+            found = tools.coco.COCO()
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        evaluation = tools.cocoeval.COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = [float(value) for value in evaluation.stats]
+    # pycocotools' word for nothing to find is -1.
+    if stats[0] < 0:
+        raise InputError(f"{place}: no object to find for {kind} in {len(dataset['images'])} images")
+    names = _KEYPOINT_LINES if kind == "keypoints" else _LINES
+    return AveragePrecision({n: None if v < 0 else v for n, v in zip(names, stats, strict=True)})
+
+
+def _check_sizes(dataset: Mapping[str, Any], results: list[Mapping[str, Any]], place: str) -> None:
+    """Raise InputError where a mask isn't as large as its image, and so would match nothing."""
+    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in dataset["images"]}
+    for identity, size in sizes.items():
+        if None in size:
+            raise InputError(f"{place}: image {identity} has no height or no width; masks need them")
+    for result in results:
+        seen, size = list(result["segmentation"]["size"]), sizes[result["image_id"]]
+        if seen != size:
+            raise InputError(
+                f"{place}: image {result['image_id']} is {size[0]} x {size[1]}, "
+                f"a mask found in it {seen[0]} x {seen[1]}; map detections back to the original image"
+            )
+
+
+def _complete(number: int, entry: Mapping[str, Any], truth: Any, tools: _Cocotools) -> dict[str, Any]:
+    """A copy of an annotation with what COCOeval reads and not every file has.
+
+    The id is a new one: COCOeval takes an object whose id is 0 for one that was not found.
+    """
+    complete = {"iscrowd": 0, **entry, "id": number}
+    if "area" not in entry:
+        box = entry["bbox"]
+        has_mask = bool(entry.get("segmentation"))
+        complete["area"] = float(tools.mask.area(truth.annToRLE(entry))) if has_mask else box[2] * box[3]
+    if "keypoints" in entry:
+        complete.setdefault("num_keypoints", sum(visible > 0 for visible in entry["keypoints"][2::3]))
+    return complete
+
+
+def _some(numbers: Iterable[int]) -> str:
+    first = sorted(numbers)
+    return ", ".join(str(number) for number in first[:5]) + (", ..." if len(first) > 5 else "")

@@ -1,0 +1,287 @@
+"""Questions about a gs.Graph, and the two clean-ups that every pass gets for free: unused nodes and order.
+
+Everything here is iterative and linear in the size of the graph. graphsurgeon's own toposort is recursive and
+raises RecursionError on a chain of 500 nodes in reverse order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.errors import ModelError
+
+STANDARD_DOMAINS = (None, "", "ai.onnx")
+
+
+def walk_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """Yield `graph` and every graph inside it (If, Loop and Scan bodies), outer ones first."""
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        yield current
+        for node in reversed(current.nodes):
+            pending.extend(reversed(subgraphs(node)))
+
+
+def walk_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
+    """Yield every node of `graph` and of the graphs inside it."""
+    for inner in walk_graphs(graph):
+        yield from inner.nodes
+
+
+def subgraphs(node: gs.Node) -> list[gs.Graph]:
+    """Return the graphs that `node` holds as attributes, alone or in lists."""
+    found: list[gs.Graph] = []
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            found.append(value)
+        elif isinstance(value, list):
+            found.extend(item for item in value if isinstance(item, gs.Graph))
+    return found
+
+
+def is_op(node: gs.Node | None, *ops: str) -> bool:
+    """Whether `node` is one of the standard ONNX operators `ops`; a custom domain's op of the same name is not."""
+    return node is not None and node.op in ops and node.domain in STANDARD_DOMAINS
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the node that writes `tensor`; None for inputs, initializers and omitted tensors."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def consumers(tensor: gs.Tensor) -> list[gs.Node]:
+    """Return the nodes that read `tensor`, those inside If and Loop bodies included, each once per reading."""
+    return list(tensor.outputs)
+
+
+def is_graph_output(tensor: gs.Tensor, graph: gs.Graph) -> bool:
+    """Whether `tensor` is an output of `graph` itself, not of a graph around or inside it."""
+    return any(output is tensor for output in graph.outputs)
+
+
+def constant(tensor: gs.Tensor) -> np.ndarray | None:
+    """Return the value of `tensor` when it can't change: an initializer or a Constant node's output; else None.
+
+    An initializer that is also a graph input is a default that a caller may override, so it is not constant.
+    """
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    node = producer(tensor)
+    if node is None or not is_op(node, "Constant"):
+        return None
+    for name, value in node.attrs.items():
+        if name == "value" and isinstance(value, gs.Constant):
+            return np.asarray(value.values)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, dtype=np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, dtype=np.int64)
+    return None
+
+
+def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """Return the shape of `tensor` when every dimension is a known number, else None."""
+    shape = tensor.shape
+    if shape is None or not all(isinstance(size, int | np.integer) and size >= 0 for size in shape):
+        return None
+    return tuple(int(size) for size in shape)
+
+
+def attribute(node: gs.Node, name: str, default: Any) -> Any:
+    """Return the attribute `name` of `node`, or `default` where it is not written out."""
+    return node.attrs.get(name, default)
+
+
+def tensor_names(graph: gs.Graph) -> set[str]:
+    """Return the names of all tensors in `graph` and in the graphs inside it."""
+    names: set[str] = set()
+    for inner in walk_graphs(graph):
+        names.update(tensor.name for tensor in inner.inputs)
+        names.update(tensor.name for tensor in inner.outputs)
+        for node in inner.nodes:
+            names.update(tensor.name for tensor in node.inputs)
+            names.update(tensor.name for tensor in node.outputs)
+    names.discard("")
+    return names
+
+
+def detach(node: gs.Node) -> None:
+    """Cut `node` loose from its tensors; drop_unused() then takes it out of its graph.
+
+    graphsurgeon's synchronised lists remove by equality, which compares whole nodes and may pick a twin; this
+    removes by identity.
+    """
+    for tensor in {id(t): t for t in node.inputs}.values():
+        _keep(tensor.outputs, [n for n in tensor.outputs if n is not node])
+    for tensor in {id(t): t for t in node.outputs}.values():
+        _keep(tensor.inputs, [n for n in tensor.inputs if n is not node])
+    list.clear(node.inputs)
+    list.clear(node.outputs)
+
+
+def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
+    """Let `node` read `tensors`, by identity, both sides of the synchronised lists kept."""
+    for tensor in {id(t): t for t in node.inputs}.values():
+        _keep(tensor.outputs, [n for n in tensor.outputs if n is not node])
+    list.clear(node.inputs)
+    list.extend(node.inputs, tensors)
+    for tensor in tensors:
+        list.append(tensor.outputs, node)
+
+
+def set_outputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
+    """Let `node` write `tensors`, by identity, both sides of the synchronised lists kept."""
+    for tensor in {id(t): t for t in node.outputs}.values():
+        _keep(tensor.inputs, [n for n in tensor.inputs if n is not node])
+    list.clear(node.outputs)
+    list.extend(node.outputs, tensors)
+    for tensor in tensors:
+        list.append(tensor.inputs, node)
+
+
+def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[str]) -> gs.Graph:
+    """Return a graph of the nodes that `outputs` depend on, stopping at the tensors named in `inputs`.
+
+    Nodes and tensors are shared with `graph`, which is not changed: export the result, don't edit it. Graph inputs
+    that are reached become inputs too.
+    """
+    ends: dict[str, gs.Tensor] = {}
+    taken: set[int] = set()
+    pending = list(outputs)
+    seen: set[int] = set()
+    own_inputs = {id(t) for t in graph.inputs}
+    top = {id(node): node for node in graph.nodes}
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen or isinstance(tensor, gs.Constant) or not tensor.name:
+            continue
+        seen.add(id(tensor))
+        if tensor.name in inputs or id(tensor) in own_inputs:
+            ends[tensor.name] = tensor
+            continue
+        for node in tensor.inputs:
+            if id(node) in taken or id(node) not in top:
+                continue
+            taken.add(id(node))
+            for inner in with_bodies(node):
+                pending.extend(inner.inputs)
+                pending.extend(t for body in subgraphs(inner) for t in body.outputs)
+    order = {name: index for index, name in enumerate(t.name for t in graph.inputs)}
+    part = gs.Graph(
+        nodes=[node for node in graph.nodes if id(node) in taken],
+        inputs=sorted(ends.values(), key=lambda t: (order.get(t.name, len(order)), t.name)),
+        outputs=list(outputs),
+        name=graph.name,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        ir_version=graph.ir_version,
+    )
+    part.metadata = dict(vars(graph).get("metadata", {}))
+    part.base = vars(graph).get("base")
+    return part
+
+
+def drop_unused(graph: gs.Graph) -> None:
+    """Remove, in place, every node that no graph output depends on; graph inputs and outputs stay.
+
+    A body's node counts as used when the body's outputs need it, and the node that holds the body is used.
+    """
+    live: set[int] = set()
+    pending: list[gs.Tensor] = list(graph.outputs)
+    seen: set[int] = set()
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        for node in tensor.inputs:
+            if id(node) in live:
+                continue
+            live.add(id(node))
+            pending.extend(node.inputs)
+            for body in subgraphs(node):
+                pending.extend(body.outputs)
+    graphs = [graph]
+    dead: set[int] = set()
+    touched: dict[int, gs.Tensor] = {}
+    while graphs:
+        current = graphs.pop()
+        for node in current.nodes:
+            if id(node) in live:
+                graphs.extend(subgraphs(node))
+                continue
+            for lost in with_bodies(node):
+                dead.add(id(lost))
+                for tensor in (*lost.inputs, *lost.outputs):
+                    touched[id(tensor)] = tensor
+        current.nodes = [node for node in current.nodes if id(node) in live]
+    for tensor in touched.values():
+        _keep(tensor.outputs, [n for n in tensor.outputs if id(n) not in dead])
+        _keep(tensor.inputs, [n for n in tensor.inputs if id(n) not in dead])
+
+
+def sort(graph: gs.Graph) -> None:
+    """Order the nodes of `graph` and of the graphs inside it so that each stands behind what it reads, in place.
+
+    Nodes that are in a valid order already stay as they are. Raises ModelError when there is a cycle.
+    """
+    for inner in walk_graphs(graph):
+        inner.nodes = _sorted(inner)
+
+
+def _sorted(graph: gs.Graph) -> list[gs.Node]:
+    here = {id(node) for node in graph.nodes}
+    done: set[int] = set()
+    open_: set[int] = set()
+    order: list[gs.Node] = []
+    for root in graph.nodes:
+        stack: list[tuple[gs.Node, Iterator[gs.Node]]] = []
+        if id(root) not in done:
+            open_.add(id(root))
+            stack.append((root, _needs(root)))
+        while stack:
+            node, needs = stack[-1]
+            for needed in needs:
+                if id(needed) not in here or id(needed) in done:
+                    continue
+                if id(needed) in open_:
+                    raise ModelError(f"node '{needed.name or needed.op}': the graph has a cycle through this node")
+                open_.add(id(needed))
+                stack.append((needed, _needs(needed)))
+                break
+            else:
+                stack.pop()
+                open_.discard(id(node))
+                done.add(id(node))
+                order.append(node)
+    return order
+
+
+def _needs(node: gs.Node) -> Iterator[gs.Node]:
+    """Yield the nodes whose outputs `node` reads, also from inside its bodies."""
+    for inner in with_bodies(node):
+        for tensor in inner.inputs:
+            yield from tensor.inputs
+    for body in (b for n in with_bodies(node) for b in subgraphs(n)):
+        for tensor in body.outputs:
+            if tensor.inputs:
+                yield from (n for n in tensor.inputs if n is not node)
+
+
+def with_bodies(node: gs.Node) -> Iterator[gs.Node]:
+    """Yield `node` and every node in its bodies."""
+    yield node
+    for body in subgraphs(node):
+        yield from walk_nodes(body)
+
+
+def _keep(nodes: Any, kept: list[gs.Node]) -> None:
+    """Replace a synchronised list's content without touching the other side."""
+    if len(kept) != len(nodes):
+        list.clear(nodes)
+        list.extend(nodes, kept)

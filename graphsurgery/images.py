@@ -1,0 +1,264 @@
+"""Puts an image on the fixed canvas a graph works on, and maps what was found there back onto the image.
+
+The exported graph has one size, so what `GeneralizedRCNNTransform` does around the network is done here in
+numpy: scale with the aspect ratio kept, place top left, pad, normalise; then boxes, keypoints and masks back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.errors import InputError
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]
+
+# Rows are scaled a band at a time: it stays in the processor's cache, and memory doesn't grow with the image.
+_BAND_ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The fixed size that a graph works on, and how its network wants pixels normalised.
+
+    `height` and `width` are in pixels; `mean` and `std` are per channel (red, green, blue) for pixels in
+    0..1, both given or both None (no normalisation). Raises InputError for anything else.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, size in (("height", self.height), ("width", self.width)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"canvas: {name} is {size!r}; give a whole number of pixels, 1 or more")
+        if (self.mean is None) != (self.std is None):
+            raise InputError("canvas: only one of mean and std is given; give both or neither")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and (len(values) != 3 or not all(math.isfinite(v) for v in values)):
+                raise InputError(f"canvas: {name} is {values!r}; give three finite numbers")
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"canvas: std is {self.std!r}; every value must be above 0")
+
+    def with_normalisation(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Canvas:
+        """The same canvas for a network that wants other pixels."""
+        return replace(self, mean=mean, std=std)
+
+    def to_json(self) -> dict[str, object]:
+        """What from_json() reads back, as JSON knows it."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: object) -> Canvas:
+        """Read what to_json() gave; raises InputError when `value` is not that."""
+        if not isinstance(value, dict) or set(value) != {"height", "width", "mean", "std"}:
+            raise InputError(f"canvas: expected height, width, mean and std, got {value!r}")
+        for name in ("mean", "std"):
+            numbers = value[name]
+            if numbers is not None and not (
+                isinstance(numbers, list | tuple) and all(isinstance(v, Real) for v in numbers)
+            ):
+                raise InputError(f"canvas: {name} is {numbers!r}; expected a list of numbers or null")
+        mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
+        return cls(value["height"], value["width"], mean, std)
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """The size (height, width) that an image of this size has on the canvas; at least one pixel each.
+
+        Computed in double precision and rounded down as torchvision's `_resize_image_and_masks` does.
+        """
+        scale = min(self.height / height, self.width / width)
+        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+    def fit(self, image: Array) -> Placed:
+        """Scale an image to the canvas with its aspect ratio kept, top left, padded with the mean pixel.
+
+        `image` is uint8 [h,w,3] in 0..255 or float32 [3,h,w] in 0..1. Raises InputError for anything else.
+        """
+        planes = _planes(image)
+        original = (planes.shape[1], planes.shape[2])
+        height, width = self.fitted(*original)
+        placed = np.empty((3, self.height, self.width), np.float32)
+        placed[:] = np.asarray(self.mean or (0, 0, 0), np.float32)[:, None, None]
+        placed[:, :height, :width] = resize(planes, (height, width))
+        return Placed(placed, height, width, original)
+
+    def normalise(self, input: Floats) -> Floats:
+        """What the backbone reads, [1,3,H,W] float32: (input - mean) / std; padding becomes exactly 0."""
+        if self.mean is None:
+            return input[None]
+        mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+        normalised: Floats = ((input - mean) / std)[None]
+        return normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An image on a canvas.
+
+    `input` is the whole canvas, float32 [3,H,W] in 0..1; the image fills its top left `height` x `width`
+    pixels. `original` is the image's own size (height, width).
+    """
+
+    input: Floats
+    height: int
+    width: int
+    original: tuple[int, int]
+
+    def restore(self, detections: Mapping[str, Array], paste: bool = True) -> dict[str, Array]:
+        """Map detections from canvas pixels to the original image's, as torchvision's postprocess does.
+
+        `boxes` [M,4] and `keypoints` [M,K,3] are scaled per axis by original/resized and not clipped. `masks`
+        [M,1,m,m] are pasted to [M,1,h,w] probabilities, unless `paste` is False: pasted they take 4*M*h*w
+        bytes, and paste_masks() gives one at a time. `masks_pasted`, which lies on the canvas, is left out;
+        all else stays. Raises InputError when an array has another shape.
+        """
+        restored = {name: array for name, array in detections.items() if name != "masks_pasted"}
+        ratio_y, ratio_x = (
+            np.float32(size) / np.float32(fitted)
+            for size, fitted in zip(self.original, (self.height, self.width), strict=True)
+        )
+        boxes = _boxes(detections["boxes"]) * np.array([ratio_x, ratio_y, ratio_x, ratio_y], np.float32)
+        restored["boxes"] = boxes
+        if "keypoints" in detections:
+            keypoints = detections["keypoints"]
+            if keypoints.ndim != 3 or keypoints.shape[2] != 3:
+                raise InputError(f"detections: keypoints have shape {keypoints.shape}, expected [M,K,3]")
+            restored["keypoints"] = keypoints.astype(np.float32) * np.array([ratio_x, ratio_y, 1], np.float32)
+        if "masks" in detections and paste:
+            pasted = np.zeros((len(boxes), 1, *self.original), np.float32)
+            for picture, mask, box in zip(pasted, *_padded(detections["masks"], boxes), strict=True):
+                _paste(mask, box, picture[0])
+            restored["masks"] = pasted
+        return restored
+
+
+def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Iterator[Floats]:
+    """Yield each mask pasted into an empty picture of `size` (height, width): float32 [h,w] probabilities.
+
+    `masks` are [M,1,m,m] as the network gives them, `boxes` [M,4] in the picture's pixels. Equal to
+    torchvision's `paste_masks_in_image(padding=1)`, except that only the part inside the picture is computed:
+    a box of any size costs no more than the picture, a box wholly outside (where torchvision may raise) gives
+    an empty one, and so does a box that isn't finite. Raises InputError when the shapes don't fit.
+    """
+
+    def pictures() -> Iterator[Floats]:
+        for mask, box in zip(padded, expanded, strict=True):
+            picture = np.zeros(size, np.float32)
+            _paste(mask, box, picture)
+            yield picture
+
+    padded, expanded = _padded(masks, _boxes(boxes))
+    return pictures()
+
+
+def resize(image: Array, size: tuple[int, int]) -> Floats:
+    """Scale [C,h,w] to [C,*size], bilinear, float32; uint8 pixels become 0..1.
+
+    Equal to `torch.nn.functional.interpolate(size=size, mode="bilinear", align_corners=False)`: half-pixel
+    centres, clamped at the edge, no antialiasing. An image that has the size already comes back as it is.
+    """
+    channels, height, width = image.shape
+    if (height, width) == size:
+        return _unit(image)
+    rows, (left, right, across) = _taps(height, size[0], channels > 1), _taps(width, size[1], channels > 1)
+    result = np.empty((channels, *size), np.float32)
+    step = max(1, _BAND_ELEMENTS // (channels * width))
+    for top in range(0, size[0], step):
+        band = slice(top, top + step)
+        picked = _unit(image[:, rows[0][band]])
+        if height != size[0]:
+            picked = _blend(picked, _unit(image[:, rows[1][band]]), rows[2][band, None])
+        if width != size[1]:
+            picked = _blend(picked.take(left, 2), picked.take(right, 2), across)
+        result[:, band] = picked
+    return result
+
+
+def _taps(source: int, target: int, fused: bool, start: int = 0, stop: int | None = None) -> Taps:
+    """The two source positions and the weight of the second, for the target positions start..stop.
+
+    A slip of one unit in the last place shows at 2000 pixels, so positions are rounded as torch does on a
+    CPU: its kernel for several channels multiplies and subtracts `fused`, with one rounding, the one for a
+    single channel with two.
+    """
+    scale = float(np.float32(source / target))
+    # Python's integers and doubles take a box of 1e30 pixels; an int64 range wouldn't.
+    position: Array = scale * ((start + 0.5) + np.arange((target if stop is None else stop) - start))
+    if not fused:
+        position = position.astype(np.float32).astype(np.float64)
+    at = np.maximum((position - 0.5).astype(np.float32), 0)
+    low = np.minimum(at.astype(np.int64), source - 1)
+    return low, np.minimum(low + 1, source - 1), np.clip(at - low, 0, 1).astype(np.float32)
+
+
+def _blend(first: Floats, second: Floats, weight: Floats) -> Floats:
+    """first * (1 - weight) + second * weight, in place; both arrays are the caller's to lose."""
+    first *= 1 - weight
+    second *= weight
+    first += second
+    return first
+
+
+def _unit(pixels: Array) -> Floats:
+    return np.ascontiguousarray(pixels, np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+
+
+def _planes(image: Array) -> Array:
+    """Any image that fit() takes as [3,h,w], not yet converted."""
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        planes = image.transpose(2, 0, 1)
+    elif image.dtype == np.float32 and image.ndim == 3 and image.shape[0] == 3:
+        planes = image
+    else:
+        raise InputError(f"image: {image.dtype} {image.shape}; give uint8 [height,width,3] or float32 [3,height,width]")
+    if planes.size == 0:
+        raise InputError(f"image: shape {image.shape} has no pixel")
+    if image.dtype == np.float32:
+        low, high = image.min(), image.max()
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise InputError(f"image: float32 pixels from {low:g} to {high:g}; scale them to 0..1, or give uint8")
+    return planes
+
+
+def _boxes(boxes: Array) -> Floats:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise InputError(f"detections: boxes have shape {boxes.shape}, expected [M,4]")
+    return boxes.astype(np.float32)
+
+
+def _padded(masks: Array, boxes: Floats) -> tuple[Floats, Floats]:
+    """Masks with a border of one zero, [M,m+2,m+2], and boxes grown to fit (torchvision's expand_boxes)."""
+    if masks.ndim != 4 or masks.shape[:2] != (len(boxes), 1) or 0 in masks.shape[2:]:
+        raise InputError(f"detections: masks have shape {masks.shape}, expected [{len(boxes)},1,m,m] as boxes")
+    padded = np.pad(masks[:, 0].astype(np.float32), ((0, 0), (1, 1), (1, 1)))
+    scale = (masks.shape[3] + 2) / masks.shape[3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = (boxes[:, 2:] - boxes[:, :2]) * np.float32(0.5) * np.float32(scale)
+        centre = (boxes[:, 2:] + boxes[:, :2]) * np.float32(0.5)
+        return padded, np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _paste(mask: Floats, box: Floats, picture: Floats) -> None:
+    """Write a padded mask into its grown box, both ends inclusive, truncated to whole pixels."""
+    if not np.isfinite(box).all():
+        return
+    x0, y0, x1, y1 = (int(v) for v in box)
+    height, width = picture.shape
+    left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
+    if left >= right or top >= bottom:
+        return
+    low, high, weight = _taps(mask.shape[1], x1 - x0 + 1, False, left - x0, right - x0)
+    wide = _blend(mask[:, low], mask[:, high], weight)
+    low, high, weight = _taps(mask.shape[0], y1 - y0 + 1, False, top - y0, bottom - y0)
+    picture[top:bottom, left:right] = _blend(wide[low], wide[high], weight[:, None])

@@ -1,0 +1,148 @@
+"""manifest.json: what the parts in a folder are, how they connect, and what the runtime does around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphsurgery import __version__
+from graphsurgery.errors import InputError
+from graphsurgery.images import Canvas
+from graphsurgery.model import Model
+from graphsurgery.partition import Part
+from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
+
+FILE_NAME = "manifest.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tensor(_Section):
+    """Shape and dtype of a boundary tensor; a dimension that varies is its symbol, or null."""
+
+    shape: list[int | str | None] | None
+    dtype: str
+
+
+class Batch(_Section):
+    """How rows fill a frozen batch: padded to `size`, or looped in slices of `size`; see `runtime`."""
+
+    size: int = Field(gt=0)
+    mode: Literal["pad", "loop"]
+
+
+class PartEntry(_Section):
+    """One part: an ONNX file beside the manifest, and the device that the recipe wants it on."""
+
+    name: str
+    device: str
+    accelerator: bool
+    file: str
+    batch: Batch | None
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+class Manifest(_Section):
+    """The parts in the order they are played.
+
+    `canvas` is the size of the network's image with its mean and std; `normalise` says whether the runtime
+    normalises (the graph's own preprocessing was dropped). `input` is the tensor that the image goes into, and
+    `outputs` are the detector's.
+    """
+
+    format: Literal[1] = 1
+    graphsurgery: str = __version__
+    recipe: str
+    source: dict[str, Any]
+    canvas: dict[str, Any]
+    normalise: bool
+    input: str
+    outputs: list[str]
+    parts: list[PartEntry]
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Read the manifest in `folder`. Raises InputError when there is none or it is not one."""
+        path = folder / FILE_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: can't be read; give a folder that 'apply' wrote") from error
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path}: not a manifest of this version: {where}: {first['msg']}") from error
+        for part in manifest.parts:
+            if Path(part.file).name != part.file or not part.file.endswith(".onnx"):
+                raise InputError(f"{path}: part '{part.name}' has the file '{part.file}', which is not beside it")
+        Canvas.from_json(manifest.canvas)
+        return manifest
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def describe_parts(
+    parts: list[Part], recipe: str, source: dict[str, Any], canvas: Canvas, inputs: list[str], outputs: list[str]
+) -> Manifest:
+    """Return the manifest of `parts`, whose graph had `inputs` and `outputs`.
+
+    Raises InputError when there is not exactly one image input.
+    """
+    if len(inputs) != 1:
+        raise InputError(f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image")
+    note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
+    if note is not None:
+        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]))
+    return Manifest(
+        recipe=recipe,
+        source=source,
+        canvas=canvas.to_json(),
+        normalise=note is not None,
+        input=inputs[0],
+        outputs=outputs,
+        parts=[describe_part(part) for part in parts],
+    )
+
+
+def describe_part(part: Part) -> PartEntry:
+    """Return the manifest's entry for one part."""
+    batch = _note(part.model, BATCH_NOTE)
+    graph = part.model.proto.graph
+    return PartEntry(
+        name=part.name,
+        device=part.device,
+        accelerator=part.accelerator,
+        file=f"{part.name}.onnx",
+        batch=Batch(**batch) if batch else None,
+        inputs={info.name: _tensor(info) for info in graph.input},
+        outputs={info.name: _tensor(info) for info in graph.output},
+    )
+
+
+def _note(model: Model, key: str) -> dict[str, Any] | None:
+    for entry in model.proto.metadata_props:
+        if entry.key == key:
+            note: dict[str, Any] = json.loads(entry.value)
+            return note
+    return None
+
+
+def _tensor(info: onnx.ValueInfoProto) -> Tensor:
+    kind = info.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    if not kind.HasField("shape"):
+        return Tensor(shape=None, dtype=dtype)
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]
+    return Tensor(shape=dims, dtype=dtype)

@@ -1,0 +1,156 @@
+"""Plays the parts of a cut detector, one after another, with ONNX Runtime.
+
+    detector = Detector.load(Path("model/shapes"))
+    detections = detector(image)          # boxes, labels, scores, masks on the original image
+
+A part with a frozen batch gets its rows in slices of that size, the last one padded with zero rows that are cut off
+again; no rows at all give empty outputs without a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from graphsurgery.errors import InputError
+from graphsurgery.images import Canvas, Placed
+from graphsurgery.manifest import Manifest, PartEntry
+from graphsurgery.model import Model
+from graphsurgery.providers import ort_providers
+from graphsurgery.session import Session
+
+
+@dataclass
+class PartPlayer:
+    """One part in a session; `seconds` adds up the time of its runs."""
+
+    entry: PartEntry
+    session: Session
+    seconds: float = field(default=0.0, init=False)
+
+    @staticmethod
+    def open(
+        model: ModelProto | Path, entry: PartEntry, providers: Sequence[str], *, optimise: bool, threads: int = 0
+    ) -> PartPlayer:
+        """Load a part. Raises ModelError when ONNX Runtime can't, MissingTool when a provider is not here."""
+        name = f"part '{entry.name}'"
+        return PartPlayer(entry, Session(model, name=name, optimise=optimise, threads=threads, providers=providers))
+
+    def play(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the part on its inputs out of `tensors` and return its outputs."""
+        begin = time.perf_counter()
+        inputs = {name: tensors[name] for name in self.entry.inputs if name in tensors}
+        outputs = self.session.run(inputs) if self.entry.batch is None else self._in_slices(inputs)
+        self.seconds += time.perf_counter() - begin
+        return outputs
+
+    def _in_slices(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert self.entry.batch is not None
+        size = self.entry.batch.size
+        rows = {len(value) for value in inputs.values()}
+        if len(rows) != 1:
+            raise InputError(f"part '{self.entry.name}': its inputs have {sorted(rows)} rows; they must have the same")
+        count = rows.pop()
+        if count == 0:
+            return {name: _empty(self.entry, name) for name in self.entry.outputs}
+        slices: list[dict[str, np.ndarray]] = []
+        for start in range(0, count, size):
+            given = {name: _filled(value[start : start + size], size) for name, value in inputs.items()}
+            slices.append(self.session.run(given))
+        return {
+            name: slices[0][name][:count] if len(slices) == 1 else np.concatenate([s[name] for s in slices])[:count]
+            for name in self.entry.outputs
+        }
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The parts, played in order."""
+
+    players: tuple[PartPlayer, ...]
+    outputs: tuple[str, ...]
+
+    def play(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the detector's outputs for its inputs; a boundary tensor is let go after its last reader."""
+        tensors = dict(inputs)
+        last = {name: index for index, player in enumerate(self.players) for name in player.entry.inputs}
+        for index, player in enumerate(self.players):
+            tensors |= player.play(tensors)
+            for name in [n for n in tensors if last.get(n, index) <= index and n not in self.outputs]:
+                del tensors[name]
+        return {name: tensors[name] for name in self.outputs}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector made of parts: an image in, detections on that image out."""
+
+    manifest: Manifest
+    canvas: Canvas
+    chain: Chain
+
+    @staticmethod
+    def load(folder: Path, devices: Mapping[str, str] | None = None, *, threads: int = 0) -> Detector:
+        """Load the parts in `folder`; `devices` maps device names of the manifest to providers.
+
+        Raises InputError for a folder without a valid manifest or with a part missing, MissingTool for a provider
+        that is not here.
+        """
+        manifest = Manifest.read(folder)
+        devices = dict(devices or {})
+        unknown = sorted(set(devices) - {part.device for part in manifest.parts})
+        if unknown:
+            there = ", ".join(sorted({part.device for part in manifest.parts}))
+            raise InputError(f"{folder}: no part is on device '{unknown[0]}'; the parts are on {there}")
+        players = []
+        for part in manifest.parts:
+            providers = ort_providers(part.device, devices)
+            Model.load(folder / part.file)  # refuses what is no model, and data outside the folder
+            path = folder / part.file
+            players.append(PartPlayer.open(path, part, providers, optimise=True, threads=threads))
+        canvas = Canvas.from_json(manifest.canvas)
+        return Detector(manifest, canvas, Chain(tuple(players), tuple(manifest.outputs)))
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Return boxes [M,4], labels [M], scores [M] and masks [M,1,h,w] (or keypoints) in pixels of `image`.
+
+        `image` is uint8, h x w x 3. Masks are probabilities. Raises InputError for another shape or dtype.
+        """
+        placed = self.canvas.fit(image)
+        return placed.restore(self.on_canvas(placed))
+
+    def on_canvas(self, placed: Placed) -> dict[str, np.ndarray]:
+        """Return the network's own outputs: boxes in canvas pixels, masks [M,1,28,28]."""
+        return self.chain.play({self.manifest.input: self._input(placed)})
+
+    def _input(self, placed: Placed) -> np.ndarray:
+        if self.manifest.normalise:
+            return np.asarray(self.canvas.normalise(placed.input))
+        shape = self.manifest.parts[0].inputs.get(self.manifest.input)
+        with_batch = shape is not None and shape.shape is not None and len(shape.shape) == 4
+        return placed.input[None] if with_batch else placed.input
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time spent in each part so far."""
+        return {player.entry.name: player.seconds for player in self.chain.players}
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    if len(rows) == size:
+        return rows
+    filled = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
+
+
+def _empty(entry: PartEntry, name: str) -> np.ndarray:
+    tensor = entry.outputs[name]
+    if tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape[1:]):
+        raise InputError(f"part '{entry.name}': the shape of its output '{name}' is not known, so no rows can't be run")
+    return np.zeros((0, *(int(size) for size in tensor.shape[1:] if isinstance(size, int))), np.dtype(tensor.dtype))

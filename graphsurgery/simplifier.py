@@ -1,0 +1,250 @@
+"""onnxsim in a process of its own, so that a crash of its native code is an error message and not the end of the run.
+
+    graphsurgery.simplifier.simplify(model, seconds=600, memory_mb=8000)  ->  ModelProto
+
+`python -m graphsurgery.simplifier` is the other end: it imports onnxsim once (1.4 s, 0.6 GB) and serves request after
+request until its stdin closes. Requests and replies are JSON, one per line; models travel as files in a temporary
+folder. The process is started by the first call, reused by later ones, replaced after it died or was stopped at a
+limit, and ended when this process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto
+
+from graphsurgery.errors import MissingTool, PassError
+
+_POLL_SECONDS = 0.05
+_START_SECONDS = 120.0
+# The worker ends itself so long after the time limit if the process that should have stopped it was killed.
+_ORPHAN_SECONDS = 30.0
+_MB = 1_000_000
+
+
+def simplify(model: ModelProto, *, seconds: float, memory_mb: int, skip: Sequence[str] = ()) -> ModelProto:
+    """Return `model` as onnxsim simplifies it; `skip` names optimizers of onnxsim that are left out.
+
+    `seconds` limits the time of this call (starting the process not counted), `memory_mb` the resident memory of the
+    process, which is 600 MB before it does anything, in units of 10^6 bytes. Raises PassError when onnxsim crashes,
+    fails, or goes over a limit, MissingTool when it can't be imported.
+    """
+    global _worker
+    with _lock:
+        if _worker is None or not _worker.alive:
+            _worker = Worker()
+            atexit.register(_worker.stop)
+        worker = _worker
+        try:
+            return worker.simplify(model, seconds, memory_mb, skip)
+        except BaseException:  # Ctrl-C too: a process at work on something that nobody waits for must not live on
+            if worker.busy:
+                worker.stop()
+            raise
+
+
+class Worker:
+    """The parent's end of one simplifier process.
+
+    Raises MissingTool when onnxsim can't be imported there.
+    """
+
+    def __init__(self) -> None:
+        self.busy = True
+        self._folder = tempfile.TemporaryDirectory(prefix="graphsurgery-")
+        root = Path(__file__).resolve().parent.parent
+        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with self._messages.open("wb") as messages:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "graphsurgery.simplifier"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+        self._replies: queue.Queue[str | None] = queue.Queue()
+        assert self._process.stdout is not None
+        threading.Thread(target=_pass_on, args=(self._process.stdout, self._replies), daemon=True).start()
+        try:
+            ready = self._reply(_START_SECONDS, None)
+        except BaseException:
+            self.stop()
+            raise
+        if "error" in ready:
+            self.stop()
+            raise MissingTool(f"pass 'simplify' needs onnxsim: {ready['error']}; pip install onnxsim")
+        self.busy = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can take a request."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def _messages(self) -> Path:
+        return Path(self._folder.name) / "stderr.txt"
+
+    def simplify(self, model: ModelProto, seconds: float, memory_mb: int, skip: Sequence[str]) -> ModelProto:
+        """Do one request; after an error `busy` says whether the process is still at it and must be stopped."""
+        before, after = Path(self._folder.name) / "before.onnx", Path(self._folder.name) / "after.onnx"
+        try:
+            before.write_bytes(model.SerializeToString())
+        except (ValueError, EncodeError) as error:
+            raise PassError(
+                "pass 'simplify': the model is above the 2 GB that protobuf can hold; simplify it in parts"
+            ) from error
+        request = {"before": str(before), "after": str(after), "seconds": seconds, "skip": list(skip)}
+        self.busy = True
+        assert self._process.stdin is not None
+        # a process that has died since the last request says so in _reply
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        reply = self._reply(seconds, memory_mb)
+        self.busy = False
+        if "error" in reply:
+            raise PassError(f"pass 'simplify': onnxsim failed: {reply['error']}; leave the pass out of the recipe")
+        simplified = ModelProto()
+        try:
+            simplified.ParseFromString(after.read_bytes())
+        except DecodeError as error:
+            raise PassError("pass 'simplify': onnxsim wrote no readable model; leave the pass out") from error
+        finally:
+            before.unlink(missing_ok=True)
+            after.unlink(missing_ok=True)
+        return simplified
+
+    def stop(self) -> None:
+        """End the process, at once if it is at work, and remove its files."""
+        atexit.unregister(self.stop)
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        if self.busy:
+            self._process.kill()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+    def _reply(self, seconds: float, memory_mb: int | None) -> dict[str, Any]:
+        """Wait for the next reply, watching the limits."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._replies.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                used = self._resident_mb()
+                if memory_mb is not None and used > memory_mb:
+                    raise PassError(
+                        f"pass 'simplify': onnxsim was stopped at {used:.0f} MB, above its limit memory_mb={memory_mb};"
+                        " raise the limit, or leave the pass out"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise PassError(
+                        f"pass 'simplify': onnxsim was stopped after {seconds:g} s, its limit seconds={seconds:g};"
+                        " raise the limit, or leave the pass out"
+                    ) from None
+                continue
+            if line is None:
+                raise PassError(f"pass 'simplify': onnxsim crashed ({self._death()}); leave the pass out")
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+
+    def _resident_mb(self) -> float:
+        try:
+            return float(psutil.Process(self.pid).memory_info().rss) / _MB
+        except psutil.Error:  # it has just ended; the next reply says so
+            return 0.0
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if code < 0:
+            cause = signal.Signals(-code).name
+            if cause == "SIGKILL":
+                cause += ", the machine was out of memory or somebody ended it"
+        else:
+            cause = f"exit code {code:#x}"
+        lines = self._messages.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return f"{cause}: {said[-1][:200]}" if said else cause
+
+
+_worker: Worker | None = None
+_lock = threading.Lock()
+
+
+def _pass_on(stdout: IO[str], replies: queue.Queue[str | None]) -> None:
+    """Move lines into a queue, where they can be waited for with a time limit on every system; None at the end."""
+    for line in stdout:
+        replies.put(line)
+    replies.put(None)
+
+
+# --- the other end ----------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer the requests on stdin until it closes."""
+    import faulthandler
+
+    # native code and rich print to stdout: the protocol gets a descriptor of its own that nothing else knows
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops this process
+
+    def say(reply: dict[str, Any]) -> None:
+        protocol.write(json.dumps(reply) + "\n")
+        protocol.flush()
+
+    try:
+        import onnxsim
+    except ImportError as error:
+        say({"error": str(error)})
+        return
+    say({"ready": onnxsim.__version__})
+    for line in sys.stdin:
+        request = json.loads(line)
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            faulthandler.dump_traceback_later(request["seconds"] + _ORPHAN_SECONDS, exit=True, file=nowhere)
+            try:
+                simplified, _ = onnxsim.simplify(
+                    request["before"], check_n=0, skipped_optimizers=list(request["skip"])
+                )
+                Path(request["after"]).write_bytes(simplified.SerializeToString())
+            except Exception as error:  # whatever it is, the parent reports it and this process goes on
+                text = str(error).strip() or type(error).__name__
+                say({"error": text.splitlines()[0][:300]})
+            else:
+                say({"simplified": request["after"]})
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    serve()

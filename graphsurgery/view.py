@@ -1,0 +1,452 @@
+"""The lossless graphsurgeon view of a ModelProto: what a pass does not change comes out as it went in.
+
+graphsurgeon's own import and export drop doc strings, metadata_props, attribute kinds they don't know, and
+initializers that are also inputs. Here every gs object keeps the proto it was made from as `origin`, and the way
+back reuses that proto for everything still equal to it. Weights are referenced, not copied, and external data is
+read only when a pass asks for the values of that tensor.
+
+What a pass sees:
+- an initializer is a gs.Constant; one that is also a graph input is a gs.Variable, since a caller may override it
+- If, Loop and Scan bodies are gs.Graphs that share the tensors of the graph around them
+- `graph.metadata`, a dict: the model's metadata_props; a pass may leave a note there for later steps
+- model-local functions stay out of sight and come back untouched
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from graphsurgery import graph as graphs
+from graphsurgery.errors import ModelError
+
+Scope = Mapping[str, gs.Tensor]
+
+
+class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no type hints
+    """The values of an initializer that have not been asked for yet.
+
+    `folder` is where external data lies; None for a model that is not from a file.
+    """
+
+    def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
+        self.tensor = tensor
+        self.folder = folder
+        self.shape = list(tensor.dims)
+        self.dtype = _numpy_dtype(tensor.data_type)
+        self.nbytes = int(np.prod(tensor.dims, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 1)
+
+    def load(self) -> np.ndarray:
+        if self.tensor.data_location == TensorProto.EXTERNAL:
+            if self.folder is None:
+                name = self.tensor.name
+                raise ModelError(f"initializer '{name}' has external data, but the model is not from a file")
+            return np.array(onnx.numpy_helper.to_array(self.tensor, base_dir=str(self.folder)))
+        return np.array(onnx.numpy_helper.to_array(self.tensor))
+
+
+@dataclass
+class _NodeOrigin:
+    proto: NodeProto
+    attrs: dict[str, tuple[Any, AttributeProto]]
+
+
+@dataclass
+class _GraphOrigin:
+    proto: GraphProto
+    values: dict[str, ValueInfoProto]
+    constants: list[gs.Constant]
+    defaults: dict[str, TensorProto]
+
+    @cached_property
+    def written(self) -> set[str]:
+        """Names that some node wrote when the graph came in."""
+        return {name for node in self.proto.node for name in node.output}
+
+    @cached_property
+    def interface(self) -> set[str]:
+        """Names of the inputs and outputs when the graph came in."""
+        return {info.name for info in (*self.proto.input, *self.proto.output)}
+
+
+def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
+    """Return the view of `model`; `folder` is where its external data lies."""
+    view = _import_graph(model.graph, {}, folder)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    view.opset = versions.get("", versions.get("ai.onnx", 1))
+    view.import_domains = list(model.opset_import)
+    view.ir_version = model.ir_version
+    view.producer_name, view.producer_version = model.producer_name, model.producer_version
+    view.base = model
+    view.metadata = {entry.key: entry.value for entry in model.metadata_props}
+    for inner in graphs.walk_graphs(view):
+        inner.opset, inner.import_domains = view.opset, view.import_domains
+    return view
+
+
+def to_proto(view: gs.Graph) -> ModelProto:
+    """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos."""
+    model = ModelProto()
+    base: ModelProto | None = vars(view).get("base")
+    if base is not None:
+        for descriptor, value in base.ListFields():
+            if descriptor.name == "graph":
+                continue
+            if descriptor.is_repeated:
+                getattr(model, descriptor.name).extend(value)
+            else:
+                setattr(model, descriptor.name, value)
+    else:
+        opset = onnx.helper.make_opsetid("", view.opset)
+        model.ir_version = view.ir_version or onnx.helper.find_min_ir_version_for([opset])
+        model.opset_import.extend(view.import_domains or [])
+        model.producer_name = "graphsurgery"
+    _export_opsets(view, model)
+    metadata: dict[str, str] = vars(view).get("metadata", {})
+    if metadata != {entry.key: entry.value for entry in model.metadata_props}:
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, metadata)
+    _export_graph(view, model.graph, outer=frozenset())
+    return model
+
+
+# --- import -----------------------------------------------------------------------------------------------------
+
+
+def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Graph:
+    values = {info.name: info for info in (*proto.value_info, *proto.output, *proto.input)}
+    inputs = {info.name for info in proto.input}
+    scope: dict[str, gs.Tensor] = {}
+    for info in proto.input:
+        scope[info.name] = _variable(info.name, info)
+    constants, defaults = [], {}
+    for tensor in proto.initializer:
+        if tensor.name in inputs:
+            defaults[tensor.name] = tensor
+            continue
+        constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
+        constant.origin = constant._values
+        constants.append(constant)
+        scope[tensor.name] = constant
+    for sparse in proto.sparse_initializer:
+        scope[sparse.values.name] = _variable(sparse.values.name, None)
+    # all names first: a node may read what stands behind it, or what an outer node further down writes
+    for node in proto.node:
+        for name in node.output:
+            if name and name not in scope:
+                scope[name] = _variable(name, values.get(name))
+    seen = _Chain(scope, outer)
+    nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
+    view = gs.Graph(
+        nodes=nodes,
+        inputs=[scope[info.name] for info in proto.input],
+        outputs=[_find(info.name, scope, seen, values) for info in proto.output],
+        name=proto.name,
+        doc_string=proto.doc_string,
+    )
+    view.origin = _GraphOrigin(proto, values, constants, defaults)
+    return view
+
+
+class _Chain(Mapping[str, gs.Tensor]):
+    """Names of a body, then those of the graphs around it."""
+
+    def __init__(self, inner: Scope, outer: Scope) -> None:
+        self.inner, self.outer = inner, outer
+
+    def __getitem__(self, name: str) -> gs.Tensor:
+        return self.inner[name] if name in self.inner else self.outer[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.inner or name in self.outer
+
+    def __iter__(self) -> Any:
+        return iter({**self.outer, **self.inner})
+
+    def __len__(self) -> int:
+        return len({**self.outer, **self.inner})
+
+
+def _find(
+    name: str, scope: dict[str, gs.Tensor], seen: Scope, values: Mapping[str, ValueInfoProto]
+) -> gs.Tensor:
+    if not name:
+        return gs.Variable.empty()
+    if name not in seen:  # nothing writes it; the checker's business, not ours
+        scope[name] = _variable(name, values.get(name))
+    return seen[name]
+
+
+def _import_node(
+    proto: NodeProto,
+    scope: dict[str, gs.Tensor],
+    seen: Scope,
+    values: Mapping[str, ValueInfoProto],
+    folder: Path | None,
+) -> gs.Node:
+    attrs: dict[str, Any] = {}
+    kept: dict[str, tuple[Any, AttributeProto]] = {}
+    for attribute in proto.attribute:
+        value = _import_attribute(attribute, seen, folder)
+        attrs[attribute.name] = value
+        kept[attribute.name] = (list(value) if isinstance(value, list) else value, attribute)
+    node = gs.Node(
+        op=proto.op_type,
+        name=proto.name,
+        attrs=attrs,
+        inputs=[_find(name, scope, seen, values) for name in proto.input],
+        outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
+        domain=proto.domain if proto.HasField("domain") else None,
+    )
+    node.origin = _NodeOrigin(proto, kept)
+    return node
+
+
+def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
+    kind = AttributeProto
+    if proto.ref_attr_name:
+        return gs.Node.AttributeRef(proto.ref_attr_name, object)
+    if proto.type == kind.FLOAT:
+        return proto.f
+    if proto.type == kind.INT:
+        return proto.i
+    if proto.type == kind.STRING:
+        return _text(proto.s)
+    if proto.type == kind.TENSOR:
+        values = StoredValues(proto.t, folder)
+        constant = gs.Constant(proto.t.name, values)
+        constant.origin = values
+        return constant
+    if proto.type == kind.GRAPH:
+        return _import_graph(proto.g, seen, folder)
+    if proto.type == kind.FLOATS:
+        return list(proto.floats)
+    if proto.type == kind.INTS:
+        return list(proto.ints)
+    if proto.type == kind.STRINGS:
+        return [_text(item) for item in proto.strings]
+    if proto.type == kind.GRAPHS:
+        return [_import_graph(item, seen, folder) for item in proto.graphs]
+    return proto  # sparse tensors and type protos: as they are
+
+
+def _text(value: bytes) -> str | bytes:
+    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
+    variable = gs.Variable(name)
+    if info is not None:
+        kind = info.type.WhichOneof("value")
+        variable.type = kind or "tensor_type"
+        if kind == "tensor_type":
+            variable.dtype = _numpy_dtype(info.type.tensor_type.elem_type)
+            if info.type.tensor_type.HasField("shape"):
+                variable.shape = [_dimension(dim) for dim in info.type.tensor_type.shape.dim]
+    variable.origin = (info, variable.dtype, None if variable.shape is None else list(variable.shape))
+    return variable
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return str(dim.dim_param) if dim.HasField("dim_param") else None
+
+
+def _numpy_dtype(elem_type: int) -> np.dtype[Any] | None:
+    if elem_type == TensorProto.UNDEFINED:
+        return None
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+# --- export -----------------------------------------------------------------------------------------------------
+
+
+def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
+    names = {entry.domain: entry for entry in model.opset_import}
+    for default in ("", "ai.onnx"):
+        if default in names:
+            names[default].version = view.opset
+            break
+    else:
+        names[""] = onnx.helper.make_opsetid("", view.opset)
+        if any(node.domain in graphs.STANDARD_DOMAINS for node in graphs.walk_nodes(view)):
+            model.opset_import.append(names[""])
+    used = {node.domain for node in graphs.walk_nodes(view) if node.domain not in graphs.STANDARD_DOMAINS}
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(used - set(names)))
+
+
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: frozenset[str]) -> None:
+    origin: _GraphOrigin | None = vars(view).get("origin")
+    if origin is not None:
+        for descriptor, value in origin.proto.ListFields():
+            if descriptor.name in ("metadata_props", "quantization_annotation", "sparse_initializer"):
+                getattr(proto, descriptor.name).extend(value)
+    proto.name = view.name
+    if view.doc_string:
+        proto.doc_string = view.doc_string
+
+    written = {tensor.name for node in view.nodes for tensor in node.outputs}
+    written.update(tensor.name for tensor in view.inputs)
+    constants: dict[str, gs.Constant] = {}
+    for tensor in _constants(view, origin):
+        if tensor.name and tensor.name not in outer and tensor.name not in written:
+            constants.setdefault(tensor.name, tensor)
+    visible = outer | written | set(constants)
+    for node in view.nodes:
+        _export_node(node, proto.node.add(), visible)
+    for tensor in view.inputs:
+        _export_value(tensor, proto.input.add())
+    for tensor in view.outputs:
+        _export_value(tensor, proto.output.add())
+    inputs = {tensor.name for tensor in view.inputs}
+    for name, default in (origin.defaults if origin else {}).items():
+        if name in inputs:
+            proto.initializer.append(default)
+    for constant in constants.values():
+        proto.initializer.append(_tensor(constant))
+    _export_value_info(view, proto, origin)
+
+
+def _constants(view: gs.Graph, origin: _GraphOrigin | None) -> Iterable[gs.Constant]:
+    """Yield the initializers of `view` in their old order, then the new ones."""
+    if origin is not None:
+        yield from origin.constants
+    for node in view.nodes:
+        yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
+    yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
+
+
+def _export_value_info(view: gs.Graph, proto: GraphProto, origin: _GraphOrigin | None) -> None:
+    done = {tensor.name for tensor in (*view.inputs, *view.outputs)}
+    current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
+    for info in origin.proto.value_info if origin else ():
+        if info.name in done:
+            if origin is not None and info.name in origin.interface:
+                proto.value_info.append(info)
+        elif info.name in current:
+            _export_value(current[info.name], proto.value_info.add())
+            done.add(info.name)
+        elif origin is not None and info.name not in origin.written:
+            proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
+            done.add(info.name)
+    for name, tensor in current.items():
+        if name in done or not isinstance(tensor, gs.Variable) or tensor.dtype is None or tensor.shape is None:
+            continue
+        known = getattr(tensor, "origin", None)
+        if known is None or known[0] is None or known[1:] != (tensor.dtype, tensor.shape):
+            _export_value(tensor, proto.value_info.add())
+
+
+def _export_node(node: gs.Node, proto: NodeProto, visible: frozenset[str]) -> None:
+    origin: _NodeOrigin | None = getattr(node, "origin", None)
+    if origin is not None:
+        for descriptor, value in origin.proto.ListFields():
+            if descriptor.name in ("doc_string", "overload"):
+                setattr(proto, descriptor.name, value)
+            elif descriptor.name in ("metadata_props", "device_configurations"):
+                getattr(proto, descriptor.name).extend(value)
+    proto.op_type = node.op
+    if node.name or (origin is not None and origin.proto.HasField("name")):
+        proto.name = node.name
+    if node.domain is not None:
+        proto.domain = node.domain
+    proto.input.extend(tensor.name for tensor in node.inputs)
+    proto.output.extend(tensor.name for tensor in node.outputs)
+    kept = origin.attrs if origin is not None else {}
+    for name, value in node.attrs.items():
+        _export_attribute(name, value, kept.get(name), proto, visible)
+
+
+def _export_attribute(
+    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, node: NodeProto, visible: frozenset[str]
+) -> None:
+    if isinstance(value, AttributeProto):
+        node.attribute.append(value)
+    elif isinstance(value, gs.Graph):
+        attribute = node.attribute.add(name=name, type=AttributeProto.GRAPH)
+        if kept is not None and kept[1].doc_string:
+            attribute.doc_string = kept[1].doc_string
+        _export_graph(value, attribute.g, visible)
+    elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
+        attribute = node.attribute.add(name=name, type=AttributeProto.GRAPHS)
+        for item in value:
+            _export_graph(item, attribute.graphs.add(), visible)
+    elif isinstance(value, gs.Constant):
+        tensor = _tensor(value)
+        stored: StoredValues | None = getattr(value, "origin", None)
+        if kept is not None and stored is not None and tensor is stored.tensor:
+            node.attribute.append(kept[1])
+        else:
+            node.attribute.append(onnx.helper.make_attribute(name, tensor))
+    elif kept is not None and type(kept[0]) is type(value) and (kept[0] == value or kept[0] is value):
+        node.attribute.append(kept[1])
+    elif kept is not None and isinstance(value, list) and not value:
+        node.attribute.add(name=name, type=kept[1].type)
+    else:
+        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        node.attribute.append(onnx.helper.make_attribute(name, plain))
+
+
+def _tensor(constant: gs.Constant) -> TensorProto:
+    """Return the TensorProto of `constant`; the stored one when neither its values nor its name changed."""
+    stored: StoredValues | None = getattr(constant, "origin", None)
+    values = constant._values
+    if isinstance(values, LazyValues):
+        tensor: TensorProto = values.tensor
+    elif stored is not None and _same(values, stored):
+        tensor = stored.tensor
+    else:
+        array = np.asarray(values)
+        if constant._export_dtype is not None:
+            array = array.astype(constant._export_dtype)
+        return onnx.numpy_helper.from_array(array, constant.name)
+    if tensor.name == constant.name:
+        return tensor
+    renamed = TensorProto()
+    renamed.CopyFrom(tensor)
+    renamed.name = constant.name
+    return renamed
+
+
+def _same(values: np.ndarray, stored: StoredValues) -> bool:
+    if list(values.shape) != stored.shape or values.dtype != stored.dtype:
+        return False
+    original = stored.load()
+    if values.dtype == object:
+        return bool(np.array_equal(values, original))
+    return np.ascontiguousarray(values).tobytes() == original.tobytes()
+
+
+def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
+    known = getattr(tensor, "origin", None)
+    info = known[0] if isinstance(known, tuple) else None
+    shape = None if tensor.shape is None else list(tensor.shape)
+    if info is not None and known is not None and (tensor.dtype, shape) == known[1:]:
+        proto.CopyFrom(info)
+        proto.name = tensor.name
+        return
+    if info is not None:
+        for descriptor, value in info.ListFields():
+            if descriptor.name == "metadata_props":
+                proto.metadata_props.extend(value)
+            elif descriptor.name == "doc_string":
+                proto.doc_string = value
+    proto.name = tensor.name
+    if tensor.dtype is None:
+        return
+    elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    proto.type.CopyFrom(onnx.helper.make_tensor_type_proto(elem_type, shape))

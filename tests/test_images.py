@@ -1,0 +1,332 @@
+"""The canvas and the way back, against torchvision's own transform and mask pasting."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphsurgery.errors import InputError
+from graphsurgery.images import Canvas, Placed, paste_masks, resize
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CANVAS = Canvas(96, 160, MEAN, STD)
+SIZES = [
+    (96, 160),
+    (50, 80),
+    (192, 320),
+    (200, 90),
+    (91, 333),
+    (97, 161),
+    (95, 159),
+    (1, 1),
+    (1, 40),
+    (1, 500),
+    (40, 1),
+    (500, 1),
+    (3, 7),
+    (2, 2),
+    (1080, 1920),
+    (1333, 800),
+]
+
+
+def noise(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(height * 10007 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def interpolated(image: Any, size: tuple[int, int]) -> Any:
+    torch = pytest.importorskip("torch")
+    options = {"size": size, "mode": "bilinear", "align_corners": False}
+    return torch.nn.functional.interpolate(torch.from_numpy(image)[None], **options)[0].numpy()
+
+
+def planar(image: Any) -> Any:
+    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_fit_scales_as_interpolate_does(size: tuple[int, int]) -> None:
+    placed = CANVAS.fit(noise(*size))
+    inside = placed.input[:, : placed.height, : placed.width]
+    expected = interpolated(planar(noise(*size)), (placed.height, placed.width))
+    np.testing.assert_allclose(inside, expected, rtol=0, atol=1e-5)
+
+
+# On a canvas that is wider than high, torchvision's shorter and longer side are the canvas's only for images
+# that are, too; and it can't scale below one pixel.
+@pytest.mark.parametrize("size", [s for s in SIZES if s[0] <= s[1] and s != (1, 500)])
+def test_fit_and_normalise_equal_torchvisions_transform(size: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    transform = pytest.importorskip("torchvision").models.detection.transform.GeneralizedRCNNTransform
+    placed = CANVAS.fit(noise(*size))
+    images, _ = transform(96, 160, list(MEAN), list(STD), size_divisible=1)([torch.from_numpy(planar(noise(*size)))])
+    assert images.image_sizes == [(placed.height, placed.width)]
+    normalised = CANVAS.normalise(placed.input)[:, :, : placed.height, : placed.width]
+    np.testing.assert_allclose(normalised, images.tensors.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_fitted_image_touches_the_canvas_and_stays_inside(size: tuple[int, int]) -> None:
+    height, width = CANVAS.fitted(*size)
+    assert 1 <= height <= 96
+    assert 1 <= width <= 160
+    assert height >= 95 or width >= 159
+
+
+def test_normalise_does_torchvisions_arithmetic_to_the_bit() -> None:
+    torch = pytest.importorskip("torch")
+    transform = pytest.importorskip("torchvision").models.detection.transform.GeneralizedRCNNTransform
+    image = planar(noise(96, 160))
+    expected = transform(96, 160, list(MEAN), list(STD)).normalize(torch.from_numpy(image))
+    assert np.array_equal(CANVAS.normalise(image)[0], expected.numpy())
+
+
+def test_padding_normalises_to_exactly_zero() -> None:
+    placed = CANVAS.fit(noise(96, 50))
+    normalised = CANVAS.normalise(placed.input)
+    assert placed.width == 50
+    assert not normalised[:, :, :, 50:].any()
+    assert normalised.dtype == np.float32
+    assert normalised.shape == (1, 3, 96, 160)
+
+
+def test_a_canvas_without_normalisation_pads_with_zero_and_leaves_pixels_alone() -> None:
+    canvas = CANVAS.with_normalisation(None, None)
+    placed = canvas.fit(noise(96, 50))
+    assert not placed.input[:, :, 50:].any()
+    assert np.array_equal(canvas.normalise(placed.input)[0], placed.input)
+
+
+def test_an_image_of_the_canvas_size_is_unchanged_to_the_bit() -> None:
+    image = noise(96, 160)
+    assert np.array_equal(CANVAS.fit(image).input, planar(image))
+    assert np.array_equal(CANVAS.fit(planar(image)).input, planar(image))
+
+
+def test_uint8_and_float_images_give_the_same_canvas_to_the_bit() -> None:
+    image = noise(211, 301)
+    assert np.array_equal(CANVAS.fit(image).input, CANVAS.fit(planar(image)).input)
+
+
+def test_resize_leaves_its_argument_alone() -> None:
+    image = planar(noise(40, 40))
+    kept = image.copy()
+    resize(image, (40, 80))
+    resize(image, (80, 40))
+    resize(image, (17, 99))
+    assert np.array_equal(image, kept)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (600, 700)])
+def test_resize_of_one_channel_equals_interpolate(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(5).random((1, 300, 1333), dtype=np.float32)
+    np.testing.assert_allclose(resize(image, size), interpolated(image, size), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((5, 5), np.uint8),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 1), np.uint8),
+        np.zeros((3, 5, 5), np.uint8),
+        np.zeros((5, 5, 3), np.float32),
+        np.zeros((3, 5, 5), np.float64),
+        np.zeros((1, 3, 5, 5), np.float32),
+        np.zeros((0, 5, 3), np.uint8),
+        np.full((3, 5, 5), 255, np.float32),
+        np.full((3, 5, 5), np.nan, np.float32),
+        np.full((3, 5, 5), -1, np.float32),
+    ],
+)
+def test_fit_refuses_an_image_it_would_misread(image: Any) -> None:
+    with pytest.raises(InputError, match="image: "):
+        CANVAS.fit(image)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0, 5),
+        (5, -1),
+        (5.0, 5),
+        (True, 5),
+        (5, 5, MEAN, None),
+        (5, 5, None, STD),
+        (5, 5, MEAN, (1.0, 0.0, 1.0)),
+        (5, 5, (1.0,), (1.0,)),
+        (5, 5, (float("nan"), 0.0, 0.0), STD),
+    ],
+)
+def test_an_impossible_canvas_is_refused(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(InputError, match="canvas: "):
+        Canvas(*arguments)
+
+
+@pytest.mark.parametrize("canvas", [CANVAS, Canvas(1, 2)])
+def test_a_canvas_survives_json(canvas: Canvas) -> None:
+    assert Canvas.from_json(json.loads(json.dumps(canvas.to_json()))) == canvas
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {"height": 5, "width": 5},
+        {"height": "5", "width": 5, "mean": None, "std": None},
+        {"height": 5, "width": 5, "mean": "abc", "std": [1, 1, 1]},
+        {"height": 5, "width": 5, "mean": ["a", 0, 0], "std": [1, 1, 1]},
+    ],
+)
+def test_from_json_refuses_what_is_no_canvas(value: object) -> None:
+    with pytest.raises(InputError, match="canvas: "):
+        Canvas.from_json(value)
+
+
+def found(count: int, height: int, width: int) -> dict[str, Any]:
+    """Detections in canvas pixels: boxes inside, across every edge, a point, and one reversed by a pixel."""
+    rng = np.random.default_rng(count)
+    boxes = rng.random((count, 4), dtype=np.float32) * (width, height, width, height)
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+    extra = [
+        (-20, -10, 30, 40),
+        (width - 30, height - 20, width + 25, height + 9),
+        (-7, -7, width + 7, height + 7),
+        (5, 5, 5, 5),
+        (9.5, 9.5, 8.7, 8.7),
+        (0, 0, width, height),
+    ]
+    boxes = np.concatenate([boxes, np.array(extra)]).astype(np.float32)
+    return {
+        "boxes": boxes,
+        "labels": np.arange(len(boxes)),
+        "scores": rng.random(len(boxes), dtype=np.float32),
+        "masks": rng.random((len(boxes), 1, 28, 28), dtype=np.float32),
+        "keypoints": rng.random((len(boxes), 17, 3), dtype=np.float32) * 90,
+    }
+
+
+@pytest.mark.parametrize("size", [(96, 160), (480, 640), (333, 217), (40, 60), (1, 40), (40, 1)])
+def test_restore_equals_torchvisions_postprocess(size: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    transform = pytest.importorskip("torchvision").models.detection.transform.GeneralizedRCNNTransform
+    placed = CANVAS.fit(noise(*size))
+    detections = found(12, placed.height, placed.width)
+    restored = placed.restore(detections)
+    expected = (
+        transform(96, 160, list(MEAN), list(STD))
+        .eval()
+        .postprocess(
+            [{name: torch.from_numpy(array) for name, array in detections.items()}],
+            [(placed.height, placed.width)],
+            [size],
+        )[0]
+    )
+    assert restored["masks"].shape == (18, 1, *size)
+    assert set(restored) == set(expected)
+    for name in ("boxes", "labels", "scores", "keypoints"):
+        assert np.array_equal(restored[name], expected[name].numpy()), name
+    np.testing.assert_allclose(restored["masks"], expected["masks"].numpy(), rtol=0, atol=1e-5)
+
+
+def test_restore_of_zero_detections_keeps_every_shape() -> None:
+    placed = CANVAS.fit(noise(48, 80))
+    restored = placed.restore({name: array[:0] for name, array in found(1, 96, 160).items()})
+    assert {name: array.shape for name, array in restored.items()} == {
+        "boxes": (0, 4),
+        "labels": (0,),
+        "scores": (0,),
+        "masks": (0, 1, 48, 80),
+        "keypoints": (0, 17, 3),
+    }
+
+
+def test_restore_leaves_the_detections_alone_and_drops_the_masks_of_the_canvas() -> None:
+    detections = found(3, 96, 160)
+    detections["masks_pasted"] = np.zeros((9, 1, 96, 160), np.float32)
+    kept = {name: array.copy() for name, array in detections.items()}
+    restored = CANVAS.fit(noise(200, 200)).restore(detections, paste=False)
+    assert all(np.array_equal(detections[name], kept[name]) for name in kept)
+    assert "masks_pasted" not in restored
+    assert np.array_equal(restored["masks"], kept["masks"])
+
+
+def test_restore_needs_no_masks() -> None:
+    restored = CANVAS.fit(noise(192, 320)).restore({"boxes": np.array([[1, 2, 3, 4]], np.float32)})
+    assert restored["boxes"].tolist() == [[2, 4, 6, 8]]
+    assert set(restored) == {"boxes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("boxes", (2, 5)),
+        ("boxes", (4,)),
+        ("masks", (2, 28, 28)),
+        ("masks", (1, 1, 28, 28)),
+        ("keypoints", (2, 17)),
+    ],
+)
+def test_restore_refuses_arrays_of_another_shape(name: str, shape: tuple[int, ...]) -> None:
+    detections = {"boxes": np.zeros((2, 4), np.float32), name: np.zeros(shape, np.float32)}
+    with pytest.raises(InputError, match=f"detections: {name} have shape"):
+        Placed(np.zeros((3, 96, 160), np.float32), 96, 160, (96, 160)).restore(detections)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (200, 10, 240, 40),
+        (-300, 10, -240, 40),
+        (10, 300, 40, 320),
+        (10, -90, 40, -50),
+        (float("nan"), 0, 5, 5),
+        (0, 0, float("inf"), 5),
+        (float("-inf"), 0, 5, float("inf")),
+        (0, 0, 3.4e38, 3.4e38),
+        (50, 50, 20, 20),
+    ],
+)
+def test_a_mask_outside_the_picture_or_without_place_leaves_it_empty(box: tuple[float, ...]) -> None:
+    (picture,) = paste_masks(np.ones((1, 1, 28, 28), np.float32), np.array([box], np.float32), (60, 80))
+    assert picture.shape == (60, 80)
+    assert not picture.any()
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12, 1e30])
+def test_a_huge_box_shows_its_middle_and_takes_no_memory(far: float) -> None:
+    mask = np.zeros((1, 1, 28, 28), np.float32)
+    mask[0, 0, 13:15, 13:15] = 0.75
+    tracemalloc.start()
+    (picture,) = paste_masks(mask, np.array([[-far, -far, far, far]], np.float32), (60, 80))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(picture, 0.75, rtol=0, atol=1e-5)
+    assert peak < 1e6
+
+
+def test_a_large_image_is_scaled_in_bounded_memory_and_time() -> None:
+    image = np.broadcast_to(np.uint8(200), (6000, 8000, 3))
+    tracemalloc.start()
+    placed = CANVAS.fit(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+    np.testing.assert_allclose(placed.input[:, : placed.height, : placed.width], 200 / 255, rtol=1e-6)
+
+
+def test_a_video_frame_is_placed_in_less_than_a_fifth_of_a_second() -> None:
+    frame, canvas = noise(1080, 1920), Canvas(544, 960, MEAN, STD)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        placed = canvas.fit(frame)
+        seconds.append(time.perf_counter() - start)
+    assert (placed.height, placed.width) == (540, 960)
+    assert min(seconds) < 0.2
