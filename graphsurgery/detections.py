@@ -2,8 +2,8 @@
 
 Two rows can be partners when their labels are equal and their boxes overlap by an IoU of 0.5 or more.
 Partners are taken greedily, cheapest pair first; a pair costs 1 - IoU plus the distance of the scores, so
-that near-duplicates are told apart by score. Equal costs go to the pair of equal index, then to the lowest
-index. The order that is there already wins unless the pairs found are cheaper.
+that near-duplicates are told apart by score. Rows that are equal in place are settled first, then equal costs
+go to the lowest index. The order that is there already wins unless the pairs found are cheaper.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ DETECTIONS = Group(
     ),
     noun="detections",
 )
-ROIS = Group(
-    keys=("proposals",), members=("box_features", "class_logits", "box_regression"), noun="proposals"
-)
+ROIS = Group(keys=("proposals",), members=("box_features", "class_logits", "box_regression"), noun="proposals")
 DEFAULT_GROUPS = (DETECTIONS, ROIS)
 
 
@@ -135,9 +133,7 @@ class Alignment:
         words = [f"{word} {value:.4g}" for word, value in zip(("label", "score"), others, strict=False)]
         return ", ".join([*words, f"box [{', '.join(f'{value:.4g}' for value in box)}]"])
 
-    def unmatched_not_finite(
-        self, reference: Mapping[str, Array], candidate: Mapping[str, Array]
-    ) -> str | None:
+    def unmatched_not_finite(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> str | None:
         """Return the first tensor with NaN or Inf in a row without partner, which nothing else would see."""
         for name in self.names:
             for tensor, rows in ((reference[name], self.match.missing), (candidate[name], self.match.extra)):
@@ -197,14 +193,14 @@ def _match(reference: _Rows, candidate: _Rows) -> RowMatch:
 
     diagonal = np.arange(min(rows, others))
     in_order = _cost(_take(reference, diagonal), _take(candidate, diagonal), reach)
-    # The greedy choice would take these first. Without them a thousand padded rows are not a million pairs.
+    # Nothing is cheaper than these. Without them a thousand padded rows are not a million pairs.
     settled = diagonal[in_order == 0]
     partner[settled] = settled
     taken[settled] = True
 
     free, others_free = np.flatnonzero(partner < 0), np.flatnonzero(~taken)
     left, right, cost = _pairs(reference, candidate, free, others_free, reach)
-    order = np.lexsort((right, left, left != right, cost))
+    order = np.lexsort((right, left, cost))
     total = 0.0
     for i, j, price in zip(left[order].tolist(), right[order].tolist(), cost[order].tolist(), strict=True):
         if partner[i] < 0 and not taken[j]:
@@ -237,7 +233,7 @@ def _cost(a: _Rows, b: _Rows, reach: float) -> Array:
     # NaN and Inf are expected here: such boxes are partners of their equals only.
     with np.errstate(invalid="ignore", over="ignore"):
         overlap = _overlap(a[0], b[0], reach)
-        gap = np.where(_same(a[2], b[2]), 0.0, np.abs(a[2] - b[2]))
+        gap = np.abs(a[2] - b[2])
     gap = np.minimum(np.nan_to_num(gap, nan=1.0), 1.0)
     return np.where((overlap >= MIN_IOU) & (a[1] == b[1]), 1.0 - overlap + gap, np.inf)
 

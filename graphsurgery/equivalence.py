@@ -253,8 +253,8 @@ def compare(
 ) -> Comparison:
     """Compare every tensor of two sets; a tensor that only one of them holds has failed.
 
-    The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those the
-    tolerances let go, fail the group's boxes; apart from that its tensors are judged by the pairs. Raises
+    The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those
+    the tolerances let go, fail the group's boxes; apart from that its tensors are judged by the pairs. Raises
     InputError for anything but plain arrays of numbers, bools or strings.
     """
     for side, tensors in (("reference", reference), ("candidate", candidate)):

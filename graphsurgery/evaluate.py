@@ -1,4 +1,4 @@
-"""COCO average precision of detections, computed by pycocotools."""
+"""Detections as COCO and JSON have them, and their COCO average precision, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from graphsurgery.errors import InputError, missing_extra
 from graphsurgery.images import paste_masks
+from graphsurgery.rle import compress_rle, encode_rle
 
 Array = npt.NDArray[Any]
 
@@ -73,11 +74,8 @@ def coco_results(
     or 0, so that it is a false positive: pycocotools would match it to anything. Raises InputError where
     shapes don't fit.
     """
+    _require_shapes(detections)
     boxes, labels, scores = (detections[name] for name in ("boxes", "labels", "scores"))
-    count = len(boxes)
-    for name, shape in (("boxes", (count, 4)), ("labels", (count,)), ("scores", (count,))):
-        if detections[name].shape != shape:
-            raise InputError(f"detections: {name} have shape {detections[name].shape}, expected {shape}")
     solid = np.where(np.isfinite(boxes).all(1, keepdims=True), boxes, 0).astype(np.float64)
     bounds = np.concatenate([solid[:, :2], solid[:, 2:] - solid[:, :2]], axis=1).tolist()
     finite = np.where(np.isfinite(scores), scores, 0).tolist()
@@ -87,21 +85,70 @@ def coco_results(
     ]
     if "masks" in detections:
         masks = detections["masks"]
-        if masks.ndim != 4 or masks.shape[:2] != (count, 1):
-            raise InputError(f"detections: masks have shape {masks.shape}, expected [{count},1,height,width]")
         pictures = masks[:, 0] if size is None else paste_masks(masks, boxes, size)
         for result, segmentation in zip(results, _encoded(pictures), strict=True):
             result["segmentation"] = segmentation
     if "keypoints" in detections:
         keypoints = detections["keypoints"]
-        if keypoints.ndim != 3 or keypoints.shape[::2] != (count, 3):
-            raise InputError(f"detections: keypoints have shape {keypoints.shape}, expected [{count},K,3]")
         for result, points in zip(results, np.where(np.isfinite(keypoints), keypoints, 0), strict=True):
             result["keypoints"] = points.ravel().tolist()
     if label_to_category is None:
         return results
     known = [result for result in results if result["category_id"] in label_to_category]
     return [{**result, "category_id": label_to_category[result["category_id"]]} for result in known]
+
+
+def describe_detections(
+    detections: Mapping[str, Array], class_names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The detections of one image for people and programs to read, the best first; JSON can hold them.
+
+    Each has label, class (the label as text where `class_names`, indexed by label, has none), score, and box
+    (x0, y0, x1, y1 in pixels); segmentation (COCO's compressed RLE) where there are masks, pasted probabilities
+    [M,1,h,w] cut at 0.5; keypoints ([x, y, visible] each) where there are any. Numbers that aren't finite are None, and
+    such scores sort last. Needs no pycocotools. Raises InputError where shapes don't fit.
+    """
+    _require_shapes(detections)
+    scores = detections["scores"]
+    described = []
+    for row in np.argsort(np.where(np.isfinite(scores), -scores, np.inf), kind="stable"):
+        label = int(detections["labels"][row])
+        known = class_names is not None and 0 <= label < len(class_names)
+        entry: dict[str, Any] = {
+            "label": label,
+            "class": class_names[label] if known and class_names is not None else str(label),
+            "score": _finite(scores[row]),
+            "box": _finite(detections["boxes"][row]),
+        }
+        if "masks" in detections:
+            entry["segmentation"] = compress_rle(encode_rle(detections["masks"][row, 0] > 0.5))
+        if "keypoints" in detections:
+            entry["keypoints"] = _finite(detections["keypoints"][row])
+        described.append(entry)
+    return described
+
+
+def _finite(numbers: Array) -> Any:
+    """The numbers as JSON knows them: None for what isn't finite."""
+    known = np.asarray(numbers, np.float64).astype(object)
+    known[~np.isfinite(numbers)] = None
+    return known.tolist()
+
+
+def _require_shapes(detections: Mapping[str, Array]) -> None:
+    """Raise InputError unless all arrays are there and have as many rows as there are boxes."""
+    missing = [name for name in ("boxes", "labels", "scores") if name not in detections]
+    if missing:
+        raise InputError(f"detections: {missing[0]} are missing; there are {', '.join(detections) or 'none'}")
+    count = len(detections["boxes"])
+    for name, shape in (("boxes", (count, 4)), ("labels", (count,)), ("scores", (count,))):
+        if detections[name].shape != shape:
+            raise InputError(f"detections: {name} have shape {detections[name].shape}, expected {shape}")
+    masks, keypoints = detections.get("masks"), detections.get("keypoints")
+    if masks is not None and (masks.ndim != 4 or masks.shape[:2] != (count, 1)):
+        raise InputError(f"detections: masks have shape {masks.shape}, expected [{count},1,height,width]")
+    if keypoints is not None and (keypoints.ndim != 3 or keypoints.shape[::2] != (count, 3)):
+        raise InputError(f"detections: keypoints have shape {keypoints.shape}, expected [{count},K,3]")
 
 
 def _encoded(pictures: Iterable[Array]) -> Iterable[dict[str, Any]]:

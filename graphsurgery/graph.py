@@ -15,6 +15,10 @@ import onnx_graphsurgeon as gs
 from graphsurgery.errors import ModelError
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
+# Two equal ones give different values; Dropout is one in training mode.
+RANDOM_OPS = frozenset(
+    ["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
 
 
 def walk_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -64,10 +68,16 @@ def is_graph_output(tensor: gs.Tensor, graph: gs.Graph) -> bool:
     return any(output is tensor for output in graph.outputs)
 
 
+def is_constant(tensor: gs.Tensor) -> bool:
+    """Whether `tensor` is an initializer or a Constant node's output; its values are not read for that."""
+    return isinstance(tensor, gs.Constant) or is_op(producer(tensor), "Constant")
+
+
 def constant(tensor: gs.Tensor) -> np.ndarray | None:
     """Return the value of `tensor` when it can't change: an initializer or a Constant node's output; else None.
 
-    An initializer that is also a graph input is a default that a caller may override, so it is not constant.
+    An initializer that is also a graph input is a default that a caller may override, so it is not constant. A
+    sparse Constant is one, but its value is not given.
     """
     if isinstance(tensor, gs.Constant):
         return np.asarray(tensor.values)
@@ -81,6 +91,8 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
             return np.asarray(value, dtype=np.float32)
         if name in ("value_int", "value_ints"):
             return np.asarray(value, dtype=np.int64)
+        if name in ("value_string", "value_strings"):
+            return np.asarray(value, dtype=object)
     return None
 
 
@@ -126,6 +138,7 @@ def detach(node: gs.Node) -> None:
 
 def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` read `tensors`, by identity, both sides of the synchronised lists kept."""
+    tensors = list(tensors)  # may be node.inputs itself
     for tensor in {id(t): t for t in node.inputs}.values():
         _keep(tensor.outputs, [n for n in tensor.outputs if n is not node])
     list.clear(node.inputs)
@@ -136,6 +149,7 @@ def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
 
 def set_outputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` write `tensors`, by identity, both sides of the synchronised lists kept."""
+    tensors = list(tensors)  # may be node.outputs itself
     for tensor in {id(t): t for t in node.outputs}.values():
         _keep(tensor.inputs, [n for n in tensor.inputs if n is not node])
     list.clear(node.outputs)
@@ -148,17 +162,17 @@ def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[st
     """Return a graph of the nodes that `outputs` depend on, stopping at the tensors named in `inputs`.
 
     Nodes and tensors are shared with `graph`, which is not changed: export the result, don't edit it. Graph inputs
-    that are reached become inputs too.
+    that are reached become inputs too. A body's own tensor never is one of `inputs`, whatever its name.
     """
     ends: dict[str, gs.Tensor] = {}
     taken: set[int] = set()
     pending = list(outputs)
     seen: set[int] = set()
     own_inputs = {id(t) for t in graph.inputs}
-    top = {id(node): node for node in graph.nodes}
+    top = {id(node) for node in graph.nodes}
     while pending:
         tensor = pending.pop()
-        if id(tensor) in seen or isinstance(tensor, gs.Constant) or not tensor.name:
+        if id(tensor) in seen or not tensor.name:
             continue
         seen.add(id(tensor))
         if tensor.name in inputs or id(tensor) in own_inputs:
@@ -168,9 +182,11 @@ def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[st
             if id(node) in taken or id(node) not in top:
                 continue
             taken.add(id(node))
+            for body in (body for held in subgraphs(node) for body in walk_graphs(held)):
+                seen.update(id(t) for t in (*body.inputs, *(t for inner in body.nodes for t in inner.outputs)))
+                pending.extend(body.outputs)
             for inner in with_bodies(node):
                 pending.extend(inner.inputs)
-                pending.extend(t for body in subgraphs(inner) for t in body.outputs)
     order = {name: index for index, name in enumerate(t.name for t in graph.inputs)}
     part = gs.Graph(
         nodes=[node for node in graph.nodes if id(node) in taken],
@@ -269,8 +285,7 @@ def _needs(node: gs.Node) -> Iterator[gs.Node]:
             yield from tensor.inputs
     for body in (b for n in with_bodies(node) for b in subgraphs(n)):
         for tensor in body.outputs:
-            if tensor.inputs:
-                yield from (n for n in tensor.inputs if n is not node)
+            yield from tensor.inputs
 
 
 def with_bodies(node: gs.Node) -> Iterator[gs.Node]:

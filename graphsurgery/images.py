@@ -199,7 +199,7 @@ def _taps(source: int, target: int, fused: bool, start: int = 0, stop: int | Non
         position = position.astype(np.float32).astype(np.float64)
     at = np.maximum((position - 0.5).astype(np.float32), 0)
     low = np.minimum(at.astype(np.int64), source - 1)
-    return low, np.minimum(low + 1, source - 1), np.clip(at - low, 0, 1).astype(np.float32)
+    return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
 
 
 def _blend(first: Floats, second: Floats, weight: Floats) -> Floats:

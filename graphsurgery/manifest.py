@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from graphsurgery import __version__
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.images import Canvas
 from graphsurgery.model import Model
 from graphsurgery.partition import Part
@@ -29,6 +29,15 @@ class Tensor(_Section):
 
     shape: list[int | str | None] | None
     dtype: str
+
+    @field_validator("dtype")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            np.dtype(name)
+        except TypeError as error:
+            raise ValueError(f"'{name}' is no dtype") from error
+        return name
 
 
 class Batch(_Section):
@@ -53,15 +62,16 @@ class PartEntry(_Section):
 class Manifest(_Section):
     """The parts in the order they are played.
 
-    `canvas` is the size of the network's image with its mean and std; `normalise` says whether the runtime
-    normalises (the graph's own preprocessing was dropped). `input` is the tensor that the image goes into, and
-    `outputs` are the detector's.
+    `classes` are the names of the labels, from 0 on, where the source knows them. `canvas` is the size of the network's
+    image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
+    dropped). `input` is the tensor that the image goes into, and `outputs` are the detector's.
     """
 
     format: Literal[1] = 1
     graphsurgery: str = __version__
     recipe: str
     source: dict[str, Any]
+    classes: list[str] | None = None
     canvas: dict[str, Any]
     normalise: bool
     input: str
@@ -80,13 +90,30 @@ class Manifest(_Section):
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            where = ".".join(map(str, first["loc"])) or "the file"
             raise InputError(f"{path}: not a manifest of this version: {where}: {first['msg']}") from error
         for part in manifest.parts:
-            if Path(part.file).name != part.file or not part.file.endswith(".onnx"):
+            # what Windows takes for a path is none anywhere, so that a folder is as good on every system
+            if PureWindowsPath(part.file).name != part.file or not part.file.endswith(".onnx"):
                 raise InputError(f"{path}: part '{part.name}' has the file '{part.file}', which is not beside it")
-        Canvas.from_json(manifest.canvas)
+        try:
+            Canvas.from_json(manifest.canvas)
+            manifest.check_connections()
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         return manifest
+
+    def check_connections(self) -> None:
+        """Raise InputError unless each part reads the image or what parts before it write, and outputs are written."""
+        written = {self.input}
+        for part in self.parts:
+            absent = [name for name in part.inputs if name not in written]
+            if absent:
+                raise InputError(f"part '{part.name}' reads '{absent[0]}', which no part before it writes")
+            written.update(part.outputs)
+        absent = [name for name in self.outputs if name not in written]
+        if absent:
+            raise InputError(f"no part writes the output '{absent[0]}'")
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -117,17 +144,19 @@ def describe_parts(
 
 
 def describe_part(part: Part) -> PartEntry:
-    """Return the manifest's entry for one part."""
+    """Return the manifest's entry for one part. Raises ModelError where it reads or writes what is no tensor."""
     batch = _note(part.model, BATCH_NOTE)
     graph = part.model.proto.graph
+    constants = {tensor.name for tensor in graph.initializer}
     return PartEntry(
         name=part.name,
         device=part.device,
         accelerator=part.accelerator,
         file=f"{part.name}.onnx",
         batch=Batch(**batch) if batch else None,
-        inputs={info.name: _tensor(info) for info in graph.input},
-        outputs={info.name: _tensor(info) for info in graph.output},
+        # before IR version 4 every initializer was an input too
+        inputs={info.name: _tensor(info, part.name) for info in graph.input if info.name not in constants},
+        outputs={info.name: _tensor(info, part.name) for info in graph.output},
     )
 
 
@@ -139,8 +168,11 @@ def _note(model: Model, key: str) -> dict[str, Any] | None:
     return None
 
 
-def _tensor(info: onnx.ValueInfoProto) -> Tensor:
+def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:
     kind = info.type.tensor_type
+    if not kind.elem_type:
+        seen = info.type.WhichOneof("value") or "no type"
+        raise ModelError(f"{place}: '{info.name}' has {seen}; inputs and outputs must be tensors of a known type")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
     if not kind.HasField("shape"):
         return Tensor(shape=None, dtype=dtype)

@@ -118,23 +118,28 @@ def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         current = pending.pop()
         for node in current.node:
             nodes.append(node)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    pending.append(attribute.g)
-                pending.extend(attribute.graphs)
+            pending.extend(bodies(node))
     return nodes
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that `node` holds as attributes."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
 
 
 def stored_outside(proto: ModelProto) -> list[TensorProto]:
     """Return the tensors of `proto` whose values lie in other files."""
     found = []
     nodes = walk_protos(proto.graph)
-    for graph in [proto.graph, *(a.g for node in nodes for a in node.attribute if a.HasField("g"))]:
+    for graph in [proto.graph, *(body for node in nodes for body in bodies(node))]:
         found += [t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL]
     for node in nodes:
-        found += [
-            a.t for a in node.attribute if a.HasField("t") and a.t.data_location == TensorProto.EXTERNAL
-        ]
+        found += [a.t for a in node.attribute if a.HasField("t") and a.t.data_location == TensorProto.EXTERNAL]
     return found
 
 

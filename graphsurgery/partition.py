@@ -75,7 +75,9 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
     kinds: list[bool] = []
     weighted = [stage for stage in sorted(set(stages.values())) if _weights(graph, stages, stage)]
     if not weighted:
-        raise ModelError(f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by")
+        raise ModelError(
+            f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by"
+        )
     islands = [
         _island(graph, stages, stage, live, include[index] if index < len(include) else ())
         for index, stage in enumerate(weighted)
@@ -179,7 +181,9 @@ def _pools(graph: gs.Graph, at: str) -> dict[int, int]:
         if _is_weighted(node):
             continue
         # an index into the rows, or their number, is no meeting: only what carries on a pool's own values counts
-        arriving = set().union(*(reach.get(id(n), set()) for t in node.inputs for n in t.inputs)) if node.inputs else set()
+        arriving = (
+            set().union(*(reach.get(id(n), set()) for t in node.inputs for n in t.inputs)) if node.inputs else set()
+        )
         if graphs.is_op(node, "Shape", "Size"):
             continue
         reach[id(node)] = arriving

@@ -42,11 +42,14 @@ def parse_devices(choices: list[str]) -> dict[str, str]:
 def ort_providers(device: str, devices: Mapping[str, str]) -> list[str]:
     """Return ONNX Runtime's provider names for a part on `device`; cpu where `devices` says nothing of it.
 
-    Raises MissingTool, saying what to install, when this ONNX Runtime does not have the provider.
+    Raises InputError for a provider that is not in PROVIDERS, MissingTool, saying what to install, for one that this
+    ONNX Runtime does not have.
     """
     import onnxruntime
 
     choice = devices.get(device, "cpu")
+    if choice not in PROVIDERS:
+        raise InputError(f"device {device}={choice}: unknown provider; there are {', '.join(PROVIDERS)}")
     provider = PROVIDERS[choice]
     if provider.ort_name not in onnxruntime.get_available_providers():
         raise MissingTool(f"device {device}={choice}: this ONNX Runtime has no {provider.ort_name}; {provider.install}")

@@ -8,7 +8,8 @@ source.torchvision       a detector of torchvision, such as maskrcnn_resnet50_fp
 source.demo              an embedded detector: shapes
 source.onnx              an ONNX file
 source.weights           a weights name such as COCO_V1, a file (has a dot or a slash), or random:SEED
-source.size              [height, width] of the canvas in pixels, on which the whole graph works
+source.size              [height, width] of the canvas in pixels, on which the whole graph works; without it the
+                         network's or the file's own, if it has one
 source.opset             version of the standard operator set to export; 17
 
 capture                  what the captured tensors are taken from
@@ -196,8 +197,6 @@ def _source(entry: Entry) -> SourceSpec:
     if len(given) != 1:
         seen = " and ".join(given) or "none"
         raise entry.place.error(f"source needs exactly one of {', '.join(SOURCE_KINDS)}; it has {seen}")
-    if section.size is None and given != ["onnx"]:
-        raise entry.place.error("source lacks 'size': write size: [height, width] in pixels")
     weights = fields(entry, "source").entries.get("weights", entry)
     return SourceSpec(
         kind=given[0],

@@ -17,6 +17,7 @@ import importlib.resources
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from graphsurgery.errors import RecipeError
 from graphsurgery.yaml_positions import (
@@ -33,7 +34,8 @@ from graphsurgery.yaml_positions import (
     read_yaml,
 )
 
-SOURCE_KINDS = ("torchvision", "demo", "onnx")
+SourceKind = Literal["torchvision", "demo", "onnx"]
+SOURCE_KINDS: tuple[SourceKind, ...] = ("torchvision", "demo", "onnx")
 
 _SUFFIXES = (".yaml", ".yml")
 _REPLACED_WHOLE = {("partition", "parts"), ("partition", "include"), ("part_passes",)}

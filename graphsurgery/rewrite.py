@@ -18,8 +18,9 @@ after each pass, so a pass does neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from onnx import ModelProto
 from graphsurgery import graph as graphs
 from graphsurgery.errors import PassError
 from graphsurgery.model import Model
+from graphsurgery.view import tensor_type, to_proto
 
 Effect = Literal["exact", "approximate"]
 
@@ -99,12 +101,12 @@ def apply_pass(pass_: Pass, model: Model) -> Applied:
     if isinstance(pass_, ModelPass):
         proto = ModelProto()
         proto.CopyFrom(model.proto)
-        edit = Editor(gs.Graph(opset=model.opset), pass_.name)
+        edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder)
         model = Model(pass_.rewrite(proto, edit), model.folder)
         view = model.graph()
     else:
         view = model.graph()
-        edit = Editor(view, pass_.name)
+        edit = Editor(view, pass_.name, model.folder)
         if isinstance(pass_, GraphPass):
             pass_.rewrite(view, edit)
         elif isinstance(pass_, NodePass):
@@ -135,11 +137,12 @@ class Editor:
     """What a pass changes a graph through; it names new tensors and keeps the refusals.
 
     `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
-    version.
+    version, `folder` where external data lies.
     """
 
-    def __init__(self, root: gs.Graph, pass_name: str = "") -> None:
+    def __init__(self, root: gs.Graph, pass_name: str = "", folder: Path | None = None) -> None:
         self.root = root
+        self.folder = folder
         self.graph = root
         self.opset = int(root.opset)
         self.skips: list[Skip] = []
@@ -270,7 +273,7 @@ class Editor:
     def evaluate(
         self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
     ) -> list[np.ndarray]:
-        """Compute `tensors` of the root graph with ONNX Runtime, from constants and the given `inputs`.
+        """Compute `tensors` of the graph at hand with ONNX Runtime, from constants and the given `inputs`.
 
         Tensors named in `inputs` are taken as given, whatever writes them. Raises PassError where something else
         is needed too.
@@ -278,32 +281,50 @@ class Editor:
         from graphsurgery import session
 
         given = dict(inputs or {})
-        part = graphs.extract(self.root, [t for t in tensors], given)
+        part = graphs.extract(self.graph, [t for t in tensors], given)
         proto = Model.of(part).proto
+        self._bring_in(proto.graph.initializer)
+        for info in proto.graph.input:
+            if info.name in given:  # what a node writes often has no type in the file, and an input needs one
+                value = given[info.name]
+                kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
         values = session.run(proto, given, [t.name for t in tensors], name=f"pass '{self._pass_name}'")
         return [values[t.name] for t in tensors]
+
+    def _bring_in(self, tensors: Iterable[onnx.TensorProto]) -> None:
+        """Read external data into `tensors`, which are copies that no model holds."""
+        for tensor in tensors:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and self.folder is not None:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
 
     def infer_shapes(self) -> None:
         """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
 
         What is known already stays. Weights are left out, so this costs little on large models.
         """
-        proto = Model.of(self.root).proto
-        heavy = [t for t in proto.graph.initializer if int(np.prod(t.dims, dtype=np.int64)) > _SHAPE_LIKE]
-        light = [t for t in proto.graph.initializer if int(np.prod(t.dims, dtype=np.int64)) <= _SHAPE_LIKE]
-        stand_ins = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in heavy]
-        named = {info.name for info in proto.graph.input}
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(light)
-        proto.graph.input.extend(info for info in stand_ins if info.name not in named)
+        proto = to_proto(self.root, largest=_SHAPE_LIKE)
+        self._bring_in(proto.graph.initializer)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
             raise self.fail(f"shape inference: {str(error).strip().splitlines()[0]}") from error
-        found = Model(inferred).graph()
-        for old, new in zip(graphs.walk_graphs(self.root), graphs.walk_graphs(found), strict=True):
-            known = {t.name: t for node in new.nodes for t in node.outputs if t.name}
-            for tensor in (t for node in old.nodes for t in node.outputs if t.name in known):
-                fact = known[tensor.name]
-                if isinstance(tensor, gs.Variable) and fact.dtype is not None:
-                    tensor.dtype, tensor.shape = fact.dtype, fact.shape
+        _adopt(self.root, inferred.graph)
+
+
+def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
+    """Write the types and shapes in `proto`, which is what `view` was exported to, into the tensors of `view`."""
+    pending = [(view, proto)]
+    while pending:
+        graph, exported = pending.pop()
+        known = {info.name: info for info in (*exported.value_info, *exported.output)}
+        for node, written in zip(graph.nodes, exported.node, strict=True):
+            for tensor in node.outputs:
+                if isinstance(tensor, gs.Variable) and tensor.name in known:
+                    dtype, shape = tensor_type(known[tensor.name])
+                    if dtype is not None:
+                        tensor.dtype, tensor.shape = dtype, shape
+            bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
+            pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.images import Canvas, Placed
 from graphsurgery.manifest import Manifest, PartEntry
 from graphsurgery.model import Model
@@ -37,14 +37,23 @@ class PartPlayer:
     def open(
         model: ModelProto | Path, entry: PartEntry, providers: Sequence[str], *, optimise: bool, threads: int = 0
     ) -> PartPlayer:
-        """Load a part. Raises ModelError when ONNX Runtime can't, MissingTool when a provider is not here."""
+        """Load a part. Raises ModelError when ONNX Runtime can't or when it is not the part that `entry` describes,
+        MissingTool when a provider is not here.
+        """
         name = f"part '{entry.name}'"
-        return PartPlayer(entry, Session(model, name=name, optimise=optimise, threads=threads, providers=providers))
+        session = Session(model, name=name, optimise=optimise, threads=threads, providers=providers)
+        for kind, has, wants in (("inputs", session.inputs, entry.inputs), ("outputs", session.outputs, entry.outputs)):
+            if set(has) != set(wants):
+                raise ModelError(f"{name}: has {kind} {', '.join(has)}, but the manifest says {', '.join(wants)}")
+        return PartPlayer(entry, session)
 
     def play(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the part on its inputs out of `tensors` and return its outputs."""
         begin = time.perf_counter()
-        inputs = {name: tensors[name] for name in self.entry.inputs if name in tensors}
+        absent = [name for name in self.entry.inputs if name not in tensors]
+        if absent:
+            raise InputError(f"part '{self.entry.name}': input '{absent[0]}' is not given")
+        inputs = {name: tensors[name] for name in self.entry.inputs}
         outputs = self.session.run(inputs) if self.entry.batch is None else self._in_slices(inputs)
         self.seconds += time.perf_counter() - begin
         return outputs
@@ -52,10 +61,11 @@ class PartPlayer:
     def _in_slices(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert self.entry.batch is not None
         size = self.entry.batch.size
-        rows = {len(value) for value in inputs.values()}
-        if len(rows) != 1:
-            raise InputError(f"part '{self.entry.name}': its inputs have {sorted(rows)} rows; they must have the same")
-        count = rows.pop()
+        shapes = {name: value.shape for name, value in inputs.items()}
+        if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
+            seen = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise InputError(f"part '{self.entry.name}': its inputs must have equally many rows, but are {seen}")
+        count = next(iter(shapes.values()))[0]
         if count == 0:
             return {name: _empty(self.entry, name) for name in self.entry.outputs}
         slices: list[dict[str, np.ndarray]] = []
@@ -74,6 +84,19 @@ class Chain:
 
     players: tuple[PartPlayer, ...]
     outputs: tuple[str, ...]
+
+    @staticmethod
+    def open(
+        folder: Path, manifest: Manifest, devices: Mapping[str, str], *, optimise: bool = True, threads: int = 0
+    ) -> Chain:
+        """Load the parts in `folder`. Raises as PartPlayer.open does, and ModelError for a file that is no model."""
+        players = []
+        for part in manifest.parts:
+            providers = ort_providers(part.device, devices)
+            path = folder / part.file
+            Model.load(path)  # refuses what is no model, and data outside the folder
+            players.append(PartPlayer.open(path, part, providers, optimise=optimise, threads=threads))
+        return Chain(tuple(players), tuple(manifest.outputs))
 
     def play(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the detector's outputs for its inputs; a boundary tensor is let go after its last reader."""
@@ -107,20 +130,17 @@ class Detector:
         if unknown:
             there = ", ".join(sorted({part.device for part in manifest.parts}))
             raise InputError(f"{folder}: no part is on device '{unknown[0]}'; the parts are on {there}")
-        players = []
-        for part in manifest.parts:
-            providers = ort_providers(part.device, devices)
-            Model.load(folder / part.file)  # refuses what is no model, and data outside the folder
-            path = folder / part.file
-            players.append(PartPlayer.open(path, part, providers, optimise=True, threads=threads))
         canvas = Canvas.from_json(manifest.canvas)
-        return Detector(manifest, canvas, Chain(tuple(players), tuple(manifest.outputs)))
+        return Detector(manifest, canvas, Chain.open(folder, manifest, devices, threads=threads))
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Return boxes [M,4], labels [M], scores [M] and masks [M,1,h,w] (or keypoints) in pixels of `image`.
 
-        `image` is uint8, h x w x 3. Masks are probabilities. Raises InputError for another shape or dtype.
+        `image` is uint8, h x w x 3. Masks are probabilities. Raises InputError for another shape or dtype, and where
+        the parts give no boxes.
         """
+        if "boxes" not in self.manifest.outputs:
+            raise InputError(f"the parts give {', '.join(self.manifest.outputs)} and no boxes; they are no detector")
         placed = self.canvas.fit(image)
         return placed.restore(self.on_canvas(placed))
 
@@ -131,8 +151,9 @@ class Detector:
     def _input(self, placed: Placed) -> np.ndarray:
         if self.manifest.normalise:
             return np.asarray(self.canvas.normalise(placed.input))
-        shape = self.manifest.parts[0].inputs.get(self.manifest.input)
-        with_batch = shape is not None and shape.shape is not None and len(shape.shape) == 4
+        name = self.manifest.input
+        readers = [part.inputs[name] for part in self.manifest.parts if name in part.inputs]
+        with_batch = any(tensor.shape is not None and len(tensor.shape) == 4 for tensor in readers)
         return placed.input[None] if with_batch else placed.input
 
     @property

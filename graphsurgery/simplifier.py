@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import json
 import os
 import queue
@@ -22,11 +23,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import onnx
 import psutil
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
 from graphsurgery.errors import MissingTool, PassError
@@ -36,23 +39,39 @@ _START_SECONDS = 120.0
 # The worker ends itself so long after the time limit if the process that should have stopped it was killed.
 _ORPHAN_SECONDS = 30.0
 _MB = 1_000_000
+# onnxsim 0.8.1 moves a nested If's branch in front of what it reads, and then refuses its own result.
+_OFTEN_AT_FAULT = "eliminate_if_with_const_cond"
 
 
-def simplify(model: ModelProto, *, seconds: float, memory_mb: int, skip: Sequence[str] = ()) -> ModelProto:
+@dataclass(frozen=True)
+class Simplified:
+    """What onnxsim made of a model, None where it can't, and a note: why not, or what it had to leave out."""
+
+    model: ModelProto | None
+    note: str | None
+
+
+def simplify(
+    model: ModelProto, *, seconds: float, memory_mb: int, largest_mb: float = 16, skip: Sequence[str] = ()
+) -> Simplified:
     """Return `model` as onnxsim simplifies it; `skip` names optimizers of onnxsim that are left out.
 
     `seconds` limits the time of this call (starting the process not counted), `memory_mb` the resident memory of the
-    process, which is 600 MB before it does anything, in units of 10^6 bytes. Raises PassError when onnxsim crashes,
-    fails, or goes over a limit, MissingTool when it can't be imported.
+    process, which is 600 MB before it does anything; an Expand, Tile or ConstantOfShape that writes more than
+    `largest_mb` is not evaluated. MB are 10^6 bytes. Raises PassError when onnxsim crashes, fails, or goes
+    over a limit, MissingTool when it can't be imported.
     """
     global _worker
     with _lock:
-        if _worker is None or not _worker.alive:
+        if _worker is not None and not _worker.alive:
+            _worker.stop()
+            _worker = None
+        if _worker is None:
             _worker = Worker()
             atexit.register(_worker.stop)
         worker = _worker
         try:
-            return worker.simplify(model, seconds, memory_mb, skip)
+            return worker.simplify(model, seconds, memory_mb, largest_mb, skip)
         except BaseException:  # Ctrl-C too: a process at work on something that nobody waits for must not live on
             if worker.busy:
                 worker.stop()
@@ -68,16 +87,15 @@ class Worker:
     def __init__(self) -> None:
         self.busy = True
         self._folder = tempfile.TemporaryDirectory(prefix="graphsurgery-")
-        root = Path(__file__).resolve().parent.parent
-        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "graphsurgery.simplifier"],
+                [sys.executable, "-P", "-m", "graphsurgery.simplifier"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                # it finds what this process finds, in the same order
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
             )
         self._replies: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
@@ -106,7 +124,9 @@ class Worker:
     def _messages(self) -> Path:
         return Path(self._folder.name) / "stderr.txt"
 
-    def simplify(self, model: ModelProto, seconds: float, memory_mb: int, skip: Sequence[str]) -> ModelProto:
+    def simplify(
+        self, model: ModelProto, seconds: float, memory_mb: int, largest_mb: float, skip: Sequence[str]
+    ) -> Simplified:
         """Do one request; after an error `busy` says whether the process is still at it and must be stopped."""
         before, after = Path(self._folder.name) / "before.onnx", Path(self._folder.name) / "after.onnx"
         try:
@@ -115,7 +135,13 @@ class Worker:
             raise PassError(
                 "pass 'simplify': the model is above the 2 GB that protobuf can hold; simplify it in parts"
             ) from error
-        request = {"before": str(before), "after": str(after), "seconds": seconds, "skip": list(skip)}
+        request = {
+            "before": str(before),
+            "after": str(after),
+            "seconds": seconds,
+            "largest": f"{largest_mb:g}MB",
+            "skip": list(skip),
+        }
         self.busy = True
         assert self._process.stdin is not None
         # a process that has died since the last request says so in _reply
@@ -124,17 +150,15 @@ class Worker:
             self._process.stdin.flush()
         reply = self._reply(seconds, memory_mb)
         self.busy = False
+        before.unlink()
         if "error" in reply:
             raise PassError(f"pass 'simplify': onnxsim failed: {reply['error']}; leave the pass out of the recipe")
+        if not reply["done"]:
+            return Simplified(None, reply["note"])
         simplified = ModelProto()
-        try:
-            simplified.ParseFromString(after.read_bytes())
-        except DecodeError as error:
-            raise PassError("pass 'simplify': onnxsim wrote no readable model; leave the pass out") from error
-        finally:
-            before.unlink(missing_ok=True)
-            after.unlink(missing_ok=True)
-        return simplified
+        simplified.ParseFromString(after.read_bytes())
+        after.unlink()
+        return Simplified(simplified, reply["note"])
 
     def stop(self) -> None:
         """End the process, at once if it is at work, and remove its files."""
@@ -210,8 +234,6 @@ def _pass_on(stdout: IO[str], replies: queue.Queue[str | None]) -> None:
 
 def serve() -> None:
     """Answer the requests on stdin until it closes."""
-    import faulthandler
-
     # native code and rich print to stdout: the protocol gets a descriptor of its own that nothing else knows
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_WRONLY)
@@ -228,22 +250,62 @@ def serve() -> None:
         say({"error": str(error)})
         return
     say({"ready": onnxsim.__version__})
-    for line in sys.stdin:
-        request = json.loads(line)
-        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        for line in sys.stdin:
+            request = json.loads(line)
             faulthandler.dump_traceback_later(request["seconds"] + _ORPHAN_SECONDS, exit=True, file=nowhere)
-            try:
-                simplified, _ = onnxsim.simplify(
-                    request["before"], check_n=0, skipped_optimizers=list(request["skip"])
-                )
-                Path(request["after"]).write_bytes(simplified.SerializeToString())
-            except Exception as error:  # whatever it is, the parent reports it and this process goes on
-                text = str(error).strip() or type(error).__name__
-                say({"error": text.splitlines()[0][:300]})
-            else:
-                say({"simplified": request["after"]})
-            finally:
-                faulthandler.cancel_dump_traceback_later()
+            say(_answer(request))
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    reason = _why_not(onnx.load(request["before"]))
+    if reason is not None:
+        return {"done": False, "note": reason}
+    failure = _run(request, request["skip"])
+    if failure is None:
+        return {"done": True, "note": None}
+    if _OFTEN_AT_FAULT not in request["skip"] and _run(request, [*request["skip"], _OFTEN_AT_FAULT]) is None:
+        return {"done": True, "note": f"onnxsim's optimizer {_OFTEN_AT_FAULT} was left out: with it, {failure}"}
+    return {"error": failure}
+
+
+def _run(request: dict[str, Any], skip: list[str]) -> str | None:
+    """Simplify one file into another; return what onnxsim said where it failed."""
+    import onnxsim
+
+    try:
+        simplified, _ = onnxsim.simplify(
+            request["before"], check_n=0, skipped_optimizers=list(skip), tensor_size_threshold=request["largest"]
+        )
+        Path(request["after"]).write_bytes(simplified.SerializeToString())
+    except Exception as error:  # whatever it is, the parent reports it and this process goes on
+        text = str(error).strip() or type(error).__name__
+        return text.splitlines()[0][:300]
+    return None
+
+
+def _why_not(model: ModelProto) -> str | None:
+    """Say why onnxsim can't evaluate constants of `model`: ONNX Runtime, which it does it with, is too old.
+
+    onnxsim 0.8.1 then leaves marks of its own in Constant nodes, and refuses its own result.
+    """
+    import onnxruntime as ort
+
+    opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [same])
+    probe = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    try:
+        ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes
+        versions = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in opsets)
+        return (
+            f"ONNX Runtime {ort.__version__}, which onnxsim evaluates constants with, does not know operator set"
+            f" {versions} of IR version {model.ir_version}: {str(error).strip().splitlines()[0][:200]}"
+        )
+    return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """For the tests of passes: a rewrite, and a refusal, as ONNX text that fits one screen.
 
-    assert_rewrites(DropIdentity(), '''
-        <ir_version: 8, opset_import: ["": 17]>
-        g (float[1, 4] x) => (float[1, 4] y) {
-            a = Identity (x)
-            y = Relu (a)
-        }''', '''...''')
+assert_rewrites(DropIdentity(), '''
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[1, 4] x) => (float[1, 4] y) {
+        a = Identity (x)
+        y = Relu (a)
+    }''', '''...''')
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ What a pass sees:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,7 @@ class _GraphOrigin:
     values: dict[str, ValueInfoProto]
     constants: list[gs.Constant]
     defaults: dict[str, TensorProto]
+    read: set[int]  # ids of the constants that some node read when the graph came in
 
     @cached_property
     def written(self) -> set[str]:
@@ -93,8 +95,11 @@ def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     return view
 
 
-def to_proto(view: gs.Graph) -> ModelProto:
-    """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos."""
+def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
+    """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos.
+
+    Of an initializer with more than `largest` elements only the type is written, as an input: enough to infer shapes.
+    """
     model = ModelProto()
     base: ModelProto | None = vars(view).get("base")
     if base is not None:
@@ -115,7 +120,9 @@ def to_proto(view: gs.Graph) -> ModelProto:
     if metadata != {entry.key: entry.value for entry in model.metadata_props}:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
-    _export_graph(view, model.graph, outer=frozenset())
+    _export_graph(view, model.graph, outer=frozenset(), largest=largest)
+    if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
+        model.ir_version = 4  # before, every initializer had to be an input as well
     return model
 
 
@@ -153,7 +160,8 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         name=proto.name,
         doc_string=proto.doc_string,
     )
-    view.origin = _GraphOrigin(proto, values, constants, defaults)
+    read = {id(constant) for constant in constants if constant.outputs}
+    view.origin = _GraphOrigin(proto, values, constants, defaults, read)
     return view
 
 
@@ -176,9 +184,7 @@ class _Chain(Mapping[str, gs.Tensor]):
         return len({**self.outer, **self.inner})
 
 
-def _find(
-    name: str, scope: dict[str, gs.Tensor], seen: Scope, values: Mapping[str, ValueInfoProto]
-) -> gs.Tensor:
+def _find(name: str, scope: dict[str, gs.Tensor], seen: Scope, values: Mapping[str, ValueInfoProto]) -> gs.Tensor:
     if not name:
         return gs.Variable.empty()
     if name not in seen:  # nothing writes it; the checker's business, not ours
@@ -250,14 +256,19 @@ def _text(value: bytes) -> str | bytes:
 def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
     variable = gs.Variable(name)
     if info is not None:
-        kind = info.type.WhichOneof("value")
-        variable.type = kind or "tensor_type"
-        if kind == "tensor_type":
-            variable.dtype = _numpy_dtype(info.type.tensor_type.elem_type)
-            if info.type.tensor_type.HasField("shape"):
-                variable.shape = [_dimension(dim) for dim in info.type.tensor_type.shape.dim]
+        variable.type = info.type.WhichOneof("value") or "tensor_type"
+        variable.dtype, variable.shape = tensor_type(info)
     variable.origin = (info, variable.dtype, None if variable.shape is None else list(variable.shape))
     return variable
+
+
+def tensor_type(info: ValueInfoProto) -> tuple[np.dtype[Any] | None, list[int | str | None] | None]:
+    """Return the element type and the shape that `info` gives; None for what it does not give, or is no tensor's."""
+    if info.type.WhichOneof("value") != "tensor_type":
+        return None, None
+    given = info.type.tensor_type
+    shape = [_dimension(dim) for dim in given.shape.dim] if given.HasField("shape") else None
+    return _numpy_dtype(given.elem_type), shape
 
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
@@ -289,7 +300,7 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
     model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(used - set(names)))
 
 
-def _export_graph(view: gs.Graph, proto: GraphProto, outer: frozenset[str]) -> None:
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: frozenset[str], largest: int | None = None) -> None:
     origin: _GraphOrigin | None = vars(view).get("origin")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
@@ -314,17 +325,24 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: frozenset[str]) -> N
         _export_value(tensor, proto.output.add())
     inputs = {tensor.name for tensor in view.inputs}
     for name, default in (origin.defaults if origin else {}).items():
-        if name in inputs:
+        if name in inputs and not _exceeds(default.dims, largest):
             proto.initializer.append(default)
     for constant in constants.values():
-        proto.initializer.append(_tensor(constant))
+        if _exceeds(constant.shape, largest):
+            _export_value(constant, proto.input.add())
+        else:
+            proto.initializer.append(_tensor(constant))
     _export_value_info(view, proto, origin)
 
 
+def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
+    return largest is not None and math.prod(shape) > largest
+
+
 def _constants(view: gs.Graph, origin: _GraphOrigin | None) -> Iterable[gs.Constant]:
-    """Yield the initializers of `view` in their old order, then the new ones."""
+    """Yield the initializers of `view` in their old order, then the new ones; not those that nothing reads any more."""
     if origin is not None:
-        yield from origin.constants
+        yield from (tensor for tensor in origin.constants if tensor.outputs or id(tensor) not in origin.read)
     for node in view.nodes:
         yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
     yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
@@ -399,6 +417,11 @@ def _export_attribute(
     else:
         plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         node.attribute.append(onnx.helper.make_attribute(name, plain))
+
+
+def _is_new(tensor: gs.Tensor) -> bool:
+    """Whether `tensor` is an initializer that a pass has made."""
+    return isinstance(tensor, gs.Constant) and not hasattr(tensor, "origin")
 
 
 def _tensor(constant: gs.Constant) -> TensorProto:

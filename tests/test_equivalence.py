@@ -70,9 +70,7 @@ def test_two_is_never_one(tolerance: object) -> None:
 
 def test_the_message_says_what_was_seen_allowed_and_needed() -> None:
     comparison = compare({"boxes": f32(1, 2)}, {"boxes": f32(1, 2.5)}, Tolerances.parse({"boxes": 1e-3}))
-    assert comparison.explain() == (
-        "boxes: 0.5 off where 0.001 is allowed (smallest tolerance that would pass: 0.5)"
-    )
+    assert comparison.explain() == ("boxes: 0.5 off where 0.001 is allowed (smallest tolerance that would pass: 0.5)")
 
 
 def test_a_relative_tolerance_is_a_share_of_the_largest_finite_reference() -> None:
@@ -307,9 +305,7 @@ def test_a_name_that_looks_like_a_pattern_is_a_name_first() -> None:
 
 def test_a_grant_widens_what_it_names_and_nothing_else() -> None:
     base = Tolerances.parse({"boxes": 1e-3, "scores": 0.5, "rel": {"relative": 0.1}})
-    wide = base.widened(
-        Tolerances.parse({"boxes": 2, "scores": 0.1, "rel": 3, "objectness_*": 10, "unmatched": 2})
-    )
+    wide = base.widened(Tolerances.parse({"boxes": 2, "scores": 0.1, "rel": 3, "objectness_*": 10, "unmatched": 2}))
     assert wide.lookup("boxes") == Tolerance(absolute=2)
     assert wide.lookup("scores") == Tolerance(absolute=0.5), "a grant never narrows"
     assert wide.lookup("objectness_4") == Tolerance(absolute=10, relative=1e-4)
@@ -379,9 +375,7 @@ def test_merging_keeps_the_worst_sample_of_each_tensor() -> None:
     ]
     assert merged.verdict == "failed"
     assert merged.samples == (("one", "passed"), ("two", "failed"))
-    assert merged.explain() == (
-        "b of sample two: 8 off where 0.5 is allowed (smallest tolerance that would pass: 8)"
-    )
+    assert merged.explain() == ("b of sample two: 8 off where 0.5 is allowed (smallest tolerance that would pass: 8)")
 
 
 def test_a_tensor_is_inconclusive_only_if_it_is_so_in_every_sample() -> None:
@@ -421,9 +415,7 @@ def detections(seed: int, count: int = 12) -> Tensors:
     corner = np.stack([np.arange(count) * 50.0, rng.uniform(0, 200, count)], axis=1)
     return {
         "features_0": rng.normal(size=(1, 3, 5, 4)).astype(np.float32),
-        "boxes": np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], axis=1).astype(
-            np.float32
-        ),
+        "boxes": np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], axis=1).astype(np.float32),
         "labels": np.arange(count, dtype=np.int64) % 3 + 1,
         "scores": np.linspace(0.9, 0.1, count).astype(np.float32),
         "masks": rng.uniform(size=(count, 1, 4, 4)).astype(np.float32),
@@ -511,6 +503,15 @@ def test_proposals_are_a_set_too_and_take_their_features_along() -> None:
     assert failed(compare(reference, rows(reference, order, ("box_features",)), EXACT)) == ["box_features"]
 
 
+def test_a_member_that_lost_a_row_fails_by_its_shape_though_the_boxes_moved() -> None:
+    reference = detections(0)
+    candidate = rows(reference, slice(None, None, -1))
+    candidate["masks"] = candidate["masks"][:11]
+    comparison = compare(reference, candidate, EXACT)
+    assert failed(comparison) == ["masks"]
+    assert named(comparison, "masks").reason == "shape (11, 1, 4, 4) where (12, 1, 4, 4) was captured"
+
+
 def test_without_its_keys_a_group_is_compared_in_order() -> None:
     reference = {"masks": detections(0)["masks"], "scores": detections(0)["scores"]}
     comparison = compare(reference, rows(reference, slice(None, None, -1)), EXACT)
@@ -580,7 +581,7 @@ def reordered_masks(tensors: Tensors, rng: np.random.Generator) -> tuple[Tensors
 
 
 def reordered_boxes_within_a_label(tensors: Tensors, rng: np.random.Generator) -> tuple[Tensors, set[str]]:
-    # A roll by 3 keeps the labels: each box finds its partner and brings along another one's scores and masks.
+    # A roll by 3 keeps the labels: each box finds its partner, with the scores and masks of another.
     return rows(tensors, np.roll(np.arange(12), 3), ("boxes",)), {"scores", "masks"}
 
 

@@ -137,12 +137,19 @@ def test_box_and_mask_are_judged_apart(instances: Path) -> None:
 
 
 def test_the_size_of_a_mask_is_the_masks_own_and_not_its_boxes(instances: Path) -> None:
-    """A box of the whole image around the mask of a small object must not make it a large object."""
+    """A small mask where nothing is stays a mistake among small objects, however large the box around it."""
     needs_coco()
-    wide = {**perfect(3), "boxes": np.array([(0, 0, WIDTH, HEIGHT)] * 2, np.float32)}
-    precision = evaluate(instances, coco_results(3, wide), ("segm",), [3])
-    assert precision["segm"].lines["APs"] == pytest.approx(1)
-    assert precision["segm"].lines["APm"] == pytest.approx(1)
+    real = perfect(3)
+    mistaken = np.zeros_like(real["masks"][1:])
+    mistaken[:, :, 80:, 100:] = 0.9
+    found = {
+        "boxes": np.array([(5, 5, 15, 25), (0, 0, WIDTH, HEIGHT)], np.float32),
+        "labels": np.array([1, 1]),
+        "scores": np.array([0.5, 0.9]),
+        "masks": np.concatenate([real["masks"][1:], mistaken]),
+    }
+    precision = evaluate(instances, coco_results(3, found), ("segm",), [3])
+    assert precision["segm"].lines["APs"] == pytest.approx(0.5)
 
 
 def test_an_object_with_id_zero_can_be_found(instances: Path) -> None:

@@ -81,7 +81,7 @@ def registry() -> Registry:
     return passes
 
 
-SOURCE = "source: {demo: shapes, size: [256, 320]}\n"
+SOURCE = "source: {demo: shapes}\n"
 
 FULL = """\
 source:
@@ -167,7 +167,7 @@ def test_reads_every_key_of_a_recipe(tmp_path: Path) -> None:
 
 def test_needs_a_source_alone_and_fills_in_the_rest() -> None:
     recipe = load(SOURCE)
-    assert (recipe.source.weights, recipe.source.opset) == (None, 17)
+    assert (recipe.source.weights, recipe.source.size, recipe.source.opset) == (None, None, 17)
     assert recipe.capture.samples == 3
     assert recipe.capture.images is None
     assert recipe.passes == ()
@@ -207,7 +207,6 @@ def test_gives_the_merged_recipe_as_json_that_nobody_else_can_change(tmp_path: P
         ("passes: []", "x.yaml:1: a recipe needs a source"),
         ("sorce: 1", "x.yaml:1: unknown key 'sorce' in the recipe. Did you mean 'source'? Its keys: extends, source,"),
         ("source: 5", "x.yaml:1: source should be a mapping, got 5"),
-        ("source:\n  demo: shapes\n", "x.yaml:1: source lacks 'size': write size: [height, width] in pixels"),
         ("source:\n  size: [1, 2]", "x.yaml:1: source needs exactly one of torchvision, demo, onnx; it has none"),
         (
             "source: {demo: a, onnx: b}",

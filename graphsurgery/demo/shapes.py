@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphsurgery.errors import InputError
+from graphsurgery.rle import Mask, encode_rle
 
 HEIGHT, WIDTH = 256, 320
 TRAIN_SEED, VAL_SEED, CAPTURE_SEED = 1, 2, 3
@@ -37,8 +38,6 @@ _CORNERS = {
     2: np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * _HALF_SQRT2,
     3: np.array([[1, 0], [-0.5, _HALF_SQRT3], [-0.5, -_HALF_SQRT3]]),
 }
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +114,6 @@ def embedded_images(count: int) -> list[ShapeImage]:
         objects = 0 if index == 2 else _MAX_OBJECTS - 2
         images.append(draw(CAPTURE_SEED, index, size=size, objects=objects))
     return images
-
-
-def encode_rle(mask: Mask) -> dict[str, Any]:
-    """Encode a mask (H, W) as COCO's uncompressed RLE: column by column, lengths of runs, zeros first."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    bounds = np.concatenate([[0], edges, [mask.size]])
-    counts = np.diff(bounds)
-    if counts[-1] == 0:
-        counts = counts[:-1]
-    return {"counts": counts.tolist(), "size": list(mask.shape)}
 
 
 def coco_annotations(images: Iterable[ShapeImage]) -> dict[str, Any]:

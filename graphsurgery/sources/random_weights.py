@@ -5,12 +5,14 @@ lets activations grow without bound, a softmax over 91 classes never gets above 
 no detection to compare, and gains of one and biases of zero would hide a rewrite that loses them. So, from sample
 images and in the order in which data flows:
 
-1. every parameter that is constant is varied a little;
+1. every parameter that is constant is varied a little; the backbone's kernels are made to sum to zero, without which
+   a random network tells images apart by their colour and not by what is where; residual branches are made small,
+   without which it multiplies rounding errors by a thousand;
 2. BatchNorm takes its statistics from the images;
 3. each channel of the last layers is scaled and shifted to a mean and a spread that trained networks have, so that
    scores are spread out, top-k has no ties, and boxes stay near their anchors;
-4. the bias of the class scores is set so that _CANDIDATES pairs of box and class per image pass the score threshold;
-   after non-maximum suppression some 10 to 100 detections are left.
+4. the bias of the class scores is set so that on half of the images _CANDIDATES pairs of box and class pass the score
+   threshold; after non-maximum suppression some 10 to 100 detections are left of them.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
+from torchvision.models.resnet import Bottleneck
 
 from graphsurgery.errors import InputError
 
 _CANDIDATES = 150
 _BOXES = 100  # per image, out of 1,000: enough for statistics, and the heads are the slowest part of some networks
 _OBJECTNESS_SPREAD = 1.5
-_CLASS_SPREAD = 1.5
+# Few classes that are likely and many that are not make the number of detections vary less from image to image.
+_CLASS_SPREAD, _CLASS_PRIOR = 1.5, 3.0
 _HEATMAP_SPREAD = 2.0
 # In units of the box coder: its weights are (1, 1, 1, 1) for the first and (10, 10, 5, 5) for the second.
 _ANCHOR_DELTA_SPREAD, _BOX_DELTA_SPREAD = 0.15, 1.0
@@ -39,11 +43,12 @@ _ANCHOR_DELTA_SPREAD, _BOX_DELTA_SPREAD = 0.15, 1.0
 _DISTANCE_MEAN, _DISTANCE_SPREAD = 3.0, 1.0
 
 _GAIN, _BIAS, _NORM_BIAS = (0.6, 1.4), 0.02, 0.2
+_RESIDUAL_GAIN = 0.2
 _AFFINE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
+def calibrate(model: Any, images: Sequence[Tensor]) -> None:
     """Give a freshly initialised torchvision detector workable weights, in place; it ends in evaluation mode.
 
     `images` are float [3, H, W] in 0..1, all of one size. Draws from torch's global generator. Raises InputError for
@@ -51,7 +56,7 @@ def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
     """
     model.eval()
     _vary_constants(model)
-    _ignore_plain_colour(model.backbone)
+    _tame(model.backbone)
     with _batch_statistics(model):
         batch, _ = model.transform(list(images))
         features = model.backbone(batch.tensors)
@@ -81,10 +86,12 @@ def _vary_constants(model: nn.Module) -> None:
                 parameter.mul_(torch.empty_like(parameter).uniform_(*_GAIN))
 
 
-def _ignore_plain_colour(backbone: Any) -> None:
+def _tame(backbone: Any) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-            module.weight -= module.weight.mean(dim=(2, 3), keepdim=True)
+            module.weight.sub_(module.weight.mean(dim=(2, 3), keepdim=True))
+        if isinstance(module, Bottleneck):
+            module.bn3.weight *= _RESIDUAL_GAIN
 
 
 @contextmanager
@@ -113,45 +120,42 @@ def _calibrate_heads(model: Any, batch: Any, features: dict[str, Tensor]) -> Non
     heads, sizes = model.roi_heads, batch.image_sizes
     every, _ = model.rpn(batch, features)
     proposals = [boxes[:: max(1, len(boxes) // _BOXES)] for boxes in every]
-    pooled = heads.box_head(heads.box_roi_pool(features, proposals, sizes))
     counts = [len(boxes) for boxes in proposals]
+    inputs = heads.box_head(heads.box_roi_pool(features, proposals, sizes))
     predictor = heads.box_predictor
-    _spread(predictor.cls_score, pooled.split(counts), _CLASS_SPREAD, prior=PRIOR)
-    _spread(predictor.bbox_pred, pooled.split(counts), _BOX_DELTA_SPREAD)
-    logits, deltas = predictor(pooled)
-    shift = torch.stack(
-        [
-            _background_shift(part, heads.score_thresh, _CANDIDATES * len(part) // len(boxes))
-            for part, boxes in zip(logits.split(counts), every, strict=True)
-        ]
-    ).median()
+    _spread(predictor.cls_score, [inputs], _CLASS_SPREAD, prior=_CLASS_PRIOR)
+    _spread(predictor.bbox_pred, [inputs], _BOX_DELTA_SPREAD)
+    logits, deltas = predictor(inputs)
+    shift = _median(
+        _background_shift(image, heads.score_thresh, _CANDIDATES * len(image) // len(boxes))
+        for image, boxes in zip(logits.split(counts), every, strict=True)
+    )
     predictor.cls_score.bias[0] += shift
     logits[:, 0] += shift
 
     boxes, _, _ = heads.postprocess_detections(logits, deltas, proposals, sizes)
-    counts = [len(found) for found in boxes]
     if heads.has_mask():
         inputs = heads.mask_head(heads.mask_roi_pool(features, boxes, sizes))
         *before, last = heads.mask_predictor
         for layer in before:
             inputs = layer(inputs)
-        _spread(last, inputs.split(counts), _HEATMAP_SPREAD)
+        _spread(last, [inputs], _HEATMAP_SPREAD)
     if heads.has_keypoint():
         inputs = heads.keypoint_head(heads.keypoint_roi_pool(features, boxes, sizes))
-        _spread(heads.keypoint_predictor.kps_score_lowres, inputs.split(counts), _HEATMAP_SPREAD)
+        _spread(heads.keypoint_predictor.kps_score_lowres, [inputs], _HEATMAP_SPREAD)
 
 
 def _calibrate_retinanet(model: Any, levels: list[Tensor]) -> None:
     classes, boxes = model.head.classification_head, model.head.regression_head
-    _spread(classes.cls_logits, [classes.conv(level) for level in levels], _CLASS_SPREAD, prior=PRIOR)
+    _spread(classes.cls_logits, [classes.conv(level) for level in levels], _CLASS_SPREAD, prior=_CLASS_PRIOR)
     _spread(boxes.bbox_reg, [boxes.conv(level) for level in levels], _ANCHOR_DELTA_SPREAD)
     needed = torch.logit(torch.tensor(model.score_thresh)) - classes(levels)
-    classes.cls_logits.bias += torch.stack([_kth_smallest(image, _CANDIDATES) for image in needed]).median()
+    classes.cls_logits.bias += _median(_kth_smallest(image, _CANDIDATES) for image in needed)
 
 
 def _calibrate_fcos(model: Any, levels: list[Tensor]) -> None:
     classes, boxes = model.head.classification_head, model.head.regression_head
-    _spread(classes.cls_logits, [classes.conv(level) for level in levels], _CLASS_SPREAD, prior=PRIOR)
+    _spread(classes.cls_logits, [classes.conv(level) for level in levels], _CLASS_SPREAD, prior=_CLASS_PRIOR)
     towers = [boxes.conv(level) for level in levels]
     _spread(boxes.bbox_ctrness, towers, 1.0, mean=1.0)
     _spread(boxes.bbox_reg, towers, _DISTANCE_SPREAD, mean=_DISTANCE_MEAN)
@@ -159,44 +163,37 @@ def _calibrate_fcos(model: Any, levels: list[Tensor]) -> None:
     _, centerness = boxes(levels)
     least = model.score_thresh**2 / centerness.sigmoid()
     needed = torch.where(least < 1, torch.logit(least.clamp(max=1)), torch.inf) - classes(levels)
-    classes.cls_logits.bias += torch.stack([_kth_smallest(image, _CANDIDATES) for image in needed]).median()
+    classes.cls_logits.bias += _median(_kth_smallest(image, _CANDIDATES) for image in needed)
 
 
 def _calibrate_ssd(model: Any, levels: list[Tensor]) -> None:
     classes, boxes = model.head.classification_head, model.head.regression_head
-    for head, spread,prior in ((classes, _CLASS_SPREAD, PRIOR), (boxes, _BOX_DELTA_SPREAD,0)):
+    for head, deviation, prior in ((classes, _CLASS_SPREAD, _CLASS_PRIOR), (boxes, _BOX_DELTA_SPREAD, 0.0)):
         for module, level in zip(head.module_list, levels, strict=True):
             *before, last = [module] if isinstance(module, nn.Conv2d) else module
             inputs = level
             for layer in before:
                 inputs = layer(inputs)
-            _spread(last, [inputs], spread,prior=prior)
-    shift = torch.stack(
-        [_background_shift(image, model.score_thresh, _CANDIDATES) for image in classes(levels)]
-    ).median()
+            _spread(last, [inputs], deviation, prior=prior)
+    shift = _median(_background_shift(image, model.score_thresh, _CANDIDATES) for image in classes(levels))
     for module in classes.module_list:
         last = module if isinstance(module, nn.Conv2d) else module[-1]
         last.bias[:: classes.num_columns] += shift
 
 
-def _spread(layer: Any, inputs: Sequence[Tensor], spread: float, mean: float = 0.0, prior: float=0.0) -> None:
-    """Rescale a layer with bias so that each channel of what it makes of `inputs` has this mean and deviation.
+def _spread(
+    layer: Any, inputs: Sequence[Tensor], deviation: float, mean: float = 0.0, prior: float = 0.0
+) -> None:
+    """Rescale a layer with bias so that each channel of what it makes of `inputs` [N, C, ...] is spread like this.
 
-    Each of `inputs` is [N, C, ...].
+    `deviation` is that of the values of a channel, `prior` that of the channels' means around `mean`.
     """
-    axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    if PROJECT:
-        means = torch.cat([x.flatten(2).mean(2) if x.dim()==4 and x.shape[0]<=8 and x.shape[-1]!=28 and x.shape[-1]!=14 else x.transpose(0,1).flatten(1).mean(1)[None] for x in inputs])
-        _, s, basis = torch.linalg.svd(means, full_matrices=False)
-        basis = basis[s > 1e-4*s[0]]
-        w = layer.weight.movedim(1 - axis, -1)
-        w -= (w @ basis.T) @ basis
     samples = torch.cat([layer(each).transpose(0, 1).flatten(1) for each in inputs], dim=1)
-    gain = spread / samples.std(dim=1).clamp(min=1e-6)
+    gain = deviation / samples.std(dim=1).clamp(min=1e-6)
+    axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     layer.weight *= gain.view([-1 if dim == axis else 1 for dim in range(layer.weight.dim())])
-    layer.bias.copy_((layer.bias - samples.mean(dim=1)) * gain + mean + prior*torch.randn(layer.bias.shape))
+    layer.bias.copy_((layer.bias - samples.mean(dim=1)) * gain + mean + prior * torch.randn(len(gain)))
 
-PROJECT=False;PRIOR=3.0
 
 def _background_shift(logits: Tensor, threshold: float, count: int) -> Tensor:
     """Return what to add to the background's logit so that `count` softmax scores of other classes pass `threshold`.
@@ -210,7 +207,11 @@ def _background_shift(logits: Tensor, threshold: float, count: int) -> Tensor:
 
 
 def _kth_smallest(values: Tensor, count: int) -> Tensor:
-    """Return a value between the `count`-th smallest and the next, or the largest finite one if there are fewer."""
+    """Return the middle between the `count`-th smallest value and the next; infinite ones don't count."""
     ordered = values[torch.isfinite(values)].sort().values
-    count = min(count, len(ordered) - 1)
+    count = max(1, min(count, len(ordered) - 1))
     return (ordered[count - 1] + ordered[count]) / 2
+
+
+def _median(values: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(values)).median()

@@ -1,0 +1,412 @@
+"""The command line: the only file that prints.
+
+Exit codes: 0 fine, 1 the models differ, 2 the input is at fault, 3 a tool or provider that was asked for is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from graphsurgery import __version__
+from graphsurgery.errors import GraphSurgeryError, InputError
+from graphsurgery.record import Record, Step
+from graphsurgery.report import terminal
+
+EXIT_INTERRUPTED = 130
+EXIT_BUG = 70
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="ONNX graph surgery by recipe: rewrite passes, a numeric check after each, parts for NPU and CPU. "
+    "[dim]Any command takes --debug: a traceback where there would be a one-line error.[/dim]",
+)
+out = Console()
+err = Console(stderr=True)
+
+RecipeName = Annotated[str, typer.Argument(help="A name under recipes/, or a .yaml file.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
+]
+Weights = Annotated[str | None, typer.Option(help="Instead of the recipe's: COCO_V1, a file, or random:SEED.")]
+Images = Annotated[Path | None, typer.Option(help="A folder of images, or one, to capture tensors of.")]
+Annotations = Annotated[Path | None, typer.Option(help="COCO annotations: which images, by ascending id.")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="How many images to capture.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the recipe. Repeatable.")
+]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file with passes; it is run. Repeatable.")
+]
+ModelIo = Annotated[
+    Path | None, typer.Option(help="Where the captured tensors are; model/model_io/RECIPE if not given.")
+]
+
+
+class Display:
+    """Draws progress on standard error while a run goes on."""
+
+    def __init__(self) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        self._progress = Progress(
+            *columns, TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal
+        )
+        self._task = self._progress.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, what: str) -> None:
+        self._progress.reset(self._task, description=what, total=None, visible=True)
+
+    def advance(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def finished(self, step: Step) -> None:
+        where = f" ({step.part})" if step.part else ""
+        self._progress.update(self._task, description=f"{step.name}{where}: {step.verdict}")
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        out.print(f"graphsurgery {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command("apply")
+def apply_command(
+    recipe: RecipeName,
+    weights: Weights = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    max_samples: MaxSamples = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Folder for the parts; model/RECIPE if not given.")] = None,
+    model_io: ModelIo = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong.")] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Take a detector through a recipe, checking after every pass, and write its parts.
+
+    Example: python -m graphsurgery apply shapes
+    """
+    from graphsurgery.job import Options, apply_recipe
+
+    loaded = _load_recipe(recipe, weights, set_, plugin)
+    folder = out_ or Path("model") / loaded.name
+    options = Options(folder, model_io or _model_io(loaded.name), images, annotations, max_samples, not no_check)
+    if no_check:
+        err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")
+    record = Record(loaded.to_json())
+    try:
+        with Display() as display:
+            apply_recipe(loaded, options, record, display)
+    finally:
+        if record.checks:
+            out.print(terminal.steps_table("Passes", record.passes))
+            out.print()
+            out.print(terminal.steps_table("Checks", record.checks))
+        _write_json(json_, record.to_json())
+    out.print()
+    out.print(terminal.parts_table(record.parts))
+    if record.evaluation:
+        out.print()
+        out.print(terminal.precision_table(record.evaluation))
+    out.print()
+    weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
+    if weak:
+        err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")
+    if no_check:
+        err.print("[bold yellow]--no-check: nothing was compared.[/]")
+    seconds = record.seconds
+    out.print(
+        f"{len(record.parts)} parts in {folder} after {seconds['total']:.0f} s "
+        f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB",
+        highlight=False,
+    )
+
+
+@app.command("capture")
+def capture_command(
+    recipe: RecipeName,
+    images: Images = None,
+    annotations: Annotations = None,
+    max_samples: MaxSamples = None,
+    weights: Weights = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    model_io: ModelIo = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples that are there.")] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Run the original model on images and keep every boundary tensor as .npy.
+
+    Example: python -m graphsurgery capture maskrcnn --weights random:0 --images photos --max-samples 3
+    """
+    from graphsurgery.job import Options, capture_samples
+    from graphsurgery.sources import open_source
+
+    loaded = _load_recipe(recipe, weights, set_, plugin)
+    folder = model_io or _model_io(loaded.name)
+    with Display() as display:
+        source = open_source(loaded.source)
+        options = Options(Path(), folder, images, annotations, max_samples)
+        capture = capture_samples(loaded, source, options, display, overwrite=overwrite)
+    rows = [[sample.id, str(len(sample.names))] for sample in capture.samples]
+    out.print(terminal.plain_table(f"Captured in {folder}", ["sample", "tensors"], rows))
+    _write_json(json_, {"folder": str(folder), "samples": {s.id: sorted(s.names) for s in capture.samples}})
+
+
+@app.command("run")
+def run_command(
+    folder: Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")],
+    image: Annotated[Path, typer.Option(help="The image to detect objects in.")],
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Where the picture goes; the image's name + .detections.png.")
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
+    device: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For example npu=vitisai. Repeatable.")
+    ] = None,
+    json_: JsonFile = None,
+) -> None:
+    """Play the parts on an image; write the detections as JSON and draw them on the image.
+
+    Example: python -m graphsurgery run model/shapes --image photo.png
+    """
+    from graphsurgery.drawing import draw_detections
+    from graphsurgery.evaluate import describe_detections
+    from graphsurgery.image_files import load_image
+    from graphsurgery.providers import parse_devices
+    from graphsurgery.runtime import Detector
+
+    picture = load_image(image)
+    detector = Detector.load(folder, parse_devices(device or []))
+    found = detector(picture)
+    detections = describe_detections(found, detector.manifest.classes)
+    drawn = draw_detections(picture, found, detector.manifest.classes, score)
+    target = out_ or image.with_name(f"{image.stem}.detections.png")
+    _save(target, lambda path: drawn.save(path, format="PNG"))
+    results = Path(json_) if json_ and json_ != "-" else target.with_suffix(".json")
+    payload = {"image": str(image), "folder": str(folder), "detections": detections, "seconds": detector.seconds}
+    _write_json("-" if json_ == "-" else str(results), payload)
+    if json_ != "-":
+        shown = [found for found in detections if found["score"] is not None and found["score"] >= score]
+        out.print(terminal.detections_table(f"{len(shown)} detections", shown[:20]))
+        out.print(f"\n{results}\n{target}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("check")
+def check_command(
+    a: Annotated[Path, typer.Argument(help="The reference: an ONNX file, a folder of parts, or a model_io folder.")],
+    b: Annotated[Path, typer.Argument(help="What is compared with it, of any of these kinds.")],
+    inputs: Annotated[
+        Path | None, typer.Option(help="A model_io folder to take inputs from; random inputs where none is given.")
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="Per tensor or pattern; 1e-4 of the largest value otherwise."),
+    ] = None,
+    json_: JsonFile = None,
+) -> None:
+    """Compare two models, or a model with captured tensors. Exit 1 when they differ.
+
+    Example: python -m graphsurgery check model/model_io/shapes model/shapes
+    """
+    from graphsurgery.versus import compare_paths, parse_tolerances
+
+    with Display() as display:
+        verdict = compare_paths(a, b, inputs, parse_tolerances(tolerance or []), display)
+    screen = err if json_ == "-" else out  # standard output is the JSON's then
+    screen.print(terminal.comparison_table(f"{a} and {b}", verdict))
+    for line in (*terminal.without_numbers(verdict), *verdict.notes):
+        screen.print(line, highlight=False, markup=False)
+    _write_json(json_, verdict.to_json())
+    screen.print()
+    if verdict.verdict == "failed":
+        err.print(Text.assemble(("different: ", "bold red"), verdict.explain()), highlight=False)
+        raise typer.Exit(1)
+    said = {"passed": "equal"}.get(verdict.verdict, verdict.verdict)
+    screen.print(f"{said}: {verdict.explain()}", highlight=False, markup=False)
+
+
+@app.command("passes")
+def passes_command(
+    name: Annotated[str | None, typer.Argument(help="Show this pass: what it does, its options, its effect.")] = None,
+    plugin: Plugins = None,
+    json_: JsonFile = None,
+) -> None:
+    """List the passes, or show one.
+
+    Example: python -m graphsurgery passes widen-maxpool
+    """
+    from graphsurgery.registry import discover, picture
+    from graphsurgery.report.passes import describe_pass
+
+    registry = discover(plugin or [])
+    if name is None:
+        described = [describe_pass(registry.get(each)) for each in registry.names()]
+        rows = [[each["name"], each["effect"], each["summary"]] for each in described]
+        out.print(terminal.plain_table("Passes", ["pass", "effect", "what it does"], rows))
+        _write_json(json_, described)
+        return
+    pass_ = registry.get(name)
+    described_pass = describe_pass(pass_)
+    out.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
+    out.print(picture(pass_), highlight=False, markup=False)
+    if described_pass["options"]:
+        rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]
+        out.print()
+        out.print(terminal.plain_table("Options", ["option", "type", "default"], rows))
+        if described_pass["about"]:
+            out.print(f"\n{described_pass['about']}", highlight=False, markup=False)
+    _write_json(json_, described_pass)
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, or a folder of parts.")],
+    json_: JsonFile = None,
+) -> None:
+    """Show operators, inputs and outputs, and what is not static.
+
+    Example: python -m graphsurgery inspect model/shapes/backbone_rpn.onnx
+    """
+    from graphsurgery.manifest import Manifest
+    from graphsurgery.model import Model
+
+    if path.is_dir():
+        files = [path / part.file for part in Manifest.read(path).parts]
+    else:
+        files = [path]
+    described = {str(file): _inspect(Model.load(file)) for file in files}
+    for file, found in described.items():
+        rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
+        out.print(
+            terminal.plain_table(f"{file}: {found['nodes']} nodes, opset {found['opset']}", ["", "name", "shape"], rows)
+        )
+        out.print("operators: " + ", ".join(f"{op} {count}" for op, count in found["ops"].items()), highlight=False)
+        dynamic = found["dynamic"]
+        listed = ", ".join(f"{name} {shape}" for name, shape in list(dynamic.items())[:8])
+        out.print(f"dynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n", highlight=False)
+    _write_json(json_, described)
+
+
+def _inspect(model: Any) -> dict[str, Any]:
+    from graphsurgery.model import Model, walk_protos
+    from graphsurgery.pipeline import dynamic_values
+    from graphsurgery.rewrite import Editor
+
+    view = model.graph()
+    Editor(view, "inspect").infer_shapes()
+    inferred = Model.of(view)
+    interface = {
+        kind: {t.name: "unknown" if t.shape is None else str(list(t.shape)).replace("'", "") for t in tensors}
+        for kind, tensors in (("inputs", view.inputs), ("outputs", view.outputs))
+    }
+    ops = Counter(node.op_type for node in walk_protos(model.proto.graph))
+    return {
+        "nodes": model.nodes,
+        "opset": model.opset,
+        "ops": dict(ops.most_common()),
+        **interface,
+        "dynamic": dict(dynamic_values(inferred)),
+    }
+
+
+def _load_recipe(name: str, weights: str | None, overrides: list[str] | None, plugins: list[Path] | None) -> Any:
+    from graphsurgery.recipe import load_recipe
+    from graphsurgery.registry import discover
+
+    return load_recipe(name, overrides or [], registry=discover(plugins or []), weights=weights)
+
+
+def _model_io(recipe: str) -> Path:
+    return Path("model") / "model_io" / recipe
+
+
+def _write_json(target: str | None, content: Mapping[str, Any] | list[Any]) -> None:
+    if target is None:
+        return
+    text = json.dumps(content, indent=1) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    _save(Path(target), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _save(target: Path, write: Any) -> None:
+    """Write to a temporary name, then rename."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_line_errors(debug: bool) -> Iterator[None]:
+    """Turn whatever ends a command into one line and an exit code."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if debug and not isinstance(error, KeyboardInterrupt | typer.Exit):
+            traceback.print_exc()
+        code, message = _explain(error)
+        if message:
+            err.print(message, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(code)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, typer.Exit):
+        return error.exit_code, ""
+    if isinstance(error, GraphSurgeryError):
+        return error.exit_code, f"error: {' '.join(str(error).split())}"
+    if isinstance(error, TyperException):
+        return 2, f"error: {' '.join(error.format_message().split())}"
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return EXIT_INTERRUPTED, "interrupted; what was in the output folder is as it was"
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return 2, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
+    if isinstance(error, BrokenPipeError):
+        return 0, ""
+    kind = type(error).__name__
+    return EXIT_BUG, f"error: a bug in graphsurgery: {kind}: {error}; run it with --debug and report what it prints"
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    with _one_line_errors(debug):
+        code = app([a for a in arguments if a != "--debug"], prog_name="python -m graphsurgery", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,309 @@
+"""The pass manager. `apply` reads top to bottom: the whole way from a recipe to a folder of parts.
+
+    export -> capture -> passes on the whole graph -> cut -> passes on the parts -> chain -> write
+
+After every step the gate compares the graph with the captured tensors, and the first difference ends the run; what
+was in the output folder stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphsurgery import naming, partition
+from graphsurgery.capture import Capture, Sample
+from graphsurgery.equivalence import Verdict
+from graphsurgery.errors import Difference, ModelError
+from graphsurgery.gate import Gate
+from graphsurgery.manifest import FILE_NAME, Manifest, describe_parts
+from graphsurgery.model import Model
+from graphsurgery.output import OutputFolder
+from graphsurgery.partition import Part
+from graphsurgery.recipe import PassUse, Recipe
+from graphsurgery.record import Record, Step
+from graphsurgery.rewrite import Editor, apply_pass
+from graphsurgery.sources import Source
+
+
+class Watcher(Protocol):
+    """Who wants to know how far a run is; the command line draws it."""
+
+    def begin(self, what: str) -> None:
+        """Something that takes a while starts."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So many of so many pieces of it are done."""
+
+    def finished(self, step: Step) -> None:
+        """A pass or a check is through."""
+
+
+class Silent:
+    """A watcher that does not look."""
+
+    def begin(self, what: str) -> None: ...
+    def advance(self, done: int, total: int) -> None: ...
+    def finished(self, step: Step) -> None: ...
+
+
+@dataclass
+class Run:
+    """What `apply` works on: the recipe, the captured samples, the record of what was done.
+
+    `gate` is None when nothing is to be checked.
+    """
+
+    recipe: Recipe
+    source: Source
+    samples: Sequence[Sample]
+    gate: Gate | None
+    record: Record
+    watcher: Watcher = field(default_factory=Silent)
+
+
+def apply(run: Run, output: OutputFolder) -> Manifest:
+    """Take a detector through its recipe and write the parts into `output.work`; `output.publish` is up to the caller.
+
+    Raises Difference at the first pass or check that breaks something, naming it.
+    """
+    whole = export(run)
+    for use in run.recipe.passes:
+        whole = rewrite_whole(run, use, whole)
+    parts = cut(run, whole)
+    parts = [rewrite_part(run, part) for part in parts]
+    parts = [certify_static(part) if part.accelerator else part for part in parts]
+    inputs = [info.name for info in whole.proto.graph.input]
+    outputs = [info.name for info in whole.proto.graph.output]
+    check_chain(run, parts, inputs, outputs)
+    return write(run, parts, inputs, outputs, output)
+
+
+def export(run: Run) -> Model:
+    """Export the whole model and compare it with the tensors captured from the original before any pass ran."""
+    run.watcher.begin("export")
+    with _timed(run.record, "export"):
+        model = Model(run.source.export(), run.source.folder)
+        model.check("the export")
+    step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
+    run.record.checks.append(step)
+    if run.gate is not None:
+        _judge(run, step, lambda gate: gate.check_graph(model), run.gate, "the export, before any pass,")
+    run.watcher.finished(step)
+    return model
+
+
+def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
+    """Run one pass on the whole graph and compare its outputs with the captured ones."""
+    step, after = _rewrite(run, use, model, None)
+    if after.fingerprint != model.fingerprint:
+        after = _adopt_names(run, model, after)
+    if run.gate is not None:
+        if use.pass_.effect == "approximate":
+            run.gate.grant(use.name)
+        if after.fingerprint == model.fingerprint:
+            step.verdict = "passed"  # nothing changed since the step before it passed
+        else:
+            _judge(run, step, lambda gate: gate.check_graph(after), run.gate, _place(use, None))
+    run.watcher.finished(step)
+    return after
+
+
+def cut(run: Run, whole: Model) -> list[Part]:
+    """Cut the graph at the recipe's operator, give the boundary tensors their names, and check each part alone."""
+    plan = run.recipe.partition
+    if plan is None:
+        return [Part(run.recipe.name, "cpu", False, whole)]
+    run.watcher.begin("partition")
+    with _timed(run.record, "surgery"):
+        include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
+        graph = whole.graph()
+        Editor(graph, "partition").infer_shapes()
+        found = partition.find_cut(graph, plan.at, include)
+    crossing = found.crossing()
+    with _timed(run.record, "checks"):
+        values = naming.values_of(whole, [tensor.name for tensor in crossing], run.samples)
+    with _timed(run.record, "surgery"):
+        names = _name_boundary(found, values, run.samples)
+        parts = partition.extract_parts(found, plan.parts)
+    if run.gate is not None:
+        run.gate.boundary = [{names[old]: value for old, value in computed.items()} for computed in values]
+    for part in parts:
+        step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
+        run.record.checks.append(step)
+        if run.gate is not None:
+            place = f"part '{part.name}', as it was cut,"
+            _judge(run, step, lambda gate, part=part: gate.check_part(part), run.gate, place)
+        run.watcher.finished(step)
+    return parts
+
+
+def rewrite_part(run: Run, part: Part) -> Part:
+    """Run the recipe's passes for one part, each compared with the part's captured outputs."""
+    gate = run.gate.fork() if run.gate is not None else None
+    for use in run.recipe.part_passes.get(part.name, ()):
+        step, model = _rewrite(run, use, part.model, part.name)
+        after = replace(part, model=model)
+        if gate is not None and run.gate is not None:
+            if use.pass_.effect == "approximate":
+                gate.grant(use.name)
+                run.gate.grant(use.name)
+            if model.fingerprint == part.model.fingerprint:
+                step.verdict = "passed"
+            else:
+                _judge(run, step, lambda g, after=after: g.check_part(after), gate, _place(use, part.name))
+        run.watcher.finished(step)
+        part = after
+    return part
+
+
+def certify_static(part: Part) -> Part:
+    """Return the accelerator part with every shape written out. Raises ModelError listing what is dynamic still."""
+    graph = part.model.graph()
+    Editor(graph, f"part '{part.name}'").infer_shapes()
+    model = Model.of(graph)
+    dynamic = dynamic_values(model)
+    if dynamic:
+        listed = ", ".join(f"{name} {shape}" for name, shape in dynamic[:6])
+        more = f" and {len(dynamic) - 6} more" if len(dynamic) > 6 else ""
+        raise ModelError(
+            f"part '{part.name}' is for {part.device} but not static: {listed}{more}; "
+            f"put freeze-batch among its part_passes, or freeze-shapes among the passes"
+        )
+    return replace(part, model=model)
+
+
+def dynamic_values(model: Model) -> list[tuple[str, str]]:
+    """Return the tensors of `model` whose shape is not fully known, with what is known; bodies count too."""
+    from graphsurgery import graph as graphs
+
+    found = {}
+    view = model.graph()
+    for inner in graphs.walk_graphs(view):
+        for tensor in (*inner.inputs, *(t for node in inner.nodes for t in node.outputs)):
+            if tensor.name and graphs.static_shape(tensor) is None:
+                shape = "of unknown rank" if tensor.shape is None else str(list(tensor.shape)).replace("'", "")
+                found[tensor.name] = shape
+    return list(found.items())
+
+
+def check_chain(run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Play the parts one after another on every captured sample and compare what comes out at the end."""
+    nodes = sum(part.model.nodes for part in parts)
+    step = Step("chain", nodes_before=nodes, nodes_after=nodes)
+    run.record.checks.append(step)
+    if run.gate is not None:
+        _judge(run, step, lambda g: g.check_chain(parts, inputs, outputs), run.gate, "the chain of parts")
+    run.watcher.finished(step)
+
+
+def write(
+    run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str], output: OutputFolder
+) -> Manifest:
+    """Write the parts and the manifest."""
+    run.watcher.begin("write")
+    with _timed(run.record, "write"):
+        for part in parts:
+            part.model.check(f"part '{part.name}'")
+            part.model.save(output.work / f"{part.name}.onnx")
+        source = run.source.describe()
+        manifest = describe_parts(list(parts), run.recipe.name, source, run.source.canvas, list(inputs), list(outputs))
+        output.write_text(FILE_NAME, manifest.to_json())
+    run.record.describe(parts)
+    return manifest
+
+
+def write_record(record: Record, output: OutputFolder) -> None:
+    """Write run.json."""
+    output.write_text("run.json", json.dumps(record.to_json(), indent=1) + "\n")
+
+
+def check_capture(capture: Capture, source: Source) -> None:
+    """Raise CaptureError unless the captured tensors are those of this source."""
+    capture.require_source(source.describe())
+
+
+def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[Step, Model]:
+    """Apply a pass, timed and noted."""
+    run.watcher.begin(f"{part}: {use.name}" if part else use.name)
+    begin = time.perf_counter()
+    applied = apply_pass(use.pass_, model)
+    seconds = time.perf_counter() - begin
+    run.record.spent("surgery", seconds)
+    step = Step(use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips)
+    run.record.passes.append(step)
+    return step, applied.model
+
+
+def _adopt_names(run: Run, before: Model, after: Model) -> Model:
+    """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
+
+    A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output.
+    """
+    interface = [info.name for info in (*after.proto.graph.input, *after.proto.graph.output)]
+    new = [name for name in interface if name not in run.samples[0]]
+    if not new:
+        return after
+    with _timed(run.record, "checks"):
+        holder = before if set(new) <= naming.tensor_names(before.proto) else after
+        names = naming.name_by_value(naming.values_of(holder, new, run.samples), run.samples)
+    return naming.rename_tensors(after, names)
+
+
+def _name_boundary(
+    found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]
+) -> dict[str, str]:
+    """Rename the crossing tensors in the graph of `found`, fill in shapes and types, and return {old: new}."""
+    from graphsurgery import graph as graphs
+
+    known = naming.name_by_value(values, samples)
+    taken = graphs.tensor_names(found.graph) | set(known.values())
+    names = {}
+    for tensor in found.crossing():
+        old = tensor.name
+        if old in known:
+            new = known[old]
+        else:
+            new = naming.clean_name(old)
+            new = old if new == old else naming.fresh(new, taken)
+        taken.add(new)
+        names[old] = new
+        observed = [computed[old] for computed in values]
+        tensor.dtype = observed[0].dtype
+        if tensor.shape is None:
+            # the first dimension counts boxes, which differ from image to image even where the samples agree
+            fixed = [sizes.pop() if len(sizes := set(s)) == 1 else None for s in zip(*(v.shape for v in observed))]
+            tensor.shape = [f"{new}_rows", *fixed[1:]] if fixed else []
+        tensor.name = new
+    return names
+
+
+def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
+    begin = time.perf_counter()
+    comparison: Verdict = check(gate)
+    run.record.spent("checks", time.perf_counter() - begin)
+    step.judge(comparison)
+    if comparison.verdict == "failed":
+        run.watcher.finished(step)
+        raise Difference(f"{place} differs from the original model: {comparison.explain()}")
+
+
+def _place(use: PassUse, part: str | None) -> str:
+    where = f"{use.file}:{use.line}: " if use.line is not None else ""
+    return f"{where}pass '{use.name}'" + (f" on part '{part}'" if part else "")
+
+
+@contextmanager
+def _timed(record: Record, what: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        record.spent(what, time.perf_counter() - begin)

@@ -1,0 +1,163 @@
+"""Any ONNX file as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from graphsurgery.errors import InputError, ModelError
+from graphsurgery.images import Canvas
+from graphsurgery.model import Model, stored_outside
+from graphsurgery.session import Session, first_line
+from graphsurgery.sources import Image, SourceSpec, Tensors
+
+_DETECTIONS = ("boxes", "labels", "scores", "masks", "keypoints", "keypoints_scores")
+
+
+class OnnxSource:
+    """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32, pixels in 0..1.
+
+    Raises ModelError for a file that is missing, damaged, no valid model, reaches outside its folder for its weights,
+    or has no such input; InputError for a size that isn't the input's.
+    """
+
+    def __init__(self, spec: SourceSpec, boundary: Sequence[str] = ()) -> None:
+        self.path = spec.folder / spec.name
+        self.name = self.path.name
+        loaded = Model.load(self.path)
+        _check(loaded, self.path)
+        self.folder: Path | None = loaded.folder if stored_outside(loaded.proto) else None
+        self._model = loaded.proto
+        self._input = _image_input(self._model, self.path)
+        self.canvas = _canvas(self._input, spec.size, self.path)
+        self._sha256 = _sha256(loaded, self.path)
+        self.set_boundary(boundary)
+
+    def set_boundary(self, names: Sequence[str]) -> None:
+        """Name the tensors inside the graph that trace() is to return besides its inputs and outputs.
+
+        Raises ModelError for one that the main graph doesn't compute.
+        """
+        computed = {name for node in self._model.graph.node for name in node.output if name}
+        unknown = [name for name in names if name not in computed]
+        if unknown:
+            raise ModelError(f"{self.path}: no node outside If and Loop bodies computes '{unknown[0]}'; name another")
+        self._boundary = tuple(dict.fromkeys(names))
+        self._session: Session | None = None
+
+    def describe(self) -> dict[str, object]:
+        """Return kind, name, sha256 (of the file and of its external data) and size."""
+        return {
+            "kind": "onnx",
+            "name": self.name,
+            "weights_sha256": self._sha256,
+            "size": [self.canvas.height, self.canvas.width],
+        }
+
+    def export(self) -> ModelProto:
+        """Return the model as it is in the file; external data stays where it is, in `folder`."""
+        copy = ModelProto()
+        copy.CopyFrom(self._model)
+        return copy
+
+    def trace(self, input: Image) -> Tensors:
+        """Run the graph without optimisation; return its input, the boundary and its outputs by their names.
+
+        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so.
+        """
+        fed = self._fed(input)
+        return {"input": input} | fed | self._run(fed)
+
+    def detect(self, input: Image) -> Tensors:
+        """Return the outputs that are called boxes, labels, scores, masks, keypoints or keypoints_scores.
+
+        Raises ModelError for a graph without the first three.
+        """
+        outputs = self._run(self._fed(input))
+        found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
+        absent = [name for name in _DETECTIONS[:3] if name not in found]
+        if absent:
+            has = ", ".join(value.name for value in self._model.graph.output)
+            raise ModelError(f"{self.path}: no output is called '{absent[0]}' (there is {has}); no detections to read")
+        return found
+
+    def _fed(self, input: Image) -> Tensors:
+        rank = len(self._input.type.tensor_type.shape.dim)
+        image = np.ascontiguousarray(input, np.float32)
+        return {self._input.name: image[None] if rank == 4 else image}
+
+    def _run(self, fed: Tensors) -> Tensors:
+        if self._session is None:
+            model = self._model
+            known = {value.name for value in model.graph.output}
+            extra = [name for name in self._boundary if name not in known]
+            if extra:
+                model = self.export()
+                model.graph.output.extend(ValueInfoProto(name=name) for name in extra)
+            self._session = Session(model, name=str(self.path))
+        return self._session.run(fed)
+
+
+def _check(model: Model, path: Path) -> None:
+    if model.folder is None or not stored_outside(model.proto):
+        model.check(str(path))
+        return
+    try:  # only from its path does the checker know where the external data lies
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+
+
+def _image_input(model: ModelProto, path: Path) -> ValueInfoProto:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) == 1 and _is_image(inputs[0]):
+        return inputs[0]
+    seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
+    raise ModelError(f"{path}: needs one input, float32 [3, H, W] or [1, 3, H, W]; it has {seen}")
+
+
+def _is_image(value: ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    dims = tensor.shape.dim
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) not in (3, 4):
+        return False
+    single = len(dims) == 3 or not dims[0].HasField("dim_value") or dims[0].dim_value == 1
+    return single and (not dims[-3].HasField("dim_value") or dims[-3].dim_value == 3)
+
+
+def _text(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(dims)}]"
+
+
+def _canvas(value: ValueInfoProto, size: tuple[int, int] | None, path: Path) -> Canvas:
+    dims = value.type.tensor_type.shape.dim[-2:]
+    fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    if size is None:
+        if None in fixed:
+            raise InputError(f"source.size: {path} has no fixed size ({_text(value)}); write size: [height, width]")
+        size = (dims[0].dim_value, dims[1].dim_value)
+    if any(has is not None and has != wanted for has, wanted in zip(fixed, size, strict=True)):
+        raise InputError(f"source.size: {path} works on {_text(value)}, not on {size[0]}x{size[1]}; leave size out")
+    return Canvas(*size)
+
+
+def _sha256(model: Model, path: Path) -> str:
+    files = [path]
+    if model.folder is not None:
+        locations = {
+            entry.value for t in stored_outside(model.proto) for entry in t.external_data if entry.key == "location"
+        }
+        files += [model.folder / location for location in sorted(locations)]
+    digests = []
+    for each in files:
+        with each.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

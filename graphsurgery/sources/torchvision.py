@@ -1,0 +1,192 @@
+"""torchvision's detectors, and the embedded demo, which is built like one, as sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import FrozenBatchNorm2d
+
+from graphsurgery.errors import InputError
+from graphsurgery.session import first_line
+from graphsurgery.sources import Image, SourceSpec, Tensors
+from graphsurgery.sources.networks import build, sample_image
+from graphsurgery.sources.quiet import quiet
+
+Named = dict[str, Tensor]
+Tap = tuple[str, Callable[[Any], Named]]
+
+
+class TorchvisionSource:
+    """A detector on a fixed canvas: the unmodified torchvision network, its transform set so that it doesn't resize."""
+
+    folder: Path | None = None
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+        self._model, self.canvas = build(spec)
+        self.name = spec.name
+
+    def describe(self) -> dict[str, object]:
+        """Return kind, name, weights, weights_sha256, size and opset. The hash is that of names, types and values."""
+        return {
+            "kind": self._spec.kind,
+            "name": self._spec.name,
+            "weights": self._spec.weights,
+            "weights_sha256": _digest(self._model),
+            "size": [self.canvas.height, self.canvas.width],
+            "opset": self._spec.opset,
+        }
+
+    def export(self) -> onnx.ModelProto:
+        """Return the whole graph, traced on a sample image. Raises InputError when the exporter fails."""
+        self._forget_scales()
+        image = sample_image(0, 0, self.canvas)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            try:
+                with quiet(), torch.no_grad():
+                    torch.onnx.export(
+                        self._model,
+                        ([image],),
+                        file,
+                        dynamo=False,
+                        opset_version=self._spec.opset,
+                        input_names=["input"],
+                        output_names=self._output_names(),
+                    )
+            except Exception as error:  # the exporter raises any class, for the operators and opsets it lacks
+                raise InputError(
+                    f"source: {self.name} can't be exported with opset {self._spec.opset}: {first_line(error)}"
+                ) from error
+            finally:
+                self._forget_scales()
+            return onnx.load(file)
+
+    @torch.no_grad()
+    def trace(self, input: Image) -> Tensors:
+        """Run the network on `input` [3, H, W] and return every captured tensor by name."""
+        captured: Named = {"input": _tensor(input)}
+        with ExitStack() as hooks:
+            for path, name_tensors in _taps(self._model):
+
+                def record(_: Any, __: Any, output: Any, name_tensors: Any = name_tensors) -> None:
+                    # Copied at once: torchvision changes what some modules return later, in place.
+                    captured.update({key: value.clone() for key, value in name_tensors(output).items()})
+
+                hooks.enter_context(self._model.get_submodule(path).register_forward_hook(record))
+            with quiet():
+                (final,) = self._model([captured["input"]])
+        if "masks" in final:
+            captured["masks_pasted"] = final.pop("masks")
+        captured.update(final)
+        return {name: tensor.numpy() for name, tensor in captured.items()}
+
+    @torch.no_grad()
+    def detect(self, input: Image) -> Tensors:
+        """Run the network on `input` [3, H, W] without pasting masks."""
+        model = self._model
+        with quiet():
+            if isinstance(model, GeneralizedRCNN):
+                batch, _ = model.transform([_tensor(input)])
+                features = model.backbone(batch.tensors)
+                proposals, _ = model.rpn(batch, features)
+                (final,), _ = model.roi_heads(features, proposals, batch.image_sizes)
+            else:
+                (final,) = model([_tensor(input)])
+        return {name: tensor.numpy() for name, tensor in final.items()}
+
+    def _output_names(self) -> list[str]:
+        """Return the names of the exported outputs, in the order of the dict that the network returns."""
+        if not isinstance(self._model, GeneralizedRCNN):
+            return ["boxes", "scores", "labels"]
+        names = ["boxes", "labels", "scores"]
+        if self._model.roi_heads.has_mask():
+            names.append("masks_pasted")
+        if self._model.roi_heads.has_keypoint():
+            names += ["keypoints", "keypoints_scores"]
+        return names
+
+    def _forget_scales(self) -> None:
+        """Let RoIAlign infer its scales anew: whether they were cached before would show in the exported graph."""
+        if isinstance(self._model, GeneralizedRCNN):
+            for name, pool in self._model.roi_heads.named_children():
+                if name.endswith("_roi_pool"):
+                    pool.scales = pool.map_levels = None
+
+
+def _taps(model: Any) -> Iterator[Tap]:
+    """Yield the modules whose outputs are captured, by attribute path, and how the tensors in them are named."""
+    yield "transform", lambda output: {"input_backbone": output[0].tensors}
+    yield "backbone", lambda output: _numbered("features", output.values())
+    if isinstance(model, GeneralizedRCNN):
+        yield from _two_stage_taps(model)
+    elif isinstance(model, SSD):
+        levels = range(len(model.head.classification_head.module_list))
+        for head, name in (("classification_head", "cls_logits"), ("regression_head", "bbox_regression")):
+            for level in levels:
+                yield f"head.{head}.module_list.{level}", _one(f"{name}_{level}")
+    else:
+        yield "head.classification_head.cls_logits", _each("cls_logits")
+        yield "head.regression_head.bbox_reg", _each("bbox_regression")
+        if hasattr(model.head.regression_head, "bbox_ctrness"):
+            yield "head.regression_head.bbox_ctrness", _each("bbox_ctrness")
+
+
+def _two_stage_taps(model: Any) -> Iterator[Tap]:
+    yield (
+        "rpn.head",
+        lambda output: _numbered("objectness", output[0]) | _numbered("pred_bbox_deltas", output[1]),
+    )
+    yield "rpn", lambda output: {"proposals": output[0][0]}
+    yield "roi_heads.box_roi_pool", _one("box_features")
+    yield "roi_heads.box_predictor", lambda output: {"class_logits": output[0], "box_regression": output[1]}
+    for name in ("mask", "keypoint"):
+        if getattr(model.roi_heads, f"has_{name}")():
+            yield f"roi_heads.{name}_roi_pool", _one(f"{name}_features")
+            yield f"roi_heads.{name}_predictor", _one(f"{name}_logits")
+    # The final masks are pasted ones.
+    if model.roi_heads.has_mask():
+        yield "roi_heads", lambda output: {"masks": output[0][0]["masks"]}
+
+
+def _one(name: str) -> Callable[[Tensor], Named]:
+    return lambda output: {name: output}
+
+
+def _each(name: str) -> Callable[[Tensor], Named]:
+    """Number the outputs of a layer that is called once for each level."""
+    level = count()
+    return lambda output: {f"{name}_{next(level)}": output}
+
+
+def _numbered(name: str, tensors: Any) -> Named:
+    return {f"{name}_{index}": tensor for index, tensor in enumerate(tensors)}
+
+
+def _tensor(input: Image) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(input, np.float32))
+
+
+def _digest(model: nn.Module) -> str:
+    """Hash the weights, and FrozenBatchNorm2d's epsilon, which differs between networks of the same weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.contiguous().numpy()
+        digest.update(f"{name} {values.dtype.str} {list(values.shape)}\n".encode())
+        digest.update(values.tobytes())
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            digest.update(f"{name} {module.eps!r}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,225 @@
+"""Replace what depends on constants alone by its value, computed once with ONNX Runtime.
+
+    Constant([2, 3]) -> Cast -> Mul(3.0) -> Add(x)   ->   Add(x, [6.0, 9.0])
+    Shape(x: float[1, 3, 8, 8]) -> Gather(1)         ->   3
+
+Values become initializers under the name of the tensor that held them, in If and Loop bodies too; a graph output
+stays the output of a Constant node. Values that weights hold already, such as a transposed weight, are stored again.
+
+It does not fold
+1. an initializer that is also an input: a caller may override it
+2. what draws random numbers
+3. If, Loop and Scan, whose bodies are folded inside
+4. sequences, optionals, and constants that are sparse or hold strings
+5. QuantizeLinear and DequantizeLinear: a quantized weight would become a float one
+6. an operator of another domain
+7. a value of more than `max_elements` elements that is larger than what it is computed from, such as Expand's
+8. a node that ONNX Runtime has no kernel for; the others are folded all the same
+9. the Shape of a tensor whose shape is not written down, or only in part
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from graphsurgery import graph as graphs
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, is_op
+from graphsurgery.rewrite import Editor, GraphPass
+
+
+@dataclass(frozen=True)
+class FoldConstants(GraphPass):
+    """`max_elements` limits a value that is larger than what it is computed from."""
+
+    name = "fold-constants"
+    effect = "exact"
+
+    max_elements: int = 2**20
+
+    def __post_init__(self) -> None:
+        if self.max_elements < 1:
+            raise ValueError(f"max_elements must be 1 or more, not {self.max_elements}")
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        graphs.sort(graph)
+        outputs = {id(tensor) for inner in graphs.walk_graphs(graph) for tensor in inner.outputs}
+        for inner in graphs.walk_graphs(graph):
+            edit.graph = inner
+            folding = _Folding(inner, edit, outputs, self.max_elements)
+            folding.lift_constants()
+            folding.fold_shapes()
+            while ready := folding.ready():
+                folding.fold(ready)
+        edit.graph = graph
+
+
+@dataclass
+class _Folding:
+    """The work on one graph; `outputs` are the ids of the outputs of all graphs, `refused` those of nodes.
+
+    `shapes` are those of tensors, by id, as far as they are known.
+    """
+
+    graph: gs.Graph
+    edit: Editor
+    outputs: set[int]
+    max_elements: int
+    refused: set[int] = field(default_factory=set)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def lift_constants(self) -> None:
+        for node in [node for node in self.graph.nodes if is_op(node, "Constant") and node.outputs]:
+            held = node.attrs.get("value")
+            # the stored form where there is one: weights are not read for this
+            value = held._values if isinstance(held, gs.Constant) else graphs.constant(node.outputs[0])
+            if value is not None:
+                self._settle(node, [value])
+
+    def fold_shapes(self) -> None:
+        for node in [node for node in self.graph.nodes if is_op(node, "Shape", "Size") and node.outputs]:
+            shape = graphs.static_shape(node.inputs[0])
+            if shape is None:
+                continue
+            if node.op == "Size":
+                self._settle(node, [np.array(int(np.prod(shape, dtype=np.int64)))])
+            else:
+                part = slice(attribute(node, "start", 0), attribute(node, "end", None))
+                self._settle(node, [np.array(shape[part], dtype=np.int64)])
+
+    def ready(self) -> list[gs.Node]:
+        """Return the nodes to evaluate next: those whose values are known to be small enough beforehand.
+
+        The size of what Expand writes, say, is known only when its shape input is, which may take a round before.
+        """
+        candidates = self._candidates()
+        if not candidates:
+            return []
+        self._infer_shapes(candidates)
+        ready: list[gs.Node] = []
+        known: set[int] = set()
+        for node in candidates:
+            written = [tensor for tensor in node.outputs if tensor.name]
+            sized = all(id(tensor) in self.shapes for tensor in written)
+            # a size that is not known with all inputs at hand depends on the data, as NonZero's, and is no larger
+            if not _reads_constants(node, known if sized else set()):
+                continue
+            if self._too_large(node, [self._size(tensor) for tensor in written]):
+                continue
+            ready.append(node)
+            if sized:
+                known.update(id(tensor) for tensor in written)
+        return ready
+
+    def fold(self, nodes: Sequence[gs.Node]) -> None:
+        """Replace `nodes` by their values, computed in one session, or one by one where that fails."""
+        inside = {id(node) for node in nodes}
+        wanted = [
+            tensor
+            for node in nodes
+            for tensor in node.outputs
+            if tensor.name and (id(tensor) in self.outputs or any(id(n) not in inside for n in tensor.outputs))
+        ]
+        try:
+            values = {id(t): value for t, value in zip(wanted, self.edit.evaluate(wanted), strict=True)}
+        except GraphSurgeryError as error:
+            if len(nodes) == 1:
+                return self._refuse(nodes[0], str(error))
+            for node in nodes:
+                if _reads_constants(node, set()):
+                    self.fold([node])
+            return
+        for node in nodes:
+            here = [values.get(id(tensor)) for tensor in node.outputs]
+            if not self._too_large(node, [value.size for value in here if value is not None]):
+                self._settle(node, here)
+
+    def _candidates(self) -> list[gs.Node]:
+        known: set[int] = set()
+        found = []
+        for node in self.graph.nodes:
+            constant = node.outputs and id(node) not in self.refused and not is_op(node, "Constant")
+            if constant and _reads_constants(node, known):
+                reason = _reason_against(node, self.edit.opset)
+                if reason is not None:
+                    self._refuse(node, reason)
+                    continue
+                found.append(node)
+                known.update(id(tensor) for tensor in node.outputs)
+        return found
+
+    def _infer_shapes(self, nodes: Sequence[gs.Node]) -> None:
+        """Note the shapes of what `nodes` write; the graph itself keeps saying what it said."""
+        written = [tensor for node in nodes for tensor in node.outputs if tensor.name]
+        part = graphs.extract(self.graph, written, ())
+        before = [(tensor.dtype, tensor.shape) for tensor in written]
+        Editor(part, FoldConstants.name, self.edit.folder).infer_shapes()
+        for tensor, (dtype, shape) in zip(written, before, strict=True):
+            size = graphs.static_shape(tensor)
+            if size is not None:
+                self.shapes[id(tensor)] = size
+            tensor.dtype, tensor.shape = dtype, shape
+
+    def _size(self, tensor: gs.Tensor) -> int:
+        return math.prod(tensor.shape if isinstance(tensor, gs.Constant) else self.shapes.get(id(tensor), (0,)))
+
+    def _too_large(self, node: gs.Node, sizes: Sequence[int]) -> bool:
+        largest = max(sizes, default=0)
+        if largest <= max(self.max_elements, sum(self._size(tensor) for tensor in node.inputs if tensor.name)):
+            return False
+        self._refuse(node, f"its value would have {largest} elements, more than {self.max_elements}")
+        return True
+
+    def _refuse(self, node: gs.Node, reason: str) -> None:
+        self.refused.add(id(node))
+        self.edit.skip(node, reason)
+
+    def _settle(self, node: gs.Node, values: Sequence[np.ndarray | LazyValues | None]) -> None:
+        """Let `values` stand where `node` wrote them; None for those that nothing reads any more."""
+        written = list(node.outputs)
+        kept = is_op(node, "Constant") and id(written[0]) in self.outputs
+        if not kept:
+            graphs.detach(node)
+        for tensor, value in zip(written, values, strict=True):
+            if value is None:
+                continue
+            name = tensor.name
+            if id(tensor) in self.outputs:
+                if not kept:
+                    attrs = {"value": gs.Constant("", value)}
+                    self.graph.nodes.append(
+                        gs.Node("Constant", self.edit.fresh(f"{name}_Constant"), attrs, [], [tensor])
+                    )
+                name = self.edit.fresh(name)
+            constant = gs.Constant(name, value)
+            for reader in {id(reader): reader for reader in tensor.outputs}.values():
+                graphs.set_inputs(reader, [constant if t is tensor else t for t in reader.inputs])
+
+
+def _reads_constants(node: gs.Node, known: set[int]) -> bool:
+    return all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs)
+
+
+def _reason_against(node: gs.Node, opset: int) -> str | None:
+    """Say why `node` is not to be evaluated although its inputs are constants."""
+    if node.domain not in STANDARD_DOMAINS:
+        return f"domain {node.domain} is not ONNX's own"
+    if node.op in RANDOM_OPS:
+        return "it draws random numbers"
+    if graphs.subgraphs(node):
+        return "control flow is not evaluated"
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        return "folding it would undo the quantization"
+    if not onnx.defs.has(node.op, opset, ""):
+        return f"operator set {opset} has no {node.op}"
+    written = onnx.defs.get_schema(node.op, opset, "").outputs
+    if any(not any(kind.startswith("tensor(") for kind in output.types) for output in written):
+        return "it writes a sequence or an optional"
+    return None

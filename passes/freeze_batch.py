@@ -1,0 +1,126 @@
+"""Give a head a fixed number of rows, for accelerators that refuse a varying one.
+
+    box_features: [N, 256, 7, 7] -> Conv -> Flatten -> Gemm   ->   box_features: [1000, 256, 7, 7] -> the same
+
+A head sees as many rows as there are boxes. The runtime fills them up to `size` and cuts the results back (`pad`),
+or goes through them `size` at a time (`loop`); the pass leaves it a note in the model. Either is exact only where
+each row is computed from itself alone, so every node on the way of the rows is looked at: its operator, axes and
+shapes, the latter with a number of rows that occurs nowhere else. Then shapes are inferred anew, and the arithmetic
+on them that became static is folded.
+
+The batch is the leading dimension of the inputs in which it is not fixed, or of those that `inputs` names; other
+inputs with a fixed leading dimension are parameters. Where none is open, those fixed to `size` are taken.
+
+It raises PassError when
+1. a node mixes rows: it works along the leading dimension, moves it, gives each row a parameter of its own, uses the
+   number of rows as a value, or is no operator known to keep rows apart (NonMaxSuppression, LSTM, If, custom ones)
+2. an output does not depend on the rows
+3. the batch is fixed already to another size
+4. `inputs` names no input, or no input has a leading dimension
+5. the name of the batch dimension is also that of another dimension of an input
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery import graph as graphs
+from graphsurgery.model import Model
+from graphsurgery.passes._rows import Rows, counted_by
+from graphsurgery.passes._static_shapes import free_inputs, settle, shape_text, size_of
+from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
+
+# A prime that no layer has as a size: with so many rows, a dimension that has to do with their number shows it.
+_PROBE = 8191
+
+
+@dataclass(frozen=True)
+class FreezeBatch(GraphPass):
+    """`size` rows; `mode` is how the runtime brings a varying number to it; `inputs` are those with rows."""
+
+    name = "freeze-batch"
+    effect = "exact"
+
+    size: int
+    mode: Literal["pad", "loop"] = "pad"
+    inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be 1 or more, not {self.size}")
+        if self.mode not in ("pad", "loop"):
+            raise ValueError(f"mode must be pad or loop, not {self.mode}")
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        batch = self._batch_inputs(graph, edit)
+        names = [tensor.name for tensor in batch]
+        is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
+        if is_open:
+            settle(edit, frozen=False)  # what is static now can't be taken for the number of rows
+            copy = Model.of(graph, edit.folder).graph()
+            self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE, probe=True)
+            _freeze(batch, self.size)
+            settle(edit, frozen=True)
+        else:
+            self._keep_apart(edit, names, self.size, probe=False)
+        edit.metadata[BATCH_NOTE] = json.dumps({"size": self.size, "mode": self.mode})
+
+    def _batch_inputs(self, graph: gs.Graph, edit: Editor) -> list[gs.Variable]:
+        named = {tensor.name: tensor for tensor in free_inputs(graph)}
+        absent = [name for name in self.inputs if name not in named]
+        if absent:
+            raise edit.fail(f"there is no input '{absent[0]}'; the model has {', '.join(named) or 'none'}")
+        ranked = [t for t in named.values() if t.shape and (not self.inputs or t.name in self.inputs)]
+        batch = [t for t in ranked if self.inputs or size_of(t.shape[0]) is None]
+        batch = batch or [t for t in ranked if size_of(t.shape[0]) == self.size]
+        listed = ", ".join(f"{t.name} {shape_text(t.shape)}" for t in ranked) or "none with a known rank"
+        if not batch or len(batch) < len(self.inputs):
+            raise edit.fail(f"no batch to set to {self.size}; inputs: {listed}; name those with rows, or export anew")
+        for tensor in batch:
+            if size_of(tensor.shape[0]) not in (None, self.size):
+                raise edit.fail(
+                    f"the batch of input '{tensor.name}' {shape_text(tensor.shape)} is fixed already, "
+                    f"not to {self.size}; export the model with a dynamic batch"
+                )
+        symbols = {tensor.shape[0] for tensor in batch if isinstance(tensor.shape[0], str)}
+        for tensor in named.values():
+            start = 1 if any(tensor is other for other in batch) else 0
+            shared = symbols.intersection(size for size in (tensor.shape or [])[start:] if isinstance(size, str))
+            if shared:
+                raise edit.fail(
+                    f"dimension '{shared.pop()}' is the batch, but also in input '{tensor.name}' "
+                    f"{shape_text(tensor.shape)}; give that dimension another name, or list the input in inputs"
+                )
+        return batch
+
+    def _keep_apart(self, edit: Editor, names: list[str], size: int, probe: bool) -> None:
+        """Raise PassError unless each row of the results depends on its own row only, in a graph that may change."""
+        graph = edit.root
+        graphs.drop_unused(graph)
+        graphs.sort(graph)
+        batch = [tensor for tensor in graph.inputs if tensor.name in names]
+        counted = counted_by(graph.nodes, batch) if probe else set()
+        if probe:
+            _freeze(batch, size)
+            settle(edit, frozen=True)
+            graphs.drop_unused(graph)
+        rows = Rows(size, edit.opset, {id(tensor) for tensor in batch}, counted, probe)
+        mixing = rows.follow(graph.nodes)
+        if mixing is not None:
+            node, reason = mixing
+            raise edit.fail(
+                f"node '{node.name or node.outputs[0].name}' ({node.op}) mixes rows: {reason}; "
+                "cut the model before it, or leave its batch dynamic"
+            )
+        for output in graph.outputs:
+            if id(output) not in rows.rows:
+                raise edit.fail(f"output '{output.name}' does not depend on the rows of {', '.join(names)}; cut it off")
+
+
+def _freeze(batch: list[gs.Variable], size: int) -> None:
+    for tensor in batch:
+        tensor.shape = [size, *tensor.shape[1:]]

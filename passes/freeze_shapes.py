@@ -1,0 +1,187 @@
+"""Give the model one fixed input size, and turn all arithmetic on shapes into constants.
+
+    x: [N, 3, H, W]                                             x: [1, 3, 480, 640]
+    Shape(x) -> Gather -> Floor -> Concat -> Resize.sizes  ->   Constant [1, 8, 240, 320] -> Resize.sizes
+
+An image input is one of float or uint8 elements, either [N, C, H, W] with 1, 3, 4 or an unknown number of channels,
+or [C, H, W] with 1, 3 or 4: `batch`, `height` and `width` apply to those. `inputs` gives the whole shape of any
+input, `dims` the size of every dimension of that name. A name that one input gets a size for has it in all inputs.
+Then shapes are inferred anew in the whole model, If and Loop bodies included; graph outputs keep the names of the
+dimensions that can't be told.
+
+It raises PassError when
+1. a dimension is fixed already to another size: what was traced with it is baked into the graph; export anew
+2. two options give one dimension different sizes
+3. `inputs` names no input, or gives it another rank
+4. there is no image input, or one with the channels last, for `batch`, `height` or `width` to apply to
+5. `strict` is set and something is dynamic still, such as the number of boxes behind a NonMaxSuppression
+
+It does not fire when
+1. every input is static and the graph asks for no shape
+2. an image input without batch dimension is there for `batch`, or a name of `dims` occurs in no input
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery import graph as graphs
+from graphsurgery.graph import is_op
+from graphsurgery.passes._static_shapes import dynamic_values, free_inputs, settle, shape_text, size_of
+from graphsurgery.rewrite import Editor, GraphPass
+
+_CHANNELS = (1, 3, 4)
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """That dimension `axis` of `tensor` be `size`, because of `option`."""
+
+    tensor: gs.Variable
+    axis: int
+    size: int
+    option: str
+
+
+@dataclass(frozen=True)
+class FreezeShapes(GraphPass):
+    """`batch`, `height`, `width`: of images; `inputs`, `dims`: of the rest; `strict`: nothing may stay dynamic."""
+
+    name = "freeze-shapes"
+    effect = "exact"
+
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    dims: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        given = {"batch": [self.batch], "height": [self.height], "width": [self.width]}
+        given |= {f"inputs.{name}": list(shape) for name, shape in self.inputs.items()}
+        given |= {f"dims.{name}": [size] for name, size in self.dims.items()}
+        for option, sizes in given.items():
+            if any(size is not None and size < 1 for size in sizes):
+                raise ValueError(f"{option} must be 1 or more, not {sizes if len(sizes) > 1 else sizes[0]}")
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]
+        frozen = _grant(wishes, graph, edit)
+        if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
+            settle(edit, frozen)
+        elif not self.strict:
+            return edit.skip(None, "every input that it is to freeze is static, and no node asks for a shape")
+        if self.strict:
+            graphs.drop_unused(graph)
+            left = dynamic_values(graph)
+            if left:
+                more = f" and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
+                raise edit.fail(
+                    f"{len(left)} values are dynamic still: {'; '.join(left[:_LISTED])}{more}; "
+                    "freeze the inputs they come from, or cut the graph before them"
+                )
+
+    def _whole_shapes(self, graph: gs.Graph, edit: Editor) -> list[_Wish]:
+        named = {tensor.name: tensor for tensor in free_inputs(graph)}
+        wishes = []
+        for name, shape in self.inputs.items():
+            tensor = named.get(name)
+            if tensor is None:
+                raise edit.fail(f"inputs: there is no input '{name}'; the model has {', '.join(named) or 'none'}")
+            if tensor.shape is None:
+                tensor.shape = [None] * len(shape)
+            if len(tensor.shape) != len(shape):
+                raise edit.fail(f"inputs: '{name}' is {shape_text(tensor.shape)}, which {shape} does not fit")
+            wishes += [_Wish(tensor, axis, size, f"inputs.{name}") for axis, size in enumerate(shape)]
+        return wishes
+
+    def _images(self, graph: gs.Graph, edit: Editor) -> list[_Wish]:
+        asked = {
+            option: size
+            for option, size in (("batch", self.batch), ("height", self.height), ("width", self.width))
+            if size is not None
+        }
+        images = [tensor for tensor in free_inputs(graph) if _is_image(tensor)]
+        if asked and not images:
+            raise edit.fail(
+                f"{', '.join(asked)}: no input is an image [N, C, H, W] or [C, H, W]; the model has "
+                f"{_interface(graph)}; use the options inputs or dims"
+            )
+        wishes = []
+        for image in images:
+            if ("height" in asked or "width" in asked) and _channels_last(image):
+                raise edit.fail(
+                    f"input '{image.name}' {shape_text(image.shape)} looks as if its channels came last; "
+                    "give its whole shape with the option inputs"
+                )
+            for option, size in asked.items():
+                axis = len(image.shape) + {"batch": -4, "height": -2, "width": -1}[option]
+                if axis < 0:
+                    edit.skip(None, f"input '{image.name}' {shape_text(image.shape)} has no batch dimension")
+                else:
+                    wishes.append(_Wish(image, axis, size, option))
+        return wishes
+
+    def _names(self, graph: gs.Graph, edit: Editor) -> list[_Wish]:
+        wishes = []
+        for name, size in self.dims.items():
+            places = [(t, axis) for t in free_inputs(graph) for axis, have in enumerate(t.shape or []) if have == name]
+            if not places:
+                edit.skip(None, f"no input has a dimension called '{name}': {_interface(graph)}")
+            wishes += [_Wish(tensor, axis, size, f"dims.{name}") for tensor, axis in places]
+        return wishes
+
+
+def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
+    """Write the sizes into the inputs, and into every dimension of the same name; return whether any changed."""
+    named: dict[str, _Wish] = {}
+    unnamed: dict[tuple[str, int], _Wish] = {}
+    for wish in wishes:
+        place = f"input '{wish.tensor.name}' {shape_text(wish.tensor.shape)}"
+        have = wish.tensor.shape[wish.axis]
+        size = size_of(have)
+        if size is not None and size != wish.size:
+            raise edit.fail(
+                f"{wish.option}: dimension {wish.axis} of {place} is fixed to {size}, not {wish.size}; "
+                f"export the model with {wish.size} or with a dynamic size there"
+            )
+        if size is None:
+            first = (
+                named.setdefault(have, wish)
+                if isinstance(have, str)
+                else unnamed.setdefault((wish.tensor.name, wish.axis), wish)
+            )
+            if first.size != wish.size:
+                raise edit.fail(
+                    f"dimension {wish.axis} of {place} would be {first.size} by {first.option} "
+                    f"and {wish.size} by {wish.option}; give it one size"
+                )
+    for tensor in graph.inputs:
+        for axis, have in enumerate(tensor.shape or []):
+            wish_for = named.get(have) if isinstance(have, str) else unnamed.get((tensor.name, axis))
+            if wish_for is not None:
+                tensor.shape[axis] = wish_for.size
+    return bool(named or unnamed)
+
+
+def _is_image(tensor: gs.Variable) -> bool:
+    if tensor.dtype is None or tensor.shape is None or not (tensor.dtype.kind == "f" or tensor.dtype == np.uint8):
+        return False
+    if len(tensor.shape) == 4:
+        return size_of(tensor.shape[1]) in (None, *_CHANNELS) or _channels_last(tensor)
+    return len(tensor.shape) == 3 and size_of(tensor.shape[0]) in _CHANNELS
+
+
+def _channels_last(tensor: gs.Variable) -> bool:
+    shape = tensor.shape
+    return size_of(shape[-1]) in _CHANNELS and size_of(shape[-3]) not in _CHANNELS
+
+
+def _interface(graph: gs.Graph) -> str:
+    inputs = (f"{t.name} {'of unknown rank' if t.shape is None else shape_text(t.shape)}" for t in free_inputs(graph))
+    return ", ".join(inputs) or "no inputs"

@@ -1,0 +1,122 @@
+"""Let onnxsim fold constants, fuse and clean up, in a process of its own.
+
+    Shape(x) -> Gather(0) -> Concat([.., -1]) -> Reshape(y, ..)  ->  Reshape(y, [1, -1])
+    Conv -> BatchNormalization                                   ->  Conv
+    If(a constant) then A else B                                 ->  A
+
+Inputs and outputs keep their names, order, types and shapes; the model keeps its operator sets, IR version and notes.
+The shapes that onnxsim infers are written into value_info. Should onnxsim crash or need more time or memory than
+allowed, the run ends with a message that says so; nothing is lost.
+
+It leaves the model as it is when
+1. an initializer is also an input: a caller may override it, and onnxsim would take it for a constant
+2. it holds training information: initializers that a training step rewrites are no constants
+3. it holds quantization annotations, which onnxsim drops
+4. ONNX Runtime, with which onnxsim evaluates constants, does not know the operator set or the IR version
+
+Equal nodes are not merged where the model draws random numbers: two draws would become one. An If with a constant
+condition stays where onnxsim fails to take it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import GraphProto, ModelProto
+
+from graphsurgery import simplifier
+from graphsurgery.graph import RANDOM_OPS
+from graphsurgery.model import stored_outside, walk_protos
+from graphsurgery.rewrite import Editor, ModelPass
+
+# Dropout draws too, in training mode
+MERGES_EQUAL_NODES = "eliminate_common_subexpression"
+
+
+@dataclass(frozen=True)
+class Simplify(ModelPass):
+    """`seconds` and `memory_mb` limit onnxsim's process, which needs 600 MB before it does anything.
+
+    An Expand, Tile or ConstantOfShape that writes more than `largest_mb` is not evaluated. `skip` names optimizers
+    of onnxsim to leave out, such as fuse_bn_into_conv. MB are 10^6 bytes.
+    """
+
+    name = "simplify"
+    effect = "exact"
+
+    seconds: float = 600.0
+    memory_mb: int = 8000
+    largest_mb: float = 16.0
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for option in ("seconds", "memory_mb", "largest_mb"):
+            if getattr(self, option) <= 0:
+                raise ValueError(f"{option} must be above 0, not {getattr(self, option)}")
+
+    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
+        reason = _refusal(model)
+        if reason is not None:
+            edit.skip(None, reason)
+            return model
+        if edit.folder is not None and stored_outside(model):
+            onnx.load_external_data_for_model(model, str(edit.folder))
+        skip = list(self.skip)
+        if _draws(model):
+            skip.append(MERGES_EQUAL_NODES)
+        done = simplifier.simplify(
+            model, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
+        )
+        if done.note is not None:
+            edit.skip(None, done.note)
+        if done.model is None:
+            return model
+        for kind in ("input", "output"):
+            before, after = ([info.name for info in getattr(m.graph, kind)] for m in (model, done.model))
+            if before != after:
+                raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
+        return _with_frame_of(model, done.model)
+
+
+def _refusal(model: ModelProto) -> str | None:
+    inputs = {info.name for info in model.graph.input}
+    defaults = [tensor.name for tensor in model.graph.initializer if tensor.name in inputs]
+    if defaults:
+        return f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+    if model.training_info:
+        return "it holds training information, so its initializers are no constants"
+    if model.graph.quantization_annotation:
+        return "it holds quantization annotations, which onnxsim drops"
+    return None
+
+
+def _draws(model: ModelProto) -> bool:
+    nodes = walk_protos(model.graph)
+    for function in model.functions:
+        nodes += walk_protos(GraphProto(node=function.node))
+    return any(node.op_type in RANDOM_OPS for node in nodes)
+
+
+def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
+    """Return `simplified` with everything of `model` that is not the nodes' business: interface, versions, notes."""
+    framed = ModelProto()
+    framed.CopyFrom(simplified)
+    for descriptor, value in model.ListFields():
+        if descriptor.name != "graph":
+            framed.ClearField(descriptor.name)
+            if descriptor.is_repeated:
+                getattr(framed, descriptor.name).extend(value)
+            else:
+                setattr(framed, descriptor.name, value)
+    if not model.metadata_props:
+        del framed.metadata_props[:]
+    for part in ("input", "output", "metadata_props"):
+        framed.graph.ClearField(part)
+        getattr(framed.graph, part).extend(getattr(model.graph, part))
+    framed.graph.name, framed.graph.doc_string = model.graph.name, model.graph.doc_string
+    notes = {(node.op_type, *node.output): node.metadata_props for node in walk_protos(model.graph)}
+    for node in walk_protos(framed.graph):
+        if not node.metadata_props:
+            node.metadata_props.extend(notes.get((node.op_type, *node.output), ()))
+    return framed

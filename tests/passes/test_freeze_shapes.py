@@ -1,0 +1,419 @@
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from graphsurgery import graph as graphs
+from graphsurgery import session
+from graphsurgery.errors import PassError
+from graphsurgery.model import Model
+from graphsurgery.passes.freeze_shapes import FreezeShapes
+from graphsurgery.rewrite import apply_pass
+from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+
+
+def relu(x: str, y: str = "float[a, b, c, d] y", head: str = HEAD) -> str:
+    return f"""
+        {head}
+        g ({x}) => ({y}) {{
+            y = Relu (x)
+        }}"""
+
+
+def given(shape: list[int]) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+
+
+def shapes(model: Model) -> dict[str, list[Any]]:
+    graph = model.graph()
+    tensors = [*graph.inputs, *(t for node in graphs.walk_nodes(graph) for t in node.outputs)]
+    return {tensor.name: tensor.shape for tensor in tensors}
+
+
+def test_fixes_batch_height_and_width_of_an_image() -> None:
+    assert_rewrites(
+        FreezeShapes(batch=2, height=4, width=6),
+        relu("float[n, 3, h, w] x"),
+        relu("float[2, 3, 4, 6] x", "float[2, 3, 4, 6] y"),
+        given([2, 3, 4, 6]),
+    )
+
+
+def test_fixes_height_and_width_of_an_image_without_batch() -> None:
+    applied = assert_rewrites(
+        FreezeShapes(batch=1, height=4, width=6),
+        relu("float[3, h, w] x", "float[a, b, c] y"),
+        relu("float[3, 4, 6] x", "float[3, 4, 6] y"),
+        given([3, 4, 6]),
+    )
+    assert [skip.reason for skip in applied.skips] == ["input 'x' [3, h, w] has no batch dimension"]
+
+
+@pytest.mark.parametrize("dim", ["0", "-1"])
+def test_takes_the_zero_or_minus_one_of_some_exporters_for_unknown(dim: str) -> None:
+    model = parse(relu("float[1, 3, 7, 7] x"))
+    for place in (0, 2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_value = int(dim)
+    got = apply_pass(FreezeShapes(batch=1, height=4, width=6), Model(model)).model
+    assert shapes(got) == {"x": [1, 3, 4, 6], "y": [1, 3, 4, 6]}
+
+
+def test_gives_every_input_with_a_dimension_of_that_name_the_same_size() -> None:
+    def model(n: str, w: str, out: str) -> str:
+        return f"""
+        {HEAD}
+        g (float[{n}, 3, 4, {w}] x, float[{n}, 1] scale, float[k] other) => (float[{out}] y, float[k] z) {{
+            s = Unsqueeze <axes = [2, 3]> (scale)
+            y = Mul (x, s)
+            z = Relu (other)
+        }}""".replace("17]", "11]")
+
+    assert_rewrites(
+        FreezeShapes(batch=5, width=6),
+        model("n", "w", "a, b, c, d"),
+        model("5", "6", "5, 3, 4, 6"),
+        given([5, 3, 4, 6]) | {"scale": np.ones((5, 1), np.float32), "other": np.ones(2, np.float32)},
+    )
+
+
+def test_fixes_whole_shapes_and_named_dimensions() -> None:
+    assert_rewrites(
+        FreezeShapes(dims={"rows": 3}, inputs={"x": [2, 5]}),
+        relu("float[n, m] x, float[rows, m] unused", "float[a, b] y"),
+        relu("float[2, 5] x, float[3, 5] unused", "float[2, 5] y"),
+        given([2, 5]) | {"unused": np.zeros((3, 5), np.float32)},
+    )
+
+
+def test_fixes_the_shape_of_an_input_of_unknown_rank() -> None:
+    model = parse(relu("float[n, 3, h, w] x"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    got = apply_pass(FreezeShapes(inputs={"x": [1, 2, 3]}), Model(model)).model
+    assert shapes(got) == {"x": [1, 2, 3], "y": [1, 2, 3]}
+
+
+RESIZE_TO_OTHER = f"""
+        {HEAD}
+        g (float[n, 3, h, w] x) => (float[a, b, c, d] y)
+                <int64 at2 = {{2}}, int64 at3 = {{3}}, int64[1] zero = {{0}}, int64[1] two = {{2}}> {{
+            p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            s = Shape (x)
+            h2 = Gather (s, at2)
+            w2 = Gather (s, at3)
+            h3 = Unsqueeze (h2, zero)
+            w3 = Unsqueeze (w2, zero)
+            q = Shape (p)
+            nc = Slice (q, zero, two, zero)
+            sizes = Concat <axis = 0> (nc, h3, w3)
+            y = Resize <mode = "linear"> (p, , , sizes)
+        }}"""
+
+
+def test_folds_the_arithmetic_behind_the_size_of_a_resize() -> None:
+    after = f"""
+        {HEAD}
+        g (float[1, 3, 8, 10] x) => (float[1, 3, 8, 10] y) {{
+            p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            sizes = Constant <value = int64[4] value {{1, 3, 8, 10}}> ()
+            y = Resize <mode = "linear"> (p, , , sizes)
+        }}"""
+    pass_ = FreezeShapes(batch=1, height=8, width=10, strict=True)
+    applied = assert_rewrites(pass_, RESIZE_TO_OTHER, after, given([1, 3, 8, 10]))
+    assert apply_pass(pass_, applied.model).model.fingerprint == applied.model.fingerprint
+
+
+def test_folds_the_static_sizes_of_a_shape_that_is_dynamic_elsewhere() -> None:
+    text = f"""
+        {HEAD}
+        g (float[1, 3, h, w] x) => (float[b, c, d] y)
+                <int64 at = {{1}}, int64[1] zero = {{0}}, int64[1] rest = {{-1}}> {{
+            s = Shape (x)
+            c = Gather (s, at)
+            c1 = Unsqueeze (c, zero)
+            target = Concat <axis = 0> (c1, zero, rest)
+            y = Reshape (x, target)
+        }}"""
+    got = apply_pass(FreezeShapes(), Model(parse(text))).model
+    assert [node.op_type for node in got.proto.graph.node] == ["Constant", "Reshape"]
+    assert onnx.numpy_helper.to_array(got.proto.graph.node[0].attribute[0].t).tolist() == [3, 0, -1]
+    assert shapes(got)["y"] == [3, 3, "d"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "value"),
+    [("start = 2", [8, 10]), ("start = -2, end = -1", [8]), ("end = 2", [1, 3]), ("", [1, 3, 8, 10])],
+)
+def test_folds_a_part_of_a_shape(attributes: str, value: list[int]) -> None:
+    text = f"""
+        {HEAD}
+        g (float[1, 3, h, w] x) => (int64[r] y) {{
+            y = Shape <{attributes}> (x)
+        }}""".replace(" <>", "")
+    got = apply_pass(FreezeShapes(height=8, width=10), Model(parse(text))).model
+    assert [node.op_type for node in got.proto.graph.node] == ["Constant"]
+    assert session.run(got.proto, given([1, 3, 8, 10]))["y"].tolist() == value
+
+
+def test_folds_float_arithmetic_as_onnxruntime_computes_it() -> None:
+    text = f"""
+        {HEAD}
+        g (float[1, 3, h, w] x) => (int64[2] y, int64 n) <float factor = {{0.7}}> {{
+            s = Shape <start = 2> (x)
+            f = Cast <to = 1> (s)
+            m = Mul (f, factor)
+            r = Reciprocal (m)
+            d = Div (f, r)
+            e = Floor (d)
+            y = Cast <to = 7> (e)
+            n = Size (x)
+        }}"""
+    model = Model(parse(text))
+    got = apply_pass(FreezeShapes(height=33, width=127), model).model
+    assert [node.op_type for node in got.proto.graph.node] == ["Constant", "Constant"]
+    expected, values = (session.run(m.proto, given([1, 3, 33, 127])) for m in (model, got))
+    assert values["y"].tolist() == expected["y"].tolist()
+    assert values["n"].tolist() == 3 * 33 * 127
+
+
+def test_forgets_stale_sizes_and_keeps_names_that_it_can_t_better() -> None:
+    model = parse(
+        f"""
+        {HEAD}
+        g (float[1, 3, h, w] x) => (int64[r, found] y) {{
+            a = Relu (x)
+            y = NonZero (a)
+        }}"""
+    )
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 3, 7, "w"]))
+    got = apply_pass(FreezeShapes(height=8, width=10), Model(model)).model
+    assert shapes(got) == {"x": [1, 3, 8, 10], "a": [1, 3, 8, 10], "y": [4, "found"]}
+    onnx.checker.check_model(got.proto, full_check=True)
+
+
+def test_keeps_the_shape_that_a_custom_operator_was_given() -> None:
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 17, "mine": 1]>
+        g (float[1, 3, h, w] x) => (float[c, d] y) {
+            a = mine.Top (x)
+            y = Relu (a)
+        }"""
+    )
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [100, 4]))
+    assert shapes(apply_pass(FreezeShapes(height=8, width=10), Model(model)).model)["y"] == [100, 4]
+
+
+def test_folds_inside_a_body_what_asks_for_an_outer_shape() -> None:
+    def model(then: str, x: str, out: str) -> str:
+        return f"""
+        {HEAD}
+        g (bool c, float[{x}] x) => (float[{out}] y) <int64 at = {{2}}, int64[1] zero = {{0}}, int64[1] all = {{-1}}> {{
+            y = If (c) <
+                then_branch = t () => (float[p, q] a) {{ {then} a = Reshape (x, target) }},
+                else_branch = e () => (float[r, s] b) {{ b = Flatten <axis = 3> (x) }}
+            >
+        }}"""
+
+    arithmetic = "s = Shape (x) h = Gather (s, at) h1 = Unsqueeze (h, zero) target = Concat <axis = 0> (h1, all)"
+    folded = apply_pass(FreezeShapes(height=8, width=10), Model(parse(model(arithmetic, "1, 3, h, w", "u, v")))).model
+    ops = Counter(node.op for node in graphs.walk_nodes(folded.graph()))
+    assert ops == {"If": 1, "Constant": 1, "Reshape": 1, "Flatten": 1}
+    assert shapes(folded)["a"] == [8, 30]
+    before = parse(model(arithmetic, "1, 3, h, w", "u, v"))
+    for condition in (True, False):
+        inputs = given([1, 3, 8, 10]) | {"c": np.array(condition)}
+        np.testing.assert_array_equal(session.run(folded.proto, inputs)["y"], session.run(before, inputs)["y"])
+
+
+def test_folds_inside_a_loop_what_asks_for_an_outer_shape() -> None:
+    text = f"""
+        {HEAD}
+        g (int64 trips, float[1, 3, h, w] x) => (float[1, 3, e, f] y) <bool true = {{1}}> {{
+            y = Loop (trips, true, x) <
+                body = b (int64 i, bool go, float[1, 3, p, q] state) => (bool on, float[1, 3, r, s] next) {{
+                    on = Identity (go)
+                    size = Shape (x)
+                    zeros = ConstantOfShape (size)
+                    less = Sub (state, zeros)
+                    next = Add (less, state)
+                }}
+            >
+        }}"""
+    before = Model(parse(text))
+    after = apply_pass(FreezeShapes(height=2, width=5), before).model
+    assert "Shape" not in {node.op for node in graphs.walk_nodes(after.graph())}
+    inputs = given([1, 3, 2, 5]) | {"trips": np.array(3)}
+    np.testing.assert_array_equal(session.run(after.proto, inputs)["y"], session.run(before.proto, inputs)["y"])
+
+
+def test_does_not_divide_by_a_dimension_of_zero() -> None:
+    text = f"""
+        {HEAD}
+        g (float[0, 3] x, float[n] z) => (int64[1] y) <int64[1] six = {{6}}> {{
+            s = Shape <end = 1> (x)
+            y = Div (six, s)
+        }}"""
+    got = apply_pass(FreezeShapes(dims={"n": 2}), Model(parse(text))).model
+    assert [node.op_type for node in got.proto.graph.node] == ["Constant", "Div"]
+
+
+def test_leaves_arithmetic_that_can_t_be_computed_and_says_so() -> None:
+    text = f"""
+        {HEAD}
+        g (float[1, 3, h, w] x, bool c) => (int64 y) <int64 beyond = {{7}}, int64 last = {{3}}> {{
+            s = Shape (x)
+            y = If (c) <
+                then_branch = t () => (int64 a) {{ a = Gather (s, beyond) }},
+                else_branch = e () => (int64 b) {{ b = Gather (s, last) }}
+            >
+        }}"""
+    applied = apply_pass(FreezeShapes(height=8, width=10), Model(parse(text)))
+    assert any("can't be computed" in skip.reason for skip in applied.skips)
+    got = session.run(applied.model.proto, given([1, 3, 8, 10]) | {"c": np.array(False)})
+    assert got["y"].tolist() == 10
+
+
+def test_keeps_the_model_s_notes() -> None:
+    model = parse(relu("float[n, 3, h, w] x"))
+    onnx.helper.set_model_props(model, {"note": json.dumps({"mean": [0, 0, 0]})})
+    got = apply_pass(FreezeShapes(batch=1), Model(model)).model.proto
+    assert list(got.metadata_props) == list(model.metadata_props)
+
+
+@pytest.mark.parametrize(
+    "pass_", [FreezeShapes(), FreezeShapes(batch=1, height=4, width=6), FreezeShapes(dims={"n": 3})]
+)
+def test_leaves_a_static_model_alone(pass_: FreezeShapes) -> None:
+    model = Model(parse(relu("float[1, 3, 4, 6] x", "float[1, 3, 4, 6] y")))
+    applied = apply_pass(pass_, model)
+    assert applied.model.fingerprint == model.fingerprint
+    assert_untouched(pass_, model.proto, "no node asks for a shape")
+
+
+def test_notes_a_name_that_no_input_has() -> None:
+    assert_untouched(
+        FreezeShapes(dims={"height": 3}), relu("float[1, 3, h, w] x"), "no input has a dimension called 'height'"
+    )
+
+
+def test_leaves_weights_that_are_inputs_too_alone() -> None:
+    text = """
+        <ir_version: 3, opset_import: ["": 8]>
+        g (float[1, 3, h, w] x, float[2, 3, 1, 1] k) => (float[1, 2, a, b] y)
+                <float[2, 3, 1, 1] k = {1, 2, 3, 4, 5, 6}> {
+            y = Conv <kernel_shape = [1, 1]> (x, k)
+        }"""
+    got = apply_pass(FreezeShapes(batch=1, height=8, width=10), Model(parse(text))).model
+    assert (shapes(got)["k"], shapes(got)["y"]) == ([2, 3, 1, 1], [1, 2, 8, 10])
+
+
+@pytest.mark.parametrize(
+    ("pass_", "x", "message"),
+    [
+        (FreezeShapes(height=4), "float[1, 3, 7, w] x", "height: dimension 2 of input 'x' .* is fixed to 7, not 4"),
+        (FreezeShapes(batch=2), "float[1, 3, h, w] x", "batch: dimension 0 of input 'x' .* is fixed to 1, not 2"),
+        (FreezeShapes(inputs={"x": [1, 3, 4, 5]}), "float[1, 3, 7, w] x", "inputs.x: dimension 2 .* fixed to 7, not 4"),
+        (FreezeShapes(height=4, width=6), "float[1, 3, s, s] x", "would be 4 by height and 6 by width"),
+        (
+            FreezeShapes(height=4, inputs={"x": [1, 3, 5, 6]}),
+            "float[n, 3, h, w] x",
+            "would be 5 by inputs.x and 4 by height",
+        ),
+        (FreezeShapes(height=4, dims={"h": 5}), "float[n, 3, h, w] x", "would be 4 by height and 5 by dims.h"),
+        (FreezeShapes(inputs={"z": [1]}), "float[n, 3, h, w] x", "no input 'z'; the model has x"),
+        (
+            FreezeShapes(inputs={"x": [1, 3]}),
+            "float[n, 3, h, w] x",
+            r"'x' is \[n, 3, h, w\], which \[1, 3\] does not fit",
+        ),
+        (FreezeShapes(batch=1), "float[n, 256] x", r"batch: no input is an image .* x \[n, 256\]"),
+        (FreezeShapes(height=4), "float[n, 256, h, w] x", "height: no input is an image"),
+        (FreezeShapes(height=4), "int64[n, 3, h, w] x", "height: no input is an image"),
+        (FreezeShapes(height=4), "float[n, h, w, 3] x", "channels came last"),
+    ],
+)
+def test_refuses_what_can_t_be_granted(pass_: FreezeShapes, x: str, message: str) -> None:
+    kind = x.split("[")[0]
+    with pytest.raises(PassError, match=message):
+        apply_pass(pass_, Model(parse(relu(x, f"{kind}[a] y"))))
+
+
+def test_strict_lists_what_is_dynamic_still() -> None:
+    text = f"""
+        {HEAD}
+        g (float[1, 3, h, w] x) => (int64[4, n] y) {{
+            y = NonZero (x)
+        }}"""
+    apply_pass(FreezeShapes(height=8, width=10), Model(parse(text)))
+    with pytest.raises(PassError, match=r"1 values are dynamic still: y \[4, n\];"):
+        apply_pass(FreezeShapes(height=8, width=10, strict=True), Model(parse(text)))
+    with pytest.raises(PassError, match=r"2 values are dynamic still: x \[1, 3, 8, w\]; y \[4, n\];"):
+        apply_pass(FreezeShapes(height=8, strict=True), Model(parse(text)))
+
+
+def test_strict_lists_no_more_than_eight() -> None:
+    chain = " ".join(f"a{i} = Relu ({f'a{i - 1}' if i else 'x'})" for i in range(10))
+    text = f"{HEAD} g (float[n, 4] x) => (float[m, k] y) {{ {chain} y = Relu (a9) }}"
+    with pytest.raises(PassError, match=r"12 values are dynamic still: x \[n, 4\]; .* and 4 more") as error:
+        apply_pass(FreezeShapes(strict=True), Model(parse(text)))
+    assert str(error.value).count("; a") == 7
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch": 0}, {"height": -1}, {"width": 0}, {"inputs": {"x": [1, 0]}}, {"dims": {"n": 0}}]
+)
+def test_refuses_sizes_below_one(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.* must be 1 or more"):
+        FreezeShapes(**options)
+
+
+def test_freezes_what_torch_exports_with_dynamic_axes(tmp_path: Any) -> None:
+    torch = pytest.importorskip("torch")
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Pyramid(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.c1 = nn.Conv2d(3, 4, 3, 2, 1)
+            self.c2 = nn.Conv2d(4, 4, 3, 2, 1)
+            self.head = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Any) -> tuple[Any, ...]:
+            one = self.c1(x)
+            two = self.c2(one)
+            top = one + functional.interpolate(two, size=one.shape[-2:], mode="nearest")
+            half = functional.interpolate(top, size=(x.shape[-2] // 2, x.shape[-1] // 3), mode="bilinear")
+            logits = [self.head(level) for level in (top, two, half)]
+            flat = [level.view(level.shape[0], 2, -1).permute(0, 2, 1) for level in logits]
+            grid = torch.arange(one.shape[-1]).expand(one.shape[-2], one.shape[-1])
+            return torch.cat(flat, 1), two.flatten(1), grid
+
+    torch.manual_seed(0)
+    path = tmp_path / "pyramid.onnx"
+    torch.onnx.export(
+        Pyramid().eval(),
+        (torch.rand(2, 3, 32, 48),),
+        str(path),
+        dynamo=False,
+        opset_version=17,
+        input_names=["x"],
+        output_names=["logits", "flat", "grid"],
+        dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch", 1: "anchors"}},
+    )
+    before = Model.load(path)
+    assert "Shape" in {node.op_type for node in before.proto.graph.node}
+    after = apply_pass(FreezeShapes(batch=3, height=40, width=56, strict=True), before).model
+    assert "Shape" not in {node.op_type for node in after.proto.graph.node}
+    onnx.checker.check_model(after.proto, full_check=True)
+    inputs = given([3, 3, 40, 56])
+    expected, got = session.run(before.proto, inputs), session.run(after.proto, inputs)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+        assert shapes(after)[name] == list(value.shape)
+    again = apply_pass(FreezeShapes(batch=3, height=40, width=56, strict=True), after).model
+    assert again.fingerprint == after.fingerprint

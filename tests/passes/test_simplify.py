@@ -1,0 +1,267 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+
+from graphsurgery import session, simplifier
+from graphsurgery.errors import PassError
+from graphsurgery.model import Model
+from graphsurgery.passes.simplify import Simplify
+from graphsurgery.rewrite import Applied, apply_pass
+from graphsurgery.testing import assert_same_outputs, assert_untouched, parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+PLAIN = f"""
+    {HEAD}
+    g (float[2, 3] x) => (float[1, 6] y) <int64[1] first = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}> {{
+        a = Identity (x)
+        shape = Shape (a)
+        rows = Gather (shape, zero)
+        columns = Gather (shape, one)
+        all = Mul (rows, columns)
+        new = Concat <axis = 0> (first, all)
+        b = Reshape (a, new)
+        y = Relu (b)
+    }}"""
+# evaluating it takes 6.4 GB and seconds
+HUGE = f"""
+    {HEAD}
+    g (float[1] x) => (float[1] y) <int64[2] n = {{40000, 40000}}> {{
+        a = ConstantOfShape (n)
+        b = ReduceSum <keepdims = 0> (a)
+        y = Add (x, b)
+    }}"""
+
+
+def apply(text: str | onnx.ModelProto, pass_: Simplify | None = None) -> Applied:
+    return apply_pass(pass_ or Simplify(), Model(parse(text)))
+
+
+def worker() -> psutil.Process:
+    assert simplifier._worker is not None
+    return psutil.Process(simplifier._worker.pid)
+
+
+def ops(model: Model) -> list[str]:
+    return [node.op_type for node in model.proto.graph.node]
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_folds_a_shape_chain_and_a_second_run_changes_nothing() -> None:
+    model = parse(PLAIN)
+    once = apply(model).model
+    assert ops(once) == ["Reshape", "Relu"]
+    onnx.checker.check_model(once.proto, full_check=True)
+    assert_same_outputs(model, once.proto)
+    assert apply_pass(Simplify(), once).model.fingerprint == once.fingerprint
+
+
+def test_writes_the_shapes_it_inferred() -> None:
+    (info,) = (info for info in apply(PLAIN).model.proto.graph.value_info if info.name == "b")
+    assert [dim.dim_value for dim in info.type.tensor_type.shape.dim] == [1, 6]
+
+
+def test_fuses_a_batch_normalization_unless_told_not_to() -> None:
+    text = f"""
+    {HEAD}
+    g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)
+    <float[1, 1, 1, 1] w = {{2}}, float[1] s = {{3}}, float[1] b = {{4}}, float[1] m = {{5}}, float[1] v = {{6}}> {{
+        a = Conv <kernel_shape = [1, 1]> (x, w)
+        y = BatchNormalization (a, s, b, m, v)
+    }}"""
+    fused = apply(text).model
+    assert ops(fused) == ["Conv"]
+    assert_same_outputs(parse(text), fused.proto)
+    assert ops(apply(text, Simplify(skip=("fuse_bn_into_conv",))).model) == ["Conv", "BatchNormalization"]
+
+
+def test_what_is_not_the_nodes_business_comes_out_as_it_went_in() -> None:
+    model = parse(PLAIN)
+    model.metadata_props.add(key="graphsurgery.note", value="kept")
+    model.producer_name, model.doc_string = "an exporter", "about the model"
+    model.graph.doc_string = "about the graph"
+    model.graph.metadata_props.add(key="of", value="the graph")
+    model.graph.input[0].doc_string = "about x"
+    model.graph.node[-1].metadata_props.add(key="of", value="the last node")
+    model.functions.append(
+        onnx.parser.parse_function('<domain: "my", opset_import: ["": 17]> Twice (x) => (y) { y = Add (x, x) }')
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("my", 1))
+    after = apply(model).model.proto
+    for field in ("ir_version", "opset_import", "metadata_props", "producer_name", "doc_string", "functions"):
+        assert getattr(after, field) == getattr(model, field), field
+    for field in ("input", "output", "name", "doc_string", "metadata_props"):
+        assert getattr(after.graph, field) == getattr(model.graph, field), field
+    assert after.graph.node[-1].metadata_props == model.graph.node[-1].metadata_props
+
+
+def test_two_draws_of_random_numbers_stay_two() -> None:
+    text = f"""
+    {HEAD}
+    g (float[3] x) => (float[3] y) {{ a = RandomUniformLike (x) b = RandomUniformLike (x) y = Sub (a, b) }}"""
+    simplified = apply(text).model
+    assert ops(simplified).count("RandomUniformLike") == 2
+    assert np.any(session.run(simplified.proto, {"x": np.zeros(3, np.float32)})["y"] != 0)
+
+
+def test_does_not_store_a_tensor_above_the_limit() -> None:
+    text = f"""
+    {HEAD}
+    g (float[1000] x) => (float[1000] y) <float v = {{1}}, int64[1] n = {{1000}}> {{
+        a = Expand (v, n)
+        y = Add (x, a)
+    }}"""
+    assert ops(apply(text, Simplify(largest_mb=0.003)).model) == ["Expand", "Add"]
+    assert ops(apply(text, Simplify(largest_mb=0.005)).model) == ["Add"]
+
+
+def test_takes_weights_from_outside_the_file(tmp_path: Path) -> None:
+    model = parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ a = Neg (w) y = Add (x, a) }}")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([1, 2]), "w"))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="m.bin", size_threshold=0)
+    simplified = apply_pass(Simplify(), Model.load(path)).model
+    assert ops(simplified) == ["Add"]
+    np.testing.assert_array_equal(session.run(simplified.proto, {"x": np.float32([5, 6])})["y"], [4, 4])
+
+
+def test_leaves_a_model_alone_whose_initializer_is_also_an_input() -> None:
+    text = f"{HEAD} g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {{1, 2}}> {{ a = Neg (w) y = Add (x, a) }}"
+    assert_untouched(Simplify(), text, "'w' is also an input")
+
+
+def test_leaves_a_model_with_training_information_alone() -> None:
+    model = parse(PLAIN)
+    model.training_info.add().algorithm.name = "step"
+    assert_untouched(Simplify(), model, "training information")
+
+
+def test_leaves_a_model_with_quantization_annotations_alone() -> None:
+    model = parse(PLAIN)
+    model.graph.quantization_annotation.add().tensor_name = "a"
+    assert_untouched(Simplify(), model, "quantization annotations")
+
+
+def test_leaves_a_model_of_an_operator_set_that_onnx_runtime_does_not_know_alone() -> None:
+    assert_untouched(Simplify(), PLAIN.replace('"": 17', '"": 999'), "does not know operator set ai.onnx 999")
+
+
+def test_reports_what_onnxsim_says_when_it_fails() -> None:
+    text = '<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 3]> g (float[2] x) => (float[2] y) { y = ai.onnx.ml.No (x) }'
+    with pytest.raises(PassError, match=r"onnxsim failed: No Op registered for No .*; leave the pass out"):
+        apply(text)
+    assert ops(apply(PLAIN).model) == ["Reshape", "Relu"]
+
+
+def test_one_process_serves_one_model_after_the_other() -> None:
+    apply(PLAIN)
+    first = worker().pid
+    apply(PLAIN)
+    assert worker().pid == first
+
+
+def test_a_process_above_its_memory_limit_is_stopped_and_replaced() -> None:
+    apply(PLAIN)
+    over = worker()
+    with pytest.raises(PassError, match=r"above its limit memory_mb=1500; raise the limit"):
+        apply(HUGE, Simplify(memory_mb=1500))
+    assert not over.is_running()
+    assert ops(apply(PLAIN).model) == ["Reshape", "Relu"]
+
+
+def test_a_process_above_its_time_limit_is_stopped() -> None:
+    apply(PLAIN)
+    over = worker()
+    with pytest.raises(PassError, match=r"stopped after 0\.1 s, its limit seconds=0\.1; raise the limit"):
+        apply(HUGE, Simplify(seconds=0.1, memory_mb=100_000))
+    assert not over.is_running()
+
+
+def test_a_process_that_dies_at_work_is_an_error_and_not_the_end() -> None:
+    apply(PLAIN)
+    victim = worker()
+    threading.Timer(0.2, victim.kill).start()
+    with pytest.raises(PassError, match=r"onnxsim crashed \(.*\); leave the pass out"):
+        apply(HUGE, Simplify(memory_mb=100_000))
+    assert ops(apply(PLAIN).model) == ["Reshape", "Relu"]
+
+
+def test_a_process_that_died_between_two_models_is_replaced() -> None:
+    apply(PLAIN)
+    victim = worker()
+    victim.kill()
+    victim.wait()
+    assert ops(apply(PLAIN).model) == ["Reshape", "Relu"]
+
+
+def test_an_interruption_leaves_no_process_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(PLAIN)
+    over = worker()
+
+    def interrupt(self: simplifier.Worker) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simplifier.Worker, "_resident_mb", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        apply(HUGE)
+    assert not over.is_running()
+
+
+@pytest.mark.parametrize("end", ["pass", "import os, signal; os.kill(os.getpid(), 9)"], ids=["exits", "is killed"])
+def test_the_process_ends_with_the_one_that_started_it(end: str) -> None:
+    if "kill" in end and sys.platform == "win32":
+        end = "import os; os.kill(os.getpid(), 15)"
+    code = (
+        "import json, psutil, graphsurgery.simplifier as s; w = s.Worker(); s._worker = w; s.atexit.register(w.stop);"
+        f"print(json.dumps([w.pid, psutil.Process(w.pid).create_time()]), flush=True); {end}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=60)
+    pid, created = json.loads(done.stdout)
+
+    def gone() -> bool:
+        try:
+            process = psutil.Process(pid)
+            return process.create_time() != created or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    assert soon(gone)
+
+
+def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, types; m = types.ModuleType('onnxsim'); m.__version__ = '0';"
+        "import onnx;"
+        "m.simplify = lambda path, **_: (os.write(1, b'noise'), print('more'), (onnx.load(path), True))[-1];"
+        "sys.modules['onnxsim'] = m;"
+        "from graphsurgery.simplifier import serve; serve()"
+    )
+    onnx.save(parse(PLAIN), str(tmp_path / "before.onnx"))
+    request = {"before": str(tmp_path / "before.onnx"), "after": str(tmp_path / "after.onnx")}
+    request |= {"seconds": 60, "largest": "1MB", "skip": []}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    out, _ = process.communicate(json.dumps(request) + "\n", timeout=60)
+    assert [json.loads(line) for line in out.splitlines()] == [{"ready": "0"}, {"done": True, "note": None}]
+    assert onnx.load(str(tmp_path / "after.onnx")) == parse(PLAIN)
+
+
+@pytest.mark.parametrize("option", ["seconds", "memory_mb", "largest_mb"])
+def test_refuses_a_limit_of_zero(option: str) -> None:
+    with pytest.raises(ValueError, match=option):
+        Simplify(**{option: 0})
