@@ -126,7 +126,9 @@ class Capture:
         except InputError as error:
             raise CaptureError(f"{index}: {error}; capture again") from error
         samples = tuple(_sample(entry, folder, index) for entry in entries)
-        _refuse_twins((sample.id for sample in samples), str(index))
+        taken: set[str] = set()
+        for sample in samples:
+            _refuse_twin(sample.id, taken, str(index))
         return cls(folder, source, canvas, samples)
 
     def require_source(self, source: Mapping[str, object]) -> None:
@@ -170,12 +172,13 @@ def capture(
         earlier.require_source(description)
     index = folder / _INDEX
     samples: list[Sample] = []
+    taken: set[str] = set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for image in images:
             name, pixels, file = InputImage(*image)
             check_id(name)
-            _refuse_twins((*(sample.id for sample in samples), name), str(folder))
+            _refuse_twin(name, taken, str(folder))
             placed = source.canvas.fit(pixels)
             tensors = source.trace(placed.input)
             # From here on the folder holds a mixture, until the new index is written.
@@ -225,12 +228,11 @@ def check_id(name: str) -> None:
         raise CaptureError(f"image id {name!r} can't be a folder's name; rename the image")
 
 
-def _refuse_twins(names: Iterable[str], place: str) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        twin = seen.setdefault(name.casefold(), name)
-        if twin is not name:
-            raise CaptureError(f"{place}: two images have the id {name!r}, or differ in case only; rename one")
+def _refuse_twin(name: str, taken: set[str], place: str) -> None:
+    """Raise CaptureError for an id that another image has, on a file system that ignores case."""
+    if name.casefold() in taken:
+        raise CaptureError(f"{place}: two images have the id {name!r}, or differ in case only; rename one")
+    taken.add(name.casefold())
 
 
 def _earlier(folder: Path) -> Capture | None:
@@ -272,7 +274,7 @@ def _write_index(index: Path, source: Mapping[str, object], canvas: Canvas, samp
     temporary = index.with_name(f"{index.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        os.replace(temporary, index)
+        temporary.replace(index)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from typer.exceptions import TyperException
@@ -37,8 +36,8 @@ app = typer.Typer(
     help="ONNX graph surgery by recipe: rewrite passes, a numeric check after each, parts for NPU and CPU. "
     "[dim]Any command takes --debug: a traceback where there would be a one-line error.[/dim]",
 )
-out = Console()
-err = Console(stderr=True)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 RecipeName = Annotated[str, typer.Argument(help="A name under recipes/, or a .yaml file.")]
 JsonFile = Annotated[
@@ -47,7 +46,7 @@ JsonFile = Annotated[
 Weights = Annotated[str | None, typer.Option(help="Instead of the recipe's: COCO_V1, a file, or random:SEED.")]
 Images = Annotated[Path | None, typer.Option(help="A folder of images, or one, to capture tensors of.")]
 Annotations = Annotated[Path | None, typer.Option(help="COCO annotations: which images, by ascending id.")]
-MaxSamples = Annotated[int | None, typer.Option(min=1, help="How many images to capture.")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="Take so many samples at most.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the recipe. Repeatable.")
 ]
@@ -114,6 +113,7 @@ def apply_command(
     """
     from graphsurgery.job import Options, apply_recipe
 
+    screen = _screen(json_)
     loaded = _load_recipe(recipe, weights, set_, plugin)
     folder = out_ or Path("model") / loaded.name
     options = Options(folder, model_io or _model_io(loaded.name), images, annotations, max_samples, not no_check)
@@ -125,26 +125,28 @@ def apply_command(
             apply_recipe(loaded, options, record, display)
     finally:
         if record.checks:
-            out.print(terminal.steps_table("Passes", record.passes))
-            out.print()
-            out.print(terminal.steps_table("Checks", record.checks))
+            screen.print(terminal.steps_table("Passes", record.passes))
+            screen.print()
+            screen.print(terminal.steps_table("Checks", record.checks))
         _write_json(json_, record.to_json())
-    out.print()
-    out.print(terminal.parts_table(record.parts))
+    screen.print()
+    screen.print(terminal.parts_table(record.parts))
     if record.evaluation:
-        out.print()
-        out.print(terminal.precision_table(record.evaluation))
-    out.print()
+        screen.print()
+        screen.print(terminal.precision_table(record.evaluation))
+    screen.print()
     weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
     if weak:
         err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")
     if no_check:
         err.print("[bold yellow]--no-check: nothing was compared.[/]")
     seconds = record.seconds
-    out.print(
-        f"{len(record.parts)} parts in {folder} after {seconds['total']:.0f} s "
+    screen.print(
+        f"{len(record.parts)} part{'s' * (len(record.parts) != 1)} in {folder} after {seconds['total']:.0f} s "
         f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -168,6 +170,7 @@ def capture_command(
     from graphsurgery.job import Options, capture_samples
     from graphsurgery.sources import open_source
 
+    screen = _screen(json_)
     loaded = _load_recipe(recipe, weights, set_, plugin)
     folder = model_io or _model_io(loaded.name)
     with Display() as display:
@@ -175,7 +178,7 @@ def capture_command(
         options = Options(Path(), folder, images, annotations, max_samples)
         capture = capture_samples(loaded, source, options, display, overwrite=overwrite)
     rows = [[sample.id, str(len(sample.names))] for sample in capture.samples]
-    out.print(terminal.plain_table(f"Captured in {folder}", ["sample", "tensors"], rows))
+    screen.print(terminal.plain_table(f"Captured in {folder}", ["sample", "tensors"], rows))
     _write_json(json_, {"folder": str(folder), "samples": {s.id: sorted(s.names) for s in capture.samples}})
 
 
@@ -202,6 +205,7 @@ def run_command(
     from graphsurgery.providers import parse_devices
     from graphsurgery.runtime import Detector
 
+    screen = _screen(json_)
     picture = load_image(image)
     detector = Detector.load(folder, parse_devices(device or []))
     found = detector(picture)
@@ -212,10 +216,10 @@ def run_command(
     results = Path(json_) if json_ and json_ != "-" else target.with_suffix(".json")
     payload = {"image": str(image), "folder": str(folder), "detections": detections, "seconds": detector.seconds}
     _write_json("-" if json_ == "-" else str(results), payload)
-    if json_ != "-":
-        shown = [found for found in detections if found["score"] is not None and found["score"] >= score]
-        out.print(terminal.detections_table(f"{len(shown)} detections", shown[:20]))
-        out.print(f"\n{results}\n{target}", highlight=False, markup=False, soft_wrap=True)
+    shown = [found for found in detections if found["score"] is not None and found["score"] >= score]
+    screen.print(terminal.detections_table(f"{len(shown)} detections", shown[:20]))
+    files = [target] if json_ == "-" else [results, target]
+    screen.print("\n" + "\n".join(map(str, files)), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("check")
@@ -237,9 +241,9 @@ def check_command(
     """
     from graphsurgery.versus import compare_paths, parse_tolerances
 
+    screen = _screen(json_)
     with Display() as display:
         verdict = compare_paths(a, b, inputs, parse_tolerances(tolerance or []), display)
-    screen = err if json_ == "-" else out  # standard output is the JSON's then
     screen.print(terminal.comparison_table(f"{a} and {b}", verdict))
     for line in (*terminal.without_numbers(verdict), *verdict.notes):
         screen.print(line, highlight=False, markup=False)
@@ -265,23 +269,24 @@ def passes_command(
     from graphsurgery.registry import discover, picture
     from graphsurgery.report.passes import describe_pass
 
+    screen = _screen(json_)
     registry = discover(plugin or [])
     if name is None:
         described = [describe_pass(registry.get(each)) for each in registry.names()]
         rows = [[each["name"], each["effect"], each["summary"]] for each in described]
-        out.print(terminal.plain_table("Passes", ["pass", "effect", "what it does"], rows))
+        screen.print(terminal.plain_table("Passes", ["pass", "effect", "what it does"], rows))
         _write_json(json_, described)
         return
     pass_ = registry.get(name)
     described_pass = describe_pass(pass_)
-    out.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
-    out.print(picture(pass_), highlight=False, markup=False)
+    screen.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
+    screen.print(picture(pass_), highlight=False, markup=False)
     if described_pass["options"]:
         rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]
-        out.print()
-        out.print(terminal.plain_table("Options", ["option", "type", "default"], rows))
+        screen.print()
+        screen.print(terminal.plain_table("Options", ["option", "type", "default"], rows))
         if described_pass["about"]:
-            out.print(f"\n{described_pass['about']}", highlight=False, markup=False)
+            screen.print(f"\n{described_pass['about']}", highlight=False, markup=False)
     _write_json(json_, described_pass)
 
 
@@ -297,6 +302,7 @@ def inspect_command(
     from graphsurgery.manifest import Manifest
     from graphsurgery.model import Model
 
+    screen = _screen(json_)
     if path.is_dir():
         files = [path / part.file for part in Manifest.read(path).parts]
     else:
@@ -304,13 +310,13 @@ def inspect_command(
     described = {str(file): _inspect(Model.load(file)) for file in files}
     for file, found in described.items():
         rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
-        out.print(
-            terminal.plain_table(f"{file}: {found['nodes']} nodes, opset {found['opset']}", ["", "name", "shape"], rows)
-        )
-        out.print("operators: " + ", ".join(f"{op} {count}" for op, count in found["ops"].items()), highlight=False)
+        title = f"{file}: {found['nodes']} nodes, opset {found['opset']}"
+        screen.print(terminal.plain_table(title, ["", "name", "shape"], rows))
+        operators = ", ".join(f"{op} {count}" for op, count in found["ops"].items())
         dynamic = found["dynamic"]
         listed = ", ".join(f"{name} {shape}" for name, shape in list(dynamic.items())[:8])
-        out.print(f"dynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n", highlight=False)
+        lines = f"operators: {operators}\ndynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n"
+        screen.print(lines, highlight=False, markup=False)
     _write_json(json_, described)
 
 
@@ -347,12 +353,28 @@ def _model_io(recipe: str) -> Path:
     return Path("model") / "model_io" / recipe
 
 
+def _screen(json_: str | None) -> terminal.Screen:
+    """Where tables go: standard output, unless that is to hold the JSON and nothing else.
+
+    Raises InputError for a JSON file that can't be written, before the work and not after it.
+    """
+    if json_ == "-":
+        return err
+    if json_ is not None and (Path(json_).is_dir() or not Path(json_).parent.is_dir()):
+        raise InputError(f"--json {json_}: no file can be written there; name a file in a folder that exists, or -")
+    return out
+
+
 def _write_json(target: str | None, content: Mapping[str, Any] | list[Any]) -> None:
     if target is None:
         return
     text = json.dumps(content, indent=1) + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        try:
+            out.file.write(text)
+            out.file.flush()
+        except BrokenPipeError:
+            out.on_broken_pipe()
         return
     _save(Path(target), lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -392,7 +414,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, GraphSurgeryError):
         return error.exit_code, f"error: {' '.join(str(error).split())}"
     if isinstance(error, TyperException):
-        return 2, f"error: {' '.join(error.format_message().split())}"
+        message = " ".join(error.format_message().split())
+        return 2, f"error: {message.rstrip('.')}. See: python -m graphsurgery --help" if message else ""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return EXIT_INTERRUPTED, "interrupted; what was in the output folder is as it was"
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

@@ -520,8 +520,9 @@ def _off(max_abs: float, allowed: float) -> str:
 
 def _round_up(value: float) -> str:
     """Write four digits, never less than the value: what a message proposes must pass."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value)):.4g}"
+    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(float(value)))):.4g}"
 
 
 def _round_down(value: float) -> str:
-    return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal_from_float(value)):.4g}"
+    # by way of repr: what the user wrote as 0.3 is a float a little below
+    return f"{float(Context(prec=4, rounding=ROUND_FLOOR).create_decimal(repr(float(value)))):.4g}"

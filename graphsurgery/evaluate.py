@@ -46,6 +46,11 @@ class AveragePrecision:
         return value
 
 
+def require_pycocotools() -> None:
+    """Raise MissingTool without pycocotools: better before the work than after it."""
+    _cocotools()
+
+
 class _Cocotools(NamedTuple):
     coco: Any
     cocoeval: Any

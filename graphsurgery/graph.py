@@ -76,8 +76,8 @@ def is_constant(tensor: gs.Tensor) -> bool:
 def constant(tensor: gs.Tensor) -> np.ndarray | None:
     """Return the value of `tensor` when it can't change: an initializer or a Constant node's output; else None.
 
-    An initializer that is also a graph input is a default that a caller may override, so it is not constant. A
-    sparse Constant is one, but its value is not given.
+    An initializer that is also a graph input is a default that a caller may override, so it is not constant. The
+    value of a Constant node that holds strings or a sparse tensor is not given.
     """
     if isinstance(tensor, gs.Constant):
         return np.asarray(tensor.values)
@@ -91,8 +91,6 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
             return np.asarray(value, dtype=np.float32)
         if name in ("value_int", "value_ints"):
             return np.asarray(value, dtype=np.int64)
-        if name in ("value_string", "value_strings"):
-            return np.asarray(value, dtype=object)
     return None
 
 
@@ -113,6 +111,7 @@ def tensor_names(graph: gs.Graph) -> set[str]:
     """Return the names of all tensors in `graph` and in the graphs inside it."""
     names: set[str] = set()
     for inner in walk_graphs(graph):
+        names.update(vars(inner).get("reserved", ()))  # initializers and types that no node has to do with
         names.update(tensor.name for tensor in inner.inputs)
         names.update(tensor.name for tensor in inner.outputs)
         for node in inner.nodes:

@@ -68,7 +68,7 @@ def _annotated(folder: Path, annotations: Path) -> list[ImageFile]:
         raise InputError(f"{annotations}: can't be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{annotations}: no COCO annotations ({type(error).__name__}: {error}); it needs images with id and file_name"
+            f"{annotations}: no COCO annotations ({type(error).__name__}: {error}); each image needs id and file_name"
         ) from error
     if not entries:
         raise InputError(f"{annotations}: names no image")

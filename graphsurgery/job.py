@@ -13,7 +13,7 @@ from typing import Any
 from graphsurgery import capture as captures
 from graphsurgery import pipeline
 from graphsurgery.errors import CaptureError, InputError
-from graphsurgery.evaluate import coco_results, evaluate, read_annotations
+from graphsurgery.evaluate import coco_results, evaluate, read_annotations, require_pycocotools
 from graphsurgery.gate import Gate
 from graphsurgery.output import OutputFolder
 from graphsurgery.pipeline import Run, Watcher
@@ -42,12 +42,15 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: Watc
     MissingTool; then the output folder is what it was before.
     """
     begin = time.perf_counter()
+    if recipe.evaluate is not None:
+        require_pycocotools()
     with OutputFolder(options.out) as output:
         source = open_source(recipe.source)
         record.source = source.describe()
         capture = captured(recipe, source, options, watcher, record)
-        gate = Gate(capture.samples, recipe.tolerances, recipe.grants) if options.check else None
-        pipeline.apply(Run(recipe, source, capture.samples, gate, record, watcher), output)
+        samples = capture.samples[: options.max_samples]
+        gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
+        pipeline.apply(Run(recipe, source, samples, gate, record, watcher), output)
         if recipe.evaluate is not None:
             watcher.begin("evaluate")
             started = time.perf_counter()
@@ -99,6 +102,8 @@ def capture_samples(
         total = len(files)
         pictures: Iterator[tuple[str, Any]] = ((file.id, captures.load_image(file.path)) for file in files)
     else:
+        if options.annotations is not None:
+            raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
         total, pictures = count, iter(captures.embedded_samples(count))
     capture = captures.capture(
         source, pictures, options.model_io, lambda done, _: watcher.advance(done, total), overwrite=overwrite

@@ -104,7 +104,9 @@ class Manifest(_Section):
         return manifest
 
     def check_connections(self) -> None:
-        """Raise InputError unless each part reads the image or what parts before it write, and outputs are written."""
+        """Raise InputError unless parts read the image and what parts before them write, and outputs are written."""
+        if self.parts and all(self.input not in part.inputs for part in self.parts):
+            raise InputError(f"no part reads the image '{self.input}'")
         written = {self.input}
         for part in self.parts:
             absent = [name for name in part.inputs if name not in written]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,6 +17,7 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery import view
 from graphsurgery.errors import ModelError
+from graphsurgery.session import first_line
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,26 @@ class Model:
         return Model(view.to_proto(graph), folder)
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs that must be given; one with an initializer of its name need not."""
+        defaults = {tensor.name for tensor in self.proto.graph.initializer}
+        return [info.name for info in self.proto.graph.input if info.name not in defaults]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [info.name for info in self.proto.graph.output]
+
+    def with_values_inside(self) -> Model:
+        """Return the model with its external data read in, so that it can be cut up and run from memory."""
+        if self.folder is None or not stored_outside(self.proto):
+            return self
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        onnx.load_external_data_for_model(proto, str(self.folder))
+        return Model(proto)
+
+    @property
     def nodes(self) -> int:
         """Number of nodes, those in If and Loop bodies included."""
         return sum(1 for _ in walk_protos(self.proto.graph))
@@ -68,18 +91,20 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything in the model; two models with the same one are the same."""
+        """A hash of everything in the model; two models with the same one are the same.
+
+        Of external data it holds the file's name and place in it, not what stands there.
+        """
         digest = hashlib.sha256()
-        skeleton = ModelProto()
-        skeleton.CopyFrom(_without_weights(self.proto))
-        digest.update(skeleton.SerializeToString(deterministic=True))
+
+        def add(piece: bytes) -> None:
+            digest.update(len(piece).to_bytes(8, "little"))
+            digest.update(piece)
+
+        add(_without_weights(self.proto).SerializeToString(deterministic=True))
         for tensor in self.proto.graph.initializer:
-            digest.update(tensor.name.encode())
-            if tensor.HasField("raw_data"):
-                digest.update(f"{tensor.data_type}{list(tensor.dims)}".encode())
-                digest.update(tensor.raw_data)
-            else:
-                digest.update(tensor.SerializeToString(deterministic=True))
+            add(_without_values(tensor).SerializeToString(deterministic=True))
+            add(tensor.raw_data)
         return digest.hexdigest()
 
     def check(self, name: str) -> None:
@@ -87,18 +112,23 @@ class Model:
         try:
             onnx.checker.check_model(self.proto)
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"{name}: not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB the checker can't take it from memory
-            raise ModelError(f"{name}: can't be checked: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"{name}: can't be checked: {first_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
         """Write to a temporary name beside `path`, then rename, so that `path` is never half a file.
 
-        External data is written by reference: the file must land in the folder that holds it.
+        External data is written by reference: the file must land in the folder that holds it. Raises ModelError when
+        it would not, and when the file can't be written.
         """
         path = Path(path)
-        if self.folder is not None and self.folder != path.resolve().parent and any(stored_outside(self.proto)):
-            raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
+        folder = path.resolve().parent
+        if self.folder != folder:
+            for tensor in stored_outside(self.proto):
+                if self.folder is not None:
+                    raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
+                check_location(tensor, folder, str(path))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +136,11 @@ class Model:
             temporary.replace(path)
         except OSError as error:
             raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
+        except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
+            raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where its folder can't even be looked into, there is no such file
+                temporary.unlink()
 
 
 def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -134,30 +167,59 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 def stored_outside(proto: ModelProto) -> list[TensorProto]:
     """Return the tensors of `proto` whose values lie in other files."""
-    found = []
-    nodes = walk_protos(proto.graph)
-    for graph in [proto.graph, *(body for node in nodes for body in bodies(node))]:
-        found += [t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    for node in nodes:
-        found += [a.t for a in node.attribute if a.HasField("t") and a.t.data_location == TensorProto.EXTERNAL]
-    return found
+    tops = [proto.graph, *(graph for info in proto.training_info for graph in (info.initialization, info.algorithm))]
+    tops += [onnx.GraphProto(node=function.node) for function in proto.functions]
+    nodes = [node for top in tops for node in walk_protos(top)]
+    found: list[TensorProto] = []
+    for graph in [*tops, *(body for node in nodes for body in bodies(node))]:
+        found += graph.initializer
+        found += _pieces(graph.sparse_initializer)
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        found += [*attribute.tensors, *_pieces(attribute.sparse_tensors)]
+        found += [attribute.t] if attribute.HasField("t") else []
+        found += _pieces([attribute.sparse_tensor]) if attribute.HasField("sparse_tensor") else []
+    return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
 
 
 def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
     """Raise ModelError unless the external data of `tensor` is a file inside `folder`, symbolic links followed."""
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    outside = (
-        not location
-        or PurePosixPath(location).is_absolute()
-        or PureWindowsPath(location).is_absolute()
-        or bool(PureWindowsPath(location).drive)
-        or ".." in PureWindowsPath(location).parts
-        or not (folder / location).resolve().is_relative_to(folder)
-    )
+    locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    if len(locations) != 1:  # of several, one reader takes the first and another the last
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' has {len(locations)} locations, not 1")
+    location = locations[0]
+    try:
+        outside = (
+            not location
+            or PurePosixPath(location).is_absolute()
+            or PureWindowsPath(location).is_absolute()
+            or bool(PureWindowsPath(location).drive)
+            or ".." in PureWindowsPath(location).parts
+            or not (folder / location).resolve().is_relative_to(folder.resolve())
+        )
+        missing = not (folder / location).is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of symbolic links
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' is nowhere: {error}") from error
     if outside:
-        raise ModelError(f"{place}: initializer '{tensor.name}' points outside the model's folder ('{location}')")
-    if not (folder / location).is_file():
-        raise ModelError(f"{place}: the external data '{location}' of initializer '{tensor.name}' is missing")
+        raise ModelError(f"{place}: tensor '{tensor.name}' points outside the model's folder ({location!r})")
+    if missing:
+        raise ModelError(f"{place}: the external data {location!r} of tensor '{tensor.name}' is missing")
+
+
+def _pieces(sparse: Iterable[onnx.SparseTensorProto]) -> list[TensorProto]:
+    return [piece for tensor in sparse for piece in (tensor.values, tensor.indices)]
+
+
+def _without_values(tensor: TensorProto) -> TensorProto:
+    """Return `tensor` without raw_data, which may be hundreds of MB; its other ways to hold values are kept."""
+    bare = TensorProto()
+    for descriptor, value in tensor.ListFields():
+        if descriptor.is_repeated:
+            getattr(bare, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(bare, descriptor.name).CopyFrom(value)
+        elif descriptor.name != "raw_data":
+            setattr(bare, descriptor.name, value)
+    return bare
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:

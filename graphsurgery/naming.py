@@ -38,7 +38,7 @@ def expose(model: Model, names: Sequence[str]) -> ModelProto:
 
 def values_of(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
     """Run the graph once on each sample and return the values of the tensors `names`."""
-    inputs = {info.name for info in model.proto.graph.input}
+    inputs = model.inputs
     computed = [name for name in names if name not in inputs]
     session = Session(expose(model, computed), name="the whole graph") if computed else None
     found = []
@@ -59,11 +59,11 @@ def name_by_value(values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[
     candidates: dict[str, set[str]] = {name: set(samples[0].names) for name in values[0]} if values else {}
     for computed, sample in zip(values, samples, strict=True):
         wanted = set().union(*candidates.values()) if candidates else set()
-        captured = {name: sample.load(name) for name in sorted(wanted)}
+        captured = {name: sample.load(name) for name in sorted(wanted) if name in sample}
         orders = _row_orders(computed, captured)
         for tensor, names in candidates.items():
             # empty tensors are all alike: they neither prove a name nor refute it, beyond their shape
-            names &= {name for name in names if _equal(computed[tensor], captured[name], orders)}
+            names &= {name for name in names & set(captured) if _equal(computed[tensor], captured[name], orders)}
     nonempty = {t for computed in values for t, value in computed.items() if value.size}
     unique = {t: next(iter(names)) for t, names in candidates.items() if len(names) == 1 and t in nonempty}
     taken = list(unique.values())
@@ -112,7 +112,12 @@ def _near(computed: np.ndarray, captured: np.ndarray) -> bool:
 
 
 def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
-    """Return the model with tensors renamed, in bodies too; a tensor that has a wanted name already makes way."""
+    """Return the model with tensors renamed, in bodies too; a tensor that has a wanted name already makes way.
+
+    An input or output of the graph does not make way: then the name is not given.
+    """
+    ends = {info.name for info in (*model.proto.graph.input, *model.proto.graph.output)} - set(names)
+    names = {old: new for old, new in names.items() if new not in ends}
     if not names:
         return model
     proto = ModelProto()
@@ -124,8 +129,14 @@ def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
             mapping[wanted] = fresh(f"{wanted}_inner", present | set(names.values()))
     graphs = [proto.graph, *(body for node in walk_protos(proto.graph) for body in bodies(node))]
     for graph in graphs:
-        for info in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-            info.name = mapping.get(info.name, info.name)
+        sparse = [tensor.values for tensor in graph.sparse_initializer]
+        for info in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse):
+            if info.name in mapping:
+                info.name = mapping[info.name]
+        for note in graph.quantization_annotation:
+            note.tensor_name = mapping.get(note.tensor_name, note.tensor_name)
+            for entry in note.quant_parameter_tensor_names:
+                entry.value = mapping.get(entry.value, entry.value)
         for node in graph.node:
             node.input[:] = [mapping.get(name, name) for name in node.input]
             node.output[:] = [mapping.get(name, name) for name in node.output]

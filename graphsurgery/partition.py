@@ -12,8 +12,9 @@ Mask R-CNN has two pools and so three accelerator parts, each followed by a host
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
@@ -26,9 +27,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "HardSwish", "HardSigmoid")
 RESHAPES = ("Flatten", "Reshape")
 # What no CNN accelerator runs: data-dependent control flow, selection and output sizes.
-HOST_ONLY = frozenset(
-    "If Loop Scan NonZero NonMaxSuppression RoiAlign TopK Shape Size Range Where Compress Unique OneHot "
-    "Gather GatherElements GatherND ScatterElements ScatterND Expand ConstantOfShape Tile".split()
+HOST_ONLY = (
+    frozenset({"If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "RoiAlign", "TopK", "Shape", "Size", "Range"})
+    | {"Where", "Compress", "Unique", "OneHot", "Gather", "GatherElements", "GatherND", "ScatterElements"}
+    | {"ScatterND", "Expand", "ConstantOfShape", "Tile"}
 )
 # Worth computing once: these never move to a later part.
 _STAY = ("RoiAlign", "NonMaxSuppression", "TopK", "NonZero", "If", "Loop", "Scan")
@@ -70,16 +72,17 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
     ModelError when a node that no accelerator runs stands between the weights of one stage.
     """
     live = _depends_on_inputs(graph)
-    stages = _stages(graph, at, live)
+    weights = {id(node) for node in graph.nodes if _is_weighted(node, live)}
+    stages = _stages(graph, _pools(graph, at, weights), live)
     part_of: dict[int, int] = {}
     kinds: list[bool] = []
-    weighted = [stage for stage in sorted(set(stages.values())) if _weights(graph, stages, stage)]
+    weighted = sorted({stage for node, stage in stages.items() if node in weights})
     if not weighted:
         raise ModelError(
             f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by"
         )
     islands = [
-        _island(graph, stages, stage, live, include[index] if index < len(include) else ())
+        _island(graph, stages, stage, weights, live, include[index] if index < len(include) else ())
         for index, stage in enumerate(weighted)
     ]
     after = _sink(graph, _host_positions(graph, islands, live), islands)
@@ -94,10 +97,10 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
     return _boundaries(graph, part_of, kinds)
 
 
-def extract_parts(cut: Cut, devices: Mapping[str, str]) -> list[Part]:
+def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = None) -> list[Part]:
     """Return the parts of `cut` under the recipe's names; `devices` maps name to device in the order data flows.
 
-    Raises InputError when the recipe names other parts than there are.
+    `folder` is where external data lies. Raises InputError when the recipe names other parts than there are.
     """
     wanted = [device != "cpu" for device in devices.values()]
     if len(wanted) != len(cut.accelerator) or any(w and not a for w, a in zip(wanted, cut.accelerator, strict=True)):
@@ -109,7 +112,7 @@ def extract_parts(cut: Cut, devices: Mapping[str, str]) -> list[Part]:
         inputs = {tensor.name for tensor in cut.inputs[index]}
         view = graphs.extract(cut.graph, cut.outputs[index], inputs)
         view.name = name
-        parts.append(Part(name, device, cut.accelerator[index], Model.of(view)))
+        parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
     return parts
 
 
@@ -132,21 +135,21 @@ def _needed(node: gs.Node) -> list[gs.Node]:
     return [producer for tensor in read for producer in tensor.inputs]
 
 
-def _is_weighted(node: gs.Node) -> bool:
-    if not graphs.is_op(node, *WEIGHTED):
+def _label(node: gs.Node) -> str:
+    return str(node.name or (node.outputs[0].name if node.outputs else node.op))
+
+
+def _is_weighted(node: gs.Node, live: set[int]) -> bool:
+    """Whether an operand of `node` is a weight: stored, or computed from what is (dequantized, transposed)."""
+    if id(node) not in live or not graphs.is_op(node, *WEIGHTED):
         return False
-    return any(graphs.constant(tensor) is not None for tensor in node.inputs[:2])
+    return any(isinstance(t, gs.Constant) or any(id(n) not in live for n in t.inputs) for t in node.inputs[:2])
 
 
-def _weights(graph: gs.Graph, stages: Mapping[int, int], stage: int) -> list[gs.Node]:
-    return [node for node in graph.nodes if stages.get(id(node)) == stage and _is_weighted(node)]
-
-
-def _stages(graph: gs.Graph, at: str, live: set[int]) -> dict[int, int]:
-    """Return the stage of every node that depends on the inputs."""
-    pools = _pools(graph, at)
+def _stages(graph: gs.Graph, pools: Mapping[int, int], live: set[int]) -> dict[int, int]:
+    """Return the stage of every node that depends on the inputs. Raises ModelError for pools in a circle."""
     rank = dict.fromkeys(pools.values(), 0)
-    while True:
+    for _ in range(len(rank) + 2):
         stages: dict[int, int] = {}
         found = dict.fromkeys(rank, 0)
         for node in graph.nodes:
@@ -158,15 +161,21 @@ def _stages(graph: gs.Graph, at: str, live: set[int]) -> dict[int, int]:
                 found[pool] = max(found[pool], stage + 1)
                 stage = max(rank[pool], stage + 1)
             stages[id(node)] = stage
-        if found == rank or all(rank[pool] >= found[pool] for pool in rank):
+        if all(rank[pool] >= found[pool] for pool in rank):
             return stages
         rank = found
+    names = ", ".join(f"'{_label(node)}'" for node in graph.nodes if id(node) in pools)
+    raise ModelError(f"the graph can't be cut at {names}: their outputs meet, and some need what comes after others")
 
 
-def _pools(graph: gs.Graph, at: str) -> dict[int, int]:
-    """Group the nodes of operator `at`: two are in one pool when their outputs meet before the next weight."""
+def _pools(graph: gs.Graph, at: str, weights: set[int]) -> dict[int, int]:
+    """Group the nodes of operator `at`: two are in one pool when their outputs meet before the next weight.
+
+    Two of which one needs the other are not, wherever they meet.
+    """
     roots: dict[int, int] = {}  # node at -> itself or the pool it was merged into
-    reach: dict[int, set[int]] = {}  # node -> the pools whose values arrive there without passing a weight
+    reach: dict[int, set[int]] = {}  # node -> the nodes at whose values arrive there without passing a weight
+    behind: dict[int, set[int]] = {}  # node -> the nodes at on any path to it
 
     def find(pool: int) -> int:
         while roots[pool] != pool:
@@ -174,11 +183,13 @@ def _pools(graph: gs.Graph, at: str) -> dict[int, int]:
         return pool
 
     for node in graph.nodes:
+        behind[id(node)] = set().union(*(behind.get(id(n), set()) for n in _needed(node)))
         if graphs.is_op(node, at):
             roots[id(node)] = id(node)
             reach[id(node)] = {id(node)}
+            behind[id(node)].add(id(node))
             continue
-        if _is_weighted(node):
+        if id(node) in weights:
             continue
         # an index into the rows, or their number, is no meeting: only what carries on a pool's own values counts
         arriving = (
@@ -187,19 +198,38 @@ def _pools(graph: gs.Graph, at: str) -> dict[int, int]:
         if graphs.is_op(node, "Shape", "Size"):
             continue
         reach[id(node)] = arriving
-        merged = sorted({find(pool) for pool in arriving})
-        for pool in merged[1:]:
-            roots[pool] = merged[0]
+        found = {find(pool) for pool in arriving}
+        merged = [pool for pool in roots if pool in found]
+        for number, pool in enumerate(merged):
+            for other in merged[:number]:
+                if find(other) == other and not _depend(other, pool, roots, behind, find):
+                    roots[pool] = other
+                    break
     return {pool: find(pool) for pool in roots}
 
 
+def _depend(
+    first: int, second: int, roots: Mapping[int, int], behind: Mapping[int, set[int]], find: Callable[[int], int]
+) -> bool:
+    """Whether a member of one pool needs a member of the other."""
+    members = {pool: {node for node in roots if find(node) == pool} for pool in (first, second)}
+    return any(
+        behind[node] & members[other] for pool, other in ((first, second), (second, first)) for node in members[pool]
+    )
+
+
 def _island(
-    graph: gs.Graph, stages: Mapping[int, int], stage: int, live: set[int], include: Collection[str]
+    graph: gs.Graph,
+    stages: Mapping[int, int],
+    stage: int,
+    weights: set[int],
+    live: set[int],
+    include: Collection[str],
 ) -> set[int]:
     """Return the nodes (as ids) of the accelerator part of one stage."""
-    weights = {id(node) for node in _weights(graph, stages, stage)}
-    below, above = set(weights), set(weights)
     here = [node for node in graph.nodes if stages.get(id(node)) == stage]
+    own = {id(node) for node in here} & weights
+    below, above = set(own), set(own)
     for node in here:
         if any(id(needed) in below for needed in _needed(node)):
             below.add(id(node))
@@ -211,12 +241,12 @@ def _island(
         if id(node) in island and any(inner.op in HOST_ONLY for inner in graphs.with_bodies(node)):
             ops = sorted({inner.op for inner in graphs.with_bodies(node)} & HOST_ONLY)
             raise ModelError(
-                f"node '{node.name}' ({', '.join(ops)}) stands between the weights of one part, and no accelerator "
+                f"node '{_label(node)}' ({', '.join(ops)}) stands between the weights of one part, and no accelerator "
                 f"runs it; freeze the shapes and simplify first"
             )
     for node in here:
-        behind = graphs.is_op(node, *ACTIVATIONS, *include)
-        if behind and all(id(needed) in island for needed in _needed(node) if id(needed) in live):
+        needs = {id(needed) for needed in _needed(node) if id(needed) in live}
+        if graphs.is_op(node, *ACTIVATIONS, *include) and needs and needs <= island:
             island.add(id(node))
     for node in reversed(here):
         readers = {id(reader) for reader in node.outputs[0].outputs} if node.outputs else set()
@@ -296,11 +326,13 @@ def _boundaries(graph: gs.Graph, part_of: Mapping[int, int], kinds: list[bool]) 
             if id(tensor) in ends:
                 outputs[part][id(tensor)] = tensor
     for part, needed in enumerate(inputs):
-        for tensor in list(needed.values()):
+        for tensor in [] if kinds[part] else list(needed.values()):
             if _recomputable(tensor, needed, part_of, kinds):
                 del needed[id(tensor)]
     needed_anywhere = {key for needed in inputs for key in needed} | ends
     outputs = [{key: t for key, t in written.items() if key in needed_anywhere} for written in outputs]
+    given = own | {key for written in outputs for key in written}
+    outputs[-1].update((id(tensor), tensor) for tensor in graph.outputs if id(tensor) not in given)  # constants
     cut = Cut(graph, kinds)
     for part in range(len(kinds)):
         cut.inputs.append(list(inputs[part].values()))

@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -22,6 +23,7 @@ from types import ModuleType
 
 from graphsurgery.errors import InputError
 from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
+from graphsurgery.session import first_line
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -32,6 +34,7 @@ class Registry:
     """Passes by name."""
 
     _passes: dict[str, type[Pass]] = field(default_factory=dict)
+    _plugins: set[Path] = field(default_factory=set)
 
     def names(self) -> list[str]:
         """Return the names of all passes in alphabetical order."""
@@ -46,21 +49,28 @@ class Registry:
 
     def add(self, pass_: type[Pass]) -> None:
         """Register a pass; InputError when its declaration is wrong or its name is taken."""
+        if not (inspect.isclass(pass_) and issubclass(pass_, NodePass | GraphPass | ModelPass)):
+            raise InputError(f"{pass_!r} is no NodePass, GraphPass or ModelPass; register the class of a pass")
         place = source_file(pass_)
         name, effect = getattr(pass_, "name", None), getattr(pass_, "effect", None)
         if not isinstance(name, str) or not _KEBAB.fullmatch(name):
             raise InputError(f"{place}: pass {pass_.__name__} needs a kebab-case name, not {name!r}")
         if effect not in ("exact", "approximate"):
             raise InputError(f"{place}: pass '{name}' must declare effect 'exact' or 'approximate', not {effect!r}")
-        if not dataclasses.is_dataclass(pass_) or not pass_.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if "__dataclass_params__" not in vars(pass_):  # a class without the decorator inherits its base's
             raise InputError(f"{place}: pass '{name}' must be a @dataclass(frozen=True)")
+        if {"name", "effect"} & {option.name for option in dataclasses.fields(pass_)}:
+            raise InputError(f"{place}: pass '{name}' must declare name and effect without a type, or they are options")
         other = self._passes.get(name)
         if other is not None and other is not pass_:
             raise InputError(f"{place}: pass '{name}' is also defined in {source_file(other)}; rename one")
         self._passes[name] = pass_
 
     def add_module(self, module: ModuleType) -> int:
-        """Register every pass that `module` defines itself and return how many there are."""
+        """Register every pass that `module` defines itself and return how many there are.
+
+        A class whose name begins with an underscore is not a pass but a base of some.
+        """
         found = [
             value
             for value in vars(module).values()
@@ -68,6 +78,7 @@ class Registry:
             and issubclass(value, NodePass | GraphPass | ModelPass)
             and value not in (NodePass, GraphPass, ModelPass)
             and value.__module__ == module.__name__
+            and not value.__name__.startswith("_")
         ]
         for pass_ in found:
             self.add(pass_)
@@ -76,20 +87,28 @@ class Registry:
     def add_plugin(self, path: Path) -> None:
         """Register the passes in a Python file, which is run: give only files that you trust.
 
-        Raises InputError when the file can't be read, fails to import, or holds no pass.
+        A file that is given twice is run once. Raises InputError when the file can't be read, fails to import, or
+        holds no pass.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such plug-in file")
-        name = f"graphsurgery_plugin_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
+        resolved = path.resolve()
+        if resolved in self._plugins:
+            return
+        # two plug-ins may have one file name in different folders
+        name = f"graphsurgery_plugin_{path.stem}_{zlib.crc32(str(resolved).encode()):08x}"
+        spec = importlib.util.spec_from_file_location(name, resolved)
         if spec is None or spec.loader is None:
             raise InputError(f"{path}: a plug-in is a Python file (*.py)")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up there
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # the plug-in is the user's code: anything may come out of it
-            raise InputError(f"{path}: the plug-in fails on import: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # the plug-in is the user's code: anything may come out of it
+            del sys.modules[name]
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{path}: the plug-in fails on import: {what}") from error
+        self._plugins.add(resolved)
         if self.add_module(module) == 0:
             raise InputError(f"{path}: the plug-in defines no NodePass, GraphPass or ModelPass")
 
@@ -104,8 +123,9 @@ def discover(plugins: Iterable[Path] = ()) -> Registry:
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)):
         try:
             loaded = point.load()
-        except Exception as error:  # another package's code, as above
-            raise InputError(f"entry point '{point.name}' ({point.value}) fails: {error}") from error
+        except (Exception, SystemExit) as error:  # another package's code, as above
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"entry point '{point.name}' ({point.value}) fails: {what}") from error
         if inspect.ismodule(loaded):
             registry.add_module(loaded)
         else:

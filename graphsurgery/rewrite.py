@@ -18,7 +18,8 @@ after each pass, so a pass does neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,8 +30,9 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import PassError
-from graphsurgery.model import Model
+from graphsurgery.errors import GraphSurgeryError, InputError, ModelError, PassError
+from graphsurgery.model import Model, stored_outside
+from graphsurgery.session import first_line
 from graphsurgery.view import tensor_type, to_proto
 
 Effect = Literal["exact", "approximate"]
@@ -39,8 +41,12 @@ Effect = Literal["exact", "approximate"]
 NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
 BATCH_NOTE = "graphsurgery.batch"  # {"size": 1000, "mode": "pad" | "loop"}: how the runtime fills a frozen batch
 
-# A node pass is repeated until it finds nothing more; one that still edits after so many sweeps undoes itself.
+NOTES = "graphsurgery."  # what the keys of all such notes begin with
+
+# A node pass is repeated until it finds nothing more. One that moves a node down the graph may take a sweep for every
+# node it passes; one that edits for longer than that, or this often, makes new work for itself.
 MAX_SWEEPS = 50
+MAX_EDITS = 1000
 # Initializers above this many elements hold weights, which no shape depends on.
 _SHAPE_LIKE = 1024
 
@@ -96,48 +102,73 @@ class Applied:
 def apply_pass(pass_: Pass, model: Model) -> Applied:
     """Run one pass over `model`, then drop unused nodes and sort; `model` itself is not changed.
 
-    Raises PassError when the pass fails, naming it.
+    Notes for later steps survive, also those that a tool behind a ModelPass drops. Raises PassError when the pass
+    fails or leaves a broken graph, naming it.
     """
-    if isinstance(pass_, ModelPass):
-        proto = ModelProto()
-        proto.CopyFrom(model.proto)
-        edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder)
-        model = Model(pass_.rewrite(proto, edit), model.folder)
-        view = model.graph()
-    else:
-        view = model.graph()
-        edit = Editor(view, pass_.name, model.folder)
-        if isinstance(pass_, GraphPass):
-            pass_.rewrite(view, edit)
-        elif isinstance(pass_, NodePass):
-            _sweep(pass_, view, edit)
+    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder)
+    try:
+        if isinstance(pass_, ModelPass):
+            view = _run_tool(pass_, model, edit)
         else:
-            raise PassError(f"pass '{pass_.name}' is no NodePass, GraphPass or ModelPass")
-    graphs.drop_unused(view)
-    graphs.sort(view)
-    return Applied(Model.of(view, model.folder), tuple(edit.skips))
+            view = model.graph()
+            edit = Editor(view, pass_.name, model.folder)
+            if isinstance(pass_, GraphPass):
+                pass_.rewrite(view, edit)
+            elif isinstance(pass_, NodePass):
+                _sweep(pass_, view, edit)
+            else:
+                raise edit.fail("it is no NodePass, GraphPass or ModelPass")
+    except GraphSurgeryError:
+        raise
+    except Exception as error:  # a pass is the user's code: anything may come out of it
+        raise edit.fail(f"it fails{edit.place}: {type(error).__name__}: {first_line(error)}") from error
+    try:
+        graphs.drop_unused(view)
+        graphs.sort(view)
+        return Applied(Model.of(view, model.folder), tuple(edit.skips))
+    except ModelError as error:
+        raise edit.fail(f"it leaves a broken graph: {error}") from error
+
+
+def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    result = pass_.rewrite(proto, edit)
+    if not isinstance(result, ModelProto):
+        raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
+    view = Model(result, model.folder).graph()
+    for entry in model.proto.metadata_props:
+        if entry.key.startswith(NOTES):
+            view.metadata.setdefault(entry.key, entry.value)
+    view.metadata.update(edit.metadata)
+    return view
 
 
 def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
-    for _ in range(MAX_SWEEPS):
+    nodes = sum(1 for _ in graphs.walk_nodes(view))
+    sweeps = 0
+    while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
+        sweeps += 1
         before = edit.edits
         edit.skips.clear()
         for graph in list(graphs.walk_graphs(view)):
             edit.graph = graph
             for node in list(graph.nodes):
                 if node.outputs:
+                    edit.place = f" on node '{node.name or node.outputs[0].name}' ({node.op})"
                     pass_.rewrite(node, edit)
         if edit.edits == before:
             return
+        edit.place = ""
         graphs.drop_unused(view)
-    raise PassError(f"pass '{pass_.name}' still rewrites after {MAX_SWEEPS} sweeps: its result matches itself")
+    raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
 
 
 class Editor:
     """What a pass changes a graph through; it names new tensors and keeps the refusals.
 
     `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
-    version, `folder` where external data lies.
+    version, `folder` where external data lies, `place` what a message says of where the pass is.
     """
 
     def __init__(self, root: gs.Graph, pass_name: str = "", folder: Path | None = None) -> None:
@@ -147,8 +178,11 @@ class Editor:
         self.opset = int(root.opset)
         self.skips: list[Skip] = []
         self.edits = 0
+        self.place = ""
         self._pass_name = pass_name
         self._names: set[str] | None = None
+        self._numbers: dict[str, int] = {}
+        self._graphs: list[gs.Graph] | None = None
 
     def skip(self, node: gs.Node | None, reason: str) -> None:
         """Note that `node` (None: the whole model) stays as it is, and why."""
@@ -168,11 +202,12 @@ class Editor:
     def fresh(self, hint: str) -> str:
         """Return a tensor name made from `hint` that nothing in the model has."""
         if self._names is None:
-            self._names = graphs.tensor_names(self.root)
-        name, number = hint, 1
+            self._names = graphs.tensor_names(self.root) | {node.name for node in graphs.walk_nodes(self.root)}
+        name, number = hint or "tensor", self._numbers.get(hint, 1)
         while name in self._names:
             number += 1
-            name = f"{hint}_{number}"
+            name = f"{hint or 'tensor'}_{number}"
+        self._numbers[hint] = number
         self._names.add(name)
         return name
 
@@ -183,7 +218,6 @@ class Editor:
             array = array.astype(np.float32)
         if not isinstance(values, np.ndarray) and array.size == 0:
             array = array.astype(np.int64)
-        self.edits += 1
         return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
 
     def emit(
@@ -203,6 +237,7 @@ class Editor:
             for number in range(outputs)
         ]
         name = self.fresh(f"{hint}_{op}")
+        self._graphs = None
         self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), list(inputs), list(written)))
         self.edits += 1
         return written[0]
@@ -211,6 +246,7 @@ class Editor:
         self, node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None
     ) -> None:
         """Make `node` another operator that writes the same tensors; its name and notes stay."""
+        self._graphs = None
         node.op = op
         node.domain = None
         node.attrs = dict(attrs or {})
@@ -218,8 +254,13 @@ class Editor:
         self.edits += 1
 
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
-        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed."""
+        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed.
+
+        To let it read what it reads already is no edit.
+        """
         inputs = list(node.inputs)
+        if index < len(inputs) and inputs[index] is tensor:
+            return
         while len(inputs) <= index:
             inputs.append(gs.Variable.empty())
         inputs[index] = tensor
@@ -228,25 +269,31 @@ class Editor:
 
     def set_attribute(self, node: gs.Node, name: str, value: Any) -> None:
         """Write an attribute; writing the value it has already is no edit."""
-        if name in node.attrs and type(node.attrs[name]) is type(value) and node.attrs[name] == value:
+        if name in node.attrs and _same_attribute(node.attrs[name], value):
             return
+        self._graphs = None
         node.attrs[name] = value
         self.edits += 1
 
     def bypass(self, node: gs.Node, tensor: gs.Tensor) -> bool:
-        """Let everything that reads the only output of `node` read `tensor` instead, and drop `node`.
+        """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
 
         Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Returns
-        False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well.
+        False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well, or
+        another output of `node` is read.
         """
-        out = node.outputs[0]
-        if graphs.is_graph_output(out, self.graph):
+        out, *others = node.outputs
+        if any(other.outputs or self._holder(other) is not None for other in others):
+            self.skip(node, "another of its outputs is read")
+            return False
+        holder = self._holder(out)
+        if holder is not None:
             source = graphs.producer(tensor)
-            here = source is not None and any(other is source for other in self.graph.nodes)
+            here = source is not None and any(other is source for other in holder.nodes)
             if source is None or not here:
                 self.skip(node, "its output is a graph output and its input is not written in the same graph")
                 return False
-            if any(graphs.is_graph_output(tensor, graph) for graph in graphs.walk_graphs(self.root)):
+            if self._holder(tensor) is not None:
                 self.skip(node, "its input and its output are both graph outputs")
                 return False
             graphs.detach(node)
@@ -266,9 +313,12 @@ class Editor:
     def _redirect(self, old: gs.Tensor, new: gs.Tensor) -> None:
         for reader in {id(n): n for n in old.outputs}.values():
             graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
-        for graph in graphs.walk_graphs(self.root):
-            if graph is not self.graph and any(output is old for output in graph.outputs):
-                graph.outputs = [new if output is old else output for output in graph.outputs]
+
+    def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
+        """Return the graph that `tensor` is an output of, the outermost one, or None."""
+        if self._graphs is None:  # bodies come with a new node or attribute; to look for them each time is slow
+            self._graphs = list(graphs.walk_graphs(self.root))
+        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
 
     def evaluate(
         self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
@@ -280,23 +330,31 @@ class Editor:
         """
         from graphsurgery import session
 
-        given = dict(inputs or {})
-        part = graphs.extract(self.graph, [t for t in tensors], given)
-        proto = Model.of(part).proto
-        self._bring_in(proto.graph.initializer)
-        for info in proto.graph.input:
-            if info.name in given:  # what a node writes often has no type in the file, and an input needs one
-                value = given[info.name]
-                kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-                info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
-        values = session.run(proto, given, [t.name for t in tensors], name=f"pass '{self._pass_name}'")
+        given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
+        wanted = {t.name: t for t in tensors}
+        try:
+            proto = Model.of(graphs.extract(self.graph, list(wanted.values()), given)).proto
+            self._bring_in(proto)
+            for info in proto.graph.input:
+                if info.name in given:  # what a node writes often has no type in the file, and an input needs one
+                    value = given[info.name]
+                    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                    info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
+            values = session.run(proto, given, list(wanted), name="their graph")
+        except InputError as error:
+            raise self.fail(f"can't compute {', '.join(repr(name) for name in wanted)}: {error}") from error
         return [values[t.name] for t in tensors]
 
-    def _bring_in(self, tensors: Iterable[onnx.TensorProto]) -> None:
-        """Read external data into `tensors`, which are copies that no model holds."""
-        for tensor in tensors:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL and self.folder is not None:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
+    def _bring_in(self, proto: ModelProto, largest: float = math.inf) -> None:
+        """Read external data of up to `largest` elements into `proto`, which is a copy that no model holds."""
+        if self.folder is None:
+            return
+        for tensor in stored_outside(proto):
+            if math.prod(tensor.dims) <= largest:
+                try:
+                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
+                except (OSError, ValueError, onnx.checker.ValidationError) as error:
+                    raise self.fail(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
                 tensor.ClearField("data_location")
                 tensor.ClearField("external_data")
 
@@ -306,12 +364,23 @@ class Editor:
         What is known already stays. Weights are left out, so this costs little on large models.
         """
         proto = to_proto(self.root, largest=_SHAPE_LIKE)
-        self._bring_in(proto.graph.initializer)
+        self._bring_in(proto, _SHAPE_LIKE)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
-            raise self.fail(f"shape inference: {str(error).strip().splitlines()[0]}") from error
+            raise self.fail(f"shape inference: {first_line(error)}") from error
         _adopt(self.root, inferred.graph)
+
+
+def _same_attribute(old: Any, new: Any) -> bool:
+    """Whether two attribute values are the same; tensors and graphs only when they are one object.
+
+    graphsurgeon calls two tensors equal when their names are, and the value of a Constant node often has none.
+    """
+    for value in (new, *new) if isinstance(new, list | tuple) else (new,):
+        if isinstance(value, gs.Tensor | gs.Graph | np.ndarray):
+            return old is new
+    return type(old) is type(new) and bool(old == new)
 
 
 def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
@@ -325,6 +394,6 @@ def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
                 if isinstance(tensor, gs.Variable) and tensor.name in known:
                     dtype, shape = tensor_type(known[tensor.name])
                     if dtype is not None:
-                        tensor.dtype, tensor.shape = dtype, shape
+                        tensor.dtype, tensor.shape = dtype, tensor.shape if shape is None else shape
             bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
             pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))

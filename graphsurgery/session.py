@@ -44,9 +44,9 @@ class Session:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
         self.name = name
         try:
+            source = str(model) if isinstance(model, Path) else model.SerializeToString()
             self._session = ort.InferenceSession(source, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
             raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
@@ -59,6 +59,8 @@ class Session:
         if missing:
             raise InputError(f"{self.name}: input '{missing[0]}' is not given")
         wanted = list(outputs) if outputs is not None else self.outputs
+        if not wanted:  # ONNX Runtime would take that for all of them
+            return {}
         try:
             values = self._session.run(wanted, {name: inputs[name] for name in self.inputs})
         except Exception as error:  # as above

@@ -223,7 +223,7 @@ def _feeds(one: Playable, other: Playable, inputs: Path | None) -> tuple[int, It
 def _static(name: str, tensor: Tensor, rows: int | None) -> list[int]:
     """Return the shape to fill with random values; `rows` stands in for an open first dimension."""
     shape = tensor.shape
-    if shape and shape[0] is None and rows is not None:
+    if shape and not isinstance(shape[0], int) and rows is not None:
         shape = [rows, *shape[1:]]
     known = [size for size in shape or () if isinstance(size, int) and size >= 0]
     if shape is None or len(known) != len(shape):

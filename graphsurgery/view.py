@@ -47,12 +47,14 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
         self.nbytes = int(np.prod(tensor.dims, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 1)
 
     def load(self) -> np.ndarray:
-        if self.tensor.data_location == TensorProto.EXTERNAL:
-            if self.folder is None:
-                name = self.tensor.name
-                raise ModelError(f"initializer '{name}' has external data, but the model is not from a file")
-            return np.array(onnx.numpy_helper.to_array(self.tensor, base_dir=str(self.folder)))
-        return np.array(onnx.numpy_helper.to_array(self.tensor))
+        """Return a copy of the values. Raises ModelError when they are not there or do not fit the shape."""
+        name = self.tensor.name
+        if self.tensor.data_location == TensorProto.EXTERNAL and self.folder is None:
+            raise ModelError(f"initializer '{name}' has external data, but the model is not from a file")
+        try:
+            return np.array(onnx.numpy_helper.to_array(self.tensor, base_dir=str(self.folder or "")))
+        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"initializer '{name}': its values can't be read: {str(error).splitlines()[0]}") from error
 
 
 @dataclass
@@ -85,13 +87,14 @@ def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     view = _import_graph(model.graph, {}, folder)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     view.opset = versions.get("", versions.get("ai.onnx", 1))
-    view.import_domains = list(model.opset_import)
+    view.import_domains = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
     view.ir_version = model.ir_version
     view.producer_name, view.producer_version = model.producer_name, model.producer_version
     view.base = model
     view.metadata = {entry.key: entry.value for entry in model.metadata_props}
     for inner in graphs.walk_graphs(view):
         inner.opset, inner.import_domains = view.opset, view.import_domains
+        inner.base, inner.ir_version = model, view.ir_version
     return view
 
 
@@ -120,7 +123,7 @@ def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
     if metadata != {entry.key: entry.value for entry in model.metadata_props}:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
-    _export_graph(view, model.graph, outer=frozenset(), largest=largest)
+    _export_graph(view, model.graph, outer={}, largest=largest)
     if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
         model.ir_version = 4  # before, every initializer had to be an input as well
     return model
@@ -162,6 +165,8 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
     )
     read = {id(constant) for constant in constants if constant.outputs}
     view.origin = _GraphOrigin(proto, values, constants, defaults, read)
+    view.reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
+    view.reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
     return view
 
 
@@ -242,7 +247,9 @@ def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -
         return [_text(item) for item in proto.strings]
     if proto.type == kind.GRAPHS:
         return [_import_graph(item, seen, folder) for item in proto.graphs]
-    return proto  # sparse tensors and type protos: as they are
+    copy = AttributeProto()  # sparse tensors and type protos: as they are, but a pass may change them in place
+    copy.CopyFrom(proto)
+    return copy
 
 
 def _text(value: bytes) -> str | bytes:
@@ -280,7 +287,10 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 def _numpy_dtype(elem_type: int) -> np.dtype[Any] | None:
     if elem_type == TensorProto.UNDEFINED:
         return None
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    except KeyError as error:
+        raise ModelError(f"element type {elem_type} is not one of this onnx ({onnx.__version__}); update it") from error
 
 
 # --- export -----------------------------------------------------------------------------------------------------
@@ -296,27 +306,34 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
         names[""] = onnx.helper.make_opsetid("", view.opset)
         if any(node.domain in graphs.STANDARD_DOMAINS for node in graphs.walk_nodes(view)):
             model.opset_import.append(names[""])
+    asked = {entry.domain: entry.version for entry in view.import_domains or ()}
     used = {node.domain for node in graphs.walk_nodes(view) if node.domain not in graphs.STANDARD_DOMAINS}
-    model.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(used - set(names)))
+    for domain in sorted(used - set(names)):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
-def _export_graph(view: gs.Graph, proto: GraphProto, outer: frozenset[str], largest: int | None = None) -> None:
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int | None = None) -> None:
     origin: _GraphOrigin | None = vars(view).get("origin")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
             if descriptor.name in ("metadata_props", "quantization_annotation", "sparse_initializer"):
                 getattr(proto, descriptor.name).extend(value)
-    proto.name = view.name
-    if view.doc_string:
-        proto.doc_string = view.doc_string
+    for field in ("name", "doc_string"):
+        if getattr(view, field) or (origin is not None and origin.proto.HasField(field)):
+            setattr(proto, field, getattr(view, field))
 
-    written = {tensor.name for node in view.nodes for tensor in node.outputs}
-    written.update(tensor.name for tensor in view.inputs)
+    written: dict[str, gs.Tensor] = {tensor.name: tensor for node in view.nodes for tensor in node.outputs}
+    written.update((tensor.name, tensor) for tensor in view.inputs)
     constants: dict[str, gs.Constant] = {}
     for tensor in _constants(view, origin):
-        if tensor.name and tensor.name not in outer and tensor.name not in written:
-            constants.setdefault(tensor.name, tensor)
-    visible = outer | written | set(constants)
+        if tensor.name in written:
+            if written[tensor.name] is not tensor:
+                raise ModelError(f"an initializer has the name of a computed tensor, '{tensor.name}'; rename one")
+        elif tensor.name and outer.get(tensor.name) is not tensor:
+            other = constants.setdefault(tensor.name, tensor)
+            if other is not tensor and not np.array_equal(other.values, tensor.values):
+                raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
+    visible = {**outer, **written, **constants}
     for node in view.nodes:
         _export_node(node, proto.node.add(), visible)
     for tensor in view.inputs:
@@ -356,20 +373,33 @@ def _export_value_info(view: gs.Graph, proto: GraphProto, origin: _GraphOrigin |
             if origin is not None and info.name in origin.interface:
                 proto.value_info.append(info)
         elif info.name in current:
-            _export_value(current[info.name], proto.value_info.add())
+            if _has_type(current[info.name]):
+                _export_value(current[info.name], proto.value_info.add())
             done.add(info.name)
         elif origin is not None and info.name not in origin.written:
             proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
             done.add(info.name)
     for name, tensor in current.items():
-        if name in done or not isinstance(tensor, gs.Variable) or tensor.dtype is None or tensor.shape is None:
-            continue
-        known = getattr(tensor, "origin", None)
-        if known is None or known[0] is None or known[1:] != (tensor.dtype, tensor.shape):
+        if name not in done and _has_type(tensor):
             _export_value(tensor, proto.value_info.add())
 
 
-def _export_node(node: gs.Node, proto: NodeProto, visible: frozenset[str]) -> None:
+def _has_type(tensor: gs.Tensor) -> bool:
+    """Whether there is something to say about `tensor`: a type and a shape, or what the file said."""
+    return (tensor.dtype is not None and tensor.shape is not None) or _unchanged(tensor) is not None
+
+
+def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
+    """Return what the file said about `tensor`, if no pass has changed its type or shape since."""
+    known = getattr(tensor, "origin", None)
+    if not isinstance(known, tuple):  # new, or an initializer
+        return None
+    info: ValueInfoProto | None = known[0]
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return info if known[1:] == (tensor.dtype, shape) else None
+
+
+def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
     origin: _NodeOrigin | None = getattr(node, "origin", None)
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
@@ -390,33 +420,60 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: frozenset[str]) -> No
 
 
 def _export_attribute(
-    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, node: NodeProto, visible: frozenset[str]
+    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, node: NodeProto, visible: Scope
 ) -> None:
     if isinstance(value, AttributeProto):
         node.attribute.append(value)
     elif isinstance(value, gs.Graph):
-        attribute = node.attribute.add(name=name, type=AttributeProto.GRAPH)
-        if kept is not None and kept[1].doc_string:
-            attribute.doc_string = kept[1].doc_string
+        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPH), kept)
         _export_graph(value, attribute.g, visible)
     elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
-        attribute = node.attribute.add(name=name, type=AttributeProto.GRAPHS)
+        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPHS), kept)
         for item in value:
             _export_graph(item, attribute.graphs.add(), visible)
     elif isinstance(value, gs.Constant):
         tensor = _tensor(value)
         stored: StoredValues | None = getattr(value, "origin", None)
-        if kept is not None and stored is not None and tensor is stored.tensor:
+        if kept is not None and isinstance(stored, StoredValues) and tensor is stored.tensor:
             node.attribute.append(kept[1])
         else:
-            node.attribute.append(onnx.helper.make_attribute(name, tensor))
+            node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), kept))
     elif kept is not None and type(kept[0]) is type(value) and (kept[0] == value or kept[0] is value):
         node.attribute.append(kept[1])
-    elif kept is not None and isinstance(value, list) and not value:
-        node.attribute.add(name=name, type=kept[1].type)
+    elif isinstance(value, list | tuple) and not value:
+        node.attribute.add(name=name, type=kept[1].type if kept is not None else _declared_kind(node, name))
     else:
+        node.attribute.append(_new_attribute(name, value, node))
+
+
+def _with_doc(attribute: AttributeProto, kept: tuple[Any, AttributeProto] | None) -> AttributeProto:
+    if kept is not None and kept[1].HasField("doc_string"):
+        attribute.doc_string = kept[1].doc_string
+    return attribute
+
+
+def _new_attribute(name: str, value: Any, node: NodeProto) -> AttributeProto:
+    if isinstance(value, type | np.dtype):  # graphsurgeon's way to write Cast's `to`
+        value = _elem_type(value)
+    try:
         plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        node.attribute.append(onnx.helper.make_attribute(name, plain))
+        return onnx.helper.make_attribute(name, plain)
+    except (TypeError, ValueError) as error:
+        where = f"node '{node.name}' ({node.op_type})"
+        raise ModelError(f"{where}: attribute '{name}' can't be {value!r}: {str(error).splitlines()[0]}") from error
+
+
+def _declared_kind(node: NodeProto, name: str) -> AttributeProto.AttributeType:
+    """Return the kind of an attribute as the operator's definition says; an empty list does not tell."""
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        declared = onnx.defs.get_schema(node.op_type).attributes.get(name)
+        if declared is not None:
+            kind: AttributeProto.AttributeType = AttributeProto.AttributeType.Value(
+                str(declared.type).rpartition(".")[2]
+            )
+            return kind
+    where = f"node '{node.name}' ({node.op_type})"
+    raise ModelError(f"{where}: attribute '{name}' is an empty list, and ONNX does not say of what; leave it out")
 
 
 def _is_new(tensor: gs.Tensor) -> bool:
@@ -426,7 +483,8 @@ def _is_new(tensor: gs.Tensor) -> bool:
 
 def _tensor(constant: gs.Constant) -> TensorProto:
     """Return the TensorProto of `constant`; the stored one when neither its values nor its name changed."""
-    stored: StoredValues | None = getattr(constant, "origin", None)
+    origin = getattr(constant, "origin", None)
+    stored = origin if isinstance(origin, StoredValues) else None  # else it was a computed tensor
     values = constant._values
     if isinstance(values, LazyValues):
         tensor: TensorProto = values.tensor
@@ -436,7 +494,12 @@ def _tensor(constant: gs.Constant) -> TensorProto:
         array = np.asarray(values)
         if constant._export_dtype is not None:
             array = array.astype(constant._export_dtype)
-        return onnx.numpy_helper.from_array(array, constant.name)
+        tensor = onnx.numpy_helper.from_array(array, constant.name)
+        if stored is not None:
+            if stored.tensor.doc_string:
+                tensor.doc_string = stored.tensor.doc_string
+            tensor.metadata_props.extend(stored.tensor.metadata_props)
+        return tensor
     if tensor.name == constant.name:
         return tensor
     renamed = TensorProto()
@@ -455,15 +518,14 @@ def _same(values: np.ndarray, stored: StoredValues) -> bool:
 
 
 def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
-    known = getattr(tensor, "origin", None)
-    info = known[0] if isinstance(known, tuple) else None
-    shape = None if tensor.shape is None else list(tensor.shape)
-    if info is not None and known is not None and (tensor.dtype, shape) == known[1:]:
-        proto.CopyFrom(info)
+    same = _unchanged(tensor)
+    if same is not None:
+        proto.CopyFrom(same)
         proto.name = tensor.name
         return
-    if info is not None:
-        for descriptor, value in info.ListFields():
+    known = getattr(tensor, "origin", None)
+    if isinstance(known, tuple) and known[0] is not None:
+        for descriptor, value in known[0].ListFields():
             if descriptor.name == "metadata_props":
                 proto.metadata_props.extend(value)
             elif descriptor.name == "doc_string":
@@ -471,5 +533,10 @@ def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
     proto.name = tensor.name
     if tensor.dtype is None:
         return
-    elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-    proto.type.CopyFrom(onnx.helper.make_tensor_type_proto(elem_type, shape))
+    shape = None if tensor.shape is None else list(tensor.shape)
+    proto.type.CopyFrom(onnx.helper.make_tensor_type_proto(_elem_type(tensor.dtype), shape))
+
+
+def _elem_type(dtype: Any) -> int:
+    """Return ONNX's number for an element type, which graphsurgeon lets a pass give as that number or NumPy's way."""
+    return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -20,13 +20,24 @@ def flow(
     stops: Callable[[gs.Node, set[int]], bool],
     known: Iterable[gs.Tensor] = (),
 ) -> set[int]:
-    """Return the ids of the tensors that depend on `sources`, other than through `known` or a node that `stops`."""
+    """Return the ids of the tensors that depend on `sources`, other than through `known` or a node that `stops`.
+
+    `stops` is also asked for the nodes in the bodies of a node, and it is given what has been found so far.
+    """
     found = {id(tensor) for tensor in sources}
     fixed = {id(tensor) for tensor in known}
     for node in graph.nodes:
-        if any(id(tensor) in found for tensor in reads(node)) and not stops(node, found):
+        if _depends(node, found, stops):
             found.update(id(tensor) for tensor in node.outputs if id(tensor) not in fixed)
     return found
+
+
+def _depends(node: gs.Node, found: set[int], stops: Callable[[gs.Node, set[int]], bool]) -> bool:
+    bodies = graphs.subgraphs(node)
+    if any(id(tensor) in found for body in bodies for tensor in body.outputs):
+        return True
+    readers = [node, *(inner for body in bodies for inner in graphs.walk_nodes(body))]
+    return any(id(t) in found and not stops(reader, found) for reader in readers for t in reader.inputs)
 
 
 def upstream(graph: gs.Graph, sinks: Iterable[gs.Tensor], varying: set[int]) -> list[gs.Node]:

@@ -21,23 +21,9 @@ from graphsurgery.rewrite import Editor
 # says how large the result becomes, or an integer zero in it would stop the process.
 _ARITHMETIC = (
     *("Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather"),
-    *(
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Reciprocal",
-    ),
-    *("Pow", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Slice", "Sqrt"),
-    *("Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"),
+    *("Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or"),
+    *("Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Slice"),
+    *("Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"),
 )
 _WAITS_FOR = {"ConstantOfShape": [0], "Div": [1], "Expand": [1], "Mod": [1], "Range": [0, 1, 2], "Tile": [1]}
 # Shapes have a handful of elements; anything larger is data.

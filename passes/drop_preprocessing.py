@@ -17,11 +17,14 @@ paste. Every cut is found by structure and then proven by running what it would 
   takes the place of the pasted masks among the outputs, under its own name.
 
 An image that is resized or padded is an error, and so are boxes that are scaled: the graph was exported for a size
-other than the canvas. Each end is removed on its own. A start or an end stays when
+other than the canvas. (A size such as 1312, whose reciprocal rounds down in float32, is resized to one pixel less by
+the graph though not by torch; a transform with `fixed_size` has no such rounding.) Each end is removed on its own.
+
+A start or an end stays when
 1. there is not one float32 input of rank 3 or 4, or no weighted node reads it
 2. the image feeds the network as it is
 3. an output has its last scaling inside the network
-4. masks are not on the canvas, do not come from one head behind RoiAlign, or are pasted in another way
+4. masks are not on the canvas, do not come from boxes and one head behind RoiAlign, or are pasted in another way
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ from graphsurgery.rewrite import NORMALISATION_NOTE, Editor, GraphPass
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")
 _COLUMN_OPS = ("Cast", "Concat", "Div", "Identity", "Mul", "Squeeze", "Unsqueeze")
-_ROWS = 5
+# Boxes to try, in parts of the canvas: inside it, all of it, and at its border
+_BOXES = np.array([[0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1], [0.9, 0.85, 1, 1]], np.float32)
+_ROWS = len(_BOXES)
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 # Resize positions up to a mask's width, in float32, times the largest step between two probabilities
 _PASTED = 1e-4
@@ -104,9 +109,11 @@ def _drop_normalisation(graph: gs.Graph, edit: Editor) -> None:
     for node in beyond:
         if is_op(node, "Resize", "Upsample", "Pad"):
             canvas = f"the input '{image.name}' {list(shape)} is resized or padded by '{_name(node)}' ({node.op})"
-            raise edit.fail(f"{canvas}; export it at the canvas size, multiples of 32 that the network doesn't resize")
+            raise edit.fail(f"{canvas}; export it at the canvas size, in multiples of 32, with no resize in the model")
     if cut is None:
-        raise edit.fail(f"what stands between '{image.name}' and the network is no a * x + b per channel; cut it there")
+        raise edit.fail(
+            f"what stands between '{image.name}' and the network is no a * x + b per channel; export without it"
+        )
     if fitted is None:
         return edit.skip(None, f"start: nothing between the input '{image.name}' and the network only normalises")
     _enter(graph, edit, image, cut, before, probes)
@@ -151,7 +158,7 @@ def _enter(
         shape = np.array(known[id(node.inputs[0])], dtype=np.int64)
         piece = shape[slice(attribute(node, "start", 0), attribute(node, "end", None))]
         value = edit.constant("shape", piece if node.op == "Shape" else np.array(shape.prod()))
-        if graphs.is_graph_output(node.outputs[0], graph):
+        if any(graphs.is_graph_output(node.outputs[0], holder) for holder in graphs.walk_graphs(graph)):
             edit.replace(node, "Identity", [value])
         else:
             edit.bypass(node, value)
@@ -246,7 +253,7 @@ def _unscaled(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> gs.Tensor | N
             (value,) = edit.evaluate([output], {**_blank_inputs(graph), source.name: probe})
         except InputError:  # it takes another shape, so it is not the output before its scaling
             continue
-        if value.shape != probe.shape:
+        if value.shape != probe.shape or not _has_columns(source, output, probe, graph, edit):
             continue
         if np.array_equal(value, probe):
             return source
@@ -257,6 +264,24 @@ def _unscaled(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> gs.Tensor | N
                 "an image of another size than its canvas; export it at the canvas size"
             )
     return None
+
+
+def _has_columns(source: gs.Tensor, output: gs.Tensor, probe: np.ndarray, graph: gs.Graph, edit: Editor) -> bool:
+    """Whether `source` has no more columns than `probe`, so that none is left out on the way to `output`."""
+    if source.shape is not None and isinstance(source.shape[-1], int):
+        return bool(source.shape[-1] == probe.shape[-1])
+    wider = np.concatenate([probe, probe[..., :1]], axis=-1)
+    try:
+        (value,) = edit.evaluate([output], {**_blank_inputs(graph), source.name: wider})
+    except InputError:  # a Split into all columns takes no more of them
+        return True
+    if value.shape == wider.shape and isinstance(output.shape[-1], int):
+        return True
+    head = _head(source, [tensor for tensor in graph.outputs if tensor is not output], graph, edit)
+    if head is None:
+        edit.skip(None, f"end: how many columns '{source.name}' has is not known; put freeze-shapes before it")
+        return False
+    return bool(edit.evaluate([source], head.given)[0].shape[-1] == probe.shape[-1])
 
 
 def _axes(node: gs.Node) -> list[int] | None:
@@ -271,35 +296,16 @@ def _axes(node: gs.Node) -> list[int] | None:
 
 
 def _drop_pasting(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:
-    image = _image(graph)
-    canvas = None if image is None else (static_shape(image) or ())[-2:]
-    others = [tensor for tensor in graph.outputs if tensor is not output]
-    boxes = [t for t in others if t.dtype == np.float32 and t.shape is not None and list(t.shape[1:]) == [4]]
-    if not canvas or len(boxes) != 1:
-        return edit.skip(None, f"end: output '{output.name}' has no one image and no one set of boxes beside it")
-    varying = flow(graph, graph.inputs, is_fixed_shape, known=others)
-    necks = bottlenecks(graph, [output], varying, lambda node: not is_op(node, "RoiAlign"))
-    heads = [(i, _reading_conv(neck, varying)) for i, neck in enumerate(necks)]
-    first, head = next(((i, conv) for i, conv in reversed(heads) if conv is not None), (0, None))
-    pools = [node for node in upstream(graph, necks[-1:], varying) if is_op(node, "RoiAlign")]
-    sizes = {(attribute(node, "output_height", 1), attribute(node, "output_width", 1)) for node in pools}
-    if head is None or len(sizes) != 1:
-        return edit.skip(None, f"end: output '{output.name}' does not come from one head behind RoiAlign")
-
-    height, width = canvas
-    places = np.array([[0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1], [0.9, 0.85, 1, 1]], np.float32)
-    given = _probes(others, len(places))
-    given[boxes[0].name] = places * np.array([width, height, width, height], np.float32)
-    features = (len(places), _channels(head, edit), *sizes.pop())
-    given[necks[first].name] = np.random.default_rng(0).standard_normal(features).astype(np.float32)
-    given.update(_blank_inputs(graph))
-    *values, pasted = edit.evaluate([*necks[1:first], output], given)
-    if pasted.shape != (len(places), 1, height, width):
+    head = _head(output, [tensor for tensor in graph.outputs if tensor is not output], graph, edit)
+    if head is None:
+        return edit.skip(None, f"end: output '{output.name}' does not come from boxes and one head behind RoiAlign")
+    *values, pasted = edit.evaluate([*head.necks, output], head.given)
+    if pasted.shape != (_ROWS, 1, *head.canvas):
         return edit.skip(None, f"end: output '{output.name}' is {list(pasted.shape)}, not pasted on the canvas")
-    for masks, value in zip(necks[1:first], values, strict=True):
+    for masks, value in zip(head.necks, values, strict=True):
         if value.dtype != np.float32 or value.ndim != 4 or value.shape[1] != 1:
             continue
-        expected = np.stack(list(paste_masks(value, given[boxes[0].name], (height, width))))[:, None]
+        expected = np.stack(list(paste_masks(value, head.boxes, head.canvas)))[:, None]
         if np.allclose(pasted, expected, rtol=0, atol=_PASTED):
             rows = output.shape[0] if isinstance(output.shape[0], str) else None
             masks.dtype, masks.shape = np.dtype(np.float32), [rows, *value.shape[1:]]
@@ -308,12 +314,49 @@ def _drop_pasting(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:
     edit.skip(None, f"end: output '{output.name}' is not pasted as the runtime pastes masks")
 
 
-def _probes(tensors: Iterable[gs.Tensor], rows: int) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _Head:
+    """A head behind RoiAlign and how to run it alone.
+
+    `necks` are the tensors that everything between its first Conv and the tensor asked for flows through, the last
+    one first; `given` has values for what it reads, random features and `boxes` on the `canvas` among them.
+    """
+
+    necks: list[gs.Tensor]
+    given: dict[str, np.ndarray]
+    boxes: np.ndarray
+    canvas: tuple[int, int]
+
+
+def _head(tensor: gs.Tensor, others: Sequence[gs.Tensor], graph: gs.Graph, edit: Editor) -> _Head | None:
+    """Return the head that `tensor` comes from when the graph outputs `others` are known, None where there is none."""
+    image = _image(graph)
+    shape = None if image is None else static_shape(image)
+    boxes = [t for t in others if t.dtype == np.float32 and t.shape is not None and list(t.shape[1:]) == [4]]
+    if shape is None or len(boxes) != 1:
+        return None
+    varying = flow(graph, graph.inputs, is_fixed_shape, known=others)
+    necks = bottlenecks(graph, [tensor], varying, lambda node: not is_op(node, "RoiAlign"))
+    convs = [(i, _reading_conv(neck, varying)) for i, neck in enumerate(necks)]
+    first, conv = next(((i, conv) for i, conv in reversed(convs) if conv is not None), (0, None))
+    pools = [node for node in upstream(graph, necks[-1:], varying) if is_op(node, "RoiAlign")]
+    sizes = {(attribute(node, "output_height", 1), attribute(node, "output_width", 1)) for node in pools}
+    if conv is None or len(sizes) != 1:
+        return None
+    height, width = shape[-2:]
+    features = np.random.default_rng(0).standard_normal((_ROWS, _channels(conv, edit), *sizes.pop()))
+    places = _BOXES * np.array([width, height, width, height], np.float32)
+    given = {**_blank_inputs(graph), **_probes(others), boxes[0].name: places}
+    given[necks[first].name] = features.astype(np.float32)
+    return _Head(necks[1:first], given, places, (height, width))
+
+
+def _probes(tensors: Iterable[gs.Tensor]) -> dict[str, np.ndarray]:
     """Return values for graph outputs that other nodes read: label 1, and numbers in 0..1."""
     generator = np.random.default_rng(1)
     probes = {}
     for tensor in tensors:
-        shape = [rows, *(size if isinstance(size, int) else _ROWS for size in (tensor.shape or [rows])[1:])]
+        shape = [size if isinstance(size, int) else _ROWS for size in (tensor.shape or [_ROWS])]
         kind = np.dtype(tensor.dtype or np.float32)
         probes[tensor.name] = generator.random(shape).astype(kind) if kind.kind == "f" else np.ones(shape, kind)
     return probes

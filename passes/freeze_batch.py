@@ -61,12 +61,11 @@ class FreezeBatch(GraphPass):
         is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
         if is_open:
             settle(edit, frozen=False)  # what is static now can't be taken for the number of rows
-            copy = Model.of(graph, edit.folder).graph()
-            self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE, probe=True)
+        copy = Model.of(graph, edit.folder).graph()
+        self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
+        if is_open:
             _freeze(batch, self.size)
             settle(edit, frozen=True)
-        else:
-            self._keep_apart(edit, names, self.size, probe=False)
         edit.metadata[BATCH_NOTE] = json.dumps({"size": self.size, "mode": self.mode})
 
     def _batch_inputs(self, graph: gs.Graph, edit: Editor) -> list[gs.Variable]:
@@ -97,18 +96,21 @@ class FreezeBatch(GraphPass):
                 )
         return batch
 
-    def _keep_apart(self, edit: Editor, names: list[str], size: int, probe: bool) -> None:
-        """Raise PassError unless each row of the results depends on its own row only, in a graph that may change."""
+    def _keep_apart(self, edit: Editor, names: list[str], probe: int | None) -> None:
+        """Raise PassError unless each row of the results depends on its own row only; this spoils the graph.
+
+        `probe` is the number of rows to try; None: it is fixed already.
+        """
         graph = edit.root
         graphs.drop_unused(graph)
         graphs.sort(graph)
         batch = [tensor for tensor in graph.inputs if tensor.name in names]
         counted = counted_by(graph.nodes, batch) if probe else set()
         if probe:
-            _freeze(batch, size)
-            settle(edit, frozen=True)
-            graphs.drop_unused(graph)
-        rows = Rows(size, edit.opset, {id(tensor) for tensor in batch}, counted, probe)
+            _freeze(batch, probe)
+        settle(edit, frozen=probe is not None)
+        graphs.drop_unused(graph)
+        rows = Rows(probe or self.size, edit.opset, {id(tensor) for tensor in batch}, counted, probe is not None)
         mixing = rows.follow(graph.nodes)
         if mixing is not None:
             node, reason = mixing

@@ -4,9 +4,10 @@
     Conv -> BatchNormalization                                   ->  Conv
     If(a constant) then A else B                                 ->  A
 
-Inputs and outputs keep their names, order, types and shapes; the model keeps its operator sets, IR version and notes.
-The shapes that onnxsim infers are written into value_info. Should onnxsim crash or need more time or memory than
-allowed, the run ends with a message that says so; nothing is lost.
+It is run until it changes nothing any more. Inputs and outputs keep their names, order, types and shapes; the model
+keeps its operator sets and notes. The shapes that onnxsim infers are written into value_info, and Constant nodes become
+initializers, which takes IR version 4. Should onnxsim crash or need more time or memory than allowed, the run ends with
+a message that says so; nothing is lost.
 
 It leaves the model as it is when
 1. an initializer is also an input: a caller may override it, and onnxsim would take it for a constant
@@ -25,18 +26,22 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto
 
+from graphsurgery import graph as graphs
 from graphsurgery import simplifier
 from graphsurgery.graph import RANDOM_OPS
-from graphsurgery.model import stored_outside, walk_protos
+from graphsurgery.model import Model, stored_outside, walk_protos
 from graphsurgery.rewrite import Editor, ModelPass
 
 # Dropout draws too, in training mode
+FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
+# One round may open the way for another; the suite of ONNX needs two, and one more to see that it was the last.
+MAX_ROUNDS = 6
 MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 
 @dataclass(frozen=True)
 class Simplify(ModelPass):
-    """`seconds` and `memory_mb` limit onnxsim's process, which needs 600 MB before it does anything.
+    """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 600 MB before it does anything.
 
     An Expand, Tile or ConstantOfShape that writes more than `largest_mb` is not evaluated. `skip` names optimizers
     of onnxsim to leave out, such as fuse_bn_into_conv. MB are 10^6 bytes.
@@ -60,23 +65,30 @@ class Simplify(ModelPass):
         if reason is not None:
             edit.skip(None, reason)
             return model
-        if edit.folder is not None and stored_outside(model):
-            onnx.load_external_data_for_model(model, str(edit.folder))
-        skip = list(self.skip)
-        if _draws(model):
-            skip.append(MERGES_EQUAL_NODES)
-        done = simplifier.simplify(
-            model, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
-        )
-        if done.note is not None:
-            edit.skip(None, done.note)
-        if done.model is None:
-            return model
-        for kind in ("input", "output"):
-            before, after = ([info.name for info in getattr(m.graph, kind)] for m in (model, done.model))
-            if before != after:
-                raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
-        return _with_frame_of(model, done.model)
+        view = Model(model).graph()
+        graphs.sort(view)  # onnxsim takes no other order
+        given = Model.of(view).proto
+        given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
+        if edit.folder is not None and stored_outside(given):
+            onnx.load_external_data_for_model(given, str(edit.folder))
+        skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(model) else [])]
+        for _ in range(MAX_ROUNDS):
+            done = simplifier.simplify(
+                given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
+            )
+            if done.note is not None:
+                edit.skip(None, done.note)
+            if done.model is None:
+                return model
+            for kind in ("input", "output"):
+                before, after = ([info.name for info in getattr(m.graph, kind)] for m in (model, done.model))
+                if before != after:
+                    raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
+            simplified = _with_frame_of(model, done.model)
+            if simplified.SerializeToString(deterministic=True) == given.SerializeToString(deterministic=True):
+                break
+            given = simplified
+        return given
 
 
 def _refusal(model: ModelProto) -> str | None:
@@ -115,8 +127,25 @@ def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
         framed.graph.ClearField(part)
         getattr(framed.graph, part).extend(getattr(model.graph, part))
     framed.graph.name, framed.graph.doc_string = model.graph.name, model.graph.doc_string
+    _lift_constants(framed.graph)
+    if framed.graph.initializer:
+        framed.ir_version = max(framed.ir_version, FREE_INITIALIZERS)
     notes = {(node.op_type, *node.output): node.metadata_props for node in walk_protos(model.graph)}
     for node in walk_protos(framed.graph):
         if not node.metadata_props:
             node.metadata_props.extend(notes.get((node.op_type, *node.output), ()))
     return framed
+
+
+def _lift_constants(graph: GraphProto) -> None:
+    """Turn the Constant nodes of `graph` into initializers, but for its outputs; onnxsim reorders them in each run."""
+    promised = {info.name for info in graph.output}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in promised:
+            graph.initializer.append(node.attribute[0].t)
+            graph.initializer[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)

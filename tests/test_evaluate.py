@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.evaluate import AveragePrecision, coco_results, evaluate, read_annotations
+from graphsurgery.evaluate import AveragePrecision, coco_results, describe_detections, evaluate, read_annotations
 
 HEIGHT, WIDTH = 100, 120
 # Per image: boxes x0, y0, x1, y1 and their categories; the first of each is medium-sized, the second small.
@@ -416,3 +416,54 @@ def test_importing_the_module_imports_no_pycocotools() -> None:
 
 def test_the_summary_number_is_the_first_line() -> None:
     assert AveragePrecision({"AP": 0.25, "APl": None}).ap == 0.25
+
+
+def test_detections_are_described_best_first_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    masks = np.zeros((3, 1, 4, 6), np.float32)
+    masks[1, 0, :2, 1] = 0.9
+    detections = {
+        "boxes": np.array([[0, 1, 2, 3], [4, 5, 6.5, 7], [8, 9, 10, 11]], np.float32),
+        "labels": np.array([2, 0, 3]),
+        "scores": np.array([0.25, 0.75, 0.5], np.float32),
+        "masks": masks,
+        "keypoints": np.arange(18, dtype=np.float32).reshape(3, 2, 3),
+    }
+    described = describe_detections(detections, ["background", "circle", "square"])
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert [(each["label"], each["class"], each["score"]) for each in described] == [
+        (0, "background", 0.75),
+        (3, "3", 0.5),
+        (2, "square", 0.25),
+    ]
+    assert described[0]["box"] == [4, 5, 6.5, 7]
+    assert described[0]["segmentation"] == {"counts": "42b0", "size": [4, 6]}
+    assert described[0]["keypoints"] == [[6, 7, 8], [9, 10, 11]]
+    assert [each["class"] for each in describe_detections(detections)] == ["0", "3", "2"]
+
+
+def test_no_detections_are_described_by_an_empty_list() -> None:
+    assert describe_detections({"boxes": np.zeros((0, 4)), "labels": np.zeros(0), "scores": np.zeros(0)}) == []
+
+
+def test_a_described_detection_that_is_not_finite_is_none_and_last() -> None:
+    detections = {
+        "boxes": np.array([[0, np.nan, np.inf, 3], [1, 1, 2, 2], [0, 0, 1, 1]], np.float32),
+        "labels": np.array([1, 1, -1]),
+        "scores": np.array([np.nan, 0.5, np.inf], np.float32),
+    }
+    described = describe_detections(detections, ["background", "circle"])
+    assert [(each["class"], each["score"], each["box"]) for each in described] == [
+        ("circle", 0.5, [1, 1, 2, 2]),
+        ("circle", None, [0, None, None, 3]),
+        ("-1", None, [0, 0, 1, 1]),
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["boxes", "labels", "scores"])
+def test_detections_without_boxes_labels_or_scores_are_refused(lacking: str) -> None:
+    detections = {"boxes": np.zeros((1, 4)), "labels": np.zeros(1), "scores": np.zeros(1)}
+    del detections[lacking]
+    for describe in (describe_detections, lambda found: coco_results(1, found)):
+        with pytest.raises(InputError, match=f"detections: {lacking} are missing; there are "):
+            describe(detections)

@@ -83,9 +83,7 @@ def shapes_maskrcnn(weights: Path | None = None) -> MaskRCNN:
         rpn_head=RPNHead(_PYRAMID, anchors.num_anchors_per_location()[0], conv_depth=2),
         rpn_pre_nms_top_n_train=1000,
         rpn_post_nms_top_n_train=1000,
-        box_head=FastRCNNConvFCHead(
-            (_PYRAMID, 7, 7), [_HEAD] * 4, [_BOX_FEATURES], norm_layer=nn.BatchNorm2d
-        ),
+        box_head=FastRCNNConvFCHead((_PYRAMID, 7, 7), [_HEAD] * 4, [_BOX_FEATURES], norm_layer=nn.BatchNorm2d),
         box_predictor=FastRCNNPredictor(_BOX_FEATURES, len(CATEGORIES) + 1),
         mask_head=MaskRCNNHeads(_PYRAMID, [_HEAD] * 4, 1, norm_layer=nn.BatchNorm2d),
         mask_predictor=MaskRCNNPredictor(_HEAD, _HEAD, len(CATEGORIES) + 1),
@@ -97,15 +95,11 @@ def shapes_maskrcnn(weights: Path | None = None) -> MaskRCNN:
 
 def _load(model: MaskRCNN, weights: Path) -> None:
     if not weights.is_file():
-        raise InputError(
-            f"{weights}: no such checkpoint; python -m graphsurgery.demo.train --out FILE makes one"
-        )
+        raise InputError(f"{weights}: no such checkpoint; python -m graphsurgery.demo.train --out FILE makes one")
     try:
         model.load_state_dict(load_file(weights))
     except SafetensorError as error:
-        raise InputError(
-            f"{weights}: not a safetensors file ({error}); give one that demo.train wrote"
-        ) from error
+        raise InputError(f"{weights}: not a safetensors file ({error}); give one that demo.train wrote") from error
     except RuntimeError as error:
         raise InputError(
             f"{weights}: the tensors are not those of shapes_maskrcnn; give a file that demo.train wrote"

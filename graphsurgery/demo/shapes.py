@@ -56,9 +56,7 @@ class ShapeImage:
     masks: Mask
 
 
-def draw(
-    seed: int, index: int, *, size: tuple[int, int] = (HEIGHT, WIDTH), objects: int | None = None
-) -> ShapeImage:
+def draw(seed: int, index: int, *, size: tuple[int, int] = (HEIGHT, WIDTH), objects: int | None = None) -> ShapeImage:
     """Draw image `index` of the series `seed`; its id is `index + 1`.
 
     `size` is (height, width) in pixels. `objects` is how many are tried, drawn at random if it is None. One
@@ -77,9 +75,7 @@ def draw(
         label, mask = _shape(rng, height, width)
         colour = _contrasting_colour(rng, palette)
         remains = [earlier & ~mask for earlier in masks]
-        hides_one = any(
-            rest.sum() < _MIN_VISIBLE_SHARE * area for rest, area in zip(remains, areas, strict=True)
-        )
+        hides_one = any(rest.sum() < _MIN_VISIBLE_SHARE * area for rest, area in zip(remains, areas, strict=True))
         if hides_one:
             continue
         pixels[mask] = colour
@@ -122,9 +118,7 @@ def coco_annotations(images: Iterable[ShapeImage]) -> dict[str, Any]:
     objects: list[dict[str, Any]] = []
     for shown in images:
         height, width = shown.image.shape[:2]
-        entries.append(
-            {"id": shown.image_id, "file_name": _file_name(shown), "height": height, "width": width}
-        )
+        entries.append({"id": shown.image_id, "file_name": _file_name(shown), "height": height, "width": width})
         for box, label, mask in zip(shown.boxes.tolist(), shown.labels.tolist(), shown.masks, strict=True):
             x0, y0, x1, y1 = box
             objects.append(
@@ -191,9 +185,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * float(rng.random())
 
 
-def _background(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _background(rng: np.random.Generator, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a gradient (H, W, 3) in a random direction, and the two colours it runs between, (2, 3)."""
     first = rng.integers(0, 256, size=3).astype(np.float64)
     second = np.clip(first + rng.integers(-70, 71, size=3), 0, 255)
@@ -229,10 +221,7 @@ def _shape(rng: np.random.Generator, height: int, width: int) -> tuple[int, Mask
         return label, x * x + y * y <= radius * radius
 
     mask = np.ones((height, width), dtype=np.bool_)
-    corners = [
-        (radius * (cos * cx - sin * cy), radius * (sin * cx + cos * cy))
-        for cx, cy in _CORNERS[label].tolist()
-    ]
+    corners = [(radius * (cos * cx - sin * cy), radius * (sin * cx + cos * cy)) for cx, cy in _CORNERS[label].tolist()]
     for (ax, ay), (bx, by) in zip(corners, [*corners[1:], corners[0]], strict=True):
         mask &= (bx - ax) * (y - ay) - (by - ay) * (x - ax) >= 0
     return label, mask

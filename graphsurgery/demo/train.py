@@ -1,6 +1,6 @@
 """Train the tiny Mask R-CNN on shapes drawn on the fly; this is how shapes.safetensors was made.
 
-    python -m graphsurgery.demo.train --out FILE --steps 1000 --batch 4 --seed 0 --threads 2
+    python -m graphsurgery.demo.train --out FILE --steps 2000 --batch 4 --seed 0 --threads 2
 
 The images, their order and the initial weights depend on the seed alone. The result depends also, in its last
 digits, on the processor and the number of threads.
@@ -62,9 +62,7 @@ def train(out: Path, *, steps: int, batch: int, seed: int, device: torch.device)
         optimizer.step()
         schedule.step()
         if (step + 1) % _STEPS_PER_LINE == 0:
-            parts = " ".join(
-                f"{name.removeprefix('loss_')} {value.item():.3f}" for name, value in losses.items()
-            )
+            parts = " ".join(f"{name.removeprefix('loss_')} {value.item():.3f}" for name, value in losses.items())
             log.info(
                 "step %d/%d  %.0f s  loss %.3f  %s",
                 step + 1,
@@ -122,10 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m graphsurgery.demo.train", description="Train the tiny Mask R-CNN on random shapes."
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write"
-    )
-    parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
+    parser.add_argument("--steps", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and samplers (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graphsurgery.equivalence import Comparison, TensorReport
 from graphsurgery.record import Step
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
 
 
-def steps_table(title: str, steps: Iterable[Step]) -> Table:
+class Screen(Console):
+    """A console that goes quiet when its reader stops reading, as in `... | head -1`: the command's own end counts."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # what is still in Python's buffer would raise once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def console(*, stderr: bool = False) -> Screen:
+    """A console that writes no escape codes at all where NO_COLOR is set; rich would still write bold and dim."""
+    return Screen(stderr=stderr, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
+def steps_table(title: str, steps: Sequence[Step]) -> Table:
     """Passes or checks: what each did to the number of nodes, how long it took, and what the gate found."""
-    table = _table(title, "step", "part", "nodes", "time", "verdict", "off / allowed")
+    table = _table(title, "step", "nodes", "time", "verdict", "off / allowed", wrap=("step", "off / allowed"))
     for step in steps:
         changed = step.nodes_before != step.nodes_after
         nodes = f"{step.nodes_before} > {step.nodes_after}" if changed else str(step.nodes_after)
-        name = Text(step.name)
+        name = Text(f"{step.part}: {step.name}" if step.part else step.name)
         if step.effect == "approximate":
             name.append(" ~", style="yellow")
         table.add_row(
             name,
-            step.part or "",
             nodes,
             f"{step.seconds:.2f} s" if step.effect else "",
             Text(step.verdict, style=_COLOURS[step.verdict]),
-            _worst(step),
+            Text(_worst(step)),
         )
-    if any(step.effect == "approximate" for step in steps if isinstance(steps, Sequence)):
+    if any(step.effect == "approximate" for step in steps):
         table.caption = "~ approximate: judged by what the recipe grants it"
     return table
 
 
 def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
     """The parts: device, nodes, and the operators that most of them are."""
-    table = _table("Parts", "part", "device", "nodes", "operators")
+    table = _table("Parts", "part", "device", "nodes", "operators", wrap=("part", "device", "operators"))
     for part in parts:
         ops = list(part["ops"].items())
         text = ", ".join(f"{op} {count}" for op, count in ops[:5]) + (", ..." if len(ops) > 5 else "")
-        table.add_row(part["name"], part["device"], str(part["nodes"]), text)
+        table.add_row(Text(part["name"]), Text(part["device"]), str(part["nodes"]), Text(text))
     return table
 
 
@@ -55,9 +72,9 @@ def precision_table(evaluation: Mapping[str, Any]) -> Table:
     return table
 
 
-def comparison_table(title: str, comparison: Any) -> Table:
+def comparison_table(title: str, comparison: Comparison) -> Table:
     """Every compared tensor: largest error, what is allowed, the smallest tolerance that would pass."""
-    table = _table(title, "tensor", "verdict", "max abs", "allowed", "SQNR", "would pass")
+    table = _table(title, "tensor", "verdict", "max abs", "allowed", "SQNR", "would pass", wrap=("tensor",))
     for report in comparison.tensors:
         sqnr = (
             ""
@@ -65,28 +82,45 @@ def comparison_table(title: str, comparison: Any) -> Table:
             else ("equal" if report.sqnr_db == float("inf") else f"{report.sqnr_db:.0f} dB")
         )
         table.add_row(
-            report.name,
+            Text(report.name),
             Text(report.verdict, style=_COLOURS[report.verdict]),
-            _number(report.max_abs),
-            _number(report.allowed),
+            _at_least(report.max_abs),
+            _at_most(report.allowed),
             sqnr,
-            _number(report.needed),
+            _would_pass(report),
         )
+    return table
+
+
+def without_numbers(comparison: Comparison) -> list[str]:
+    """Why tensors failed whose row of the table can't say it: one is missing, or has another shape."""
+    return [each.explain() for each in comparison.tensors if each.verdict == "failed" and each.needed is None]
+
+
+def detections_table(title: str, detections: Iterable[Mapping[str, Any]]) -> Table:
+    """What evaluate.describe_detections() gave: class, score, box in pixels."""
+    table = _table(title, "class", "score", "box (x0 y0 x1 y1)", wrap=("class", "box (x0 y0 x1 y1)"))
+    for found in detections:
+        score, *box = ("-" if v is None else v for v in (found["score"], *found["box"]))
+        cells = [f"{score:.3f}" if score != "-" else score, " ".join(v if v == "-" else f"{v:.0f}" for v in box)]
+        table.add_row(Text(found["class"]), *cells)
     return table
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of text."""
-    table = _table(title, *columns)
+    table = _table(title, *columns, wrap=columns)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(title: str, *columns: str, wrap: Sequence[str] = ()) -> Table:
+    """Columns in `wrap` give way where the table is too wide; a number or a verdict must stay in one piece."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", caption_justify="left")
+    table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)
     for column in columns:
-        table.add_column(column, overflow="fold", header_style="dim")
+        table.add_column(column, overflow="fold", header_style="dim", no_wrap=column not in wrap)
     return table
 
 
@@ -96,10 +130,26 @@ def _worst(step: Step) -> str:
         return "unchanged" if step.verdict == "passed" else ""
     if worst.max_abs is None:
         return worst.name
-    return f"{worst.name} {_number(worst.max_abs)} / {_number(worst.allowed)}"
+    return f"{worst.name}\n{_at_least(worst.max_abs)} / {_at_most(worst.allowed)}"
 
 
-def _number(value: float | None) -> str:
+def _would_pass(report: TensorReport) -> str:
+    """The tolerance to write into a recipe, in the form that it has there."""
+    needed = _at_least(report.needed)
+    return f"rel {needed}" if report.needed and report.needed_kind == "relative" else needed
+
+
+def _at_least(value: float | None) -> str:
+    return _two_digits(value, ROUND_CEILING)
+
+
+def _at_most(value: float | None) -> str:
+    return _two_digits(value, ROUND_FLOOR)
+
+
+def _two_digits(value: float | None, rounding: str) -> str:
+    """Two digits, rounded so that an error is never shown as smaller, and what is allowed never as larger."""
     if value is None:
         return ""
-    return "0" if value == 0 else f"{value:.2g}"
+    rounded = float(Context(prec=2, rounding=rounding).create_decimal(repr(float(value))))
+    return "0" if rounded == 0 else f"{rounded:.2g}"

@@ -88,12 +88,12 @@ def fix_size(model: Any, spec: SourceSpec) -> Canvas:
     elif spec.kind == "demo":
         height, width = HEIGHT, WIDTH
     else:
-        raise InputError(f"source.size: {spec.name} needs a fixed size; write size: [height, width], such as [544, 960]")
+        raise InputError(f"source.size: {spec.name} needs a fixed size; write size: [height, width]")
     step = transform.size_divisible
     for value in (height, width):
         if value < 1 or value % step:
-            below, above = max(step, value // step * step), max(step, -(-value // step) * step)
-            raise InputError(f"source.size: {value} is no multiple of {step}; take {below} or {above}")
+            near = dict.fromkeys(max(step, multiple) for multiple in (value // step * step, -(-value // step) * step))
+            raise InputError(f"source.size: {value} is no multiple of {step}; take {' or '.join(map(str, near))}")
     transform.min_size, transform.max_size = (min(height, width),), max(height, width)
     if transform.fixed_size is not None:
         transform.fixed_size = (width, height)
@@ -117,8 +117,9 @@ def _assert_unresized(model: Any, name: str, height: int, width: int) -> None:
 
 
 def sample_image(seed: int, index: int, canvas: Canvas) -> Tensor:
-    """Draw a shapes image and return it on the canvas, float [3, H, W] in 0..1."""
-    return torch.from_numpy(canvas.fit(draw(seed, index, objects=4).image).input)
+    """Draw a shapes image, every other one upright, and return it on the canvas, float [3, H, W] in 0..1."""
+    size = (WIDTH, HEIGHT) if index % 2 else (HEIGHT, WIDTH)
+    return torch.from_numpy(canvas.fit(draw(seed, index, size=size, objects=4).image).input)
 
 
 def _demo(spec: SourceSpec) -> Callable[..., Any]:
@@ -215,7 +216,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: holds more than tensors, or is damaged; save the state dict alone, by torch.save(model.state_dict())"
+            f"{path}: holds more than tensors, or is damaged; save the state dict alone: torch.save(model.state_dict())"
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{path}: can't be read as weights ({first_line(error)}); is it complete?") from error

@@ -93,13 +93,16 @@ class OnnxSource:
 
     def _run(self, fed: Tensors) -> Tensors:
         if self._session is None:
-            model = self._model
-            known = {value.name for value in model.graph.output}
-            extra = [name for name in self._boundary if name not in known]
+            known = {value.name for value in self._model.graph.output}
+            extra = [ValueInfoProto(name=name) for name in self._boundary if name not in known]
             if extra:
                 model = self.export()
-                model.graph.output.extend(ValueInfoProto(name=name) for name in extra)
-            self._session = Session(model, name=str(self.path))
+                model.graph.output.extend(extra)
+                if self.folder is not None:
+                    onnx.load_external_data_for_model(model, str(self.folder))
+                self._session = Session(model, name=str(self.path))
+            else:
+                self._session = Session(self.path, name=str(self.path))
         return self._session.run(fed)
 
 
@@ -115,7 +118,7 @@ def _check(model: Model, path: Path) -> None:
 
 def _image_input(model: ModelProto, path: Path) -> ValueInfoProto:
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in stored]
+    inputs: list[ValueInfoProto] = [value for value in model.graph.input if value.name not in stored]
     if len(inputs) == 1 and _is_image(inputs[0]):
         return inputs[0]
     seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"

@@ -27,11 +27,12 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
+from torchvision.models.mobilenetv3 import InvertedResidual
 from torchvision.models.resnet import Bottleneck
 
 from graphsurgery.errors import InputError
 
-_CANDIDATES = 150
+_CANDIDATES = 60
 _BOXES = 100  # per image, out of 1,000: enough for statistics, and the heads are the slowest part of some networks
 _OBJECTNESS_SPREAD = 1.5
 # Few classes that are likely and many that are not make the number of detections vary less from image to image.
@@ -92,6 +93,8 @@ def _tame(backbone: Any) -> None:
             module.weight.sub_(module.weight.mean(dim=(2, 3), keepdim=True))
         if isinstance(module, Bottleneck):
             module.bn3.weight *= _RESIDUAL_GAIN
+        if isinstance(module, InvertedResidual) and module.use_res_connect:
+            module.block[-1][1].weight *= _RESIDUAL_GAIN
 
 
 @contextmanager
@@ -177,13 +180,11 @@ def _calibrate_ssd(model: Any, levels: list[Tensor]) -> None:
             _spread(last, [inputs], deviation, prior=prior)
     shift = _median(_background_shift(image, model.score_thresh, _CANDIDATES) for image in classes(levels))
     for module in classes.module_list:
-        last = module if isinstance(module, nn.Conv2d) else module[-1]
-        last.bias[:: classes.num_columns] += shift
+        *_, bias = module.parameters()
+        bias[:: classes.num_columns] += shift
 
 
-def _spread(
-    layer: Any, inputs: Sequence[Tensor], deviation: float, mean: float = 0.0, prior: float = 0.0
-) -> None:
+def _spread(layer: Any, inputs: Sequence[Tensor], deviation: float, mean: float = 0.0, prior: float = 0.0) -> None:
     """Rescale a layer with bias so that each channel of what it makes of `inputs` [N, C, ...] is spread like this.
 
     `deviation` is that of the values of a channel, `prior` that of the channels' means around `mean`.

@@ -39,11 +39,14 @@ class TorchvisionSource:
         self.name = spec.name
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, weights, weights_sha256, size and opset. The hash is that of names, types and values."""
+        """Return kind, name, weights, weights_sha256, size and opset.
+
+        Of a weights file only the name is told, not where it lies. The hash is over names, types and values.
+        """
         return {
             "kind": self._spec.kind,
             "name": self._spec.name,
-            "weights": self._spec.weights,
+            "weights": None if self._spec.weights is None else Path(self._spec.weights).name,
             "weights_sha256": _digest(self._model),
             "size": [self.canvas.height, self.canvas.width],
             "opset": self._spec.opset,

@@ -3,12 +3,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from graphsurgery.passes.set_attributes import SetAttributes
 from pydantic import TypeAdapter, ValidationError
 
 from graphsurgery import session
 from graphsurgery.errors import PassError
 from graphsurgery.model import Model
+from graphsurgery.passes.set_attributes import SetAttributes
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
 

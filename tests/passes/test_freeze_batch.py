@@ -1,0 +1,285 @@
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from graphsurgery import session
+from graphsurgery.errors import PassError
+from graphsurgery.model import Model
+from graphsurgery.passes.freeze_batch import FreezeBatch
+from graphsurgery.rewrite import BATCH_NOTE, apply_pass
+from graphsurgery.testing import assert_rewrites, parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+
+
+def with_weights(text: str, **shapes: list[int]) -> ModelProto:
+    model = parse(text)
+    generator = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        values = generator.standard_normal(shape).astype(np.float32) * 0.2
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return model
+
+
+def box_head(n: str, flatten: str = "f = Flatten <axis = 1> (r)") -> ModelProto:
+    """The box head of a Mask R-CNN: the classes and the boxes of each region."""
+    text = f"""
+        {HEAD}
+        g (float[{n}, 4, 3, 3] features) => (float[{n}, 5] logits, float[{n}, 8] boxes) {{
+            c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (features, w1)
+            r = Relu (c)
+            {flatten}
+            h = Gemm <transB = 1> (f, w2, b2)
+            k = Relu (h)
+            logits = Gemm <transB = 1> (k, w3)
+            boxes = Gemm (k, w4)
+        }}"""
+    return with_weights(text, w1=[4, 4, 3, 3], w2=[16, 36], b2=[16], w3=[5, 16], w4=[16, 8])
+
+
+def mask_head(n: str) -> ModelProto:
+    text = f"""
+        {HEAD}
+        g (float[{n}, 4, 3, 3] features) => (float[{n}, 2, 6, 6] masks) {{
+            c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (features, w1)
+            r = Relu (c)
+            d = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (r, w2)
+            e = Relu (d)
+            masks = Conv (e, w3)
+        }}"""
+    return with_weights(text, w1=[4, 4, 3, 3], w2=[4, 3, 2, 2], w3=[2, 3, 1, 1])
+
+
+def rows(body: str, x: str = "float[n, 4, 6] x", y: str = "float[a, b, c] y", constants: str = "") -> str:
+    return f"""
+        {HEAD}
+        g ({x}) => ({y}) <int64[1] m1 = {{-1}}, int64[1] i0 = {{0}}, int64[1] i1 = {{1}}, int64[1] i2 = {{2}},
+                int64 s0 = {{0}}, int64 s1 = {{1}}, float one = {{1}}{constants}> {{
+            {body}
+        }}"""
+
+
+def random(shape: list[int]) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("head", [box_head, mask_head])
+def test_fixes_the_batch_of_a_head(head: Any) -> None:
+    applied = assert_rewrites(FreezeBatch(5), head("n"), head("5"), {"features": random([5, 4, 3, 3])})
+    assert applied.model.graph().metadata == {BATCH_NOTE: json.dumps({"size": 5, "mode": "pad"})}
+    again = apply_pass(FreezeBatch(5), applied.model).model
+    assert again.fingerprint == applied.model.fingerprint
+
+
+@pytest.mark.parametrize("head", [box_head, mask_head])
+def test_padded_rows_do_not_touch_the_others(head: Any) -> None:
+    frozen = apply_pass(FreezeBatch(5), Model(head("n"))).model.proto
+    few = random([3, 4, 3, 3])
+    padded = np.concatenate([few, np.full((2, 4, 3, 3), 1e3, np.float32)])
+    expected, got = session.run(head("n"), {"features": few}), session.run(frozen, {"features": padded})
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name][:3], value, rtol=1e-6, atol=1e-6)
+
+
+def test_folds_the_target_of_a_reshape_that_asks_for_the_batch() -> None:
+    asks = """s = Shape (r)
+            n = Gather (s, zero)
+            n1 = Unsqueeze (n, first)
+            target = Concat <axis = 0> (n1, rest)
+            f = Reshape (r, target)"""
+    constant = """target = Constant <value = int64[2] value {5, -1}> ()
+            f = Reshape (r, target)"""
+    before = box_head("n", asks)
+    for name, value in (("zero", np.array(0)), ("first", np.array([0])), ("rest", np.array([-1]))):
+        before.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    assert_rewrites(FreezeBatch(5), before, box_head("5", constant), {"features": random([5, 4, 3, 3])})
+
+
+def test_leaves_a_note_for_the_runtime() -> None:
+    metadata = apply_pass(FreezeBatch(7, "loop"), Model(mask_head("n"))).model.graph().metadata
+    assert json.loads(metadata[BATCH_NOTE]) == {"size": 7, "mode": "loop"}
+
+
+def test_leaves_inputs_without_batch_alone() -> None:
+    def model(n: str) -> str:
+        return rows("y = Mul (x, scale)", f"float[{n}, 4, 6] x, float[4, 1] scale", f"float[{n}, 4, 6] y")
+
+    inputs = {"x": random([5, 4, 6]), "scale": random([4, 1])}
+    applied = assert_rewrites(FreezeBatch(5), model("n"), model("5"), inputs)
+    assert list(applied.model.graph().inputs[1].shape) == [4, 1]
+
+
+def test_a_batch_that_is_fixed_to_the_size_only_gets_the_note() -> None:
+    applied = assert_rewrites(FreezeBatch(5), box_head("5"), box_head("5"), {"features": random([5, 4, 3, 3])})
+    assert BATCH_NOTE in applied.model.graph().metadata
+
+
+def test_takes_only_the_inputs_that_it_is_given() -> None:
+    text = rows("y = Mul (x, z)", "float[n, 4, 6] x, float[k, 6] z")
+    with pytest.raises(PassError, match="broadcasting moves the rows of 'z'"):
+        apply_pass(FreezeBatch(3), Model(parse(text)))
+    got = apply_pass(FreezeBatch(3, inputs=("x",)), Model(parse(text))).model.graph()
+    assert [list(tensor.shape) for tensor in got.inputs] == [[3, 4, 6], ["k", 6]]
+
+
+KEEP_ROWS = {
+    "a constant per channel": ("y = Add (x, c)", ", float[4, 1] c = {1, 2, 3, 4}"),
+    "a constant with a leading one": ("y = Add (x, c)", ", float[1, 4, 1] c = {1, 2, 3, 4}"),
+    "a sum of rows of two paths": ("a = Relu (x) b = Sigmoid (x) y = Add (a, b)", ""),
+    "a condition": ("a = Greater (x, one) y = Where (a, x, one)", ""),
+    "a matrix product with a constant": ("y = MatMul (x, c)", ", float[6, 1] c = {1, 2, 3, 4, 5, 6}"),
+    "a matrix product with a constant before it": ("y = MatMul (c, x)", ", float[1, 4] c = {1, 2, 3, 4}"),
+    "a matrix product row by row": ("t = Transpose <perm = [0, 2, 1]> (x) y = MatMul (x, t)", ""),
+    "a softmax over the last axis": ("y = Softmax <axis = -1> (x)", ""),
+    "a normalisation over the last axis": ("y = LayerNormalization (x, c)", ", float[6] c = {1, 2, 3, 4, 5, 6}"),
+    "a mean over the elements of each row": ("y = ReduceMean <axes = [-1, 1]> (x)", ""),
+    "a sum over the elements of each row": ("y = ReduceSum <keepdims = 1> (x, i2)", ""),
+    "a running sum along the rows": ("y = CumSum (x, s1)", ""),
+    "a concatenation of channels": ("a = Relu (x) y = Concat <axis = -2> (x, a)", ""),
+    "a split of channels": ("a, b = Split <axis = 1> (x) y = Sub (a, b)", ""),
+    "a slice of each row": ("y = Slice (x, i1, i2, m1)", ""),
+    "a slice that takes all rows": ("y = Slice (x, i0, end, i0)", ", int64[1] end = {9223372036854775807}"),
+    "the first channels": ("y = Gather <axis = 1> (x, i1)", ""),
+    "the largest elements of each row": ("y, i = TopK (x, i2)", ""),
+    "a padding of each row": ("y = Pad (x, p)", ", int64[6] p = {0, 1, 0, 0, 0, 2}"),
+    "a reshape with a zero for the rows": ("y = Reshape (x, t)", ", int64[3] t = {0, 12, 2}"),
+    "a reshape with the rest for the rows": ("y = Reshape (x, t)", ", int64[3] t = {-1, 12, 2}"),
+    "a new axis that goes again": ("a = Unsqueeze (x, i1) y = Squeeze (a, i1)", ""),
+    "a larger size": ("y = Resize (x, , s)", ", float[3] s = {1, 1, 2}"),
+    "copies of each row": ("y = Tile (x, t)", ", int64[3] t = {1, 1, 3}"),
+    "zeros for each row": ("s = Shape (x) z = ConstantOfShape (s) y = Concat <axis = 2> (x, z)", ""),
+    "a constant repeated for each row": ("s = Shape (x) e = Expand (one, s) y = Mul (x, e)", ""),
+    "the size of a row": ("s = Shape <start = 2> (x) f = Cast <to = 1> (s) r = Sqrt (f) y = Div (x, r)", ""),
+    "numbers quantized with one scale": (
+        "q = QuantizeLinear (x, one) y = DequantizeLinear (q, one)",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEEP_ROWS)
+def test_accepts(case: str) -> None:
+    body, constants = KEEP_ROWS[case]
+    before = Model(parse(rows(body, constants=constants)))
+    after = apply_pass(FreezeBatch(5), before).model
+    onnx.checker.check_model(after.proto, full_check=True)
+    assert after.proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 5
+    assert "Shape" not in {node.op_type for node in after.proto.graph.node}
+    few = random([2, 4, 6])
+    expected = session.run(before.proto, {"x": few})["y"]
+    got = session.run(after.proto, {"x": np.concatenate([few, 9 * random([3, 4, 6])])})["y"]
+    np.testing.assert_array_equal(got[:2], expected)
+
+
+MIX_ROWS = {
+    "a softmax over the batch": ("y = Softmax <axis = 0> (x)", "", "Softmax: .*leading"),
+    "a mean over everything": ("y = ReduceMean (x)", "", "ReduceMean: .*axes are not known"),
+    "a mean over the batch": ("y = ReduceMean <axes = [-3]> (x)", "", "ReduceMean: .*leading"),
+    "a concatenation of rows": ("a = Relu (x) y = Concat <axis = 0> (x, a)", "", "Concat: .*leading"),
+    "a row put before": (
+        "y = Concat <axis = 1> (x, c)",
+        ", float[1, 1, 6] c = {1, 2, 3, 4, 5, 6}",
+        "Concat: 'c' is no part",
+    ),
+    "a constant per row": ("y = Add (x, c)", ", float[2, 1, 1] c = {1, 2}", "Add: .*'c' differs from row to row"),
+    "a constant of higher rank": ("y = Add (x, c)", ", float[1, 1, 1, 1] c = {1}", "Add: .*moves the rows of 'x'"),
+    "a transposition": ("y = Transpose <perm = [1, 0, 2]> (x)", "", "Transpose: .*moves"),
+    "a transposition by default": ("y = Transpose (x)", "", "Transpose: .*moves"),
+    "a reshape across rows": ("y = Reshape (x, t)", ", int64[3] t = {1, -1, 6}", "Reshape: .*is not the batch"),
+    "a flattening of rows": ("a = Flatten <axis = 2> (x) y = Unsqueeze (a, i0)", "", "Flatten: .*is not the batch"),
+    "an axis before the batch": ("y = Unsqueeze (x, i0)", "", "Unsqueeze: .*is not the batch"),
+    "a squeeze of whatever is one": ("y = Squeeze (x)", "", "Squeeze: .*batch of one"),
+    "the first row": ("y = Slice (x, i0, i1)", "", "Slice: .*leading"),
+    "the rows backwards": ("y = Slice (x, m1, e, i0, m1)", ", int64[1] e = {-99}", "Slice: .*leading"),
+    "a row by its number": ("y = Gather (x, i0)", "", "Gather: .*leading"),
+    "padding with rows": ("y = Pad (x, p)", ", int64[6] p = {1, 0, 0, 0, 0, 0}", "Pad: .*leading"),
+    "the largest of all rows": ("y, i = TopK <axis = 0> (x, i1)", "", "TopK: .*leading"),
+    "a running sum over rows": ("y = CumSum (x, s0)", "", "CumSum: .*leading"),
+    "a product of rows with rows": ("a = Flatten (x) t = Transpose (a) y = MatMul (a, t)", "", "Transpose: .*moves"),
+    "more rows": ("y = Tile (x, t)", ", int64[3] t = {2, 1, 1}", "Tile: .*leading"),
+    "an Einsum": ('y = Einsum <equation = "abc->cba"> (x)', "", "Einsum: .*not known to keep"),
+    "a division by the number of rows": (
+        "s = Shape <end = 1> (x) f = Cast <to = 1> (s) y = Div (x, f)",
+        "",
+        "Div: .*computed from the number of rows",
+    ),
+    "the number of each row": (
+        "s = Shape (x) n = Gather (s, s0) r = Range (s0, n, s1) f = Cast <to = 1> (r) "
+        "a = Unsqueeze (f, e) y = Add (x, a)",
+        ", int64[2] e = {1, 2}",
+        "Add: .*computed from the number of rows",
+    ),
+    "a table of all pairs": (
+        "s = Shape <end = 1> (x) t = Concat <axis = 0> (s, s, i1) a = ReduceMax <axes = [1, 2]> (x) y = Expand (a, t)",
+        "",
+        "Expand: .*leading",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MIX_ROWS)
+@pytest.mark.parametrize("size", [1, 5])
+def test_refuses(case: str, size: int) -> None:
+    body, constants, complaint = MIX_ROWS[case]
+    op, reason = complaint.split(": ")
+    with pytest.raises(PassError, match=rf"node '\w' \({op}\) mixes rows: {reason}"):
+        apply_pass(FreezeBatch(size), Model(parse(rows(body, y="float[] y", constants=constants))))
+
+
+def test_refuses_an_if_that_sees_the_rows() -> None:
+    body = """y = If (c) <then_branch = t () => (float[p] a) { a = Relu (x) },
+                else_branch = e () => (float[q] b) { b = Abs (x) }>"""
+    with pytest.raises(PassError, match=r"\(If\) mixes rows: it is not known"):
+        apply_pass(FreezeBatch(5), Model(parse(rows(body, "float[n, 4, 6] x, bool c"))))
+
+
+def test_refuses_a_custom_operator() -> None:
+    text = rows("y = mine.Relu (x)").replace('"": 17', '"": 17, "mine": 1')
+    with pytest.raises(PassError, match=r"\(Relu\) mixes rows: it is not known"):
+        apply_pass(FreezeBatch(5), Model(parse(text)))
+
+
+def test_refuses_batch_statistics() -> None:
+    text = rows(
+        "y, m, v = BatchNormalization <training_mode = 1> (x, c, c, c, c)", constants=", float[4] c = {1, 2, 3, 4}"
+    )
+    with pytest.raises(PassError, match="training mode"):
+        apply_pass(FreezeBatch(5), Model(parse(text)))
+
+
+def test_refuses_a_transposed_gemm() -> None:
+    text = rows("y = Gemm <transA = 1> (x, c)", "float[n, 2] x", "float[a, b] y", ", float[2, 1] c = {1, 2}")
+    with pytest.raises(PassError, match="batch transposed"):
+        apply_pass(FreezeBatch(5), Model(parse(text)))
+
+
+def test_refuses_an_output_without_rows() -> None:
+    text = rows("y = Relu (x) z = Shape (x)", y="float[a, b, c] y, int64[3] z")
+    with pytest.raises(PassError, match="output 'z' does not depend on the rows of x"):
+        apply_pass(FreezeBatch(5), Model(parse(text)))
+
+
+@pytest.mark.parametrize(
+    ("x", "inputs", "message"),
+    [
+        ("float[7, 4, 6] x", (), r"no batch to set to 5; inputs: x \[7, 4, 6\]"),
+        ("float[7, 4, 6] x", ("x",), r"input 'x' \[7, 4, 6\] is fixed already, not to 5"),
+        ("float[n, 4, 6] x", ("z",), "no input 'z'; the model has x"),
+        ("float x", (), "no batch to set to 5; inputs: none with a known rank"),
+        ("float[n, n, 6] x", (), r"dimension 'n' is the batch, but also in input 'x'"),
+        ("float[n, 4, 6] x, float[n] z", ("x",), r"dimension 'n' is the batch, but also in input 'z' \[n\]"),
+    ],
+)
+def test_refuses_a_batch_that_it_can_t_fix(x: str, inputs: tuple[str, ...], message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        apply_pass(FreezeBatch(5, inputs=inputs), Model(parse(rows("y = Relu (x)", x))))
+
+
+@pytest.mark.parametrize(("options", "word"), [({"size": 0}, "size"), ({"size": 2, "mode": "cut"}, "mode")])
+def test_refuses_options_that_it_does_not_know(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=f"{word} must be"):
+        FreezeBatch(**options)

@@ -1,0 +1,143 @@
+"""manifest.json: what is written is what is read, and what does not connect is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from graphsurgery.errors import InputError, ModelError
+from graphsurgery.images import Canvas
+from graphsurgery.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.model import Model
+from graphsurgery.partition import Part
+from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
+from graphsurgery.testing import parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+FRONT = f"{HEAD}\ng (float[1, 3, 8, 8] image) => (float[N, 4] h, int64 n) {{ h = Relu (image) n = Size (h) }}"
+BACK = f"{HEAD}\ng (float[5, 4] h, int64 n) => (float16[5, 4] y, bool[K, ?] z) {{ y = Cast <to = 10> (h) z = Not (n) }}"
+CANVAS = Canvas(8, 8)
+SOURCE = {"kind": "torchvision", "name": "maskrcnn", "size": [8, 8], "weights": None}
+
+
+def part(name: str, text: str, device: str = "cpu", notes: dict[str, object] | None = None) -> Part:
+    proto = parse(text)
+    for key, note in (notes or {}).items():
+        proto.metadata_props.add(key=key, value=json.dumps(note))
+    return Part(name, device, device != "cpu", Model(proto))
+
+
+def described(front_notes: dict[str, object] | None = None) -> Manifest:
+    parts = [
+        part("front", FRONT, "npu", front_notes),
+        part("back", BACK, notes={BATCH_NOTE: {"size": 5, "mode": "pad"}}),
+    ]
+    return describe_parts(parts, "shapes", SOURCE, CANVAS, ["image"], ["y", "z"])
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    manifest = described({NORMALISATION_NOTE: {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}})
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    again = Manifest.read(tmp_path)
+    assert again == manifest
+    assert again.to_json() == manifest.to_json()
+
+
+def test_a_part_is_described_by_its_file_and_its_tensors() -> None:
+    front, back = described().parts
+    assert (front.name, front.device, front.accelerator, front.file) == ("front", "npu", True, "front.onnx")
+    assert front.batch is None
+    assert front.inputs == {"image": Tensor(shape=[1, 3, 8, 8], dtype="float32")}
+    assert front.outputs == {"h": Tensor(shape=["N", 4], dtype="float32"), "n": Tensor(shape=[], dtype="int64")}
+    assert back.batch is not None
+    assert (back.batch.size, back.batch.mode) == (5, "pad")
+    assert back.outputs == {"y": Tensor(shape=[5, 4], dtype="float16"), "z": Tensor(shape=["K", None], dtype="bool")}
+
+
+def test_an_unknown_shape_stays_unknown() -> None:
+    proto = parse(FRONT)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    assert describe_part(Part("p", "cpu", False, Model(proto))).outputs["h"] == Tensor(shape=None, dtype="float32")
+
+
+def test_an_initializer_among_the_inputs_is_no_input() -> None:
+    proto = parse(FRONT)
+    proto.graph.initializer.append(onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [0]))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [1]))
+    assert list(describe_part(Part("p", "cpu", False, Model(proto))).inputs) == ["image"]
+
+
+def test_what_is_no_tensor_is_refused() -> None:
+    text = f"{HEAD}\ng (seq(float[N]) x) => (int64 y) {{ y = SequenceLength (x) }}"
+    with pytest.raises(ModelError, match="front: 'x' has sequence_type; inputs and outputs must be tensors"):
+        describe_part(part("front", text))
+    untyped = parse(FRONT)
+    untyped.graph.output[0].ClearField("type")
+    with pytest.raises(ModelError, match="p: 'h' has no type"):
+        describe_part(Part("p", "cpu", False, Model(untyped)))
+
+
+def test_the_normalisation_that_a_pass_took_out_becomes_the_runtimes() -> None:
+    plain = described()
+    assert not plain.normalise
+    assert plain.canvas == {"height": 8, "width": 8, "mean": None, "std": None}
+    dropped = described({NORMALISATION_NOTE: {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}})
+    assert dropped.normalise
+    assert Canvas.from_json(dropped.canvas) == Canvas(8, 8, (0.5,) * 3, (0.25,) * 3)
+
+
+def test_a_detector_has_one_input() -> None:
+    with pytest.raises(InputError, match="the graph has inputs image, size; the runtime feeds one image"):
+        describe_parts([part("front", FRONT)], "shapes", SOURCE, CANVAS, ["image", "size"], ["h"])
+
+
+def _drop_name(content: dict[str, Any]) -> None:
+    del content["parts"][0]["name"]
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "an unknown key": (lambda m: m.update(more=1), "more: Extra inputs are not permitted"),
+    "a part without a name": (_drop_name, r"parts\.0\.name: Field required"),
+    "an empty batch": (lambda m: m["parts"][1]["batch"].update(size=0), r"parts\.1\.batch\.size: "),
+    "another way to fill a batch": (lambda m: m["parts"][1]["batch"].update(mode="tile"), r"parts\.1\.batch\.mode: "),
+    "no dtype": (lambda m: m["parts"][0]["outputs"]["h"].update(dtype="float31"), "'float31' is no dtype"),
+    "a canvas of no size": (lambda m: m["canvas"].update(height=0), "canvas: height is 0"),
+    "a canvas without a width": (lambda m: m["canvas"].pop("width"), "canvas: expected height, width, mean and std"),
+    "an input that no one gives": (
+        lambda m: m["parts"][1]["inputs"].update(sizes=m["parts"][0]["inputs"]["image"]),
+        "part 'back' reads 'sizes', which no part before it writes",
+    ),
+    "parts in the wrong order": (lambda m: m["parts"].reverse(), "part 'back' reads 'h', which no part before it"),
+    "an image that no part reads": (lambda m: m.update(input="picture"), "no part reads the image 'picture'"),
+    "an output nobody writes": (lambda m: m["outputs"].append("masks"), "no part writes the output 'masks'"),
+    "no parts": (lambda m: m.update(parts=[]), "no part writes the output 'y'"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_manifest_is_refused_that_has(tmp_path: Path, what: str) -> None:
+    change, message = CHANGES[what]
+    content = json.loads(described().to_json())
+    change(content)
+    (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"manifest\.json: .*{message}") as caught:
+        Manifest.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bfloat16_tensor_is_known(tmp_path: Path) -> None:
+    text = f"{HEAD}\ng (bfloat16[1] image) => (bfloat16[1] y) {{ y = Identity (image) }}"
+    manifest = describe_parts([part("p", text)], "r", SOURCE, CANVAS, ["image"], ["y"])
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    assert Manifest.read(tmp_path) == manifest
+
+
+def test_entries_are_frozen() -> None:
+    entry: PartEntry = described().parts[0]
+    with pytest.raises(ValueError, match="frozen"):
+        entry.file = "other.onnx"  # type: ignore[misc]

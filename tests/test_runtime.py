@@ -1,0 +1,394 @@
+"""Parts played one after another: slices of a frozen batch, and a whole detector made by hand."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.images import Canvas, paste_masks
+from graphsurgery.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.model import Model
+from graphsurgery.partition import Part
+from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
+from graphsurgery.runtime import Chain, Detector, PartPlayer
+from graphsurgery.testing import parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+CPU = ["CPUExecutionProvider"]
+TWICE = f"""
+    {HEAD}
+    g (float[3, 2] a) => (float[3, 2] b, float[3] c) {{
+        b = Add (a, a)
+        c = ReduceMax <axes = [1], keepdims = 0> (b)
+    }}"""
+SUM = f"{HEAD}\ng (float[3, 2] a, float[3, 2] b) => (float[3, 2] c) {{ c = Add (a, b) }}"
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
+CANVAS = Canvas(8, 12)
+# A detector that finds one object in each bright column of the image's first row, 1 pixel wide and 4 high.
+BACKBONE = f"""
+    {HEAD}
+    g (float[1, 3, 8, 12] input_backbone) => (float[1, 3, 8, 12] features) {{ features = Relu (input_backbone) }}"""
+PROPOSAL = f"""
+    {HEAD}
+    g (float[1, 3, 8, 12] features) => (float[N, 4] proposals) {{
+        i = Constant <value_int = 0> ()
+        zero = Constant <value_float = 0.0> ()
+        one = Constant <value_float = 1.0> ()
+        four = Constant <value_float = 4.0> ()
+        image = Gather <axis = 0> (features, i)
+        red = Gather <axis = 0> (image, i)
+        row = Gather <axis = 0> (red, i)
+        bright = Greater (row, zero)
+        at = NonZero (bright)
+        column = Transpose (at)
+        x0 = Cast <to = 1> (column)
+        x1 = Add (x0, one)
+        y0 = Mul (x0, zero)
+        y1 = Add (y0, four)
+        proposals = Concat <axis = 1> (x0, y0, x1, y1)
+    }}"""
+HEADS = f"""
+    {HEAD}
+    g (float[5, 4] proposals) => (float[5, 1] class_logits, float[5, 1, 2, 2] mask_logits) {{
+        weight = Constant <value = float[4, 1] {{-0.1, 0.0, 0.0, 0.5}}> ()
+        shape = Constant <value_ints = [5, 1, 2, 2]> ()
+        class_logits = MatMul (proposals, weight)
+        mask_logits = Reshape (proposals, shape)
+    }}"""
+POSTPROCESS = f"""
+    {HEAD}
+    g (float[N, 4] proposals, float[N, 1] class_logits, float[N, 1, 2, 2] mask_logits)
+        => (float[N, 4] boxes, int64[N] labels, float[N] scores, float[N, 1, 2, 2] masks) {{
+        axis = Constant <value_ints = [1]> ()
+        logits = Squeeze (class_logits, axis)
+        boxes = Identity (proposals)
+        scores = Sigmoid (logits)
+        up = Ceil (scores)
+        labels = Cast <to = 7> (up)
+        masks = Sigmoid (mask_logits)
+    }}"""
+OUTPUTS = ["boxes", "labels", "scores", "masks"]
+
+
+def part(name: str, text: str, device: str = "cpu", **notes: object) -> Part:
+    proto = parse(text)
+    for key, note in notes.items():
+        proto.metadata_props.add(key=f"graphsurgery.{key}", value=json.dumps(note))
+    return Part(name, device, device != "cpu", Model(proto))
+
+
+def player(text: str, size: int | None = None, mode: str = "loop", name: str = "head") -> PartPlayer:
+    one = part(name, text, batch={"size": size, "mode": mode}) if size else part(name, text)
+    return PartPlayer.open(one.model.proto, describe_part(one), CPU, optimise=False)
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 2)).astype(np.float32)
+
+
+def write_detector(folder: Path) -> Manifest:
+    parts = [
+        part("backbone", BACKBONE, "npu", normalisation={"mean": MEAN, "std": STD}),
+        part("proposal", PROPOSAL),
+        part("heads", HEADS, "npu", batch={"size": 5, "mode": "pad"}),
+        part("postprocess", POSTPROCESS),
+    ]
+    manifest = describe_parts(parts, "columns", {"kind": "test"}, CANVAS, ["input_backbone"], OUTPUTS)
+    folder.mkdir(exist_ok=True)
+    for each in parts:
+        each.model.save(folder / f"{each.name}.onnx")
+    (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    change(content)
+    (folder / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_the_notes_that_the_tests_write_are_those_that_passes_leave() -> None:
+    assert (BATCH_NOTE, NORMALISATION_NOTE) == ("graphsurgery.batch", "graphsurgery.normalisation")
+
+
+@pytest.mark.parametrize("mode", ["pad", "loop"])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 6, 7])
+def test_any_number_of_rows_goes_through_a_frozen_batch(count: int, mode: str) -> None:
+    got = player(TWICE, 3, mode).play({"a": rows(count)})
+    assert list(got) == ["b", "c"]
+    np.testing.assert_array_equal(got["b"], rows(count) * 2)
+    np.testing.assert_array_equal(got["c"], (rows(count) * 2).max(1) if count else np.zeros(0))
+    assert all(value.dtype == np.float32 for value in got.values())
+
+
+@pytest.mark.parametrize(("count", "runs"), [(0, 0), (2, 1), (3, 1), (7, 3)])
+def test_a_session_with_a_frozen_batch_only_sees_full_batches(
+    count: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = player(TWICE, 3)
+    seen: list[np.ndarray] = []
+    run = one.session.run
+
+    def noted(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append(inputs["a"])
+        return run(inputs)
+
+    monkeypatch.setattr(one.session, "run", noted)
+    one.play({"a": rows(count)})
+    assert [given.shape for given in seen] == [(3, 2)] * runs
+    filled = np.concatenate([*seen, np.zeros((0, 2))])
+    np.testing.assert_array_equal(filled[:count], rows(count))
+    assert not filled[count:].any()
+
+
+def test_inputs_of_a_frozen_batch_are_sliced_together() -> None:
+    got = player(SUM, 3).play({"a": rows(7), "b": rows(7, 1), "unrelated": rows(1)})
+    np.testing.assert_array_equal(got["c"], rows(7) + rows(7, 1))
+
+
+@pytest.mark.parametrize("b", [rows(6), rows(0), np.zeros((), np.float32)])
+def test_inputs_of_a_frozen_batch_must_have_equally_many_rows(b: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"part 'head': its inputs must have equally many rows, but are a \[7, 2\], b"):
+        player(SUM, 3).play({"a": rows(7), "b": b})
+
+
+def test_a_missing_input_is_named() -> None:
+    for size in (None, 3):
+        with pytest.raises(InputError, match="part 'head': input 'b' is not given"):
+            player(SUM, size).play({"a": rows(3)})
+
+
+def test_no_rows_need_a_known_shape() -> None:
+    text = TWICE.replace("float[3] c", "float[3] c, float[3, K] d").replace(
+        "b = Add (a, a)", "b = Add (a, a) d = Add (b, a)"
+    )
+    with pytest.raises(InputError, match="part 'head': the shape of its output 'd' is not known"):
+        player(text, 3).play({"a": rows(0)})
+
+
+def test_a_part_that_is_not_what_its_entry_says_is_refused() -> None:
+    entry = describe_part(part("head", SUM))
+    with pytest.raises(ModelError, match="part 'head': has inputs a, but the manifest says a, b"):
+        PartPlayer.open(parse(TWICE), entry, CPU, optimise=False)
+    with pytest.raises(ModelError, match="part 'head': has outputs b, c, but the manifest says c"):
+        PartPlayer.open(
+            parse(TWICE), entry.model_copy(update={"inputs": {"a": entry.inputs["a"]}}), CPU, optimise=False
+        )
+
+
+def test_time_adds_up() -> None:
+    one = player(TWICE)
+    one.play({"a": rows(3)})
+    first = one.seconds
+    one.play({"a": rows(3)})
+    assert 0 < first < one.seconds
+
+
+class Tracked:
+    """A session that hands out fresh tensors and notes which earlier ones are alive when it runs."""
+
+    def __init__(self, outputs: list[str], alive: dict[str, weakref.ref[np.ndarray]], log: list[set[str]]) -> None:
+        self.outputs, self.alive, self.log = outputs, alive, log
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.log.append({name for name, tensor in self.alive.items() if tensor() is not None})
+        made = {name: np.zeros(1) for name in self.outputs}
+        self.alive.update({name: weakref.ref(value) for name, value in made.items()})
+        return made
+
+
+def test_a_tensor_is_let_go_after_its_last_reader() -> None:
+    wiring = [("x", "a unread"), ("a", "b"), ("a b", "c end"), ("c", "d"), ("d", "last")]
+    alive: dict[str, weakref.ref[np.ndarray]] = {}
+    log: list[set[str]] = []
+    players = []
+    for index, (reads, writes) in enumerate(wiring):
+        inputs, outputs = ({n: Tensor(shape=[1], dtype="float64") for n in names.split()} for names in (reads, writes))
+        entry = PartEntry(
+            name=f"p{index}", device="cpu", accelerator=False, file="", batch=None, inputs=inputs, outputs=outputs
+        )
+        players.append(PartPlayer(entry, Tracked(writes.split(), alive, log)))  # type: ignore[arg-type]
+    got = Chain(tuple(players), ("end", "last")).play({"x": np.zeros(1)})
+    assert log == [set(), {"a"}, {"a", "b"}, {"c", "end"}, {"d", "end"}]
+    assert list(got) == ["end", "last"]
+
+
+def test_a_chain_can_hand_through_an_input_and_an_inner_tensor() -> None:
+    one, other = player(TWICE), player(SUM.replace("c", "d"))
+    got = Chain((one, other), ("d", "b", "a")).play({"a": rows(3)})
+    np.testing.assert_allclose(got["d"], rows(3) * 3, rtol=1e-6)
+    np.testing.assert_array_equal(got["b"], rows(3) * 2)
+    np.testing.assert_array_equal(got["a"], rows(3))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (16, 24), (30, 20), (1, 40), (40, 1), (1, 1), (5, 100)])
+def test_a_detector_maps_what_it_finds_back_to_an_image_of_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_detector(tmp_path)
+    found = Detector.load(tmp_path)(np.full((*size, 3), 255, np.uint8))
+
+    placed = CANVAS.fit(np.full((*size, 3), 255, np.uint8))
+    columns = np.arange(placed.width, dtype=np.float32)
+    ratio_x, ratio_y = size[1] / placed.width, size[0] / placed.height
+    expected = [columns * ratio_x, columns * 0, (columns + 1) * ratio_x, columns * 0 + 4 * ratio_y]
+    np.testing.assert_allclose(found["boxes"], np.stack(expected, 1), rtol=1e-6)
+    np.testing.assert_allclose(found["scores"], 1 / (1 + np.exp(0.1 * columns - 2)), rtol=1e-6)
+    np.testing.assert_array_equal(found["labels"], np.ones(placed.width, np.int64))
+    on_canvas = np.stack([columns, columns * 0, columns + 1, columns * 0 + 4], 1).reshape(-1, 1, 2, 2)
+    masks = list(paste_masks((1 / (1 + np.exp(-on_canvas))), found["boxes"], size))
+    np.testing.assert_allclose(found["masks"][:, 0], np.stack(masks), atol=1e-6)
+    assert found["masks"].max() > 0.3
+
+
+def test_a_detector_finds_nothing_in_a_dark_image(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    found = Detector.load(tmp_path)(np.zeros((20, 30, 3), np.uint8))
+    shapes = {name: (value.shape, value.dtype.name) for name, value in found.items()}
+    assert shapes == {
+        "boxes": ((0, 4), "float32"),
+        "labels": ((0,), "int64"),
+        "scores": ((0,), "float32"),
+        "masks": ((0, 1, 20, 30), "float32"),
+    }
+
+
+def test_a_detector_normalises_with_the_mean_and_std_of_the_preprocessing_that_was_dropped(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    detector = Detector.load(tmp_path)
+    assert (detector.canvas.mean, detector.canvas.std) == (MEAN, STD)
+    at_the_mean = np.full((8, 12, 3), 128, np.uint8)  # 0.502 where the mean of red is 0.5
+    assert len(detector(at_the_mean)["boxes"]) == 12
+    assert len(detector(at_the_mean - 1)["boxes"]) == 0
+
+
+@pytest.mark.parametrize("shape", ["[3, 8, 12]", "[1, 3, 8, 12]"])
+def test_a_graph_with_its_own_preprocessing_gets_the_canvas_as_it_is(tmp_path: Path, shape: str) -> None:
+    text = f"""
+        {HEAD}
+        g (float{shape} input) => (float[2, 4] boxes) {{
+            one = Constant <value_ints = [-1]> ()
+            four = Constant <value_ints = [2, 4]> ()
+            start = Constant <value_ints = [0]> ()
+            end = Constant <value_ints = [8]> ()
+            flat = Reshape (input, one)
+            first = Slice (flat, start, end)
+            boxes = Reshape (first, four)
+        }}"""
+    one = part("all", text)
+    one.model.save(tmp_path / "all.onnx")
+    manifest = describe_parts([one], "test", {}, CANVAS, ["input"], ["boxes"])
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    found = Detector.load(tmp_path)(image)
+    np.testing.assert_allclose(found["boxes"].ravel(), image[0, :8, 0] / np.float32(255), rtol=1e-6)
+
+
+def test_parts_that_find_no_boxes_are_no_detector(tmp_path: Path) -> None:
+    one = part("all", TWICE)
+    one.model.save(tmp_path / "all.onnx")
+    manifest = describe_parts([one], "test", {}, CANVAS, ["a"], ["b", "c"])
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    with pytest.raises(InputError, match="the parts give b, c and no boxes; they are no detector"):
+        Detector.load(tmp_path)(np.zeros((8, 12, 3), np.uint8))
+
+
+def test_a_detector_refuses_what_is_no_image(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    with pytest.raises(InputError, match="image: float64"):
+        Detector.load(tmp_path)(np.zeros((8, 12, 3)))
+
+
+def test_a_detector_times_each_part(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    detector = Detector.load(tmp_path)
+    assert detector.seconds == {"backbone": 0, "proposal": 0, "heads": 0, "postprocess": 0}
+    detector(np.full((8, 12, 3), 255, np.uint8))
+    assert all(seconds > 0 for seconds in detector.seconds.values())
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json: can't be read; give a folder that 'apply' wrote"):
+        Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', "\udcff"])
+def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE_NAME).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"manifest\.json: (can't be read|not a manifest of this version: \w+)"):
+        Detector.load(tmp_path)
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    change_manifest(tmp_path, lambda content: content.update(format=2))
+    with pytest.raises(InputError, match=r"manifest\.json: not a manifest of this version: format: "):
+        Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["../heads.onnx", "sub/heads.onnx", "..\\heads.onnx", "C:heads.onnx", "/heads.onnx", "heads"]
+)
+def test_a_part_beside_another_folder_is_refused(tmp_path: Path, file: str) -> None:
+    write_detector(tmp_path)
+    change_manifest(tmp_path, lambda content: content["parts"][2].update(file=file))
+    with pytest.raises(InputError, match=r"manifest\.json: part 'heads' has the file '.*', which is not beside it"):
+        Detector.load(tmp_path)
+
+
+def test_a_missing_part_is_refused(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    (tmp_path / "heads.onnx").unlink()
+    with pytest.raises(ModelError, match=r"heads\.onnx: can't be read"):
+        Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_corrupt_part_is_refused(tmp_path: Path, keep: int) -> None:
+    write_detector(tmp_path)
+    path = tmp_path / "heads.onnx"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"heads\.onnx: not an ONNX"):
+        Detector.load(tmp_path)
+
+
+def test_a_part_that_onnxruntime_refuses_is_named(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    Model(parse(HEADS.replace("MatMul", "MatMulNot"))).save(tmp_path / "heads.onnx")
+    with pytest.raises(ModelError, match=r"part 'heads': ONNX Runtime can't load it: .*MatMulNot"):
+        Detector.load(tmp_path)
+
+
+def test_parts_that_were_swapped_are_refused(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    (tmp_path / "postprocess.onnx").replace(tmp_path / "heads.onnx")
+    with pytest.raises(ModelError, match="part 'heads': has inputs proposals, class_logits, mask_logits, but the"):
+        Detector.load(tmp_path)
+
+
+def test_a_device_that_no_part_is_on_is_refused(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    with pytest.raises(InputError, match="no part is on device 'gpu'; the parts are on cpu, npu"):
+        Detector.load(tmp_path, {"gpu": "cuda"})
+
+
+def test_a_provider_that_is_not_here_is_a_missing_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_detector(tmp_path)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: CPU)
+    with pytest.raises(
+        MissingTool, match="device npu=vitisai: this ONNX Runtime has no VitisAIExecutionProvider; comes"
+    ):
+        Detector.load(tmp_path, {"npu": "vitisai"})
+
+
+def test_a_device_can_be_put_on_the_cpu_by_name(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    detector = Detector.load(tmp_path, {"npu": "cpu"}, threads=1)
+    assert len(detector(np.full((8, 12, 3), 255, np.uint8))["boxes"]) == 12
