@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -61,24 +61,34 @@ class InputImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """The tensors of one image. `height` and `width` are the image's own size, `file` says where it came from."""
+    """The tensors of one image. `height` and `width` are the image's own size, `file` says where it came from.
+
+    `computed` are tensors that the original has no name for; a graph that had passed gave them, and no file holds them.
+    """
 
     id: str
     folder: Path
     file: str | None
     height: int
     width: int
+    computed: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the tensors, in alphabetical order."""
+        """Names of the captured tensors, in alphabetical order."""
         return tuple(sorted(unquote(path.stem) for path in self.folder.glob("*.npy")))
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).is_file()
+        return name in self.computed or self._path(name).is_file()
+
+    def remember(self, tensors: Mapping[str, Array]) -> None:
+        """Keep tensors of this run as `computed`, but for those that were captured."""
+        self.computed.update({name: value for name, value in tensors.items() if name not in self})
 
     def load(self, name: str) -> Array:
         """Read one tensor. Raises CaptureError if it is missing, damaged, or would have to be unpickled."""
+        if name in self.computed:
+            return self.computed[name]
         path = self._path(name)
         try:
             array = np.load(path, allow_pickle=False)

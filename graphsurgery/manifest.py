@@ -123,9 +123,15 @@ class Manifest(_Section):
 
 
 def describe_parts(
-    parts: list[Part], recipe: str, source: dict[str, Any], canvas: Canvas, inputs: list[str], outputs: list[str]
+    parts: list[Part],
+    recipe: str,
+    source: dict[str, Any],
+    canvas: Canvas,
+    inputs: list[str],
+    outputs: list[str],
+    classes: list[str] | None = None,
 ) -> Manifest:
-    """Return the manifest of `parts`, whose graph had `inputs` and `outputs`.
+    """Return the manifest of `parts`, whose graph had `inputs` and `outputs`; `classes` name its labels.
 
     Raises InputError when there is not exactly one image input.
     """
@@ -137,6 +143,7 @@ def describe_parts(
     return Manifest(
         recipe=recipe,
         source=source,
+        classes=classes,
         canvas=canvas.to_json(),
         normalise=note is not None,
         input=inputs[0],

@@ -21,7 +21,7 @@ import numpy as np
 from graphsurgery import naming, partition
 from graphsurgery.capture import Sample
 from graphsurgery.equivalence import Verdict
-from graphsurgery.errors import Difference, ModelError
+from graphsurgery.errors import Difference, ModelError, PassError
 from graphsurgery.gate import Gate
 from graphsurgery.manifest import FILE_NAME, Manifest, describe_parts
 from graphsurgery.model import Model
@@ -102,7 +102,7 @@ def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
     """Run one pass on the whole graph and compare its outputs with the captured ones."""
     step, after = _rewrite(run, use, model, None)
     if after.fingerprint != model.fingerprint:
-        after = _adopt_names(run, model, after)
+        after = _adopt_names(run, use, model, after)
     if run.gate is not None:
         if use.pass_.effect == "approximate":
             run.gate.grant(use.name)
@@ -131,8 +131,8 @@ def cut(run: Run, whole: Model) -> list[Part]:
     with _timed(run.record, "surgery"):
         names = _name_boundary(found, values, run.samples)
         parts = partition.extract_parts(found, plan.parts)
-    if run.gate is not None:
-        run.gate.boundary = [{names[old]: value for old, value in computed.items()} for computed in values]
+    for sample, computed in zip(run.samples, values, strict=True):
+        sample.remember({names[old]: value for old, value in computed.items()})
     for part in parts:
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
@@ -213,8 +213,16 @@ def write(
         for part in parts:
             part.model.check(f"part '{part.name}'")
             part.model.save(output.work / f"{part.name}.onnx")
-        source = run.source.describe()
-        manifest = describe_parts(list(parts), run.recipe.name, source, run.source.canvas, list(inputs), list(outputs))
+        source = run.source
+        manifest = describe_parts(
+            list(parts),
+            run.recipe.name,
+            dict(source.describe()),
+            source.canvas,
+            list(inputs),
+            list(outputs),
+            source.classes,
+        )
         output.write_text(FILE_NAME, manifest.to_json())
     run.record.describe(parts)
     return manifest
@@ -237,17 +245,30 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     return step, applied.model
 
 
-def _adopt_names(run: Run, before: Model, after: Model) -> Model:
+def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
     """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
 
-    A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output.
+    A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output. One that
+    equals none is held against what the graph before the pass computes for it.
     """
     new = [name for name in (*after.inputs, *after.outputs) if name not in run.samples[0]]
     if not new:
         return after
     with _timed(run.record, "checks"):
-        holder = before if set(new) <= naming.tensor_names(before.proto) else after
-        names = naming.name_by_value(naming.values_of(holder, new, run.samples), run.samples)
+        inner = naming.tensor_names(before.proto)
+        values = naming.values_of(before, [name for name in new if name in inner], run.samples)
+        for sample, computed in zip(run.samples, values, strict=True):
+            sample.remember(computed)
+        made = [name for name in new if name not in inner]
+        if made and not set(made) & set(after.inputs):
+            values = [a | b for a, b in zip(values, naming.values_of(after, made, run.samples), strict=True)]
+        names = naming.name_by_value(values, run.samples)
+    unknown = [name for name in made if name not in names]
+    if unknown:
+        raise PassError(
+            f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
+            f"compare with; it must be a tensor of the graph before, or equal a captured one"
+        )
     return naming.rename_tensors(after, names)
 
 

@@ -141,6 +141,8 @@ class Worker:
             "seconds": seconds,
             "largest": f"{largest_mb:g}MB",
             "skip": list(skip),
+            "opsets": [[entry.domain, entry.version] for entry in model.opset_import],
+            "ir_version": model.ir_version,
         }
         self.busy = True
         assert self._process.stdin is not None
@@ -259,7 +261,7 @@ def serve() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    reason = _why_not(onnx.load(request["before"]))
+    reason = _why_not(request["opsets"], request["ir_version"])
     if reason is not None:
         return {"done": False, "note": reason}
     failure = _run(request, request["skip"])
@@ -285,29 +287,38 @@ def _run(request: dict[str, Any], skip: list[str]) -> str | None:
     return None
 
 
-def _why_not(model: ModelProto) -> str | None:
-    """Say why onnxsim can't evaluate constants of `model`: ONNX Runtime, which it does it with, is too old.
+def _why_not(opsets: list[tuple[str, int]], ir_version: int) -> str | None:
+    """Say why onnxsim can't evaluate constants of such a model: ONNX Runtime, which it does it with, is too old.
 
     onnxsim 0.8.1 then leaves marks of its own in Constant nodes, and refuses its own result.
     """
     import onnxruntime as ort
 
-    opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx", "ai.onnx.ml")]
-    if all(entry.domain == "ai.onnx.ml" for entry in opsets):
+    known = [onnx.helper.make_opsetid(*entry) for entry in opsets if entry[0] in ("", "ai.onnx", "ai.onnx.ml")]
+    if all(entry.domain == "ai.onnx.ml" for entry in known):
         return None  # no operator of ONNX's own in it, nothing to evaluate
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [same])
-    probe = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+    probe = onnx.helper.make_model(graph, opset_imports=known, ir_version=ir_version)
     try:
         ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
-        versions = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in opsets)
+        versions = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in known)
         return (
             f"ONNX Runtime {ort.__version__}, which onnxsim evaluates constants with, does not know operator set"
-            f" {versions} of IR version {model.ir_version}: {str(error).strip().splitlines()[0][:200]}"
+            f" {versions} of IR version {ir_version}: {str(error).strip().splitlines()[0][:200]}"
         )
     return None
+
+
+def shutdown() -> None:
+    """End the simplifier process; the next simplify() starts another."""
+    global _worker
+    with _lock:
+        if _worker is not None:
+            _worker.stop()
+            _worker = None
 
 
 if __name__ == "__main__":

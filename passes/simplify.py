@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery import simplifier
@@ -36,6 +36,8 @@ from graphsurgery.rewrite import Editor, ModelPass
 FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
 # One round may open the way for another; the suite of ONNX needs two, and one more to see that it was the last.
 MAX_ROUNDS = 6
+# An initializer above this size is no shape, and no scalar that a rewrite would look at.
+WEIGHT_BYTES = 1 << 16
 MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 
@@ -72,6 +74,7 @@ class Simplify(ModelPass):
         if edit.folder is not None and stored_outside(given):
             onnx.load_external_data_for_model(given, str(edit.folder))
         skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(model) else [])]
+        weights: list[TensorProto] = []
         for _ in range(MAX_ROUNDS):
             done = simplifier.simplify(
                 given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
@@ -81,14 +84,36 @@ class Simplify(ModelPass):
             if done.model is None:
                 return model
             for kind in ("input", "output"):
-                before, after = ([info.name for info in getattr(m.graph, kind)] for m in (model, done.model))
+                before, after = ([info.name for info in getattr(m.graph, kind)] for m in (given, done.model))
                 if before != after:
                     raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
-            simplified = _with_frame_of(model, done.model)
+            simplified = _with_frame_of(given, done.model)
+            # the first round has folded what weights fold into; the others need not carry them along
+            weights += _set_aside_weights(simplified.graph)
             if simplified.SerializeToString(deterministic=True) == given.SerializeToString(deterministic=True):
                 break
             given = simplified
-        return given
+        _put_back(weights, given.graph)
+        return _with_frame_of(model, given)
+
+
+def _set_aside_weights(graph: GraphProto) -> list[TensorProto]:
+    """Take the large initializers out of `graph`, which gets an input in the place of each, and return them."""
+    heavy, light = [], []
+    for tensor in graph.initializer:
+        kept = TensorProto()
+        kept.CopyFrom(tensor)
+        (heavy if len(tensor.raw_data) > WEIGHT_BYTES else light).append(kept)
+    if heavy:
+        del graph.initializer[:]
+        graph.initializer.extend(light)
+        graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in heavy)
+    return heavy
+
+
+def _put_back(weights: list[TensorProto], graph: GraphProto) -> None:
+    read = {name for node in walk_protos(graph) for name in node.input} | {info.name for info in graph.output}
+    graph.initializer.extend(tensor for tensor in weights if tensor.name in read)
 
 
 def _refusal(model: ModelProto) -> str | None:

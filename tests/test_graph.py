@@ -78,7 +78,7 @@ def test_sort_raises_on_a_cycle() -> None:
 
 def test_sort_raises_on_a_node_that_reads_its_own_output() -> None:
     a = gs.Variable("a", np.float32, [1])
-    with pytest.raises(ModelError, match="'self'.*cycle"):
+    with pytest.raises(ModelError, match=r"'self'.*cycle"):
         graphs.sort(gs.Graph(nodes=[gs.Node("Relu", "self", inputs=[a], outputs=[a])], outputs=[a]))
 
 

@@ -287,7 +287,10 @@ def node_with_bodies(graph: gs.Graph) -> gs.Node:
 def test_a_body_that_reads_what_an_outer_node_further_down_writes_reads_that_tensor() -> None:
     text = f"""{HEAD}
         g (bool c, float[2] x) => (float[2] y) {{
-            y = If (c) <then_branch = t () => (float[2] p) {{ p = Neg (a) }}, else_branch = e () => (float[2] q) {{ q = Neg (a) }}>
+            y = If (c) <
+                then_branch = t () => (float[2] p) {{ p = Neg (a) }},
+                else_branch = e () => (float[2] q) {{ q = Neg (a) }}
+            >
             a = Relu (x)
         }}"""
     graph = to_graph(parse(text))
@@ -463,7 +466,7 @@ def test_a_new_domain_gets_the_version_that_the_pass_asks_for() -> None:
 
 
 def test_an_ir_3_model_with_a_new_initializer_becomes_ir_4() -> None:
-    proto = parse(f'<ir_version: 3, opset_import: ["": 8]> g (float[2] x) => (float[2] y) {{ y = Neg (x) }}')
+    proto = parse('<ir_version: 3, opset_import: ["": 8]> g (float[2] x) => (float[2] y) { y = Neg (x) }')
     graph = to_graph(proto)
     graph.nodes[0].op = "Add"
     graphs.set_inputs(graph.nodes[0], [graph.inputs[0], gs.Constant("one", np.ones(2, np.float32))])

@@ -45,10 +45,12 @@ class SourceSpec:
 class Source(Protocol):
     """A model as it was before any pass, and what it computes.
 
-    `canvas` is the fixed input, `name` what messages and reports call the model.
+    `canvas` is the fixed input, `name` what messages and reports call the model, `classes` the names of its labels
+    from 0 on, where they are known.
     """
 
     name: str
+    classes: list[str] | None
     canvas: Canvas
 
     @property

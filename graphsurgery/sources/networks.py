@@ -94,21 +94,22 @@ def fix_size(model: Any, spec: SourceSpec) -> Canvas:
         if value < 1 or value % step:
             near = dict.fromkeys(max(step, multiple) for multiple in (value // step * step, -(-value // step) * step))
             raise InputError(f"source.size: {value} is no multiple of {step}; take {' or '.join(map(str, near))}")
-    transform.min_size, transform.max_size = (min(height, width),), max(height, width)
-    if transform.fixed_size is not None:
-        transform.fixed_size = (width, height)
-    _assert_unresized(model, spec.name, height, width)
+    has_own_size = transform.fixed_size is not None
+    # Not by min_size and max_size: their scale is size * (1/size) in float32 once exported, which is below 1 for some
+    # sizes (1312, 1504, ...), and the graph would shrink the image by a pixel.
+    transform.fixed_size = (width, height)
+    _assert_unresized(model, spec.name, height, width, try_backbone=has_own_size)
     return Canvas(height, width, tuple(transform.image_mean), tuple(transform.image_std))
 
 
 @torch.no_grad()
-def _assert_unresized(model: Any, name: str, height: int, width: int) -> None:
+def _assert_unresized(model: Any, name: str, height: int, width: int, *, try_backbone: bool) -> None:
     model.eval()
     batch, _ = model.transform([torch.zeros(3, height, width)])
     if batch.tensors.shape[-2:] != (height, width):
         seen = tuple(batch.tensors.shape[-2:])
         raise InputError(f"source.size: {name} resizes {height}x{width} to {seen}; take another size")
-    if model.transform.fixed_size is None:
+    if not try_backbone:  # a feature pyramid takes any multiple of 32, SSD's backbone shrinks further
         return
     try:
         model.backbone(batch.tensors)
@@ -281,3 +282,18 @@ def _is_original_v1(spec: SourceSpec, path: Path) -> bool:
     digits = Path(get_model_weights(spec.name)["COCO_V1"].url).stem.rpartition("-")[2]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(digits)
+
+
+def class_names(model: Any, spec: SourceSpec) -> list[str] | None:
+    """Return the names of the labels from 0 on: the demo's, or those of the builder's own weights if as many."""
+    if spec.kind == "demo":
+        from graphsurgery.demo.shapes import CATEGORIES
+
+        return ["background", *(CATEGORIES[label] for label in sorted(CATEGORIES))]
+    names: list[str] = get_model_weights(spec.name).DEFAULT.meta["categories"]
+    if hasattr(model, "roi_heads"):
+        count = model.roi_heads.box_predictor.cls_score.out_features
+    else:
+        head = model.head.classification_head
+        count = getattr(head, "num_classes", None) or head.num_columns
+    return list(names) if len(names) == count else None

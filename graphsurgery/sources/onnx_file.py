@@ -26,6 +26,8 @@ class OnnxSource:
     or has no such input; InputError for a size that isn't the input's.
     """
 
+    classes: list[str] | None = None
+
     def __init__(self, spec: SourceSpec, boundary: Sequence[str] = ()) -> None:
         self.path = spec.folder / spec.name
         self.name = self.path.name

@@ -21,7 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from graphsurgery.errors import InputError
 from graphsurgery.session import first_line
 from graphsurgery.sources import Image, SourceSpec, Tensors
-from graphsurgery.sources.networks import build, sample_image
+from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
 
 Named = dict[str, Tensor]
@@ -37,6 +37,7 @@ class TorchvisionSource:
         self._spec = spec
         self._model, self.canvas = build(spec)
         self.name = spec.name
+        self.classes = class_names(self._model, spec)
 
     def describe(self) -> dict[str, object]:
         """Return kind, name, weights, weights_sha256, size and opset.
