@@ -303,10 +303,7 @@ def inspect_command(
     from graphsurgery.model import Model
 
     screen = _screen(json_)
-    if path.is_dir():
-        files = [path / part.file for part in Manifest.read(path).parts]
-    else:
-        files = [path]
+    files = [path / part.file for part in Manifest.read(path).parts] if path.is_dir() else [path]
     described = {str(file): _inspect(Model.load(file)) for file in files}
     for file, found in described.items():
         rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]

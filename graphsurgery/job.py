@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from graphsurgery import pipeline
 from graphsurgery.errors import CaptureError, InputError
 from graphsurgery.evaluate import coco_results, evaluate, read_annotations, require_pycocotools
 from graphsurgery.gate import Gate
+from graphsurgery.images import Placed
 from graphsurgery.output import OutputFolder
 from graphsurgery.pipeline import Run, Watcher
 from graphsurgery.recipe import EvaluationPlan, Recipe
@@ -100,11 +101,11 @@ def capture_samples(
         annotations = options.annotations or (None if options.images else recipe.capture.annotations)
         files = captures.read_images(images, annotations, count)
         total = len(files)
-        pictures: Iterator[tuple[str, Any]] = ((file.id, captures.load_image(file.path)) for file in files)
+        pictures: Iterable[Any] = ((file.id, captures.load_image(file.path)) for file in files)
     else:
         if options.annotations is not None:
             raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
-        total, pictures = count, iter(captures.embedded_samples(count))
+        total, pictures = count, captures.embedded_samples(count)
     capture = captures.capture(
         source, pictures, options.model_io, lambda done, _: watcher.advance(done, total), overwrite=overwrite
     )
@@ -120,31 +121,31 @@ def average_precision(source: Source, detector: Detector, plan: EvaluationPlan, 
     """
     with _evaluation_images(plan) as (images, annotations):
         dataset = read_annotations(annotations)
-        chosen = sorted(dataset["images"], key=lambda image: int(image["id"]))[: plan.samples]
-        results: dict[str, list[dict[str, Any]]] = {"original": [], "parts": []}
-        seconds = dict.fromkeys(results, 0.0)
+        files = captures.read_images(images, annotations, plan.samples)
+        columns: dict[str, Callable[[Placed], Mapping[str, Any]]] = {
+            "original": lambda placed: source.detect(placed.input),
+            "parts": detector.on_canvas,
+        }
+        results: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
+        seconds = dict.fromkeys(columns, 0.0)
         kinds: list[str] = []
-        for done, entry in enumerate(chosen, start=1):
-            picture = captures.load_image(images / entry["file_name"])
-            placed = detector.canvas.fit(picture)
-            for column, detect in (
-                ("original", lambda placed=placed: source.detect(placed.input)),
-                ("parts", lambda placed=placed: detector.on_canvas(placed)),
-            ):
+        for done, file in enumerate(files, start=1):
+            placed = detector.canvas.fit(captures.load_image(file.path))
+            for column, detect in columns.items():
                 begin = time.perf_counter()
-                found: Mapping[str, Any] = detect()
+                found = detect(placed)
                 seconds[column] += time.perf_counter() - begin
                 kinds = _iou_types(found)
                 restored = placed.restore(found, paste=False)
-                results[column] += coco_results(int(entry["id"]), restored, size=placed.original)
-            watcher.advance(done, len(chosen))
-        ids = [int(entry["id"]) for entry in chosen]
+                results[column] += coco_results(int(file.id), restored, size=placed.original)
+            watcher.advance(done, len(files))
+        ids = [int(file.id) for file in files]
         scores = {column: evaluate(dataset, found, kinds, ids) for column, found in results.items()}
     return {
-        "samples": len(chosen),
+        "samples": len(files),
         "ap": {kind: {column: scores[column][kind].ap for column in results} for kind in kinds},
         "lines": {kind: {column: dict(scores[column][kind].lines) for column in results} for kind in kinds},
-        "seconds_per_image": {column: total / max(len(chosen), 1) for column, total in seconds.items()},
+        "seconds_per_image": {column: total / max(len(files), 1) for column, total in seconds.items()},
     }
 
 

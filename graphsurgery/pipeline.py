@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -294,8 +293,9 @@ def _name_boundary(
         tensor.dtype = observed[0].dtype
         if tensor.shape is None:
             # the first dimension counts boxes, which differ from image to image even where the samples agree
-            fixed = [sizes.pop() if len(sizes := set(s)) == 1 else None for s in zip(*(v.shape for v in observed))]
-            tensor.shape = [f"{new}_rows", *fixed[1:]] if fixed else []
+            sizes = [set(axis) for axis in zip(*(value.shape for value in observed), strict=True)]
+            fixed = [axis.pop() if len(axis) == 1 else None for axis in sizes[1:]]
+            tensor.shape = [f"{new}_rows", *fixed] if sizes else []
         tensor.name = new
     return names
 

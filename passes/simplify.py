@@ -99,7 +99,8 @@ class Simplify(ModelPass):
 
 def _set_aside_weights(graph: GraphProto) -> list[TensorProto]:
     """Take the large initializers out of `graph`, which gets an input in the place of each, and return them."""
-    heavy, light = [], []
+    heavy: list[TensorProto] = []
+    light: list[TensorProto] = []
     for tensor in graph.initializer:
         kept = TensorProto()
         kept.CopyFrom(tensor)

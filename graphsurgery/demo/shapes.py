@@ -21,7 +21,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.rle import Mask, encode_rle
 
 HEIGHT, WIDTH = 256, 320
-TRAIN_SEED, VAL_SEED, CAPTURE_SEED = 1, 2, 3
+TRAIN_SEED, VAL_SEED, CAPTURE_SEED = 1, 2, 4
 CATEGORIES = {1: "circle", 2: "square", 3: "triangle"}
 
 _PORTRAIT = (300, 200)

@@ -5,7 +5,7 @@ from graphsurgery import session
 from graphsurgery.model import Model
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
 from graphsurgery.rewrite import apply_pass
-from graphsurgery.testing import parse, assert_rewrites, assert_untouched
+from graphsurgery.testing import assert_rewrites, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 UNIT = f"""
@@ -46,7 +46,9 @@ def test_works_inside_an_if_body() -> None:
         g (bool c, float[1, 2, 8, 10] x) => (float[1, 2, 4, 5] y) {{
             y = If (c) <
                 then_branch = t () => (float[1, 2, 4, 5] a) {{ a = MaxPool <{pool}> (x) }},
-                else_branch = e () => (float[1, 2, 4, 5] b) {{ b = AveragePool <kernel_shape = [1, 1], strides = [2, 2]> (x) }}
+                else_branch = e () => (float[1, 2, 4, 5] b) {{
+                    b = AveragePool <kernel_shape = [1, 1], strides = [2, 2]> (x)
+                }}
             >
         }}"""
 

@@ -1,0 +1,132 @@
+"""What the tests of the whole job share: the command line in this process, and detectors taken apart once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from graphsurgery.cli import main
+
+PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
+
+# The recipe of a detector that lies in an ONNX file, with nothing to normalise and masks that are not pasted
+DETECTOR = """\
+source: {onnx: detector.onnx}
+partition:
+  at: RoiAlign
+  parts: {backbone_rpn: npu, box_proposal: cpu, box_head: npu, mask_proposal: cpu, mask_head: npu, postprocess: cpu}
+part_passes:
+  backbone_rpn: [replace-unit-maxpool]
+  box_head: [{freeze-batch: {size: 1000}}]
+  mask_head: [{freeze-batch: {size: 100}}]
+check:
+  tolerance: {boxes: 1.0e-3, labels: 0, scores: 1.0e-4, masks: 1.0e-3}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line on standard error, where the error stands."""
+        return self.err.rstrip("\n").rpartition("\n")[2]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A detector that `apply` took apart: the folder of parts and the captured tensors."""
+
+    folder: Path
+    model_io: Path
+    outcome: Outcome
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The content of run.json."""
+        content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return content
+
+
+Cli = Callable[..., Outcome]
+Snapshot = Callable[[Path], dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Run the command line in this process, which saves the seconds that importing torch takes."""
+
+    def call(*arguments: object) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", ["graphsurgery", *map(str, arguments)]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as stop,
+        ):
+            main()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Snapshot:
+    """Tell what is in a folder: every path below it, with a hash of each file."""
+
+    def take(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def shapes(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Applied:
+    """The embedded detector, taken from torch through its recipe; one of its three samples shows nothing."""
+    pytest.importorskip("torch")
+    root = tmp_path_factory.mktemp("shapes")
+    folder, model_io = root / "parts", root / "model_io"
+    outcome = cli("apply", "shapes", "--set", "evaluate=", "--out", folder, "--model-io", model_io)
+    assert outcome.code == 0, outcome.err
+    return Applied(folder, model_io, outcome)
+
+
+@pytest.fixture(scope="session")
+def uncut(cli: Cli, shapes: Applied, tmp_path_factory: pytest.TempPathFactory) -> Applied:
+    """The embedded detector after the passes on the whole graph, in one piece."""
+    folder = tmp_path_factory.mktemp("uncut") / "parts"
+    without = ("--set", "partition=", "--set", "part_passes=", "--set", "evaluate=")
+    outcome = cli("apply", "shapes", *without, "--model-io", shapes.model_io, "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return Applied(folder, shapes.model_io, outcome)
+
+
+@pytest.fixture(scope="session")
+def detector(cli: Cli, uncut: Applied, tmp_path_factory: pytest.TempPathFactory) -> Applied:
+    """A recipe of an ONNX file, `folder.parent / "detector.yaml"`, and what it gives; it takes seconds and no torch."""
+    root = tmp_path_factory.mktemp("detector")
+    (root / "detector.onnx").write_bytes((uncut.folder / "shapes.onnx").read_bytes())
+    (root / "detector.yaml").write_text(DETECTOR, encoding="utf-8")
+    outcome = cli("apply", root / "detector.yaml", "--out", root / "parts", "--model-io", root / "model_io")
+    assert outcome.code == 0, outcome.err
+    return Applied(root / "parts", root / "model_io", outcome)
