@@ -250,7 +250,7 @@ def check_command(
     _write_json(json_, verdict.to_json())
     screen.print()
     if verdict.verdict == "failed":
-        err.print(Text.assemble(("different: ", "bold red"), verdict.explain()), highlight=False)
+        err.print(Text.assemble(("different: ", "bold red"), verdict.explain()), highlight=False, soft_wrap=True)
         raise typer.Exit(1)
     said = {"passed": "equal"}.get(verdict.verdict, verdict.verdict)
     screen.print(f"{said}: {verdict.explain()}", highlight=False, markup=False)
@@ -429,4 +429,6 @@ def main() -> None:
     debug = "--debug" in arguments
     with _one_line_errors(debug):
         code = app([a for a in arguments if a != "--debug"], prog_name="python -m graphsurgery", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

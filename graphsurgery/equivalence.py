@@ -7,11 +7,9 @@ the same value everywhere, which proves nothing. Detections and proposals are co
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +17,11 @@ from numpy.typing import NDArray
 
 from graphsurgery.detections import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.errors import InputError
+from graphsurgery.tolerances import DEFAULT_TOLERANCE, Kind, Tolerance, Tolerances
 
 __all__ = [
     "DEFAULT_GROUPS",
+    "DEFAULT_TOLERANCE",
     "DETECTIONS",
     "ROIS",
     "Comparison",
@@ -36,90 +36,10 @@ __all__ = [
 
 Array = NDArray[Any]
 Outcome = Literal["passed", "failed", "inconclusive"]
-Kind = Literal["absolute", "relative"]
 
 # Elements converted to float64 at a time: 2 MB per temporary, however big the tensor is.
 _CHUNK = 1 << 18
 _RANK: dict[Outcome, int] = {"failed": 2, "passed": 1, "inconclusive": 0}
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a tensor may be off: `absolute`, or `relative` to the reference's largest finite magnitude.
-
-    With both, the larger is allowed. For integers and bools `relative` counts as 0: they must be equal unless
-    `absolute` says otherwise.
-    Raises InputError unless the numbers are finite and at least 0.
-    """
-
-    absolute: float | None = None
-    relative: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [number for number in (self.absolute, self.relative) if number is not None]
-        if not given:
-            raise InputError("a tolerance needs a number, absolute or relative")
-        for number in given:
-            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-            if not is_number or not 0 <= number <= sys.float_info.max:
-                raise InputError(f"{number!r} is no tolerance: give a finite number of at least 0")
-
-    def allows(self, largest: float, *, floating: bool) -> tuple[float, Kind]:
-        """Return the absolute number allowed and its kind; `largest` is max |finite reference|."""
-        relative = self.relative * largest if floating and self.relative is not None else None
-        if relative is not None and (self.absolute is None or relative > self.absolute):
-            return relative, "relative"
-        return self.absolute or 0.0, "absolute"
-
-    def or_larger(self, other: Tolerance) -> Tolerance:
-        """Return the tolerance that allows what either of the two allows."""
-        return Tolerance(_larger(self.absolute, other.absolute), _larger(self.relative, other.relative))
-
-
-DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """Tolerances by tensor name or pattern: the exact name, else the first matching pattern, else a default.
-
-    Patterns are case sensitive. Of each group (`detections`), `unmatched` rows may be without partner, both
-    sides counted together. `grants` only ever widen.
-    """
-
-    rules: Mapping[str, Tolerance] = field(default_factory=dict)
-    unmatched: int = 0
-    grants: tuple[Tolerances, ...] = ()
-
-    @classmethod
-    def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
-        """Read `{name: number}` and `{name: {relative: number}}`; `unmatched` is a count of detections.
-
-        Raises InputError that names the key.
-        """
-        rules = {name: _parse_rule(name, value) for name, value in mapping.items() if name != "unmatched"}
-        unmatched = mapping.get("unmatched", 0)
-        if not isinstance(unmatched, int) or isinstance(unmatched, bool) or unmatched < 0:
-            raise InputError(f"tolerance 'unmatched': {unmatched!r} is no count: give a whole number >= 0")
-        return cls(rules, unmatched)
-
-    def lookup(self, name: str) -> Tolerance:
-        """Return the tolerance of a tensor, grants included."""
-        found = self._rule(name) or DEFAULT_TOLERANCE
-        for grant in self.grants:
-            granted = grant._rule(name)
-            found = found.or_larger(granted) if granted else found
-        return found
-
-    def widened(self, grant: Tolerances) -> Tolerances:
-        """Allow what either allows; a tensor that `grant` doesn't name stays as it is."""
-        grants = (*self.grants, replace(grant, grants=()), *grant.grants)
-        return replace(self, unmatched=max(self.unmatched, grant.unmatched), grants=grants)
-
-    def _rule(self, name: str) -> Tolerance | None:
-        if name in self.rules:
-            return self.rules[name]
-        return next((rule for pattern, rule in self.rules.items() if fnmatchcase(name, pattern)), None)
 
 
 @dataclass(frozen=True)
@@ -266,7 +186,7 @@ def compare(
     for alignment in (align(reference, candidate, group) for group in groups):
         if alignment:
             aligned = {**dict.fromkeys(alignment.names, alignment), **aligned}
-            seen, failure = _judge_rows(alignment, reference, candidate, tolerances.unmatched)
+            seen, failure = _judge_rows(alignment, reference, candidate, tolerances)
             notes += seen
             if failure:
                 lost[alignment.group.keys[0]] = failure
@@ -290,10 +210,11 @@ def compare(
 
 
 def _judge_rows(
-    alignment: Alignment, reference: Mapping[str, Array], candidate: Mapping[str, Array], allowed: int
+    alignment: Alignment, reference: Mapping[str, Array], candidate: Mapping[str, Array], tolerances: Tolerances
 ) -> tuple[list[str], str]:
     """Return notes about the rows of a group, and why the group failed, if it did."""
     match, noun = alignment.match, alignment.group.noun
+    allowed = tolerances.may_lack_partner(alignment.group.keys[0])
     notes = []
     if match.moved:
         notes.append(f"{noun}: order differs, {match.moved} of {len(match.reference)} are at another place")
@@ -476,20 +397,6 @@ def _share(value: float, whole: float) -> float | None:
     return share if share < math.inf else None
 
 
-def _parse_rule(name: object, value: object) -> Tolerance:
-    try:
-        if not isinstance(name, str):
-            raise InputError("a tensor name or pattern is text")
-        if not isinstance(value, Mapping):
-            return Tolerance(absolute=value)  # type: ignore[arg-type]  # __post_init__ refuses what is no number
-        unknown = sorted(map(str, value.keys() - {"absolute", "relative"}))
-        if unknown:
-            raise InputError(f"unknown key {unknown[0]!r}: give a number, or {{relative: number}}")
-        return Tolerance(**value)
-    except InputError as error:
-        raise InputError(f"tolerance {name!r}: {error}") from None
-
-
 def _require_plain(place: str, tensor: object) -> None:
     # A masked array would hide its masked differences; np.memmap is an array on disk and nothing more.
     if type(tensor) not in (np.ndarray, np.memmap):
@@ -508,10 +415,6 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     """Name a dtype whatever its byte order, and text whatever its length."""
     return {"S": "bytes", "U": "string", "T": "string"}.get(dtype.kind, dtype.name)
-
-
-def _larger(one: float | None, other: float | None) -> float | None:
-    return max((number for number in (one, other) if number is not None), default=None)
 
 
 def _off(max_abs: float, allowed: float) -> str:

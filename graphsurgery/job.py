@@ -16,12 +16,13 @@ from graphsurgery.errors import CaptureError, InputError
 from graphsurgery.evaluate import coco_results, evaluate, read_annotations, require_pycocotools
 from graphsurgery.gate import Gate
 from graphsurgery.images import Placed
+from graphsurgery.model import Model
 from graphsurgery.output import OutputFolder
 from graphsurgery.pipeline import Run, Watcher
 from graphsurgery.recipe import EvaluationPlan, Recipe
 from graphsurgery.record import Record
 from graphsurgery.runtime import Detector
-from graphsurgery.sources import Source, open_source
+from graphsurgery.sources import HasBoundary, Source, open_source
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def capture_samples(
     """Run the original model on images and write what flows through it to `options.model_io`."""
     watcher.begin("capture")
     begin = time.perf_counter()
+    if isinstance(source, HasBoundary):
+        source.set_boundary(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder)))
     images = options.images or recipe.capture.images
     count = options.max_samples or recipe.capture.samples
     if images is not None:

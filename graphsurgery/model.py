@@ -71,12 +71,21 @@ class Model:
         return [info.name for info in self.proto.graph.output]
 
     def with_values_inside(self) -> Model:
-        """Return the model with its external data read in, so that it can be cut up and run from memory."""
+        """Return the model with its external data read in, so that it can be cut up and run from memory.
+
+        Raises ModelError when that can't be read.
+        """
         if self.folder is None or not stored_outside(self.proto):
             return self
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        onnx.load_external_data_for_model(proto, str(self.folder))
+        try:
+            onnx.load_external_data_for_model(proto, str(self.folder))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{self.folder}: external data can't be read: {first_line(error)}") from error
+        left = stored_outside(proto)
+        if left:
+            raise ModelError(f"{self.folder}: onnx does not read the external data of tensor '{left[0].name}'")
         return Model(proto)
 
     @property

@@ -66,11 +66,13 @@ class Cut:
 
 
 def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) -> Cut:
-    """Find the parts of `graph`, sorted and with shapes known, that is cut at the operator `at`.
+    """Find the parts of `graph`, whose shapes are known, cut at the operator `at`; unused nodes go, the rest is sorted.
 
     `include[i]` names operators behind the last weight that the i-th accelerator part takes along. Raises
     ModelError when a node that no accelerator runs stands between the weights of one stage.
     """
+    graphs.drop_unused(graph)
+    graphs.sort(graph)
     live = _depends_on_inputs(graph)
     weights = {id(node) for node in graph.nodes if _is_weighted(node, live)}
     stages = _stages(graph, _pools(graph, at, weights), live)

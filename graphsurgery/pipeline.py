@@ -20,13 +20,13 @@ import numpy as np
 from graphsurgery import naming, partition
 from graphsurgery.capture import Sample
 from graphsurgery.equivalence import Verdict
-from graphsurgery.errors import Difference, ModelError, PassError
+from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
 from graphsurgery.gate import Gate
 from graphsurgery.manifest import FILE_NAME, Manifest, describe_parts
 from graphsurgery.model import Model
 from graphsurgery.output import OutputFolder
 from graphsurgery.partition import Part
-from graphsurgery.recipe import PassUse, Recipe
+from graphsurgery.recipe import PartitionPlan, PassUse, Recipe
 from graphsurgery.record import Record, Step
 from graphsurgery.rewrite import Editor, apply_pass
 from graphsurgery.sources import Source
@@ -120,10 +120,7 @@ def cut(run: Run, whole: Model) -> list[Part]:
         return [Part(run.recipe.name, "cpu", False, whole)]
     run.watcher.begin("partition")
     with _timed(run.record, "surgery"):
-        include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
-        graph = whole.graph()
-        Editor(graph, "partition").infer_shapes()
-        found = partition.find_cut(graph, plan.at, include)
+        found = _find_cut(plan, whole)
     crossing = found.crossing()
     with _timed(run.record, "checks"):
         values = naming.values_of(whole, [tensor.name for tensor in crossing], run.samples)
@@ -140,6 +137,28 @@ def cut(run: Run, whole: Model) -> list[Part]:
             _judge(run, step, lambda gate, part=part: gate.check_part(part), run.gate, place)
         run.watcher.finished(step)
     return parts
+
+
+def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
+    """Return the tensors of `model` that the recipe will make inputs and outputs of the graph, or of a part.
+
+    A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them.
+    """
+    after = model.with_values_inside()
+    for use in recipe.passes:
+        after = apply_pass(use.pass_, after).model
+    wanted = [*after.inputs, *after.outputs]
+    if recipe.partition is not None:
+        wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]
+    inner = {name for node in model.proto.graph.node for name in node.output}
+    return [name for name in wanted if name in inner]
+
+
+def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
+    include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
+    graph = model.graph()
+    Editor(graph, "partition").infer_shapes()
+    return partition.find_cut(graph, plan.at, include)
 
 
 def rewrite_part(run: Run, part: Part) -> Part:
@@ -302,8 +321,17 @@ def _name_boundary(
 
 def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
     begin = time.perf_counter()
-    comparison: Verdict = check(gate)
-    run.record.spent("checks", time.perf_counter() - begin)
+    try:
+        comparison: Verdict = check(gate)
+    except CaptureError:
+        raise
+    except InputError as error:
+        if step.effect is None:
+            raise
+        step.verdict = "failed"  # the graph ran until this pass
+        raise Difference(f"{place} breaks the graph: {error}") from error
+    finally:
+        run.record.spent("checks", time.perf_counter() - begin)
     step.judge(comparison)
     if comparison.verdict == "failed":
         run.watcher.finished(step)

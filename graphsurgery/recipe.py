@@ -28,7 +28,8 @@ part_passes              part name -> rewrites of that part, as in passes
 
 check                    how far the result of a pass may be from the captured tensors
 check.tolerance          tensor name or pattern -> largest absolute difference, or {relative: x} of max |reference|, or
-                         {absolute: x, relative: y}; `unmatched` -> number of detections that may be without partner
+                         {absolute: x, relative: y}; `unmatched` -> number of detections that may be without partner,
+                         or {proposals: n} of another set of rows, named by its first tensor
 check.grant              approximate pass -> what it may cost, with the keys of tolerance
 
 evaluate                 COCO AP of the original and of the parts

@@ -26,18 +26,18 @@ BACKBONE = {f"{kind}_{n}" for kind in ("objectness", "pred_bbox_deltas") for n i
 BACKBONE |= {f"features_{n}" for n in range(4)}  # what RoIAlign reads; the fifth level only proposes
 
 # What widening the 1x1 MaxPool of the embedded detector costs on its samples; the README gives the same numbers.
-GRANT = "{objectness_4: 8, pred_bbox_deltas_4: 1.2, boxes: 32, scores: 0.25, masks: 1, unmatched: 12}"
+GRANT = "{objectness_4: 12, pred_bbox_deltas_4: 1.8, boxes: 15, scores: 0.4, masks: 1, unmatched: 5}"
 
 BROKEN = '''\
 """Passes that break a graph, each in a way of its own."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import detach, is_op, set_inputs, set_outputs
-from graphsurgery.rewrite import Editor, GraphPass, NodePass
+from graphsurgery.graph import is_op, set_outputs
+from graphsurgery.rewrite import Editor, GraphPass
 
 
 def first(graph: gs.Graph, *ops: str) -> gs.Node:
@@ -72,7 +72,7 @@ class SwapOutputs(GraphPass):
     effect = "exact"
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
-        one, other = PAIR(graph.outputs)
+        one, other = alike(graph.outputs)
         writers = one.inputs[0], other.inputs[0]
         taken = [list(writer.outputs) for writer in writers]
         for writer, outputs in zip(writers, taken):
@@ -81,11 +81,10 @@ class SwapOutputs(GraphPass):
         edit.edits += 1
 
 
-def PAIR(outputs: list[gs.Tensor]) -> tuple[gs.Tensor, gs.Tensor]:
+def alike(outputs: list[gs.Tensor]) -> tuple[gs.Tensor, gs.Tensor]:
     for one in outputs:
         for other in outputs:
-            alike = one.dtype == other.dtype and len(one.shape) == len(other.shape)
-            if one is not other and alike:
+            if one is not other and one.dtype == other.dtype and len(one.shape) == len(other.shape):
                 return one, other
     return outputs[0], outputs[1]
 
@@ -253,15 +252,16 @@ def original() -> Source:
         ((320, 210), 4),
         ((500, 900), 5),
         ((90, 70), 2),
-        ((1, 200), 0),
-        ((200, 1), 0),
+        ((1, 300), 0),
+        ((300, 1), 0),
     ],
     ids=["captured size", "nothing to see", "portrait", "larger", "smaller", "1 pixel high", "1 pixel wide"],
 )
 def test_an_image_gives_what_the_original_gives(
     shapes: Applied, original: Source, size: tuple[int, int], objects: int
 ) -> None:
-    image = draw(7, 0, size=size, objects=objects).image
+    drawn = draw(7, 0, size=(max(size[0], 60), max(size[1], 60)), objects=objects).image
+    image = np.ascontiguousarray(drawn[: size[0], : size[1]])
     detector = graphsurgery.load(shapes.folder)
     placed = original.canvas.fit(image)
     expected = original.detect(placed.input)
@@ -316,8 +316,9 @@ def test_a_broken_pass_is_caught_and_named(
     assert outcome.code == 1, outcome.err
     assert f"pass '{name}'" in outcome.last_line
     assert ("on part 'backbone_rpn'" in outcome.last_line) == (where == "part")
-    assert "differs from the original model" in outcome.last_line
+    assert "differs from the original model" in outcome.last_line or "breaks the graph" in outcome.last_line
     assert "Traceback" not in outcome.err
+    assert "failed" in outcome.out
     assert snapshot(root) == before
 
 
@@ -415,7 +416,7 @@ def test_a_granted_pass_goes_through_and_shows_what_it_cost(cli: Cli, shapes: Ap
     assert step["effect"] == "approximate"
     assert step["verdict"] == "passed"
     cost = {tensor["name"]: (tensor["max_abs"], tensor["allowed"]) for tensor in step["comparison"]["tensors"]}
-    assert 1 < cost["objectness_4"][0] < cost["objectness_4"][1] == 8
+    assert 1 < cost["objectness_4"][0] < cost["objectness_4"][1] == 12
     assert cost["objectness_0"][0] < cost["objectness_0"][1] < 0.01  # nothing was granted there
     assert step["worst"]["tensor"] in ("objectness_4", "pred_bbox_deltas_4")
     chain = run["checks"][-1]
@@ -431,9 +432,7 @@ def test_the_readme_grants_what_the_tests_grant() -> None:
     assert f"'check.grant.widen-maxpool={GRANT}'" in readme
 
 
-def test_a_grant_to_one_part_does_not_loosen_another(
-    cli: Cli, detector: Applied, broken: Path, tmp_path: Path
-) -> None:
+def test_a_grant_to_one_part_does_not_loosen_another(cli: Cli, detector: Applied, broken: Path, tmp_path: Path) -> None:
     outcome = cli(
         *("apply", detector.folder.parent / "detector.yaml", "--out", tmp_path / "parts"),
         *("--model-io", detector.model_io, "--plugin", broken),

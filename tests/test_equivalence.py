@@ -310,7 +310,7 @@ def test_a_grant_widens_what_it_names_and_nothing_else() -> None:
     assert wide.lookup("scores") == Tolerance(absolute=0.5), "a grant never narrows"
     assert wide.lookup("objectness_4") == Tolerance(absolute=10, relative=1e-4)
     assert wide.lookup("masks") == base.lookup("masks")
-    assert (base.unmatched, wide.unmatched) == (0, 2)
+    assert (base.may_lack_partner("boxes"), wide.may_lack_partner("boxes")) == (0, 2)
     again = Tolerances().widened(wide)
     assert again.lookup("objectness_4") == Tolerance(absolute=10, relative=1e-4)
     for largest, allowed in ((1.0, 3.0), (100.0, 10.0)):
@@ -696,3 +696,16 @@ def test_every_mutation_fails_exactly_the_tensors_it_broke(mutation: Mutation, s
         assert set(failed(comparison)) == broken, comparison.explain()
         assert comparison.verdict == ("failed" if broken else "passed")
         json.dumps(comparison.to_json(), allow_nan=False)
+
+
+def test_a_count_for_one_group_leaves_the_others_strict() -> None:
+    tolerances = Tolerances.parse({"unmatched": {"proposals": 2}})
+    assert tolerances.may_lack_partner("proposals") == 2
+    assert tolerances.may_lack_partner("boxes") == 0
+    boxes = np.arange(40, dtype=np.float32).reshape(10, 4) * 7 + np.array([0, 0, 30, 30], np.float32)
+    other = boxes.copy()
+    other[3] += 500
+    assert compare({"proposals": boxes}, {"proposals": other}, tolerances).verdict == "passed"
+    labels, scores = np.ones(10, np.int64), np.linspace(0.1, 0.9, 10, dtype=np.float32)
+    found = {"boxes": boxes, "labels": labels, "scores": scores}
+    assert compare(found, {**found, "boxes": other}, tolerances).verdict == "failed"

@@ -10,7 +10,7 @@ from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helpe
 
 from graphsurgery.errors import ModelError
 from graphsurgery.model import Model, stored_outside
-from graphsurgery.testing import parse
+from graphsurgery.testing import assert_same_outputs, parse
 
 TEXT = """
     <ir_version: 8, opset_import: ["": 17]>
@@ -269,6 +269,36 @@ def test_a_model_with_external_data_stays_in_its_folder(file: Path, tmp_path: Pa
             each.save(other)
         assert not other.exists()
     Model(model.proto).save(tmp_path / "third.onnx")
+
+
+def test_external_data_is_read_in(file: Path) -> None:
+    proto = parse(TEXT)
+    expected = Model(parse(TEXT))
+    for tensor in (proto.graph.initializer[0], proto.graph.node[2].attribute[0].g.initializer[0]):
+        values = numpy_helper.to_array(tensor)
+        outside(tensor, f"{tensor.name}.bin")
+        (file.parent / f"{tensor.name}.bin").write_bytes(values.tobytes())
+    file.write_bytes(proto.SerializeToString())
+    inside = Model.load(file).with_values_inside()
+    assert not stored_outside(inside.proto)
+    inside.check("the model")
+    assert_same_outputs(expected.proto, inside.proto)
+    inside.save(file.parent / "elsewhere" / "m.onnx")
+    assert expected.with_values_inside() is expected
+
+
+def test_external_data_that_can_not_be_read_in_is_refused(file: Path) -> None:
+    proto = parse(TEXT)
+    outside(proto.graph.initializer[0], "w.bin")
+    file.write_bytes(proto.SerializeToString())
+    (file.parent / "w.bin").write_bytes(bytes(8))
+    model = Model.load(file)
+    (file.parent / "w.bin").unlink()
+    with pytest.raises(ModelError, match="external data can't be read"):
+        model.with_values_inside()
+    (file.parent / "w.bin").write_bytes(bytes(3))
+    with pytest.raises(ModelError, match="external data can't be read"):
+        model.with_values_inside()
 
 
 # --- save ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 POOL = "<output_height = 2, output_width = 2, spatial_scale = 1.0>"
 
 
-def cut_of(text: str | ModelProto, include: Sequence[Sequence[str]] = (), weights: Mapping[str, list[int]] | None = None) -> Cut:
+def cut_of(
+    text: str | ModelProto, include: Sequence[Sequence[str]] = (), weights: Mapping[str, list[int]] | None = None
+) -> Cut:
     """Cut a model given as text; `weights` are random initializers by name and shape."""
     proto = parse(f"{HEAD}\n{text}") if isinstance(text, str) else text
     generator = np.random.default_rng(0)
@@ -102,7 +104,9 @@ def test_flatten_before_the_first_weight_and_relu_after_the_last_belong_to_the_p
 
 
 def test_a_reshape_whose_sizes_are_computed_stays_on_the_host() -> None:
-    text = TWO_STAGE.replace("flat = Flatten (pooled)", "s = Shape (batch)  t = Concat <axis = 0> (s, k)  flat = Reshape (pooled, t)")
+    text = TWO_STAGE.replace(
+        "flat = Flatten (pooled)", "s = Shape (batch)  t = Concat <axis = 0> (s, k)  flat = Reshape (pooled, t)"
+    )
     text = text.replace("(float[n, 5] scores)", "(float[n, 5] scores) <int64[1] k = {16}>")
     cut = cut_of(text, weights=WEIGHTS)
     assert described(cut)[2] == "accelerator: flat -> logits"
@@ -127,13 +131,12 @@ def test_sigmoid_behind_the_last_weight_belongs_to_the_part_only_when_it_is_incl
 def test_an_activation_right_behind_an_input_is_no_part_of_what_follows_later() -> None:
     """The Clip feeds the host, which feeds the Conv: in the Conv's part it would close a circle."""
     text = """
-    g (float[1, 3, 8, 8] image) => (float[1, 4, 4, 4] y) <float lo = {0}, float hi = {1}, int64[2] s = {4, 4}> {
+    g (float[1, 3, 8, 8] image) => (float[1, 4, 8, 4] y)
+    <float lo = {0}, float hi = {1}, int64[4] index = {0, 2, 4, 6}> {
         c = Clip (image, lo, hi)
-        k = TopK <axis = 3> (c, one)
         t = Gather <axis = 3> (c, index)
         y = Conv <pads = [1, 1, 1, 1]> (t, w)
-    }""".replace("k = TopK <axis = 3> (c, one)", "").replace("int64[2] s = {4, 4}", "int64[4] index = {0, 2, 4, 6}")
-    text = text.replace("[1, 4, 4, 4] y", "[1, 4, 8, 4] y")
+    }"""
     cut = cut_of(text, weights={"w": [4, 3, 3, 3]})
     assert described(cut) == ["host: image -> t", "accelerator: t -> y"]
     assert_parts_give_what_the_whole_gives(cut)
@@ -178,7 +181,8 @@ def test_pools_one_behind_the_other_are_two_stages() -> None:
         p1 = RoiAlign {POOL} (f, rois, batch)
         flat = Flatten (p1)
         moves = Gemm <transB = 1> (flat, w2)
-        boxes = Add (rois, moves)
+        near = Tanh (moves)
+        boxes = Add (rois, near)
         p2 = RoiAlign {POOL} (f, boxes, batch)
         y = Conv <pads = [1, 1, 1, 1]> (p2, w3)
     }}"""
@@ -215,7 +219,8 @@ def test_a_pool_that_needs_another_is_not_merged_with_it_where_their_outputs_mee
         p1 = RoiAlign {POOL} (f, rois, batch)
         flat = Flatten (p1)
         moves = Gemm <transB = 1> (flat, w2)
-        boxes = Add (rois, moves)
+        near = Tanh (moves)
+        boxes = Add (rois, near)
         p2 = RoiAlign {POOL} (f, boxes, batch)
         both = Concat <axis = 0> (p1, p2)
         y = Conv <pads = [1, 1, 1, 1]> (both, w3)
@@ -292,8 +297,8 @@ def test_a_node_that_no_accelerator_runs_between_weights_is_named(between: str) 
 def test_weights_that_are_computed_from_constants_are_weights() -> None:
     text = """
     g (float[1, 3, 8, 8] image) => (float[1, 2, 6, 6] y)
-    <float scale = {0.1}, int8[2, 3, 1, 1] q = {1, 2, 3, 4, 5, 6}, float[4] b = {1, 2, 3, 4}> {
-        a = ReduceMax <axes = [2, 3]> (image)
+    <float scale = {0.1}, int8[2, 3, 1, 1] q = {1, 2, 3, 4, 5, 6}> {
+        unused = ReduceMax <axes = [2, 3]> (image)
         w = DequantizeLinear (q, scale)
         m = Conv (image, w)
         y = MaxPool <kernel_shape = [3, 3]> (m)
@@ -327,7 +332,12 @@ def test_constants_and_what_depends_on_them_alone_are_repeated() -> None:
     cut = cut_of(text, weights=WEIGHTS)
     assert described(cut)[3] == "host: logits -> scores"
     ops = [[n.op_type for n in part.model.proto.graph.node] for part in parts_of(cut)]
-    assert [("Constant" in each, "Add" in each) for each in ops] == [(False,) * 2, (True,) * 2, (False,) * 2, (True,) * 2]
+    assert [("Constant" in each, "Add" in each) for each in ops] == [
+        (False,) * 2,
+        (True,) * 2,
+        (False,) * 2,
+        (True,) * 2,
+    ]
     assert_parts_give_what_the_whole_gives(cut, images())
 
 
@@ -337,7 +347,9 @@ def test_a_cheap_node_is_run_again_rather_than_its_result_handed_over() -> None:
     g (float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch) => (float[m, 4] boxes)
     <int64 zero = {{0}}, int64[1] first = {{0}}> {{
         f = Conv <pads = [1, 1, 1, 1]> (image, w1)
-        b = Relu (rois)
+        size = ReduceMax <keepdims = 0> (f)
+        near = Tanh (size)
+        b = Add (rois, near)
         column = Gather <axis = 1> (b, zero)
         big = Greater (column, half)
         kept = NonZero (big)
@@ -400,7 +412,7 @@ def test_what_the_bodies_of_an_if_read_crosses(yes: bool) -> None:
     text = TWO_STAGE.replace(
         "scores = Softmax (logits)",
         """scores = If (yes) <
-            then_branch = t () => (float[n, 5] p) { m = ReduceMax (features)  p = Add (logits, m) },
+            then_branch = t () => (float[n, 5] p) { m = ReduceMax <keepdims = 0> (features)  p = Add (logits, m) },
             else_branch = e () => (float[n, 5] q) { q = Neg (logits) }
         >""",
     ).replace("int64[n] batch)", "int64[n] batch, bool yes)")
@@ -484,7 +496,11 @@ def random_detector(seed: int) -> ModelProto:
             layers.append([add("Sum", flat)] if generator.random() < 0.5 else flat)
             tensors += layers[-1]
         made: list[str] = []
-        for kind in ["host"] * generator.integers(0, 4) + ["body"] * generator.integers(1, 5) + ["host"] * generator.integers(0, 4):
+        for kind in (
+            ["host"] * generator.integers(0, 4)
+            + ["body"] * generator.integers(1, 5)
+            + ["host"] * generator.integers(0, 4)
+        ):
             if kind == "host":
                 op = str(generator.choice(["Gather", "Softmax", "Where", "Shape", "Relu", "Neg", "Add"]))
                 if op == "Gather":
@@ -526,8 +542,9 @@ def sound_cut(seed: int) -> Cut | None:
     try:
         return find_cut(graph, "RoiAlign")
     except ModelError as error:
-        assert "stands between the weights" in str(error) or "no Conv" in str(error)
-        return None
+        if "stands between the weights" in str(error) or "no Conv" in str(error):
+            return None
+        raise
 
 
 def test_parts_of_random_graphs_give_what_the_whole_gives() -> None:

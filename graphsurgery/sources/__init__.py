@@ -5,10 +5,10 @@ Importing this package imports neither torch nor onnxruntime; `open_source` impo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,19 @@ class Source(Protocol):
     def detect(self, input: Image) -> Tensors:
         """Return the final detections only: boxes [M, 4], labels, scores and, where there are any, masks [M, 1, m, m]
         as the network gives them, keypoints and keypoints_scores."""
+
+
+@runtime_checkable
+class HasBoundary(Protocol):
+    """A source that has no modules to hook, and must be told which inner tensors trace() is to return."""
+
+    folder: Path | None
+
+    def set_boundary(self, names: Sequence[str]) -> None:
+        """Name the tensors between the parts. Raises ModelError for one that the graph doesn't compute."""
+
+    def export(self) -> onnx.ModelProto:
+        """As Source."""
 
 
 def open_source(spec: SourceSpec) -> Source:

@@ -1,0 +1,462 @@
+"""The commands as a user meets them: what they print and write, and how they end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from conftest import PARTS, Applied, Cli, Outcome, Snapshot
+from PIL import Image
+
+from graphsurgery.capture import Capture
+from graphsurgery.demo.shapes import VAL_SEED, draw, write_dataset
+from graphsurgery.registry import discover
+
+COMMANDS = ("apply", "capture", "run", "check", "passes", "inspect")
+
+
+def process(*arguments: object, cwd: Path | None = None, **environment: str) -> Outcome:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "graphsurgery", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env=child_environment(**environment),
+        timeout=120,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return {**inherited, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **more}
+
+
+def recipe_of(detector: Applied) -> Path:
+    return detector.folder.parent / "detector.yaml"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(draw(VAL_SEED, 0, size=(300, 400), objects=4).image).save(path)
+    return path
+
+
+# --- run --------------------------------------------------------------------------------------------------------
+
+
+def test_run_writes_json_and_a_picture_beside_the_image(
+    cli: Cli, shapes: Applied, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = picture.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    outcome = cli("run", shapes.folder, "--image", picture)
+    assert outcome.code == 0, outcome.err
+    content = json.loads((picture.parent / "picture.detections.json").read_text(encoding="utf-8"))
+    assert content["image"] == str(picture)
+    assert content["detections"]
+    best = max(content["detections"], key=lambda found: found["score"])
+    assert best["score"] > 0.9
+    assert {"label", "class", "score", "box", "segmentation"} <= set(best)
+    assert set(content["seconds"]) == set(PARTS)
+    with Image.open(picture.parent / "picture.detections.png") as drawn, Image.open(picture) as image:
+        assert drawn.size == image.size
+        assert not np.array_equal(np.array(drawn), np.array(image))
+    assert list(elsewhere.iterdir()) == []
+    shown = re.search(r"(\d+) detections", outcome.out)
+    assert shown is not None
+    assert int(shown[1]) == sum(found["score"] >= 0.5 for found in content["detections"])
+
+
+def test_run_puts_its_files_where_it_is_told(cli: Cli, shapes: Applied, picture: Path, tmp_path: Path) -> None:
+    wanted = tmp_path / "drawn.png", tmp_path / "found.json"
+    outcome = cli("run", shapes.folder, "--image", picture, "--out", wanted[0], "--json", wanted[1], "--score", 0.9)
+    assert outcome.code == 0, outcome.err
+    assert all(path.is_file() for path in wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn.png", "found.json", "picture.png"]
+
+
+# --- check, inspect, passes, capture ----------------------------------------------------------------------------
+
+
+def test_check_compares_parts_with_what_was_captured(cli: Cli, shapes: Applied) -> None:
+    loose = ("--tolerance", "boxes=1e-3", "--tolerance", "scores=1e-4", "--tolerance", "masks=1e-3")
+    outcome = cli("check", shapes.model_io, shapes.folder, *loose)
+    assert outcome.code == 0, outcome.err
+    assert "equal:" in outcome.out
+
+
+def test_check_finds_a_folder_equal_to_itself(cli: Cli, shapes: Applied) -> None:
+    outcome = cli("check", shapes.folder, shapes.folder, "--inputs", shapes.model_io)
+    assert outcome.code == 0, outcome.err
+    assert "equal:" in outcome.out
+
+
+@pytest.mark.parametrize("reference", ["model_io", "parts"])
+def test_check_finds_a_changed_part(cli: Cli, shapes: Applied, tmp_path: Path, reference: str) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(shapes.folder, changed)
+    model = onnx.load(changed / "box_head.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1.05)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, changed / "box_head.onnx")
+    inputs = () if reference == "model_io" else ("--inputs", shapes.model_io)
+    outcome = cli("check", shapes.model_io if reference == "model_io" else shapes.folder, changed, *inputs)
+    assert outcome.code == 1
+    assert outcome.last_line.startswith("different: ")
+
+
+def test_inspect_shows_every_part_of_a_folder(cli: Cli, shapes: Applied) -> None:
+    outcome = cli("inspect", shapes.folder)
+    assert outcome.code == 0
+    text = " ".join(outcome.out.split())
+    assert all(f"{name}.onnx" in "".join(outcome.out.split()) for name in PARTS)
+    assert "[1, 3, 256, 320]" in text
+    assert "Conv" in text
+
+
+def test_inspect_shows_a_dimension_that_reads_like_markup(cli: Cli, tmp_path: Path) -> None:
+    shape = ["bold", 4]
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    outcome = cli("inspect", tmp_path / "m.onnx")
+    assert outcome.code == 0, outcome.err
+    assert "dynamic: 2: x [bold, 4], y [bold, 4]" in outcome.out
+
+
+def test_passes_lists_them_and_shows_one(cli: Cli) -> None:
+    listed = cli("passes")
+    assert listed.code == 0
+    assert all(name in listed.out for name in discover().names())
+    shown = cli("passes", "widen-maxpool")
+    assert shown.code == 0
+    assert "widen-maxpool (approximate)" in shown.out
+    assert "->" in shown.out
+    assert "kernel" in shown.out
+
+
+def test_capture_takes_the_annotated_images_by_ascending_id(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    annotations = write_dataset(tmp_path / "data", 4, VAL_SEED)
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    content["images"] = [entry for entry in reversed(content["images"]) if entry["id"] != 2]
+    annotations.write_text(json.dumps(content), encoding="utf-8")
+    model_io = tmp_path / "model_io"
+    outcome = cli(
+        *("capture", recipe_of(detector), "--images", tmp_path / "data" / "images", "--annotations", annotations),
+        *("--max-samples", 2, "--model-io", model_io),
+    )
+    assert outcome.code == 0, outcome.err
+    samples = Capture.open(model_io).samples
+    assert [sample.id for sample in samples] == ["1", "3"]
+    assert {"input", "boxes", "labels", "scores", "masks"} <= set(samples[0].names)
+
+
+def test_capture_takes_a_single_file(cli: Cli, detector: Applied, picture: Path, tmp_path: Path) -> None:
+    outcome = cli("capture", recipe_of(detector), "--images", picture, "--model-io", tmp_path / "model_io")
+    assert outcome.code == 0, outcome.err
+    (sample,) = Capture.open(tmp_path / "model_io").samples
+    assert (sample.id, sample.height, sample.width) == ("picture", 300, 400)
+
+
+def test_capture_stops_at_an_image_that_it_cannot_read(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"\x89PNG and no more")
+    outcome = cli("capture", recipe_of(detector), "--images", folder, "--model-io", tmp_path / "model_io")
+    assert outcome.code == 2
+    assert "broken.png: can't be read as an image" in outcome.last_line
+    assert not (tmp_path / "model_io" / "capture.json").exists()
+
+
+def test_apply_takes_no_more_samples_than_it_is_told(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    report = tmp_path / "run.json"
+    outcome = cli(
+        *("apply", recipe_of(detector), "--out", tmp_path / "parts", "--model-io", detector.model_io),
+        *("--max-samples", 1, "--json", report),
+    )
+    assert outcome.code == 0, outcome.err
+    run = json.loads(report.read_text(encoding="utf-8"))
+    assert {tensor["sample"] for tensor in run["checks"][-1]["comparison"]["tensors"]} <= {None, "1"}
+
+
+# --- JSON on standard output ------------------------------------------------------------------------------------
+
+
+def test_standard_output_holds_the_json_alone(cli: Cli, shapes: Applied, detector: Applied, picture: Path) -> None:
+    model_io = picture.parent / "model_io"
+    for arguments in (
+        ("apply", recipe_of(detector), "--out", picture.parent / "parts", "--model-io", detector.model_io),
+        ("capture", recipe_of(detector), "--images", picture, "--model-io", model_io),
+        ("run", shapes.folder, "--image", picture),
+        ("check", detector.model_io, detector.folder),
+        ("check", detector.folder, detector.folder, "--inputs", detector.model_io),
+        ("passes",),
+        ("passes", "widen-maxpool"),
+        ("inspect", detector.folder / "mask_head.onnx"),
+    ):
+        outcome = cli(*arguments, "--json", "-")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out), arguments
+        assert len(outcome.err.splitlines()) > 1, arguments  # the tables
+
+
+def test_standard_output_holds_the_json_of_a_run_that_failed(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    outcome = cli(
+        *("apply", recipe_of(detector), "--out", tmp_path / "parts", "--model-io", detector.model_io),
+        *("--set", "part_passes.backbone_rpn=[widen-maxpool]", "--json", "-"),
+    )
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["passes"][0]["verdict"] == "failed"
+
+
+# --- the screen -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(cli: Cli, command: str) -> None:
+    outcome = cli(command, "--help")
+    assert outcome.code == 0
+    assert f"Example: python -m graphsurgery {command}" in " ".join(outcome.out.replace("│", " ").split())
+
+
+def test_without_a_command_the_commands_are_shown(cli: Cli) -> None:
+    outcome = cli()
+    assert outcome.code == 2
+    assert all(command in outcome.out + outcome.err for command in COMMANDS)
+    assert "error" not in outcome.err
+
+
+def test_version_is_one_line(cli: Cli) -> None:
+    outcome = cli("--version")
+    assert (outcome.code, outcome.out.count("\n"), outcome.err) == (0, 1, "")
+
+
+def test_a_run_fits_eighty_columns(detector: Applied, tmp_path: Path) -> None:
+    for file in ("detector.yaml", "detector.onnx"):
+        shutil.copy(detector.folder.parent / file, tmp_path)
+    shutil.copytree(detector.model_io, tmp_path / "model" / "model_io" / "detector")
+    outcome = process("apply", "detector.yaml", "--set", "passes=[simplify]", cwd=tmp_path, COLUMNS="80")
+    assert outcome.code == 0, outcome.err
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert max(map(len, outcome.err.splitlines()), default=0) <= 80
+    assert "6 parts in " in outcome.out
+
+
+def test_the_embedded_run_fits_eighty_columns(shapes: Applied) -> None:
+    *tables, last = shapes.outcome.out.rstrip("\n").split("\n")
+    assert max(map(len, tables)) <= 80
+    assert last.startswith("6 parts in ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal is made with the standard library's pty")
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_terminal_gets_no_escape_codes_where_no_color_is_set(plain: bool) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    more = {"NO_COLOR": "1"} if plain else {}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "graphsurgery", "passes"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=child_environment(TERM="xterm-256color", **more),
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says so at the end
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+    assert child.wait(60) == 0
+    assert b"widen-maxpool" in shown
+    assert (b"\x1b[" in shown) != plain
+
+
+@pytest.mark.parametrize("arguments", [("passes",), ("passes", "--json", "-")])
+def test_a_reader_that_stops_early_is_no_error(arguments: tuple[str, ...]) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "graphsurgery", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(),
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    complaints = child.stderr.read().decode()
+    child.stderr.close()
+    assert child.wait(60) == 0
+    assert "rror" not in complaints
+    assert "Traceback" not in complaints
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("arguments", [("passes",), ("passes", "--json", "-")])
+def test_a_full_disk_behind_standard_output_is_one_line(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "graphsurgery", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env=child_environment(),
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: input/output: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the stream")
+def test_a_closed_standard_output_is_no_error() -> None:
+    command = f'exec "{sys.executable}" -m graphsurgery passes >&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, env=child_environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_debug_shows_the_traceback(cli: Cli) -> None:
+    outcome = cli("apply", "nothing", "--debug")
+    assert outcome.code == 2
+    assert "Traceback (most recent call last)" in outcome.err
+    assert outcome.last_line.startswith("error: unknown recipe 'nothing'")
+    assert "Traceback" not in cli("apply", "nothing").err
+
+
+# --- interrupted, and out of space ------------------------------------------------------------------------------
+
+
+def copied(detector: Applied, root: Path) -> None:
+    """Put the recipe, its captured tensors and a finished run where a test may end in the middle."""
+    for file in ("detector.yaml", "detector.onnx"):
+        shutil.copy(detector.folder.parent / file, root)
+    shutil.copytree(detector.folder, root / "parts")
+    shutil.copytree(detector.model_io, root / "model_io")
+
+
+def writing(child: psutil.Process, root: Path) -> bool:
+    return any(path.name.endswith(".tmp") for path in root.iterdir())
+
+
+def simplifying(child: psutil.Process, root: Path) -> bool:
+    return any("graphsurgery.simplifier" in worker.cmdline() for worker in child.children())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("stage", [writing, simplifying])
+def test_an_interrupted_run_leaves_nothing_behind(
+    snapshot: Snapshot, detector: Applied, tmp_path: Path, stage: Callable[[psutil.Process, Path], bool]
+) -> None:
+    copied(detector, tmp_path)
+    before = snapshot(tmp_path)
+    arguments = ("detector.yaml", "--out", "parts", "--model-io", "model_io", "--set", "passes=[simplify]")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "graphsurgery", "apply", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=child_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
+    watched = psutil.Process(child.pid)
+    deadline = time.monotonic() + 60
+    while not stage(watched, tmp_path):
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = watched.children(recursive=True)
+    child.send_signal(signal.SIGINT)
+    _, complaints = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert complaints.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in complaints
+    assert snapshot(tmp_path) == before
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("file", ["backbone_rpn.onnx", "manifest.json", "run.json"])
+def test_a_full_disk_is_one_line_and_the_old_parts_stay(
+    cli: Cli, snapshot: Snapshot, detector: Applied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    copied(detector, tmp_path)
+    before = snapshot(tmp_path)
+    for method in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, method, full(getattr(Path, method), file))
+    outcome = cli(
+        *("apply", tmp_path / "detector.yaml", "--out", tmp_path / "parts", "--model-io", tmp_path / "model_io"),
+        "--no-check",
+    )
+    assert outcome.code == 2
+    assert "No space left on device" in outcome.last_line
+    assert file in outcome.last_line
+    assert "Traceback" not in outcome.err
+    assert snapshot(tmp_path) == before
+
+
+def full(write: Callable[..., int], file: str) -> Callable[..., int]:
+    def fails(path: Path, *arguments: object, **options: object) -> int:
+        if file in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, *arguments, **options)
+
+    return fails
+
+
+# --- the output folder ------------------------------------------------------------------------------------------
+
+
+def test_the_users_own_files_stay_in_the_output_folder(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    copied(detector, tmp_path)
+    (tmp_path / "parts" / "notes.txt").write_text("mine", encoding="utf-8")
+    outcome = cli("apply", tmp_path / "detector.yaml", "--out", tmp_path / "parts", "--model-io", tmp_path / "model_io")
+    assert outcome.code == 0, outcome.err
+    names = {path.name for path in (tmp_path / "parts").iterdir()}
+    assert names == {*(f"{name}.onnx" for name in PARTS), "manifest.json", "run.json", "notes.txt"}
+
+
+def test_the_working_directory_can_be_the_output_folder(
+    cli: Cli, detector: Applied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(detector, tmp_path)
+    monkeypatch.chdir(tmp_path / "parts")
+    outcome = cli("apply", tmp_path / "detector.yaml", "--out", ".", "--model-io", tmp_path / "model_io")
+    monkeypatch.chdir(tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "parts" / "run.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detector.onnx", "detector.yaml", "model_io", "parts"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there, and no folder in use can be moved")
+def test_a_link_to_the_output_folder_stays_a_link(cli: Cli, detector: Applied, tmp_path: Path) -> None:
+    copied(detector, tmp_path)
+    (tmp_path / "link").symlink_to("parts", target_is_directory=True)
+    outcome = cli("apply", tmp_path / "detector.yaml", "--out", tmp_path / "link", "--model-io", tmp_path / "model_io")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "link").is_symlink()
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())

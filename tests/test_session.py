@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphsurgery import session
+from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.session import Session, first_line
+from graphsurgery.testing import parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+ADD = parse(f"{HEAD} g (float[2] x, float[2] z) => (float[2] y, float[2] d) {{ y = Add (x, z)  d = Sub (x, z) }}")
+X, Z = np.array([3, 4], np.float32), np.array([1, 1], np.float32)
+
+
+def test_runs_a_model_from_memory_and_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "ü m.onnx"
+    path.write_bytes(ADD.SerializeToString())
+    for model in (ADD, path):
+        got = session.run(model, {"x": X, "z": Z, "more": Z})
+        assert {name: value.tolist() for name, value in got.items()} == {"y": [4, 5], "d": [2, 3]}
+
+
+def test_gives_the_outputs_that_are_asked_for_in_that_order() -> None:
+    made = Session(ADD)
+    assert list(made.run({"x": X, "z": Z}, ["d", "y"])) == ["d", "y"]
+    assert made.run({"x": X, "z": Z}, []) == {}
+    assert (made.inputs, made.outputs) == (["x", "z"], ["y", "d"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        ({"x": X}, None, "head: input 'z' is not given"),
+        ({"x": X, "z": np.ones(3, np.float32)}, None, "head: ONNX Runtime can't run it"),
+        ({"x": X, "z": np.ones(2, np.float64)}, None, "head: ONNX Runtime can't run it"),
+        ({"x": X, "z": "text"}, None, "head: ONNX Runtime can't run it"),
+        ({"x": X, "z": Z}, ["nothing"], "head: ONNX Runtime can't run it"),
+    ],
+)
+def test_wrong_inputs_and_outputs_are_named(
+    inputs: dict[str, np.ndarray], outputs: list[str] | None, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        Session(ADD, name="head").run(inputs, outputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    broken = parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = NoSuchOperator (x) }}")
+    (tmp_path / "m.onnx").write_bytes(b"noise")
+    for model in (broken, tmp_path / "m.onnx", tmp_path / "none.onnx"):
+        with pytest.raises(ModelError, match="part: ONNX Runtime can't load it: ") as caught:
+            Session(model, name="part")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_provider_that_is_not_here_is_named() -> None:
+    with pytest.raises(MissingTool, match="model: ONNX Runtime has no NoSuchProvider here"):
+        Session(ADD, providers=["CPUExecutionProvider", "NoSuchProvider"])
+
+
+@pytest.mark.parametrize(("optimise", "level"), [(False, "ORT_DISABLE_ALL"), (True, "ORT_ENABLE_ALL")])
+def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> None:
+    options = Session(ADD, optimise=optimise, threads=1)._session.get_session_options()
+    assert options.graph_optimization_level.name == level
+    assert options.intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("  \n one"), "one"),
+        (ValueError(), "ValueError"),
+        (ValueError("x" * 999), "x" * 300),
+    ],
+)
+def test_the_first_line_of_an_error_is_its_message(error: Exception, line: str) -> None:
+    assert first_line(error) == line
