@@ -31,6 +31,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op, producer
+from graphsurgery.passes._unit_pool import why_no_unit_pool
 from graphsurgery.rewrite import Editor, NodePass
 
 _FLOATS = ("float32", "float16", "float64")
@@ -60,16 +61,9 @@ class ReplaceUnitMaxpool(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not is_op(node, "MaxPool"):
             return
-        window = list(attribute(node, "kernel_shape", []))
-        if any(size != 1 for size in window):
-            return edit.skip(node, f"the kernel is {'x'.join(map(str, window))}")
-        if len(window) != 2:
-            return edit.skip(node, f"the window has {len(window)} dimensions, not 2")
-        padded = any(attribute(node, "pads", [])) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-        if padded or attribute(node, "ceil_mode", 0) or any(d != 1 for d in attribute(node, "dilations", [])):
-            return edit.skip(node, "it pads, dilates or rounds up")
-        if len(node.outputs) > 1 and node.outputs[1].name:
-            return edit.skip(node, "the indices of the maxima are read")
+        reason = why_no_unit_pool(node)
+        if reason is not None:
+            return edit.skip(node, reason)
         dtype, channels = _elements(node)
         if dtype is None or dtype.name not in _FLOATS:
             kind = "of unknown type" if dtype is None else dtype.name
