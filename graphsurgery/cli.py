@@ -124,9 +124,10 @@ def apply_command(
         with Display() as display:
             apply_recipe(loaded, options, record, display)
     finally:
-        if record.checks:
+        if record.passes:
             screen.print(terminal.steps_table("Passes", record.passes))
             screen.print()
+        if record.checks:
             screen.print(terminal.steps_table("Checks", record.checks))
         _write_json(json_, record.to_json())
     screen.print()

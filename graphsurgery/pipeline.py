@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from graphsurgery import graph as graphs
 from graphsurgery import naming, partition
 from graphsurgery.capture import Sample
 from graphsurgery.equivalence import Verdict
@@ -158,7 +159,12 @@ def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
     include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
-    return partition.find_cut(graph, plan.at, include)
+    try:
+        return partition.find_cut(graph, plan.at, include)
+    except ModelError as error:
+        if any(graphs.is_op(node, plan.at) for node in graph.nodes):
+            raise
+        raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
 
 
 def rewrite_part(run: Run, part: Part) -> Part:
@@ -197,8 +203,6 @@ def certify_static(part: Part) -> Part:
 
 def dynamic_values(model: Model) -> list[tuple[str, str]]:
     """Return the tensors of `model` whose shape is not fully known, with what is known; bodies count too."""
-    from graphsurgery import graph as graphs
-
     found = {}
     view = model.graph()
     for inner in graphs.walk_graphs(view):
@@ -294,8 +298,6 @@ def _name_boundary(
     found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]
 ) -> dict[str, str]:
     """Rename the crossing tensors in the graph of `found`, fill in shapes and types, and return {old: new}."""
-    from graphsurgery import graph as graphs
-
     known = naming.name_by_value(values, samples)
     taken = graphs.tensor_names(found.graph) | set(known.values())
     names = {}

@@ -135,7 +135,7 @@ def test_inspect_shows_every_part_of_a_folder(cli: Cli, shapes: Applied) -> None
 
 
 def test_inspect_shows_a_dimension_that_reads_like_markup(cli: Cli, tmp_path: Path) -> None:
-    shape = ["bold", 4]
+    shape: list[str | int | None] = ["bold", 4]
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "m.onnx")

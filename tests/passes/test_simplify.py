@@ -287,7 +287,7 @@ def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> N
     )
     onnx.save(parse(PLAIN), str(tmp_path / "before.onnx"))
     request = {"before": str(tmp_path / "before.onnx"), "after": str(tmp_path / "after.onnx")}
-    request |= {"seconds": 60, "largest": "1MB", "skip": []}
+    request |= {"seconds": 60, "largest": "1MB", "skip": [], "opsets": [["", 17]], "ir_version": 8}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     )
