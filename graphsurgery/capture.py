@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,7 +171,7 @@ def capture(
 
     `images` are taken one at a time. They replace those of an earlier capture of the same model; one of another model
     is only replaced if `overwrite` is set. `progress` is called with the number done and `total`, 0 if it isn't known.
-    A sample appears under its name only when it is complete. Raises CaptureError for an id that can't be a folder's
+    What was in the folder stays whole until all are traced. Raises CaptureError for an id that can't be a folder's
     name or comes twice, another model's folder, or a folder that can't be written.
     """
     if total is None:
@@ -180,33 +180,44 @@ def capture(
     earlier = _earlier(folder)
     if earlier is not None and not overwrite:
         earlier.require_source(description)
-    index = folder / _INDEX
     samples: list[Sample] = []
     taken: set[str] = set()
+    staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(parents=True)
         for image in images:
             name, pixels, file = InputImage(*image)
             check_id(name)
             _refuse_twin(name, taken, str(folder))
             placed = source.canvas.fit(pixels)
-            tensors = source.trace(placed.input)
-            # From here on the folder holds a mixture, until the new index is written.
-            index.unlink(missing_ok=True)
-            _write_sample(folder / name, tensors)
+            _write_sample(staging / name, source.trace(placed.input))
             samples.append(Sample(name, folder / name, file, *placed.original))
             if progress is not None:
                 progress(len(samples), total)
         if not samples:
             raise CaptureError(f"{folder}: there is no image to capture; name some")
-        kept = {sample.id for sample in samples}
-        for stale in earlier.samples if earlier is not None else ():
-            if stale.id not in kept:
-                shutil.rmtree(stale.folder, ignore_errors=True)
-        _write_index(index, description, source.canvas, samples)
+        _publish(staging, folder, samples, earlier)
+        _write_index(folder / _INDEX, description, source.canvas, samples)
     except OSError as error:
         raise CaptureError(f"{folder}: can't be written ({error}); make room, or name another folder") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return Capture(folder, description, source.canvas, tuple(samples))
+
+
+def _publish(staging: Path, folder: Path, samples: Sequence[Sample], earlier: Capture | None) -> None:
+    """Put finished samples in the place of those of an earlier capture; other files in the folder stay.
+
+    Until the index is written again, the folder is no capture: nobody takes a mixture for one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _INDEX).unlink(missing_ok=True)
+    for stale in earlier.samples if earlier is not None else ():
+        shutil.rmtree(stale.folder, ignore_errors=True)
+    for sample in samples:
+        if sample.folder.exists():
+            shutil.rmtree(sample.folder)
+        (staging / sample.id).rename(sample.folder)
 
 
 def reference_detections(source: Source, image: Array) -> Tensors:
@@ -259,19 +270,11 @@ def _sample(entry: object, folder: Path, index: Path) -> Sample:
 
 
 def _write_sample(folder: Path, tensors: Tensors) -> None:
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        for name, tensor in tensors.items():
-            path = temporary / f"{_file_stem(name)}.npy"
-            with path.open("xb") as file:  # x: two names that differ in case only must not share a file
-                np.save(file, tensor, allow_pickle=False)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    folder.mkdir()
+    for name, tensor in tensors.items():
+        path = folder / f"{_file_stem(name)}.npy"
+        with path.open("xb") as file:  # x: two names that differ in case only must not share a file
+            np.save(file, tensor, allow_pickle=False)
 
 
 def _write_index(index: Path, source: Mapping[str, object], canvas: Canvas, samples: list[Sample]) -> None:

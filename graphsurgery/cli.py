@@ -415,7 +415,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         message = " ".join(error.format_message().split())
         return 2, f"error: {message.rstrip('.')}. See: python -m graphsurgery --help" if message else ""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return EXIT_INTERRUPTED, "interrupted; what was in the output folder is as it was"
+        return EXIT_INTERRUPTED, "interrupted; what was there before is as it was"
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return 2, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
     if isinstance(error, BrokenPipeError):

@@ -108,7 +108,7 @@ def test_no_temporary_name_is_left(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "capture.json"]
 
 
-def test_an_interrupted_capture_leaves_no_half_sample_and_is_no_capture(
+def test_an_interrupted_capture_leaves_nothing_behind_and_is_no_capture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved, save = [], np.save
@@ -121,23 +121,26 @@ def test_an_interrupted_capture_leaves_no_half_sample_and_is_no_capture(
 
     monkeypatch.setattr(np, "save", stop_at_the_sixth)
     with pytest.raises(KeyboardInterrupt):
-        capture(Brightness(), [("1", picture(1)), ("2", picture(2))], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
-    assert not exists(tmp_path)
+        capture(Brightness(), [("1", picture(1)), ("2", picture(2))], tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    assert not exists(tmp_path / "new")
+    (tmp_path / "new").mkdir()
     with pytest.raises(CaptureError, match="no capture was finished"):
-        Capture.open(tmp_path)
+        Capture.open(tmp_path / "new")
 
 
-def test_a_failing_image_leaves_the_earlier_capture_usable_until_something_is_replaced(tmp_path: Path) -> None:
-    capture(Brightness(), [("1", picture(1))], tmp_path)
+def test_a_failing_image_leaves_the_earlier_capture_as_it_was(tmp_path: Path) -> None:
+    capture(Brightness(), [("1", picture(1))], tmp_path / "old")
 
     def broken() -> Iterator[tuple[str, np.ndarray]]:
+        yield "1", picture(200)
         raise InputError("unreadable")
-        yield
 
     with pytest.raises(InputError, match="unreadable"):
-        capture(Brightness(), broken(), tmp_path)
-    assert [sample.id for sample in Capture.open(tmp_path).samples] == ["1"]
+        capture(Brightness(), broken(), tmp_path / "old")
+    (sample,) = Capture.open(tmp_path / "old").samples
+    assert sample.load("mean") == pytest.approx(1 / 255)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_second_capture_replaces_the_samples_of_the_first(tmp_path: Path) -> None:
