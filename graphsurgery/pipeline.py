@@ -23,13 +23,14 @@ from graphsurgery.capture import Sample
 from graphsurgery.equivalence import Verdict
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
 from graphsurgery.gate import Gate
-from graphsurgery.manifest import FILE_NAME, Manifest, describe_parts
+from graphsurgery.manifest import FILE_NAME, Manifest, describe_part, describe_parts
 from graphsurgery.model import Model
 from graphsurgery.output import OutputFolder
 from graphsurgery.partition import Part
 from graphsurgery.recipe import PartitionPlan, PassUse, Recipe
 from graphsurgery.record import Record, Step
 from graphsurgery.rewrite import Editor, apply_pass
+from graphsurgery.runtime import PartPlayer
 from graphsurgery.sources import Source
 
 
@@ -126,11 +127,10 @@ def cut(run: Run, whole: Model) -> list[Part]:
     with _timed(run.record, "checks"):
         values = naming.values_of(whole, [tensor.name for tensor in crossing], run.samples)
     with _timed(run.record, "surgery"):
-        names = _name_boundary(found, values, run.samples)
+        _name_boundary(found, values, run.samples)
         parts = partition.extract_parts(found, plan.parts)
-    for sample, computed in zip(run.samples, values, strict=True):
-        sample.remember({names[old]: value for old, value in computed.items()})
     for part in parts:
+        _remember_unnamed(part, run.samples)
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
         if run.gate is not None:
@@ -294,13 +294,10 @@ def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
     return naming.rename_tensors(after, names)
 
 
-def _name_boundary(
-    found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]
-) -> dict[str, str]:
-    """Rename the crossing tensors in the graph of `found`, fill in shapes and types, and return {old: new}."""
+def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> None:
+    """Rename the crossing tensors in the graph of `found`, and fill in shapes and types."""
     known = naming.name_by_value(values, samples)
     taken = graphs.tensor_names(found.graph) | set(known.values())
-    names = {}
     for tensor in found.crossing():
         old = tensor.name
         if old in known:
@@ -309,7 +306,6 @@ def _name_boundary(
             new = naming.clean_name(old)
             new = old if new == old else naming.fresh(new, taken)
         taken.add(new)
-        names[old] = new
         observed = [computed[old] for computed in values]
         tensor.dtype = observed[0].dtype
         if tensor.shape is None:
@@ -318,7 +314,20 @@ def _name_boundary(
             fixed = [axis.pop() if len(axis) == 1 else None for axis in sizes[1:]]
             tensor.shape = [f"{new}_rows", *fixed] if sizes else []
         tensor.name = new
-    return names
+
+
+def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
+    """Compute the boundary tensors that the original has no name for from those that it has.
+
+    Not from the whole graph's run: its boxes differ from the captured ones in the last bits, and what is read at those
+    places by more, so its tensors don't go with the captured ones.
+    """
+    entry = describe_part(part)
+    if all(name in sample for name in entry.outputs for sample in samples):
+        return
+    player = PartPlayer.open(part.model.proto, entry, ["CPUExecutionProvider"], optimise=False)
+    for sample in samples:
+        sample.remember(player.play({name: sample.load(name) for name in entry.inputs}))
 
 
 def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:

@@ -18,7 +18,7 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from graphsurgery import session
-from graphsurgery.model import Model
+from graphsurgery.model import Model, bodies, walk_protos
 from graphsurgery.rewrite import Applied, Pass, apply_pass
 
 # onnxruntime sums in another order after a rewrite; anything above a few float32 roundings is the pass's fault
@@ -113,9 +113,18 @@ def _text(model: ModelProto) -> str:
     del bare.metadata_props[:]
     bare.producer_name = ""
     _strip(bare.graph)
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in bare.graph.initializer}
+    # the printer rounds values, differently in each version of onnx: they are compared by themselves
+    graphs = [bare.graph, *(body for node in walk_protos(bare.graph) for body in bodies(node))]
+    weights = [(t.name, t) for graph in graphs for t in graph.initializer]
+    weights += [
+        (f"{node.output[0]}.{attribute.name}", attribute.t)
+        for node in walk_protos(bare.graph)
+        for attribute in node.attribute
+        if attribute.HasField("t")
+    ]
+    arrays = [(name, onnx.numpy_helper.to_array(tensor)) for name, tensor in weights]
+    lines = sorted(f"{name} = {array.dtype}{list(array.shape)} {array.tolist()}" for name, array in arrays)
     del bare.graph.initializer[:]
-    lines = [f"{name} = {w.dtype}{list(w.shape)} {w.tolist()}" for name, w in sorted(weights.items())]
     return "\n".join([onnx.printer.to_text(bare), *lines])
 
 
