@@ -75,6 +75,8 @@ def apply(run: Run, output: OutputFolder) -> Manifest:
 
     Raises Difference at the first pass or check that breaks something, naming it.
     """
+    for use in (*run.recipe.passes, *(use for uses in run.recipe.part_passes.values() for use in uses)):
+        use.pass_.prepare()
     whole = export(run)
     for use in run.recipe.passes:
         whole = rewrite_whole(run, use, whole)

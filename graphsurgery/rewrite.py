@@ -66,6 +66,9 @@ class Pass:
     name: ClassVar[str]
     effect: ClassVar[Effect]
 
+    def prepare(self) -> None:
+        """Start what takes long to start, without waiting for it; called for all passes when a run begins."""
+
 
 class NodePass(Pass):
     """A rewrite around one node, called for every node, those in If and Loop bodies included."""

@@ -61,15 +61,8 @@ def simplify(
     `largest_mb` is not evaluated. MB are 10^6 bytes. Raises PassError when onnxsim crashes, fails, or goes
     over a limit, MissingTool when it can't be imported.
     """
-    global _worker
     with _lock:
-        if _worker is not None and not _worker.alive:
-            _worker.stop()
-            _worker = None
-        if _worker is None:
-            _worker = Worker()
-            atexit.register(_worker.stop)
-        worker = _worker
+        worker = _running_worker()
         try:
             return worker.simplify(model, seconds, memory_mb, largest_mb, skip)
         except BaseException:  # Ctrl-C too: a process at work on something that nobody waits for must not live on
@@ -78,11 +71,25 @@ def simplify(
             raise
 
 
-class Worker:
-    """The parent's end of one simplifier process.
+def start() -> None:
+    """Start the process without waiting for it, so that it is ready when simplify() needs it."""
+    with _lock:
+        _running_worker()
 
-    Raises MissingTool when onnxsim can't be imported there.
-    """
+
+def _running_worker() -> Worker:
+    global _worker
+    if _worker is not None and not _worker.alive:
+        _worker.stop()
+        _worker = None
+    if _worker is None:
+        _worker = Worker()
+        atexit.register(_worker.stop)
+    return _worker
+
+
+class Worker:
+    """The parent's end of one simplifier process, which starts at once and is waited for at the first request."""
 
     def __init__(self) -> None:
         self.busy = True
@@ -100,15 +107,7 @@ class Worker:
         self._replies: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
         threading.Thread(target=_pass_on, args=(self._process.stdout, self._replies), daemon=True).start()
-        try:
-            ready = self._reply(_START_SECONDS, None)
-        except BaseException:
-            self.stop()
-            raise
-        if "error" in ready:
-            self.stop()
-            raise MissingTool(f"pass 'simplify' needs onnxsim: {ready['error']}; pip install onnxsim")
-        self.busy = False
+        self._ready = False
 
     @property
     def alive(self) -> bool:
@@ -127,7 +126,15 @@ class Worker:
     def simplify(
         self, model: ModelProto, seconds: float, memory_mb: int, largest_mb: float, skip: Sequence[str]
     ) -> Simplified:
-        """Do one request; after an error `busy` says whether the process is still at it and must be stopped."""
+        """Do one request; after an error `busy` says whether the process is still at it and must be stopped.
+
+        Raises MissingTool when onnxsim can't be imported there.
+        """
+        if not self._ready:
+            greeting = self._reply(_START_SECONDS, None)
+            if "error" in greeting:
+                raise MissingTool(f"pass 'simplify' needs onnxsim: {greeting['error']}; pip install onnxsim")
+            self._ready, self.busy = True, False
         before, after = Path(self._folder.name) / "before.onnx", Path(self._folder.name) / "after.onnx"
         try:
             before.write_bytes(model.SerializeToString())

@@ -62,6 +62,9 @@ class Simplify(ModelPass):
             if getattr(self, option) <= 0:
                 raise ValueError(f"{option} must be above 0, not {getattr(self, option)}")
 
+    def prepare(self) -> None:
+        simplifier.start()
+
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         reason = _refusal(model)
         if reason is not None:
@@ -89,8 +92,11 @@ class Simplify(ModelPass):
                     raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
             simplified = _with_frame_of(given, done.model)
             # the first round has folded what weights fold into; the others need not carry them along
-            weights += _set_aside_weights(simplified.graph)
-            if simplified.SerializeToString(deterministic=True) == given.SerializeToString(deterministic=True):
+            heavy = _set_aside_weights(simplified.graph)
+            weights += heavy
+            if not heavy and simplified.SerializeToString(deterministic=True) == given.SerializeToString(
+                deterministic=True
+            ):
                 break
             given = simplified
         _put_back(weights, given.graph)
