@@ -15,7 +15,7 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.images import Canvas
 from graphsurgery.model import Model
 from graphsurgery.partition import Part
-from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
+from graphsurgery.rewrite import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
 
 FILE_NAME = "manifest.json"
 
@@ -64,7 +64,8 @@ class Manifest(_Section):
 
     `classes` are the names of the labels, from 0 on, where the source knows them. `canvas` is the size of the network's
     image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
-    dropped). `input` is the tensor that the image goes into, and `outputs` are the detector's.
+    dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
+    the one among them that holds mask probabilities for the runtime to paste.
     """
 
     format: Literal[1] = 1
@@ -76,6 +77,7 @@ class Manifest(_Section):
     normalise: bool
     input: str
     outputs: list[str]
+    masks: str | None = None
     parts: list[PartEntry]
 
     @staticmethod
@@ -116,6 +118,8 @@ class Manifest(_Section):
         absent = [name for name in self.outputs if name not in written]
         if absent:
             raise InputError(f"no part writes the output '{absent[0]}'")
+        if self.masks is not None and self.masks not in self.outputs:
+            raise InputError(f"masks is '{self.masks}', which is no output")
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -148,6 +152,7 @@ def describe_parts(
         normalise=note is not None,
         input=inputs[0],
         outputs=outputs,
+        masks=_mask_output(parts, canvas, outputs),
         parts=[describe_part(part) for part in parts],
     )
 
@@ -169,12 +174,18 @@ def describe_part(part: Part) -> PartEntry:
     )
 
 
-def _note(model: Model, key: str) -> dict[str, Any] | None:
-    for entry in model.proto.metadata_props:
-        if entry.key == key:
-            note: dict[str, Any] = json.loads(entry.value)
-            return note
-    return None
+def _mask_output(parts: list[Part], canvas: Canvas, outputs: list[str]) -> str | None:
+    """Return the output with mask probabilities: the one a pass left a note of, else `masks` if not canvas-sized."""
+    noted = next((n for part in parts if (n := _note(part.model, MASKS_NOTE))), None)
+    if noted in outputs:
+        return str(noted)
+    declared = [info for part in parts for info in part.model.proto.graph.output if info.name == "masks"]
+    shape = _tensor(declared[0], "masks").shape if declared and "masks" in outputs else None
+    return None if shape is None or list(shape[-2:]) == [canvas.height, canvas.width] else "masks"
+
+
+def _note(model: Model, key: str) -> Any:
+    return next((json.loads(entry.value) for entry in model.proto.metadata_props if entry.key == key), None)
 
 
 def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:

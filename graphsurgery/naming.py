@@ -6,6 +6,7 @@ original model, and what a tensor is can be seen by its value: same shape, same 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,7 @@ from onnx import ModelProto
 from graphsurgery.capture import Sample
 from graphsurgery.detections import RowMatch, match_rows
 from graphsurgery.model import Model, bodies, walk_protos
+from graphsurgery.rewrite import MASKS_NOTE
 from graphsurgery.session import Session
 
 # Of the largest magnitude in the captured tensor: well above what another summation order does to a deep network,
@@ -140,6 +142,10 @@ def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
         for node in graph.node:
             node.input[:] = [mapping.get(name, name) for name in node.input]
             node.output[:] = [mapping.get(name, name) for name in node.output]
+    for note in proto.metadata_props:
+        if note.key == MASKS_NOTE:
+            name = json.loads(note.value)
+            note.value = json.dumps(mapping.get(name, name))
     return Model(proto, model.folder)
 
 

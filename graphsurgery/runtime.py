@@ -145,8 +145,13 @@ class Detector:
         return placed.restore(self.on_canvas(placed))
 
     def on_canvas(self, placed: Placed) -> dict[str, np.ndarray]:
-        """Return the network's own outputs: boxes in canvas pixels, masks [M,1,28,28]."""
-        return self.chain.play({self.manifest.input: self._input(placed)})
+        """Return the network's own outputs: boxes in canvas pixels, `masks` [M,1,m,m] where there are probabilities."""
+        found = self.chain.play({self.manifest.input: self._input(placed)})
+        if self.manifest.masks is not None:
+            found["masks"] = found.pop(self.manifest.masks)
+        elif "masks" in found:  # pasted on the canvas by the graph itself
+            found["masks_pasted"] = found.pop("masks")
+        return found
 
     def _input(self, placed: Placed) -> np.ndarray:
         if self.manifest.normalise:

@@ -41,7 +41,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
 from graphsurgery.images import paste_masks
 from graphsurgery.passes._flow import bottlenecks, flow, is_fixed_shape, is_shape, upstream, weighted_input
-from graphsurgery.rewrite import NORMALISATION_NOTE, Editor, GraphPass
+from graphsurgery.rewrite import MASKS_NOTE, NORMALISATION_NOTE, Editor, GraphPass
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")
 _COLUMN_OPS = ("Cast", "Concat", "Div", "Identity", "Mul", "Squeeze", "Unsqueeze")
@@ -310,6 +310,7 @@ def _drop_pasting(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:
             rows = output.shape[0] if isinstance(output.shape[0], str) else None
             masks.dtype, masks.shape = np.dtype(np.float32), [rows, *value.shape[1:]]
             graph.outputs = [masks if tensor is output else tensor for tensor in graph.outputs]
+            edit.metadata[MASKS_NOTE] = json.dumps(masks.name)
             return
     edit.skip(None, f"end: output '{output.name}' is not pasted as the runtime pastes masks")
 

@@ -20,7 +20,7 @@ from graphsurgery.naming import clean_name
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 ACCELERATED = ("backbone_rpn", "box_head", "mask_head")
-# What the issue lets an accelerator part hold
+# What an accelerator part may hold
 ALLOWED = {"Conv", "ConvTranspose", "Gemm", "Relu", "Add", "MaxPool", "Resize", "Flatten", "AveragePool"}
 LEVELS = range(5)
 BACKBONE = {f"{kind}_{n}" for kind in ("objectness", "pred_bbox_deltas") for n in LEVELS}
@@ -236,6 +236,13 @@ def test_an_exporters_onnx_file_goes_through_the_whole_recipe(cli: Cli, tmp_path
         Tolerances.parse({"boxes": 1e-3, "labels": 0, "scores": 1e-4}),
     )
     assert compared.verdict == "passed", compared.explain()
+    # whatever the file calls its mask probabilities, the runtime pastes them; the file itself pasted on the canvas,
+    # which is as large as this image
+    assert found["masks"].shape == (len(found["boxes"]), 1, 128, 160)
+    pasted = open_source(SourceSpec("onnx", str(tmp_path / "exported.onnx"))).trace(
+        graphsurgery.load(folder).canvas.fit(image).input
+    )
+    np.testing.assert_allclose(found["masks"], pasted["masks_pasted"], atol=1e-3)
 
 
 # --- images that were not captured ------------------------------------------------------------------------------
