@@ -1,24 +1,9 @@
-"""The lossless graphsurgeon view of a ModelProto: what a pass does not change comes out as it went in.
-
-graphsurgeon's own import and export drop doc strings, metadata_props, attribute kinds they don't know, and
-initializers that are also inputs. Here every gs object keeps the proto it was made from as `origin`, and the way
-back reuses that proto for everything still equal to it. Weights are referenced, not copied, and external data is
-read only when a pass asks for the values of that tensor.
-
-What a pass sees:
-- an initializer is a gs.Constant; one that is also a graph input is a gs.Variable, since a caller may override it
-- If, Loop and Scan bodies are gs.Graphs that share the tensors of the graph around them
-- `graph.metadata`, a dict: the model's metadata_props; a pass may leave a note there for later steps
-- model-local functions stay out of sight and come back untouched
-"""
+"""From the view back to a ModelProto."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,73 +14,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-
-Scope = Mapping[str, gs.Tensor]
-
-
-class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no type hints
-    """The values of an initializer that have not been asked for yet.
-
-    `folder` is where external data lies; None for a model that is not from a file.
-    """
-
-    def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
-        self.tensor = tensor
-        self.folder = folder
-        self.shape = list(tensor.dims)
-        self.dtype = _numpy_dtype(tensor.data_type)
-        self.nbytes = int(np.prod(tensor.dims, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 1)
-
-    def load(self) -> np.ndarray:
-        """Return a copy of the values. Raises ModelError when they are not there or do not fit the shape."""
-        name = self.tensor.name
-        if self.tensor.data_location == TensorProto.EXTERNAL and self.folder is None:
-            raise ModelError(f"initializer '{name}' has external data, but the model is not from a file")
-        try:
-            return np.array(onnx.numpy_helper.to_array(self.tensor, base_dir=str(self.folder or "")))
-        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"initializer '{name}': its values can't be read: {str(error).splitlines()[0]}") from error
-
-
-@dataclass
-class _NodeOrigin:
-    proto: NodeProto
-    attrs: dict[str, tuple[Any, AttributeProto]]
-
-
-@dataclass
-class _GraphOrigin:
-    proto: GraphProto
-    values: dict[str, ValueInfoProto]
-    constants: list[gs.Constant]
-    defaults: dict[str, TensorProto]
-    read: set[int]  # ids of the constants that some node read when the graph came in
-
-    @cached_property
-    def written(self) -> set[str]:
-        """Names that some node wrote when the graph came in."""
-        return {name for node in self.proto.node for name in node.output}
-
-    @cached_property
-    def interface(self) -> set[str]:
-        """Names of the inputs and outputs when the graph came in."""
-        return {info.name for info in (*self.proto.input, *self.proto.output)}
-
-
-def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
-    """Return the view of `model`; `folder` is where its external data lies."""
-    view = _import_graph(model.graph, {}, folder)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    view.opset = versions.get("", versions.get("ai.onnx", 1))
-    view.import_domains = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
-    view.ir_version = model.ir_version
-    view.producer_name, view.producer_version = model.producer_name, model.producer_version
-    view.base = model
-    view.metadata = {entry.key: entry.value for entry in model.metadata_props}
-    for inner in graphs.walk_graphs(view):
-        inner.opset, inner.import_domains = view.opset, view.import_domains
-        inner.base, inner.ir_version = model, view.ir_version
-    return view
+from graphsurgery.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues
 
 
 def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
@@ -129,173 +48,6 @@ def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
     return model
 
 
-# --- import -----------------------------------------------------------------------------------------------------
-
-
-def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Graph:
-    values = {info.name: info for info in (*proto.value_info, *proto.output, *proto.input)}
-    inputs = {info.name for info in proto.input}
-    scope: dict[str, gs.Tensor] = {}
-    for info in proto.input:
-        scope[info.name] = _variable(info.name, info)
-    constants, defaults = [], {}
-    for tensor in proto.initializer:
-        if tensor.name in inputs:
-            defaults[tensor.name] = tensor
-            continue
-        constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
-        constant.origin = constant._values
-        constants.append(constant)
-        scope[tensor.name] = constant
-    for sparse in proto.sparse_initializer:
-        scope[sparse.values.name] = _variable(sparse.values.name, None)
-    # all names first: a node may read what stands behind it, or what an outer node further down writes
-    for node in proto.node:
-        for name in node.output:
-            if name and name not in scope:
-                scope[name] = _variable(name, values.get(name))
-    seen = _Chain(scope, outer)
-    nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
-    view = gs.Graph(
-        nodes=nodes,
-        inputs=[scope[info.name] for info in proto.input],
-        outputs=[_find(info.name, scope, seen, values) for info in proto.output],
-        name=proto.name,
-        doc_string=proto.doc_string,
-    )
-    read = {id(constant) for constant in constants if constant.outputs}
-    view.origin = _GraphOrigin(proto, values, constants, defaults, read)
-    view.reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
-    view.reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
-    return view
-
-
-class _Chain(Mapping[str, gs.Tensor]):
-    """Names of a body, then those of the graphs around it."""
-
-    def __init__(self, inner: Scope, outer: Scope) -> None:
-        self.inner, self.outer = inner, outer
-
-    def __getitem__(self, name: str) -> gs.Tensor:
-        return self.inner[name] if name in self.inner else self.outer[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.inner or name in self.outer
-
-    def __iter__(self) -> Any:
-        return iter({**self.outer, **self.inner})
-
-    def __len__(self) -> int:
-        return len({**self.outer, **self.inner})
-
-
-def _find(name: str, scope: dict[str, gs.Tensor], seen: Scope, values: Mapping[str, ValueInfoProto]) -> gs.Tensor:
-    if not name:
-        return gs.Variable.empty()
-    if name not in seen:  # nothing writes it; the checker's business, not ours
-        scope[name] = _variable(name, values.get(name))
-    return seen[name]
-
-
-def _import_node(
-    proto: NodeProto,
-    scope: dict[str, gs.Tensor],
-    seen: Scope,
-    values: Mapping[str, ValueInfoProto],
-    folder: Path | None,
-) -> gs.Node:
-    attrs: dict[str, Any] = {}
-    kept: dict[str, tuple[Any, AttributeProto]] = {}
-    for attribute in proto.attribute:
-        value = _import_attribute(attribute, seen, folder)
-        attrs[attribute.name] = value
-        kept[attribute.name] = (list(value) if isinstance(value, list) else value, attribute)
-    node = gs.Node(
-        op=proto.op_type,
-        name=proto.name,
-        attrs=attrs,
-        inputs=[_find(name, scope, seen, values) for name in proto.input],
-        outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
-        domain=proto.domain if proto.HasField("domain") else None,
-    )
-    node.origin = _NodeOrigin(proto, kept)
-    return node
-
-
-def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
-    kind = AttributeProto
-    if proto.ref_attr_name:
-        return gs.Node.AttributeRef(proto.ref_attr_name, object)
-    if proto.type == kind.FLOAT:
-        return proto.f
-    if proto.type == kind.INT:
-        return proto.i
-    if proto.type == kind.STRING:
-        return _text(proto.s)
-    if proto.type == kind.TENSOR:
-        values = StoredValues(proto.t, folder)
-        constant = gs.Constant(proto.t.name, values)
-        constant.origin = values
-        return constant
-    if proto.type == kind.GRAPH:
-        return _import_graph(proto.g, seen, folder)
-    if proto.type == kind.FLOATS:
-        return list(proto.floats)
-    if proto.type == kind.INTS:
-        return list(proto.ints)
-    if proto.type == kind.STRINGS:
-        return [_text(item) for item in proto.strings]
-    if proto.type == kind.GRAPHS:
-        return [_import_graph(item, seen, folder) for item in proto.graphs]
-    copy = AttributeProto()  # sparse tensors and type protos: as they are, but a pass may change them in place
-    copy.CopyFrom(proto)
-    return copy
-
-
-def _text(value: bytes) -> str | bytes:
-    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
-
-
-def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
-    variable = gs.Variable(name)
-    if info is not None:
-        variable.type = info.type.WhichOneof("value") or "tensor_type"
-        variable.dtype, variable.shape = tensor_type(info)
-    variable.origin = (info, variable.dtype, None if variable.shape is None else list(variable.shape))
-    return variable
-
-
-def tensor_type(info: ValueInfoProto) -> tuple[np.dtype[Any] | None, list[int | str | None] | None]:
-    """Return the element type and the shape that `info` gives; None for what it does not give, or is no tensor's."""
-    if info.type.WhichOneof("value") != "tensor_type":
-        return None, None
-    given = info.type.tensor_type
-    shape = [_dimension(dim) for dim in given.shape.dim] if given.HasField("shape") else None
-    return _numpy_dtype(given.elem_type), shape
-
-
-def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return str(dim.dim_param) if dim.HasField("dim_param") else None
-
-
-def _numpy_dtype(elem_type: int) -> np.dtype[Any] | None:
-    if elem_type == TensorProto.UNDEFINED:
-        return None
-    try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-    except KeyError as error:
-        raise ModelError(f"element type {elem_type} is not one of this onnx ({onnx.__version__}); update it") from error
-
-
-# --- export -----------------------------------------------------------------------------------------------------
-
-
 def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
     names = {entry.domain: entry for entry in model.opset_import}
     for default in ("", "ai.onnx"):
@@ -313,7 +65,7 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
 
 
 def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int | None = None) -> None:
-    origin: _GraphOrigin | None = vars(view).get("origin")
+    origin: GraphOrigin | None = vars(view).get("origin")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
             if descriptor.name in ("metadata_props", "quantization_annotation", "sparse_initializer"):
@@ -356,7 +108,7 @@ def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
     return largest is not None and math.prod(shape) > largest
 
 
-def _constants(view: gs.Graph, origin: _GraphOrigin | None) -> Iterable[gs.Constant]:
+def _constants(view: gs.Graph, origin: GraphOrigin | None) -> Iterable[gs.Constant]:
     """Yield the initializers of `view` in their old order, then the new ones; not those that nothing reads any more."""
     if origin is not None:
         yield from (tensor for tensor in origin.constants if tensor.outputs or id(tensor) not in origin.read)
@@ -365,7 +117,7 @@ def _constants(view: gs.Graph, origin: _GraphOrigin | None) -> Iterable[gs.Const
     yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
 
 
-def _export_value_info(view: gs.Graph, proto: GraphProto, origin: _GraphOrigin | None) -> None:
+def _export_value_info(view: gs.Graph, proto: GraphProto, origin: GraphOrigin | None) -> None:
     done = {tensor.name for tensor in (*view.inputs, *view.outputs)}
     current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
     for info in origin.proto.value_info if origin else ():
@@ -400,7 +152,7 @@ def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
-    origin: _NodeOrigin | None = getattr(node, "origin", None)
+    origin: NodeOrigin | None = getattr(node, "origin", None)
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
             if descriptor.name in ("doc_string", "overload"):
