@@ -18,22 +18,32 @@ after each pass, so a pass does neither.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import GraphSurgeryError, InputError, ModelError, PassError
-from graphsurgery.model import Model, stored_outside
+from graphsurgery.editor import Editor, Skip
+from graphsurgery.errors import GraphSurgeryError, ModelError
+from graphsurgery.model import Model
 from graphsurgery.session import first_line
-from graphsurgery.view import tensor_type, to_proto
+
+__all__ = [
+    "BATCH_NOTE",
+    "MASKS_NOTE",
+    "NORMALISATION_NOTE",
+    "Applied",
+    "Editor",
+    "Effect",
+    "GraphPass",
+    "ModelPass",
+    "NodePass",
+    "Pass",
+    "Skip",
+    "apply_pass",
+]
 
 Effect = Literal["exact", "approximate"]
 
@@ -48,16 +58,6 @@ NOTES = "graphsurgery."  # what the keys of all such notes begin with
 # node it passes; one that edits for longer than that, or this often, makes new work for itself.
 MAX_SWEEPS = 50
 MAX_EDITS = 1000
-# Initializers above this many elements hold weights, which no shape depends on.
-_SHAPE_LIKE = 1024
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A node that a pass looked at and left alone, and why."""
-
-    node: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -166,238 +166,3 @@ def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
         edit.place = ""
         graphs.drop_unused(view)
     raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
-
-
-class Editor:
-    """What a pass changes a graph through; it names new tensors and keeps the refusals.
-
-    `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
-    version, `folder` where external data lies, `place` what a message says of where the pass is.
-    """
-
-    def __init__(self, root: gs.Graph, pass_name: str = "", folder: Path | None = None) -> None:
-        self.root = root
-        self.folder = folder
-        self.graph = root
-        self.opset = int(root.opset)
-        self.skips: list[Skip] = []
-        self.edits = 0
-        self.place = ""
-        self._pass_name = pass_name
-        self._names: set[str] | None = None
-        self._numbers: dict[str, int] = {}
-        self._graphs: list[gs.Graph] | None = None
-
-    def skip(self, node: gs.Node | None, reason: str) -> None:
-        """Note that `node` (None: the whole model) stays as it is, and why."""
-        where = "" if node is None else node.name or (node.outputs[0].name if node.outputs else node.op)
-        self.skips.append(Skip(where, reason))
-
-    def fail(self, reason: str) -> PassError:
-        """Return the error to raise when the run must not go on."""
-        return PassError(f"pass '{self._pass_name}': {reason}")
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The model's metadata_props: where a pass leaves a note for later steps."""
-        notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
-        return notes
-
-    def fresh(self, hint: str) -> str:
-        """Return a tensor name made from `hint` that nothing in the model has."""
-        if self._names is None:
-            self._names = graphs.tensor_names(self.root) | {node.name for node in graphs.walk_nodes(self.root)}
-        name, number = hint or "tensor", self._numbers.get(hint, 1)
-        while name in self._names:
-            number += 1
-            name = f"{hint or 'tensor'}_{number}"
-        self._numbers[hint] = number
-        self._names.add(name)
-        return name
-
-    def constant(self, hint: str, values: np.ndarray | Sequence[int] | Sequence[float]) -> gs.Constant:
-        """Return a new initializer; plain integers become int64 and plain floats float32, as ONNX wants them."""
-        array = np.asarray(values)
-        if not isinstance(values, np.ndarray) and array.dtype == np.float64:
-            array = array.astype(np.float32)
-        if not isinstance(values, np.ndarray) and array.size == 0:
-            array = array.astype(np.int64)
-        return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
-
-    def emit(
-        self,
-        op: str,
-        inputs: Sequence[gs.Tensor],
-        attrs: Mapping[str, Any] | None = None,
-        *,
-        hint: str,
-        dtype: Any = None,
-        shape: Sequence[int | str | None] | None = None,
-        outputs: int = 1,
-    ) -> gs.Variable:
-        """Add a node to the graph at hand and return its (first) output, named after `hint`."""
-        written = [
-            gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
-            for number in range(outputs)
-        ]
-        name = self.fresh(f"{hint}_{op}")
-        self._graphs = None
-        self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), list(inputs), list(written)))
-        self.edits += 1
-        return written[0]
-
-    def replace(
-        self, node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None
-    ) -> None:
-        """Make `node` another operator that writes the same tensors; its name and notes stay."""
-        self._graphs = None
-        node.op = op
-        node.domain = None
-        node.attrs = dict(attrs or {})
-        graphs.set_inputs(node, inputs)
-        self.edits += 1
-
-    def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
-        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed.
-
-        To let it read what it reads already is no edit.
-        """
-        inputs = list(node.inputs)
-        if index < len(inputs) and inputs[index] is tensor:
-            return
-        while len(inputs) <= index:
-            inputs.append(gs.Variable.empty())
-        inputs[index] = tensor
-        graphs.set_inputs(node, inputs)
-        self.edits += 1
-
-    def set_attribute(self, node: gs.Node, name: str, value: Any) -> None:
-        """Write an attribute; writing the value it has already is no edit."""
-        if name in node.attrs and _same_attribute(node.attrs[name], value):
-            return
-        self._graphs = None
-        node.attrs[name] = value
-        self.edits += 1
-
-    def bypass(self, node: gs.Node, tensor: gs.Tensor) -> bool:
-        """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
-
-        Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Returns
-        False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well, or
-        another output of `node` is read.
-        """
-        out, *others = node.outputs
-        if any(other.outputs or self._holder(other) is not None for other in others):
-            self.skip(node, "another of its outputs is read")
-            return False
-        holder = self._holder(out)
-        if holder is not None:
-            source = graphs.producer(tensor)
-            here = source is not None and any(other is source for other in holder.nodes)
-            if source is None or not here:
-                self.skip(node, "its output is a graph output and its input is not written in the same graph")
-                return False
-            if self._holder(tensor) is not None:
-                self.skip(node, "its input and its output are both graph outputs")
-                return False
-            graphs.detach(node)
-            graphs.set_outputs(source, [out if t is tensor else t for t in source.outputs])
-            self._redirect(tensor, out)
-        else:
-            graphs.detach(node)
-            self._redirect(out, tensor)
-        self.edits += 1
-        return True
-
-    def remove(self, node: gs.Node) -> None:
-        """Cut `node` loose; what it wrote must not be read any more."""
-        graphs.detach(node)
-        self.edits += 1
-
-    def _redirect(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        for reader in {id(n): n for n in old.outputs}.values():
-            graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
-
-    def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
-        """Return the graph that `tensor` is an output of, the outermost one, or None."""
-        if self._graphs is None:  # bodies come with a new node or attribute; to look for them each time is slow
-            self._graphs = list(graphs.walk_graphs(self.root))
-        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
-
-    def evaluate(
-        self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
-    ) -> list[np.ndarray]:
-        """Compute `tensors` of the graph at hand with ONNX Runtime, from constants and the given `inputs`.
-
-        Tensors named in `inputs` are taken as given, whatever writes them. Raises PassError where something else
-        is needed too.
-        """
-        from graphsurgery import session
-
-        given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
-        wanted = {t.name: t for t in tensors}
-        try:
-            proto = Model.of(graphs.extract(self.graph, list(wanted.values()), given)).proto
-            self._bring_in(proto)
-            for info in proto.graph.input:
-                if info.name in given:  # what a node writes often has no type in the file, and an input needs one
-                    value = given[info.name]
-                    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-                    info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
-            values = session.run(proto, given, list(wanted), name="their graph")
-        except InputError as error:
-            raise self.fail(f"can't compute {', '.join(repr(name) for name in wanted)}: {error}") from error
-        return [values[t.name] for t in tensors]
-
-    def _bring_in(self, proto: ModelProto, largest: float = math.inf) -> None:
-        """Read external data of up to `largest` elements into `proto`, which is a copy that no model holds."""
-        if self.folder is None:
-            return
-        for tensor in stored_outside(proto):
-            if math.prod(tensor.dims) <= largest:
-                try:
-                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
-                except (OSError, ValueError, onnx.checker.ValidationError) as error:
-                    raise self.fail(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
-                tensor.ClearField("data_location")
-                tensor.ClearField("external_data")
-
-    def infer_shapes(self) -> None:
-        """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
-
-        What is known already stays. Weights are left out, so this costs little on large models.
-        """
-        proto = to_proto(self.root, largest=_SHAPE_LIKE)
-        self._bring_in(proto, _SHAPE_LIKE)
-        try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except onnx.shape_inference.InferenceError as error:
-            raise self.fail(f"shape inference: {first_line(error)}") from error
-        _adopt(self.root, inferred.graph)
-
-
-def _same_attribute(old: Any, new: Any) -> bool:
-    """Whether two attribute values are the same; tensors and graphs only when they are one object.
-
-    graphsurgeon calls two tensors equal when their names are, and the value of a Constant node often has none.
-    """
-    for value in (new, *new) if isinstance(new, list | tuple) else (new,):
-        if isinstance(value, gs.Tensor | gs.Graph | np.ndarray):
-            return old is new
-    return type(old) is type(new) and bool(old == new)
-
-
-def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
-    """Write the types and shapes in `proto`, which is what `view` was exported to, into the tensors of `view`."""
-    pending = [(view, proto)]
-    while pending:
-        graph, exported = pending.pop()
-        known = {info.name: info for info in (*exported.value_info, *exported.output)}
-        for node, written in zip(graph.nodes, exported.node, strict=True):
-            for tensor in node.outputs:
-                if isinstance(tensor, gs.Variable) and tensor.name in known:
-                    dtype, shape = tensor_type(known[tensor.name])
-                    if dtype is not None:
-                        tensor.dtype, tensor.shape = dtype, tensor.shape if shape is None else shape
-            bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
-            pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))
