@@ -64,6 +64,8 @@ def cases() -> tuple[Case, ...]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for test in load_model_tests(kind="node"):
+            if test.model is None:
+                continue  # onnx before 1.23 ships these as files, which the next loop finds
             found.append(Case(test.name, test.model, tuple(map(_arrays, test.data_sets)), test.rtol, test.atol))
     for folder in sorted(path.parent for path in DATA.glob("*/*/model.onnx")):
         model = onnx.load(str(folder / "model.onnx"))
