@@ -21,7 +21,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "cuda": Provider("CUDAExecutionProvider", "pip install onnxruntime-gpu in place of onnxruntime"),
     "dml": Provider("DmlExecutionProvider", "pip install onnxruntime-directml in place of onnxruntime (Windows)"),
     "openvino": Provider("OpenVINOExecutionProvider", "pip install onnxruntime-openvino in place of onnxruntime"),
-    "qnn": Provider("QNNExecutionProvider", "pip install onnxruntime-qnn in place of onnxruntime"),
+    "qnn": Provider("QNNExecutionProvider", "a plug-in, onnxruntime-qnn, which graphsurgery does not register yet"),
     "vitisai": Provider("VitisAIExecutionProvider", "comes with AMD's Ryzen AI installer"),
 }
 
