@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Editor:
         self._names: set[str] | None = None
         self._numbers: dict[str, int] = {}
         self._graphs: list[gs.Graph] | None = None
+        self._inferred: dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]] | None = None
 
     def skip(self, node: gs.Node | None, reason: str) -> None:
         """Note that `node` (None: the whole model) stays as it is, and why."""
@@ -65,6 +66,43 @@ class Editor:
         """The model's metadata_props: where a pass leaves a note for later steps."""
         notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
         return notes
+
+    def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
+        """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
+
+        A number is a known dimension; a name or None is not. The first question infers the shapes of the whole
+        model, and the next ones cost nothing: ask after all other guards.
+        """
+        written: Sequence[Any] | None = tensor.shape
+        if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
+            _, _, found = self._inference().get(id(tensor), (tensor, None, None))
+            written = written if found is None else found
+        return None if written is None else [int(d) if isinstance(d, np.integer) else d for d in written]
+
+    def static_shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
+        """Return the shape of `tensor` when every dimension is a known number, else None; inferred as in `shape`."""
+        known = [size for size in self.shape(tensor) or () if isinstance(size, int) and size >= 0]
+        shape = self.shape(tensor)
+        return tuple(known) if shape is not None and len(known) == len(shape) else None
+
+    def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
+        """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells."""
+        kind = tensor.dtype
+        if kind is None and isinstance(tensor, gs.Variable):
+            _, kind, _ = self._inference().get(id(tensor), (tensor, None, None))
+        return None if kind is None else np.dtype(kind)
+
+    def forget_inferred(self) -> None:
+        """Infer shapes and types anew at the next question: the graph has changed."""
+        self._inferred = None
+
+    def _inference(self) -> dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]]:
+        if self._inferred is None:
+            self._inferred = {}
+            graphs.sort(self.root)
+            for tensor, kind, shape in self._infer():
+                self._inferred[id(tensor)] = tensor, kind, shape  # the tensor too, so that no other gets its id
+        return self._inferred
 
     def fresh(self, hint: str) -> str:
         """Return a tensor name made from `hint` that nothing in the model has."""
@@ -230,13 +268,19 @@ class Editor:
 
         What is known already stays. Weights are left out, so this costs little on large models.
         """
+        for tensor, kind, shape in self._infer():
+            if kind is not None:
+                tensor.dtype, tensor.shape = kind, tensor.shape if shape is None else shape
+
+    def _infer(self) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
+        """Yield what nodes write, with the type and the shape that ONNX's shape inference finds."""
         proto = to_proto(self.root, largest=_SHAPE_LIKE)
         self._bring_in(proto, _SHAPE_LIKE)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
             raise self.fail(f"shape inference: {first_line(error)}") from error
-        _adopt(self.root, inferred.graph)
+        return _types(self.root, inferred.graph)
 
 
 def _same_attribute(old: Any, new: Any) -> bool:
@@ -250,8 +294,10 @@ def _same_attribute(old: Any, new: Any) -> bool:
     return type(old) is type(new) and bool(old == new)
 
 
-def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
-    """Write the types and shapes in `proto`, which is what `view` was exported to, into the tensors of `view`."""
+def _types(
+    view: gs.Graph, proto: onnx.GraphProto
+) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
+    """Yield the tensors that the nodes of `view` write, with the types and shapes in `proto`, its exported form."""
     pending = [(view, proto)]
     while pending:
         graph, exported = pending.pop()
@@ -259,8 +305,6 @@ def _adopt(view: gs.Graph, proto: onnx.GraphProto) -> None:
         for node, written in zip(graph.nodes, exported.node, strict=True):
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and tensor.name in known:
-                    dtype, shape = tensor_type(known[tensor.name])
-                    if dtype is not None:
-                        tensor.dtype, tensor.shape = dtype, tensor.shape if shape is None else shape
+                    yield (tensor, *tensor_type(known[tensor.name]))
             bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
             pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))

@@ -155,6 +155,7 @@ def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
         sweeps += 1
         before = edit.edits
         edit.skips.clear()
+        edit.forget_inferred()
         for graph in list(graphs.walk_graphs(view)):
             edit.graph = graph
             for node in list(graph.nodes):
