@@ -67,6 +67,10 @@ class Editor:
         notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
         return notes
 
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Whether `tensor` is an output of the model or of a body in it, so that its name must stay."""
+        return self._holder(tensor) is not None
+
     def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
         """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
 
