@@ -52,9 +52,13 @@ class Session:
             raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
+        self._defaults = [item.name for item in self._session.get_overridable_initializers()]
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs."""
+        """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs.
+
+        An initializer that is an input as well takes the given value where there is one.
+        """
         missing = [name for name in self.inputs if name not in inputs]
         if missing:
             raise InputError(f"{self.name}: input '{missing[0]}' is not given")
@@ -62,7 +66,8 @@ class Session:
         if not wanted:  # ONNX Runtime would take that for all of them
             return {}
         try:
-            values = self._session.run(wanted, {name: inputs[name] for name in self.inputs})
+            given = {name: inputs[name] for name in (*self.inputs, *self._defaults) if name in inputs}
+            values = self._session.run(wanted, given)
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))

@@ -3,6 +3,7 @@ import onnx
 import pytest
 
 from graphsurgery import session
+from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.model import Model
 from graphsurgery.passes.replace_unit_maxpool import ReplaceUnitMaxpool
 from graphsurgery.rewrite import apply_pass
@@ -179,3 +180,22 @@ def test_leaves_a_custom_operator_of_that_name_alone() -> None:
 def test_refuses_options_that_it_does_not_know(options: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ReplaceUnitMaxpool(**options)  # type: ignore[arg-type]
+
+
+@fuzz(lambda build: ReplaceUnitMaxpool(by=build.choice(["conv", "averagepool"]), kernel=build.choice([1, 3])))
+def test_any_unit_pool_picks_the_same_elements(build: Builder) -> list[str]:
+    rank = build.choice([2, 2, 2, 1, 3])
+    x = build.input([build.integer(1, 2), *(build.integer(1, 6) for _ in range(rank + 1))], build.dtype())
+    if build.chance(2):
+        x = build.node(build.choice(["Relu", "Neg", "Sigmoid"]), [x])
+    attributes = {
+        "kernel_shape": [2 if build.chance(9) else 1 for _ in range(rank)],
+        "strides": build.choice([None, [2] * rank, [1] * rank, [3] * rank]),
+        "pads": build.choice([None, None, [0] * 2 * rank, [0] * rank + [1] * rank]),
+        "auto_pad": build.choice([None, None, None, "VALID", "SAME_UPPER"]),
+        "ceil_mode": build.choice([None, None, 0, 1]) if build.opset >= 10 else None,
+        "dilations": build.choice([None, None, [1] * rank, [2] * rank]) if build.opset >= 10 else None,
+    }
+    if attributes["pads"] and attributes["auto_pad"]:
+        build.reject()
+    return [build.node("MaxPool", [x], **attributes)]

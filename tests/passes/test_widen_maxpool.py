@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from graphsurgery import session
+from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.model import Model
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
 from graphsurgery.rewrite import apply_pass
@@ -99,3 +100,15 @@ def test_leaves_a_pool_whose_indices_are_read_alone() -> None:
 def test_refuses_a_kernel_that_has_no_centre(kernel: int) -> None:
     with pytest.raises(ValueError, match="odd"):
         WidenMaxpool(kernel)
+
+
+@fuzz(lambda build: WidenMaxpool(kernel=build.choice([3, 5])))
+def test_any_widened_pool_keeps_its_size(build: Builder) -> list[str]:
+    x = build.input([build.integer(1, 2), build.integer(1, 3), build.integer(1, 6), build.integer(1, 6)], build.dtype())
+    attributes = {
+        "kernel_shape": build.choice([[1, 1], [1, 2], [3, 3]]),
+        "strides": build.choice([None, [2, 2], [1, 3]]),
+        "auto_pad": build.choice([None, "VALID", "SAME_LOWER"]),
+        "ceil_mode": build.choice([None, 0, 1]) if build.opset >= 10 else None,
+    }
+    return [build.node("MaxPool", [x], **attributes)]

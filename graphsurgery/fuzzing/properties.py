@@ -1,0 +1,201 @@
+"""What must hold of a pass, whatever it is applied to, and the decorator that tests it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from graphsurgery import naming, session
+from graphsurgery.errors import GraphSurgeryError, ModelError
+from graphsurgery.fuzzing.builder import OPSETS, Builder, Case, Draw
+from graphsurgery.fuzzing.twists import Rejected
+from graphsurgery.model import Model, walk_protos
+from graphsurgery.rewrite import Editor, NodePass, Pass, apply_pass
+from graphsurgery.testing import assert_same_values
+
+EXAMPLES = 50  # of a test in the default run; scripts/fuzz goes on for as long as it is told
+
+Outcome = Literal["rewritten", "refused", "untouched", "stopped", "no valid model", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    """A pass, or how one is drawn, and the function that draws a graph for it."""
+
+    pass_: Pass | Callable[[Builder], Pass]
+    pattern: Callable[[Builder], Sequence[str]]
+    opsets: Sequence[int] = OPSETS
+
+    def draw(self, draw: Draw) -> tuple[Pass, Case | None]:
+        """Draw a pass and a model for it; None where what was drawn is no model."""
+        build = Builder(draw, self.opsets[draw(0, len(self.opsets) - 1)])
+        pass_ = self.pass_ if isinstance(self.pass_, Pass) else self.pass_(build)
+        try:
+            case = build.finish(self.pattern(build))
+            onnx.checker.check_model(case.model, full_check=True)
+        except (Rejected, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+            return pass_, None
+        return pass_, _collided(pass_, case, build) if build.chance(3) else case
+
+
+@dataclass
+class Tally:
+    """What became of the cases."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts[outcome] += 1
+
+    @property
+    def total(self) -> int:
+        """The number of cases."""
+        return self.counts.total()
+
+
+def fuzz(
+    pass_: Pass | Callable[[Builder], Pass], *, opsets: Sequence[int] = OPSETS, examples: int = EXAMPLES
+) -> Callable[[Callable[[Builder], Sequence[str]]], Callable[[], None]]:
+    """Make a test of a function that draws a graph and returns the names of its outputs.
+
+    `pass_` may be a function that draws the options of the pass. The test fails with the smallest model that
+    hypothesis finds, and when the pass never rewrites anything.
+    """
+
+    def decorate(pattern: Callable[[Builder], Sequence[str]]) -> Callable[[], None]:
+        target = Fuzzed(pass_, pattern, opsets)
+
+        def test() -> None:
+            tally = Tally()
+            _explore(target, tally, examples)
+            assert tally.counts["rewritten"], f"in {tally.total} cases the pass rewrote nothing: {dict(tally.counts)}"
+
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(test, name, getattr(pattern, name))
+        test.fuzzed = target  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def _explore(target: Fuzzed, tally: Tally, examples: int) -> None:
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    @st.composite
+    def drawn(draw: Any) -> tuple[Pass, Case | None]:
+        return target.draw(lambda low, high: draw(st.integers(low, high)))
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(drawn())
+    def explore(case: tuple[Pass, Case | None]) -> None:
+        tally.add("no valid model" if case[1] is None else check_case(case[0], case[1]))
+
+    explore()
+
+
+def check_case(pass_: Pass, case: Case) -> Outcome:
+    """Apply `pass_` to a drawn model and return what became of it. Raises AssertionError where the pass is at fault."""
+    judge = next((run for run in (_onnxruntime, _reference) if _runs(run, case.model, case)), None)
+    if judge is None:
+        return "no valid model"
+    before = apply_pass(_CLEAN_UP, Model(case.model)).model
+    try:
+        applied = apply_pass(pass_, Model(case.model))
+    except GraphSurgeryError as error:
+        if error.__cause__ is None:  # the pass says so itself; a cause means that it crashed
+            return "stopped"
+        raise AssertionError(f"{error}\n{case}") from error
+    after = applied.model
+    if after.fingerprint == before.fingerprint:
+        return "refused" if applied.skips else "untouched"
+    story = f"{case}\n--- after\n{onnx.printer.to_text(after.proto)}"
+    try:
+        onnx.checker.check_model(after.proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise AssertionError(f"the model is not valid any more: {error}\n{story}") from error
+    again = apply_pass(pass_, after).model
+    assert again.fingerprint == after.fingerprint, (
+        f"a second run changes it again\n{story}\n--- again\n{onnx.printer.to_text(again.proto)}"
+    )
+    given = {name: value for name, value in case.inputs.items() if name in _input_names(after.proto)}
+    try:
+        expected, got = judge(case.model, case.inputs), judge(after.proto, given)
+    except Exception as error:  # onnxruntime may lack a kernel for the new operator; otherwise the pass broke it
+        try:
+            expected, got = _reference(case.model, case.inputs), _reference(after.proto, given)
+        except Exception:
+            if isinstance(error, ModelError) and "NOT_IMPLEMENTED" in str(error):
+                return "not comparable"
+            raise AssertionError(f"it does not run any more: {error}\n{story}") from error
+    try:
+        assert_same_values(expected, got, values=pass_.effect == "exact")
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{story}") from error
+    return "rewritten"
+
+
+@dataclass(frozen=True)
+class _CleanUp(NodePass):
+    """What happens after every pass: unused nodes go, the rest is sorted."""
+
+    name = "clean-up"
+    effect = "exact"
+
+    def rewrite(self, node: Any, edit: Editor) -> None:
+        return
+
+
+_CLEAN_UP = _CleanUp()
+
+
+def _onnxruntime(model: ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return session.Session(model, threads=1).run(inputs)
+
+
+def _reference(model: ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from onnx.reference import ReferenceEvaluator
+
+    names = [info.name for info in model.graph.output]
+    with np.errstate(all="ignore"):
+        return dict(zip(names, map(np.asarray, ReferenceEvaluator(model).run(None, inputs)), strict=True))
+
+
+def _runs(run: Callable[..., Any], model: ModelProto, case: Case) -> bool:
+    try:
+        run(model, case.inputs)
+    except Exception:  # whatever an evaluator says to a model that it can't run
+        return False
+    return True
+
+
+def _collided(pass_: Pass, case: Case, build: Builder) -> Case:
+    """Return the case with tensors that have the very names which the pass gives to new ones."""
+    try:
+        after = apply_pass(pass_, Model(case.model)).model
+    except GraphSurgeryError:
+        return case
+    old = sorted(naming.tensor_names(case.model))
+    nodes = {node.name for node in walk_protos(after.proto.graph)} - {n.name for n in walk_protos(case.model.graph)}
+    new = sorted((naming.tensor_names(after.proto) | nodes) - {*old, ""})
+    names = {build.choice(old): name for name in new if build.chance(2)}
+    model = naming.rename_tensors(Model(case.model), names).proto
+    return Case(model, {names.get(name, name): value for name, value in case.inputs.items()})
+
+
+def _input_names(model: ModelProto) -> set[str]:
+    return {info.name for info in model.graph.input}
