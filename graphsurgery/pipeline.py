@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,7 +113,8 @@ def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
         if after.fingerprint == model.fingerprint:
             _stand_by(run, step)
         else:
-            _judge(run, step, lambda gate: gate.check_graph(after), run.gate, _place(use, None))
+            outputs = model.outputs if use.pass_.keeps_outputs else None
+            _judge(run, step, partial(Gate.check_graph, model=after, outputs=outputs), run.gate, _place(use, None))
     run.watcher.finished(step)
     return after
 
@@ -181,7 +183,8 @@ def rewrite_part(run: Run, part: Part) -> Part:
             if model.fingerprint == part.model.fingerprint:
                 _stand_by(run, step)
             else:
-                _judge(run, step, lambda g, after=after: g.check_part(after), gate, _place(use, part.name))
+                check = partial(Gate.check_part, part=after, outputs=part.model.outputs)  # each is read further on
+                _judge(run, step, check, gate, _place(use, part.name))
         run.watcher.finished(step)
         part = after
     return part

@@ -62,10 +62,14 @@ MAX_EDITS = 1000
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewrite. Subclass NodePass, GraphPass or ModelPass."""
+    """A rewrite. Subclass NodePass, GraphPass or ModelPass.
+
+    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault.
+    """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    keeps_outputs: ClassVar[bool] = True
 
     def prepare(self) -> None:
         """Start what takes long to start, without waiting for it; called for all passes when a run begins."""

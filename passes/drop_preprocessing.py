@@ -59,6 +59,7 @@ class DropPreprocessing(GraphPass):
 
     name = "drop-preprocessing"
     effect = "exact"
+    keeps_outputs = False  # it is the masks of the network that come out then, not pasted ones
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         graphs.drop_unused(graph)

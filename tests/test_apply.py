@@ -103,6 +103,15 @@ class ReturnNan(GraphPass):
 
 
 @dataclass(frozen=True)
+class LoseOutput(GraphPass):
+    name = "lose-output"
+    effect = "exact"
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        del graph.outputs[-1]
+
+
+@dataclass(frozen=True)
 class LeaveAlone(GraphPass):
     name = "leave-alone"
     effect = "exact"
@@ -311,7 +320,7 @@ def by_torchvision(detections: dict[str, np.ndarray], placed: Placed) -> dict[st
 # --- nothing broken gets through --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["drop-first-relu", "scale-weight", "swap-outputs", "return-nan"])
+@pytest.mark.parametrize("name", ["drop-first-relu", "scale-weight", "swap-outputs", "return-nan", "lose-output"])
 @pytest.mark.parametrize("where", ["whole", "part"])
 def test_a_broken_pass_is_caught_and_named(
     cli: Cli, snapshot: Snapshot, detector: Applied, broken: Path, where: str, name: str
