@@ -43,8 +43,8 @@ def subgraphs(node: gs.Node) -> list[gs.Graph]:
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             found.append(value)
-        elif isinstance(value, list):
-            found.extend(item for item in value if isinstance(item, gs.Graph))
+        elif isinstance(value, list) and value and isinstance(value[0], gs.Graph):  # ONNX's lists are of one type
+            found.extend(value)
     return found
 
 

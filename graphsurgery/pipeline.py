@@ -30,7 +30,7 @@ from graphsurgery.output import OutputFolder
 from graphsurgery.partition import Part
 from graphsurgery.recipe import PartitionPlan, PassUse, Recipe
 from graphsurgery.record import Record, Step
-from graphsurgery.rewrite import Editor, apply_pass
+from graphsurgery.rewrite import Editor, apply_pass, apply_passes
 from graphsurgery.runtime import PartPlayer
 from graphsurgery.sources import Source
 
@@ -149,9 +149,7 @@ def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
 
     A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them.
     """
-    after = model.with_values_inside()
-    for use in recipe.passes:
-        after = apply_pass(use.pass_, after).model
+    after = apply_passes([use.pass_ for use in recipe.passes], model.with_values_inside()).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
         wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]

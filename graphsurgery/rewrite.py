@@ -18,6 +18,9 @@ after each pass, so a pass does neither.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +29,7 @@ from onnx import ModelProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.editor import Editor, Skip
-from graphsurgery.errors import GraphSurgeryError, ModelError
+from graphsurgery.errors import GraphSurgeryError, ModelError, PassError
 from graphsurgery.model import Model
 from graphsurgery.session import first_line
 
@@ -43,6 +46,7 @@ __all__ = [
     "Pass",
     "Skip",
     "apply_pass",
+    "apply_passes",
 ]
 
 Effect = Literal["exact", "approximate"]
@@ -113,12 +117,50 @@ def apply_pass(pass_: Pass, model: Model) -> Applied:
     Notes for later steps survive, also those that a tool behind a ModelPass drops. Raises PassError when the pass
     fails or leaves a broken graph, naming it.
     """
+    return apply_passes([pass_], model)
+
+
+def apply_passes(passes: Sequence[Pass], model: Model) -> Applied:
+    """Run passes one after another, with nothing checked in between, on one view of the model.
+
+    To make the view and to turn it back takes longer than most passes. The skips are those of all passes.
+    """
+    skips: list[Skip] = []
+    with _no_garbage_collection():
+        view: gs.Graph | None = None
+        for pass_ in passes:
+            view, found = _run(pass_, model, view)
+            skips += found
+        if view is None:
+            return Applied(model, ())
+        try:
+            return Applied(Model.of(view, model.folder), tuple(skips))
+        except ModelError as error:
+            names = ", ".join(f"'{pass_.name}'" for pass_ in passes)
+            one = "" if len(passes) == 1 else "es"
+            raise PassError(f"pass{one} {names}: it leaves a broken graph: {error}") from error
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing of a graph under work is garbage, and to look for it makes the time grow faster than the graph."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, list[Skip]]:
+    """Run a pass on `view`, or on `model` where there is no view of it yet."""
     edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder)
     try:
         if isinstance(pass_, ModelPass):
-            view = _run_tool(pass_, model, edit)
+            view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
         else:
-            view = model.graph()
+            view = model.graph() if view is None else view
             edit = Editor(view, pass_.name, model.folder)
             if isinstance(pass_, GraphPass):
                 pass_.rewrite(view, edit)
@@ -133,9 +175,9 @@ def apply_pass(pass_: Pass, model: Model) -> Applied:
     try:
         graphs.drop_unused(view)
         graphs.sort(view)
-        return Applied(Model.of(view, model.folder), tuple(edit.skips))
     except ModelError as error:
         raise edit.fail(f"it leaves a broken graph: {error}") from error
+    return view, edit.skips
 
 
 def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:

@@ -87,7 +87,10 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int 
                 raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
     visible = {**outer, **written, **constants}
     for node in view.nodes:
-        _export_node(node, proto.node.add(), visible)
+        if _is_original(node):
+            proto.node.append(node.origin.proto)
+        else:
+            _export_node(node, proto.node.add(), visible)
     for tensor in view.inputs:
         _export_value(tensor, proto.input.add())
     for tensor in view.outputs:
@@ -149,6 +152,33 @@ def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
     info: ValueInfoProto | None = known[0]
     shape = None if tensor.shape is None else list(tensor.shape)
     return info if known[1:] == (tensor.dtype, shape) else None
+
+
+def _is_original(node: gs.Node) -> bool:
+    """Whether `node` is certainly as it came in, which most nodes are after most passes; one with tensors or bodies
+    among its attributes is looked at closer."""
+    origin: NodeOrigin | None = getattr(node, "origin", None)
+    if origin is None:
+        return False
+    proto, kept = origin.proto, origin.attrs
+    return (
+        node.op == proto.op_type
+        and node.name == proto.name
+        and node.domain == (proto.domain if proto.HasField("domain") else None)
+        and list(node.attrs) == list(kept)
+        and all(
+            _is_plain(value) and type(value) is type(kept[name][0]) and value == kept[name][0]
+            for name, value in node.attrs.items()
+        )
+        and [tensor.name for tensor in node.inputs] == proto.input
+        and [tensor.name for tensor in node.outputs] == proto.output
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bytes) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | bytes)
+    )
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
