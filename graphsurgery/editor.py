@@ -81,7 +81,7 @@ class Editor:
         if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
             _, _, found = self._inference().get(id(tensor), (tensor, None, None))
             written = written if found is None else found
-        return None if written is None else [int(d) if isinstance(d, np.integer) else d for d in written]
+        return None if written is None else [_dimension(size) for size in written]
 
     def static_shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
         """Return the shape of `tensor` when every dimension is a known number, else None; inferred as in `shape`."""
@@ -139,12 +139,20 @@ class Editor:
         dtype: Any = None,
         shape: Sequence[int | str | None] | None = None,
         outputs: int = 1,
+        writes: gs.Tensor | None = None,
     ) -> gs.Variable:
-        """Add a node to the graph at hand and return its (first) output, named after `hint`."""
+        """Add a node to the graph at hand and return its (first) output, named after `hint`.
+
+        `writes` is a tensor that it shall write instead of a new one; the node that wrote it does not any more.
+        """
         written = [
             gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
-            for number in range(outputs)
+            for number in range(outputs if writes is None else 0)
         ]
+        if writes is not None:
+            for writer in list(writes.inputs):
+                graphs.set_outputs(writer, [gs.Variable.empty() if t is writes else t for t in writer.outputs])
+            written.append(writes)
         name = self.fresh(f"{hint}_{op}")
         self._graphs = None
         self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), list(inputs), list(written)))
@@ -285,6 +293,13 @@ class Editor:
         except onnx.shape_inference.InferenceError as error:
             raise self.fail(f"shape inference: {first_line(error)}") from error
         return _types(self.root, inferred.graph)
+
+
+def _dimension(size: Any) -> int | str | None:
+    """Return a dimension as it may be relied upon: a file may say -1 for one that is not known."""
+    if isinstance(size, int | np.integer):
+        return int(size) if size >= 0 else None
+    return str(size) if size is not None else None
 
 
 def _same_attribute(old: Any, new: Any) -> bool:

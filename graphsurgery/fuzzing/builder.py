@@ -42,6 +42,7 @@ class Builder:
         self._inputs: dict[str, np.ndarray] = {}
         self._weights: dict[str, np.ndarray] = {}
         self._fixed: set[str] = set()
+        self._named = 0
 
     def integer(self, low: int, high: int) -> int:
         """Draw an integer, both bounds included."""
@@ -104,7 +105,8 @@ class Builder:
         raise Rejected
 
     def _name(self, kind: str) -> str:
-        return f"{kind}{len(self._inputs) + len(self._weights) + sum(len(node.output) for node in self._nodes)}"
+        self._named += 1
+        return f"{kind}{self._named - 1}"
 
     def finish(self, outputs: Sequence[str]) -> Case:
         """Return the model that has been drawn, twisted in ways that a pass must bear. Raises Rejected."""
