@@ -123,9 +123,10 @@ class Editor:
     def constant(self, hint: str, values: np.ndarray | Sequence[int] | Sequence[float]) -> gs.Constant:
         """Return a new initializer; plain integers become int64 and plain floats float32, as ONNX wants them."""
         array = np.asarray(values)
-        if not isinstance(values, np.ndarray) and array.dtype == np.float64:
+        typed = isinstance(values, np.ndarray | np.generic)
+        if not typed and array.dtype == np.float64:
             array = array.astype(np.float32)
-        if not isinstance(values, np.ndarray) and array.size == 0:
+        if not typed and array.size == 0:
             array = array.astype(np.int64)
         return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
 
@@ -162,8 +163,14 @@ class Editor:
     def replace(
         self, node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None
     ) -> None:
-        """Make `node` another operator that writes the same tensors; its name and notes stay."""
+        """Make `node` another operator that writes the same tensors; its name and notes stay.
+
+        Outputs at the end that nothing reads go, as the other operator may have none of the kind.
+        """
         self._graphs = None
+        read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
+        if len(node.outputs) > read[-1] + 1:
+            graphs.set_outputs(node, node.outputs[: read[-1] + 1])
         node.op = op
         node.domain = None
         node.attrs = dict(attrs or {})

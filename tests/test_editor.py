@@ -1,0 +1,151 @@
+"""What a pass asks of the Editor, and what it does through it; how passes run is in test_rewrite.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphsurgery.editor import Editor
+from graphsurgery.model import Model
+from graphsurgery.rewrite import GraphPass, NodePass, Pass, apply_pass, apply_passes
+from graphsurgery.testing import assert_same_outputs, parse
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+POOL = (
+    "g (float[1, 2, 4, 4] x) => (float[1, 2, 2, 2] y) { y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }"
+)
+
+
+def view(text: str) -> tuple[gs.Graph, Editor]:
+    graph = Model(parse(f"{HEAD}\n{text}")).graph()
+    return graph, Editor(graph)
+
+
+def test_a_shape_that_is_not_written_down_is_inferred() -> None:
+    graph, edit = view(
+        "g (float[1, 3, 8, h] x) => (float[a, b, c, d] y) { t = Transpose <perm = [0, 2, 3, 1]> (x)  y = Relu (t) }"
+    )
+    inner = graph.nodes[0].outputs[0]
+    assert inner.shape is None
+    assert edit.shape(inner) == [1, 8, "h", 3]
+    assert edit.static_shape(inner) is None
+    assert edit.dtype(inner) == np.float32
+    assert inner.shape is None, "asking must not change the graph, or its fingerprint would tell of an edit"
+
+
+def test_what_nothing_tells_is_not_known() -> None:
+    graph, edit = view("g (float[2] x) => (y) { y = NonZero (x) }")
+    out = graph.nodes[0].outputs[0]
+    assert edit.static_shape(out) is None
+    new = gs.Variable("new")
+    assert (edit.shape(new), edit.dtype(new)) == (None, None)
+
+
+def test_a_dimension_below_zero_is_not_known() -> None:
+    _, edit = view("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    odd = gs.Variable("odd", dtype=np.float32, shape=[-1, 3])
+    assert edit.shape(odd) == [None, 3]
+    assert edit.static_shape(odd) is None
+
+
+def test_the_output_of_a_body_is_an_output() -> None:
+    graph, edit = view("""
+        g (bool c, float[2] x) => (float[2] y) {
+            a = Relu (x)
+            y = If (c) <
+                then_branch = t () => (float[2] p) { p = Exp (a) },
+                else_branch = e () => (float[2] q) { q = Neg (a) }
+            >
+        }""")
+    relu, choice = graph.nodes
+    body = choice.attrs["then_branch"]
+    assert not edit.is_output(relu.outputs[0])
+    assert edit.is_output(choice.outputs[0])
+    assert edit.is_output(body.nodes[0].outputs[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([1, 2], "int64"),
+        ([1.5], "float32"),
+        (2.5, "float32"),
+        ([], "int64"),
+        (np.float64(2.5), "float64"),
+        (np.array([1.5]), "float64"),
+        (np.int8(3), "int8"),
+    ],
+)
+def test_a_constant_keeps_a_type_that_was_chosen(value: object, dtype: str) -> None:
+    _, edit = view("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    assert edit.constant("c", value).dtype == np.dtype(dtype)  # type: ignore[arg-type]
+
+
+class Once(GraphPass):
+    def __init__(self, do: object) -> None:
+        object.__setattr__(self, "do", do)
+        type(self).name, type(self).effect = "once", "exact"
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        self.do(graph, edit)  # type: ignore[attr-defined]
+
+
+def test_replacing_drops_the_outputs_at_the_end_that_nothing_reads() -> None:
+    def average(graph: gs.Graph, edit: Editor) -> None:
+        edit.replace(graph.nodes[0], "AveragePool", graph.nodes[0].inputs, {"kernel_shape": [2, 2], "strides": [2, 2]})
+
+    after = apply_pass(Once(average), Model(parse(f"{HEAD}\n{POOL}"))).model
+    assert list(after.proto.graph.node[0].output) == ["y"]
+    after.check("the result")
+
+
+def test_a_new_node_can_take_over_what_another_one_writes() -> None:
+    split = "g (float[4] x) => (float[2] a, float[2] b) <int64[2] n = {2, 2}> { a, b = Split <axis = 0> (x, n) }"
+    before = Model(parse(f"{HEAD}\n{split}"))
+
+    def slices(graph: gs.Graph, edit: Editor) -> None:
+        (node,) = graph.nodes
+        data = node.inputs[0]
+        for index, out in enumerate(list(node.outputs)):
+            bounds = [edit.constant("from", [2 * index]), edit.constant("to", [2 * index + 2])]
+            assert edit.emit("Slice", [data, *bounds], hint=out.name, writes=out) is out
+        edit.remove(node)
+
+    after = apply_pass(Once(slices), before).model
+    assert [node.op_type for node in after.proto.graph.node] == ["Slice", "Slice"]
+    assert after.outputs == ["a", "b"]
+    assert_same_outputs(before.proto, after.proto)
+
+
+class Rename(NodePass):
+    name = "rename"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        after = {"Relu": "Abs", "Abs": "Neg"}.get(node.op)
+        if after is not None and node.op == self.wanted:
+            edit.replace(node, after, node.inputs)
+        elif node.op == "Neg":
+            edit.skip(node, f"{self.wanted} looked")
+
+
+class FromRelu(Rename):
+    wanted = "Relu"
+
+
+class FromAbs(Rename):
+    wanted = "Abs"
+
+
+def test_several_passes_on_one_view_give_what_they_give_one_by_one() -> None:
+    before = Model(parse(f"{HEAD}\ng (float[2] x) => (float[2] y) {{ a = Relu (x)  y = Neg (a) }}"))
+    passes: list[Pass] = [FromRelu(), FromAbs()]
+    together = apply_passes(passes, before)
+    alone = before
+    for pass_ in passes:
+        alone = apply_pass(pass_, alone).model
+    assert together.model.fingerprint == alone.fingerprint
+    assert [node.op_type for node in together.model.proto.graph.node] == ["Neg", "Neg"]
+    assert {skip.reason for skip in together.skips} == {"Relu looked", "Abs looked"}
+    assert apply_passes([], before).model is before
