@@ -1,0 +1,51 @@
+"""Drop a Resize or an Upsample that changes no size, which accelerators that refuse or copy it have no use for.
+
+    y = Resize(x, scales [1, 1, 1, 1])              ->  x
+    y = Resize(x, sizes = the shape of x)           ->  x
+
+Exporters write one wherever a feature map is brought to the size of another that has that size already: heads that
+align pyramid levels, interpolate(size=...) at the training resolution. With a factor of 1, output i comes from
+position i of the input in every coordinate mode but one: (i + 0.5) / 1 - 0.5, i / 1 and i (n - 1) / (n - 1) are i.
+So nearest takes element i however it rounds, and linear and cubic give it the weight 1.
+
+It does not fire when
+1. it resizes: a factor is not 1
+2. its scales or sizes are not constant, or sizes are given and the size before is not known
+3. it crops (tf_crop_and_resize), or it keeps the aspect ratio of sizes (keep_aspect_ratio_policy)
+4. it samples half a pixel further (tf_half_pixel_for_nn), unless it is nearest and rounds that down
+5. it smooths (antialias)
+6. its input can't take the name of its output: both end the graph, or the input comes from outside
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, is_op
+from graphsurgery.passes._resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class DropUnityResize(NodePass):
+    """No options."""
+
+    name = "drop-unity-resize"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "Resize", "Upsample"):
+            return
+        if attribute(node, "antialias", 0):
+            return edit.skip(node, "it smooths (antialias)")
+        rounds_down = mode(node) == "nearest" and rounding(node, edit) in ("floor", "round_prefer_floor")
+        if coordinates(node, edit) == "tf_half_pixel_for_nn" and not rounds_down:
+            return edit.skip(node, "it samples half a pixel further (tf_half_pixel_for_nn)")
+        grown = factors(node, edit)
+        if isinstance(grown, str):
+            return edit.skip(node, grown)
+        if any(factor != 1 for factor in grown):
+            return edit.skip(node, f"it resizes by {shown(grown)}")
+        edit.bypass(node, node.inputs[0])

@@ -1,0 +1,109 @@
+"""Turn nearest upsampling by whole numbers into a ConvTranspose, for accelerators that lack or miscompute Resize.
+
+    Resize(nearest, scales [1, 1, a, b])  ->  ConvTranspose(kernel a x b, strides a x b, group = channels, all ones)
+
+Furiosa's compiler lists ConvTranspose and no Resize (SDK 0.9); Qualcomm's HTP computes nearest with align_corners
+wrong. Kernel and stride are equal, so each output is one input times 1: the same bits (but -0 may become +0), and an
+Inf or NaN stays where it is, since nothing is multiplied by 0. All attributes are written out. One limit: onnxruntime
+refuses a ConvTranspose of a height or width that turns out to be 0 when run.
+
+Output a*q + r (0 <= r < a) must come from input q. Where it comes from, and what of that rounds to q:
+
+    asymmetric              q + r/a                          floor; round_prefer_floor for a = 2 (q + 0.5)
+    half_pixel              q + (r + 0.5)/a - 0.5            both round_prefer_*: never half a pixel away from q
+    pytorch_half_pixel, half_pixel_symmetric                 the same for a whole a
+    tf_half_pixel_for_nn    q + (r + 0.5)/a                  floor
+    align_corners           (a*q + r)(n - 1)/(a*n - 1)       both round_prefer_* for a = 2; in float32 up to n = 1024
+
+onnxruntime agrees with each line of this table, in operator sets 11 to 23, and with no other pair.
+
+It does not fire when
+1. it interpolates (linear, cubic), or smooths (antialias)
+2. its factors are not known, it crops (tf_crop_and_resize), or keeps the aspect ratio of sizes
+3. a factor is no whole number, or it resizes the batch or the channels, or the tensor has no height and width
+4. all factors are 1: drop-unity-resize does that
+5. its coordinates and rounding don't repeat every element equally often; ceil never does
+6. the elements are no floating-point numbers, or nothing tells their type
+7. the number of channels is not known, or the input is known to have no elements
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, is_op
+from graphsurgery.passes._resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.rewrite import Editor, NodePass
+
+_FLOATS = ("float32", "float16", "float64")
+_BOTH_ROUNDS = {"round_prefer_floor": inf, "round_prefer_ceil": inf}
+# By coordinates and rounding: the largest factor for which it is plain repetition (see above).
+_REPEATS: dict[str, dict[str, float]] = {
+    "asymmetric": {"floor": inf, "round_prefer_floor": 2},
+    "half_pixel": _BOTH_ROUNDS,
+    "pytorch_half_pixel": _BOTH_ROUNDS,
+    "half_pixel_symmetric": _BOTH_ROUNDS,
+    "tf_half_pixel_for_nn": {"floor": inf},
+    "align_corners": {"round_prefer_floor": 2, "round_prefer_ceil": 2},
+}
+# With align_corners the position comes as close to q - 0.5 as 1 / 4n, which a float32 near n can't tell for larger n.
+_LARGEST_ALIGNED = 1024
+
+
+@dataclass(frozen=True)
+class LowerNearestResize(NodePass):
+    """No options."""
+
+    name = "lower-nearest-resize"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "Resize", "Upsample"):
+            return
+        if mode(node) != "nearest" or attribute(node, "antialias", 0):
+            return edit.skip(node, f"it is {mode(node)}, or smooths (antialias)")
+        grown = factors(node, edit)
+        if isinstance(grown, str):
+            return edit.skip(node, grown)
+        if all(factor == 1 for factor in grown):
+            return edit.skip(node, "it changes no size; drop-unity-resize drops it")
+        if len(grown) != 4 or grown[:2] != (1, 1) or any(factor.denominator != 1 for factor in grown):
+            return edit.skip(node, f"it resizes by {shown(grown)}, not height and width by whole numbers")
+        if not _repeats(node, grown, edit):
+            how = f"{coordinates(node, edit)} with {rounding(node, edit)}"
+            return edit.skip(node, f"{how} does not repeat each element equally often, or not for sure")
+        dtype = edit.dtype(node.inputs[0])
+        if dtype is None or dtype.name not in _FLOATS:
+            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+        _, channels, *sizes = edit.shape(node.inputs[0]) or [None] * 4
+        if not isinstance(channels, int):
+            return edit.skip(node, "its number of channels is not known")
+        if 0 in (channels, *sizes):
+            return edit.skip(node, "its input has no elements")
+        kernel = [int(factor) for factor in grown[2:]]
+        ones = edit.constant(f"{node.outputs[0].name}_ones", np.ones((channels, 1, *kernel), dtype))
+        attrs = {
+            "dilations": [1, 1],
+            "group": channels,
+            "kernel_shape": kernel,
+            "output_padding": [0, 0],
+            "pads": [0] * 4,
+            "strides": kernel,
+        }
+        edit.replace(node, "ConvTranspose", [node.inputs[0], ones], attrs)
+
+
+def _repeats(node: gs.Node, grown: tuple[Fraction, ...], edit: Editor) -> bool:
+    """Whether each element of the input is there `grown` times in the output."""
+    how = coordinates(node, edit)
+    if max(grown) > _REPEATS.get(how, {}).get(rounding(node, edit), 0):
+        return False
+    if how != "align_corners":
+        return True
+    shape = edit.shape(node.inputs[0]) or [None]
+    return all(isinstance(size, int) and size <= _LARGEST_ALIGNED for size in shape[2:])

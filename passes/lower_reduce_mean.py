@@ -1,0 +1,63 @@
+"""Turn a mean over height and width into a GlobalAveragePool, which pooling units compute and reduction units don't.
+
+    ReduceMean(axes [2, 3], keepdims 1)  ->  GlobalAveragePool
+    ReduceMean(axes [2, 3], keepdims 0)  ->  GlobalAveragePool  ->  Flatten
+
+torch writes `x.mean([2, 3])`, the end of MobileNet and EfficientNet, as a ReduceMean. Huawei's Atlas 500, for one, has
+it as pooling only: over height and width, dimensions kept. Equal to rounding. One limit: where sizes are not known and
+turn out to be 0, there is nothing to take a mean of, and onnxruntime refuses to pool.
+
+It does not fire when
+1. it reduces other axes than 2 and 3, or all of them since none are given
+2. its axes are not constant
+3. the rank of its input is not known, or not 4
+4. the elements are no floating-point numbers, or nothing tells their type
+5. it is known to have no elements: 0 channels, height or width
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, is_op
+from graphsurgery.passes._axes import integers, keeps_dims, normalised
+from graphsurgery.rewrite import Editor, NodePass
+
+_FLOATS = ("float32", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class LowerReduceMean(NodePass):
+    """No options."""
+
+    name = "lower-reduce-mean"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "ReduceMean"):
+            return
+        axes = integers(node, "axes", 1)
+        if axes is None:
+            return edit.skip(node, "its axes are not constant")
+        if not axes:
+            does = "nothing" if attribute(node, "noop_with_empty_axes", 0) else "all axes"
+            return edit.skip(node, f"no axes are given, so it reduces {does}")
+        if sorted(normalised(axes, 4) or []) != [2, 3]:
+            return edit.skip(node, f"it reduces the axes {', '.join(map(str, axes))}, not height and width")
+        data = node.inputs[0]
+        shape, dtype = edit.shape(data), edit.dtype(data)
+        if shape is None or len(shape) != 4:
+            rank = "unknown" if shape is None else len(shape)
+            return edit.skip(node, f"the rank of its input is {rank}, not 4")
+        if 0 in shape[1:]:
+            return edit.skip(node, "its input has no elements")
+        if dtype is None or dtype.name not in _FLOATS:
+            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+        if keeps_dims(node):
+            return edit.replace(node, "GlobalAveragePool", [data])
+        pooled = edit.emit(
+            "GlobalAveragePool", [data], hint=f"{node.outputs[0].name}_pooled", dtype=dtype, shape=[*shape[:2], 1, 1]
+        )
+        edit.replace(node, "Flatten", [pooled], {"axis": 1})
