@@ -103,9 +103,14 @@ class Editor:
     def _inference(self) -> dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]]:
         if self._inferred is None:
             self._inferred = {}
+            for graph in graphs.walk_graphs(self.root):  # a node cut loose reads nothing, which inference takes ill
+                graph.nodes = [node for node in graph.nodes if node.inputs or node.outputs]
             graphs.sort(self.root)
-            for tensor, kind, shape in self._infer():
-                self._inferred[id(tensor)] = tensor, kind, shape  # the tensor too, so that no other gets its id
+            try:
+                for tensor, kind, shape in self._infer():
+                    self._inferred[id(tensor)] = tensor, kind, shape  # the tensor too, so that no other gets its id
+            except PassError as error:  # then nothing is known but what is written down
+                self.skip(None, str(error))
         return self._inferred
 
     def fresh(self, hint: str) -> str:

@@ -2,9 +2,11 @@
 
 The suite ships in the onnx package: models made in memory (node) and files (simple, light, pytorch-*), each with
 inputs and expected outputs. It feeds weights, axes and sizes as inputs, which most passes need as constants, so each
-model comes a second time with all inputs but the first as initializers. A pass may rewrite a model or refuse it; what it rewrites must be valid, stay as it is in
-a second run, and give the expected outputs within the suite's tolerance wherever the original gives them, in ONNX
-Runtime or, where that can't run the original, in ONNX's reference evaluator.
+model comes a second time with all inputs but the first as initializers.
+
+A pass may rewrite a model or refuse it; what it rewrites must be valid, stay as it is in a second run, and give the
+expected outputs within the suite's tolerance wherever the original gives them, in ONNX Runtime or, where that can't
+run the original, in ONNX's reference evaluator.
 
     python tests/test_backend_suite.py     prints, per pass, how many models it rewrote and refused
 """

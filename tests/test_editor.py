@@ -42,6 +42,19 @@ def test_what_nothing_tells_is_not_known() -> None:
     assert (edit.shape(new), edit.dtype(new)) == (None, None)
 
 
+def test_shapes_are_known_also_after_a_node_was_cut_loose() -> None:
+    graph, edit = view("g (float[2, 3] x) => (float[a, b] y) { r = Relu (x)  t = Transpose (r)  y = Neg (t) }")
+    relu, transpose, _ = graph.nodes
+    edit.bypass(relu, graph.inputs[0])
+    assert edit.shape(transpose.outputs[0]) == [3, 2]
+
+
+def test_where_inference_fails_it_is_said_and_nothing_is_known() -> None:
+    graph, edit = view("g (float[2, 3] x) => (float[a, b] y) { t = Transpose <perm = [0, 5]> (x)  y = Relu (t) }")
+    assert edit.shape(graph.nodes[0].outputs[0]) is None
+    assert "shape inference" in edit.skips[0].reason
+
+
 def test_a_dimension_below_zero_is_not_known() -> None:
     _, edit = view("g (float[2] x) => (float[2] y) { y = Relu (x) }")
     odd = gs.Variable("odd", dtype=np.float32, shape=[-1, 3])

@@ -1,0 +1,87 @@
+"""Fold a BatchNormalization into the weights of the layer before it, or of the Conv behind it.
+
+    x -> Conv(W, b) -> BatchNormalization -> y  ->  x -> Conv(W', b') -> y      ConvTranspose and Gemm likewise
+    x -> BatchNormalization -> Conv(W, b) -> y  ->  x -> Conv(W', b') -> y      where the Conv does not pad
+
+In inference it is a multiplication and an addition per channel, which a layer with weights does for free. NPU
+compilers fold it themselves, but only the plain case; what they leave takes a pass over the tensor of its own, and
+a quantizer that sees it apart calibrates a tensor that then does not exist. The layer before it is tried first. A
+Conv behind it takes the shift only without padding: what it pads is zero, and the shift would have to reach it. The
+new weights are computed in float64 and rounded once.
+
+It does not fire when
+1. it is in training mode, or writes the mean and the variance too
+2. its parameters are not constant, or its scale is not finite
+3. it normalises each element of a channel by itself (spatial 0, before opset 9)
+4. neither what writes its input is a Conv, ConvTranspose or Gemm, nor what reads its output a Conv
+5. the tensor between them is read elsewhere, or is a graph output
+6. the weights or the bias of that layer are not constant, or not floating-point numbers
+7. the Conv behind it pads, or may pad, while the shift is not zero
+8. the folded weights are too large or too small for their type
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import consumers, is_op, producer
+from graphsurgery.passes._channels import Affine, batchnorm, conv_window, fold_in, fold_out, read_once, why_no_weights
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class FoldBatchnorm(NodePass):
+    """No options."""
+
+    name = "fold-batchnorm"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "BatchNormalization"):
+            return
+        affine = batchnorm(node)
+        if isinstance(affine, str):
+            return edit.skip(node, affine)
+        before = self._into_what_writes(node, affine, edit)
+        if before is None:
+            return
+        behind = self._into_what_reads(node, affine, edit)
+        if behind is not None:
+            edit.skip(node, f"before it: {before}; behind it: {behind}")
+
+    def _into_what_writes(self, node: gs.Node, affine: Affine, edit: Editor) -> str | None:
+        """Fold into the layer before `node` and return None, or the reason why that can't be done."""
+        data = node.inputs[0]
+        layer = producer(data)
+        if layer is None or not is_op(layer, "Conv", "ConvTranspose", "Gemm"):
+            return "no Conv, ConvTranspose or Gemm"
+        if not read_once(data, edit):
+            return f"what the {layer.op} writes is read elsewhere too, or is a graph output"
+        folded = why_no_weights(layer) or fold_out(layer, affine)
+        if isinstance(folded, str):
+            return folded
+        if edit.bypass(node, data):
+            folded.put(layer, edit)
+        return None
+
+    def _into_what_reads(self, node: gs.Node, affine: Affine, edit: Editor) -> str | None:
+        """Fold into the Conv behind `node` and return None, or the reason why that can't be done."""
+        out = node.outputs[0]
+        readers = consumers(out)
+        if not readers or not is_op(readers[0], "Conv") or readers[0].inputs[0] is not out:
+            return "no Conv"
+        conv = readers[0]
+        if not read_once(out, edit):
+            return "others than the Conv read it too, or it is a graph output"
+        folded = why_no_weights(conv) or fold_in(conv, affine)
+        if isinstance(folded, str):
+            return folded
+        if affine.shifts:
+            window = conv_window(conv, edit)
+            if window is None or window.padded:
+                return "the Conv pads with zeros, which the shift does not reach"
+        if edit.bypass(node, node.inputs[0]):
+            folded.put(conv, edit)
+        return None

@@ -1,0 +1,89 @@
+"""Lower a ConvTranspose whose windows do not overlap to a 1x1 Conv and DepthToSpace, for NPUs without a ConvTranspose.
+
+    x [N, C, H, W] -> ConvTranspose(kernel k x k, strides k) -> y [N, M, kH, kW]
+    x -> Conv(kernel 1x1) [N, M k k, H, W] -> DepthToSpace(blocksize k) -> y
+
+Where the stride is the kernel, each pixel of the input becomes a block of its own in the output: the Conv computes the
+k x k values of the block as channels, DepthToSpace lays them out. The mask head of Mask R-CNN has one of 2 x 2. No
+product or sum changes, only the order in memory. Every attribute of the Conv is written out: VitisAI aborts on a
+default.
+
+It does not fire when
+1. the kernel is not square, or is 1 x 1, or the strides are not its size: the windows overlap or leave gaps
+2. it is not two-dimensional
+3. it pads or dilates, adds to its output (output_padding), or names its size (output_shape)
+4. it has groups
+5. the weights or the bias are not constant, or not floating-point numbers
+6. the opset is before 11 and the mode CRD, which DepthToSpace does not know there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.passes._channels import weights_of, why_no_weights
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class LowerConvtranspose(NodePass):
+    """`mode` is that of DepthToSpace: CRD, which PyTorch calls PixelShuffle, or DCR, the only one TensorFlow has."""
+
+    name = "lower-convtranspose"
+    effect = "exact"
+
+    mode: Literal["CRD", "DCR"] = "CRD"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("CRD", "DCR"):
+            raise ValueError(f"mode must be CRD or DCR, not {self.mode}")
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "ConvTranspose"):
+            return
+        reason = why_no_weights(node) or self._why_not(node, edit.opset)
+        if reason is not None:
+            return edit.skip(node, reason)
+        weight = weights_of(node)
+        channels, filters, size, _ = weight.shape
+        # DepthToSpace splits the number of a channel: into (filter, row, column) for CRD, (row, column, filter) for DCR
+        order = (1, 2, 3, 0) if self.mode == "CRD" else (2, 3, 1, 0)
+        blocks = weight.transpose(order).reshape(filters * size**2, channels, 1, 1)
+        name = node.outputs[0].name
+        inputs = [node.inputs[0], edit.constant(f"{name}_blocks", blocks)]
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            bias = np.asarray(constant(node.inputs[2]))
+            each = np.repeat(bias, size**2) if self.mode == "CRD" else np.tile(bias, size**2)
+            inputs.append(edit.constant(f"{name}_bias", each))
+        attrs = {"dilations": [1, 1], "group": 1, "kernel_shape": [1, 1], "pads": [0] * 4, "strides": [1, 1]}
+        deep = edit.emit("Conv", inputs, attrs, hint=f"{name}_deep", dtype=node.outputs[0].dtype)
+        known = {"mode": self.mode} if edit.opset >= 11 else {}
+        edit.replace(node, "DepthToSpace", [deep], {"blocksize": size} | known)
+
+    def _why_not(self, node: gs.Node, opset: int) -> str | None:
+        """Say why the weights of `node`, which are constant, can't be seen as blocks; None where they can."""
+        shape = weights_of(node).shape
+        rank = len(shape) - 2
+        kernel, strides = list(shape[2:]), list(attribute(node, "strides", [1] * rank))
+        if rank != 2:
+            return f"it has {rank} dimensions, not 2"
+        if kernel[0] != kernel[1] or kernel[0] < 2 or strides != kernel:
+            windows = f"the kernel is {'x'.join(map(str, kernel))}, the strides are {'x'.join(map(str, strides))}"
+            return f"{windows}: not a square of 2 or more, side by side"
+        # auto_pad does not matter: where the stride is the kernel, each of its modes pads by nothing
+        if any(attribute(node, "pads", [])) or any(d != 1 for d in attribute(node, "dilations", [])):
+            return "it pads or dilates"
+        if any(attribute(node, "output_padding", [])) or "output_shape" in node.attrs:
+            return "it sets the size of its output (output_padding, output_shape)"
+        if attribute(node, "group", 1) != 1:
+            return "it has groups"
+        if 0 in shape:
+            return "its weights are empty"
+        if opset < 11 and self.mode == "CRD":
+            return f"DepthToSpace has no mode CRD in opset {opset}; `mode: DCR` does without it"
+        return None

@@ -1,0 +1,182 @@
+"""Merge a Pad into the pads of the Conv or pool behind it, for NPUs that pad inside a window but have no Pad.
+
+    x -> Pad(zeros) -> Conv(pads p) -> y                       ->  x -> Conv(pads p + those of the Pad) -> y
+    x -> Pad(zeros) -> AveragePool -> y                        ->  x -> AveragePool(pads, count_include_pad 1) -> y
+    x -> Pad(-Inf, or zeros behind a Relu) -> MaxPool -> y     ->  x -> MaxPool(pads) -> y
+    x -> Pad(v) -> Pad(v) -> y                                 ->  x -> Pad(v, both) -> y
+
+Keras' ZeroPadding2D and PyTorch's ZeroPad2d leave the first, the one in each ResNet. A Conv reads zeros outside its
+input, and an AveragePool zeros that it counts or does not; a MaxPool reads nothing there, which is as good as the
+smallest number, or as zero where no element is below it. A pad that depends on the size of the input (auto_pad) is
+written out first. The Pad stays where something else reads it. One limit: ONNX leaves open what a MaxPool makes of NaN.
+
+It does not fire when
+1. the Pad's mode is not constant, or its pads or its value are not known
+2. the Pad crops (a negative number), or pads the batch or the channels
+3. the value is not zero before a Conv or an AveragePool, nor, before a MaxPool, the smallest of its type, or at most
+   zero with an input that never is below (behind Relu, Sigmoid, HardSigmoid, Softmax, or Clip from zero)
+4. auto_pad depends on a size that is not known
+5. a pool rounds up (ceil_mode), dilates, reads an empty input, or would pad as much as its kernel (ONNX Runtime
+   refuses that)
+6. the AveragePool pads by itself and does not count that
+7. the indices of the maxima are read
+8. two Pads fill in different values
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, constant, is_op, producer
+from graphsurgery.passes._axes import integers, normalised
+from graphsurgery.passes._window import Window, window
+from graphsurgery.rewrite import Editor, NodePass
+
+_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
+
+
+@dataclass(frozen=True)
+class _Padding:
+    """What a Pad puts around each axis, and the value there."""
+
+    begins: list[int]
+    ends: list[int]
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
+class MergePads(NodePass):
+    """No options."""
+
+    name = "merge-pads"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "Conv", "AveragePool", "MaxPool", "Pad"):
+            return
+        pad = producer(node.inputs[0])
+        if pad is None or not is_op(pad, "Pad"):
+            return
+        rank = _rank(node, edit)
+        if rank is None:
+            return edit.skip(node, "its number of dimensions is not known")
+        inner = _padding(pad, rank)
+        if isinstance(inner, str):
+            return edit.skip(node, f"the Pad before it {inner}")
+        if node.op == "Pad":
+            return self._merge_two(pad, node, inner, rank, edit)
+        if any((*inner.begins[:2], *inner.ends[:2])):
+            return edit.skip(node, "the Pad before it pads the batch or the channels")
+        own = _window(node, edit)
+        if own is None:
+            return edit.skip(node, "its auto_pad depends on a size that is not known")
+        begins = [a + b for a, b in zip(own.begins, inner.begins[2:], strict=True)]
+        ends = [a + b for a, b in zip(own.ends, inner.ends[2:], strict=True)]
+        reason = _why_not(node, pad.inputs[0], own, [*begins, *ends], inner.value, edit)
+        if reason is not None:
+            return edit.skip(node, reason)
+        attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"} | {"pads": [*begins, *ends]}
+        if node.op == "AveragePool":
+            attrs["count_include_pad"] = 1
+        edit.replace(node, node.op, [pad.inputs[0], *node.inputs[1:]], attrs)
+
+    def _merge_two(self, pad: gs.Node, node: gs.Node, inner: _Padding, rank: int, edit: Editor) -> None:
+        outer = _padding(node, rank)
+        if isinstance(outer, str):
+            return edit.skip(node, f"it {outer}")
+        if not (inner.value == outer.value).all():
+            return edit.skip(node, f"it fills in {outer.value}, the Pad before it {inner.value}")
+        pads = [a + b for a, b in zip(inner.begins + inner.ends, outer.begins + outer.ends, strict=True)]
+        if "pads" in node.attrs:
+            return edit.replace(node, "Pad", [pad.inputs[0]], dict(node.attrs) | {"pads": pads})
+        sizes = edit.constant(f"{node.outputs[0].name}_pads", pads)
+        value = [tensor for tensor in node.inputs[2:3] if tensor.name]
+        edit.replace(node, "Pad", [pad.inputs[0], sizes, *value], dict(node.attrs))
+
+
+def _rank(node: gs.Node, edit: Editor) -> int | None:
+    if is_op(node, "Conv"):
+        shape: Sequence[int | str | None] | None = edit.shape(node.inputs[1])
+    elif is_op(node, "Pad"):
+        shape = edit.shape(node.inputs[0])
+    else:
+        return 2 + len(attribute(node, "kernel_shape", []))
+    return None if shape is None else len(shape)
+
+
+def _padding(pad: gs.Node, rank: int) -> _Padding | str:
+    """Return what `pad`, of a tensor of that rank, puts around it, or what is the matter with that."""
+    if attribute(pad, "mode", "constant") != "constant":
+        return f"has the mode {attribute(pad, 'mode', '')}, not constant"
+    pads, axes = integers(pad, "pads", 1), integers(pad, "axes", 3)
+    value = _value(pad)
+    if pads is None or axes is None or value is None:
+        return "has pads or a value that is not constant"
+    if min(pads, default=0) < 0:
+        return "crops: one of its pads is negative"
+    places = normalised(axes or range(rank), rank)
+    if places is None or len(pads) != 2 * len(places):
+        return "has pads that do not fit its input"
+    begins, ends = [0] * rank, [0] * rank
+    for index, axis in enumerate(places):
+        begins[axis], ends[axis] = pads[index], pads[len(places) + index]
+    return _Padding(begins, ends, value)
+
+
+def _value(pad: gs.Node) -> np.ndarray | None:
+    """Return the number that `pad` fills in; None where it is not known, or no number."""
+    if len(pad.inputs) < 3 or not pad.inputs[2].name:
+        return np.asarray(attribute(pad, "value", 0.0))
+    value = constant(pad.inputs[2])
+    return value if value is not None and value.dtype.kind in "iuf" else None
+
+
+def _window(node: gs.Node, edit: Editor) -> Window | None:
+    kernel = attribute(node, "kernel_shape", None) or (edit.static_shape(node.inputs[1]) or ())[2:]
+    shape = edit.shape(node.inputs[0]) if str(attribute(node, "auto_pad", "")).startswith("SAME") else None
+    return window(node, kernel, None if shape is None else shape[2:])
+
+
+def _why_not(
+    node: gs.Node, data: gs.Tensor, own: Window, pads: list[int], value: np.ndarray, edit: Editor
+) -> str | None:
+    """Say why `node` can't pad `data` by itself; None where it can."""
+    if not is_op(node, "MaxPool") and (value != 0).any():
+        return f"the Pad before it fills in {value}, not zero"
+    if is_op(node, "Conv"):
+        return None
+    if attribute(node, "ceil_mode", 0) or any(size != 1 for size in own.dilations):
+        return "it rounds up or dilates"
+    if 0 in (edit.shape(data) or [])[2:]:
+        return "its input is empty, which a pool does not take"
+    if any(pad >= size for pad, size in zip(pads, own.kernel * 2, strict=True)):
+        return f"it would pad {pads}, as much as its kernel is wide"
+    if is_op(node, "AveragePool"):
+        counted = attribute(node, "count_include_pad", 0) or not own.padded
+        return None if counted else "it pads too, and does not count that as the Pad is counted"
+    if len(node.outputs) > 1 and node.outputs[1].name:
+        return "the indices of the maxima are read"
+    return None if _is_lowest(value, data, edit) else f"the Pad fills in {value}, which may be above the maximum"
+
+
+def _is_lowest(value: np.ndarray, data: gs.Tensor, edit: Editor) -> bool:
+    """Whether no element of `data` is below `value`."""
+    source = producer(data)
+    if is_op(source, *_NEVER_NEGATIVE) or (source is not None and is_op(source, "Clip") and _clips_at_zero(source)):
+        return bool((value <= 0).all())
+    dtype = edit.dtype(data)
+    if dtype is None or dtype.kind not in "iuf":
+        return False
+    lowest = np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
+    return bool((value <= lowest).all())
+
+
+def _clips_at_zero(clip: gs.Node) -> bool:
+    if "min" in clip.attrs:
+        return bool(clip.attrs["min"] >= 0)
+    low = constant(clip.inputs[1]) if len(clip.inputs) > 1 and clip.inputs[1].name else None
+    return low is not None and bool((low >= 0).all())
