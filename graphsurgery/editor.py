@@ -204,6 +204,13 @@ class Editor:
         node.attrs[name] = value
         self.edits += 1
 
+    def drop_attribute(self, node: gs.Node, name: str) -> None:
+        """Take an attribute away; one that is not there is no edit."""
+        if name in node.attrs:
+            self._graphs = None
+            del node.attrs[name]
+            self.edits += 1
+
     def bypass(self, node: gs.Node, tensor: gs.Tensor) -> bool:
         """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
 

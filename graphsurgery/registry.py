@@ -26,7 +26,7 @@ from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
 from graphsurgery.session import first_line
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"
-_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Registry:
             raise InputError(f"{pass_!r} is no NodePass, GraphPass or ModelPass; register the class of a pass")
         place = source_file(pass_)
         name, effect = getattr(pass_, "name", None), getattr(pass_, "effect", None)
-        if not isinstance(name, str) or not _KEBAB.fullmatch(name):
+        if not isinstance(name, str) or not KEBAB.fullmatch(name):
             raise InputError(f"{place}: pass {pass_.__name__} needs a kebab-case name, not {name!r}")
         if effect not in ("exact", "approximate"):
             raise InputError(f"{place}: pass '{name}' must declare effect 'exact' or 'approximate', not {effect!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute
+from graphsurgery.graph import attribute, is_op
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Window:
 def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | None] | None) -> Window | None:
     """Return the window of a Conv or a pool whose kernel is `kernel`, over an input of the size `spatial`.
 
-    None where the pads depend on a size that is not known (`auto_pad: SAME_UPPER`, `SAME_LOWER`), or where the
+    None where the pads depend on a size that is not known (`auto_pad: SAME_UPPER`, `SAME_LOWER`), where onnxruntime
+    reads that otherwise than the specification (a pool with dilations, a stride that leaves gaps), and where the
     attributes contradict each other. Formula: the specification of Conv and MaxPool.
     """
     rank = len(kernel)
@@ -57,8 +58,12 @@ def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | N
             return None
         for axis, size in enumerate(spatial):
             span = (kernel[axis] - 1) * dilations[axis] + 1
+            if dilations[axis] != 1 and not is_op(node, "Conv"):
+                return None
             if isinstance(size, int):
-                total = max((-(-size // strides[axis]) - 1) * strides[axis] + span - size, 0)
+                total = (-(-size // strides[axis]) - 1) * strides[axis] + span - size
+                if total < 0:
+                    return None
             elif span == strides[axis] == 1:
                 total = 0
             else:

@@ -170,8 +170,7 @@ def _delete(node: gs.Node, name: str, edit: Editor) -> None:
             raise edit.fail(f"{_place(node)}: attribute '{name}' is required, so it can't be deleted; set it")
     if name not in node.attrs:
         return edit.skip(node, f"attribute '{name}' is not written out")
-    del node.attrs[name]
-    edit.edits += 1
+    edit.drop_attribute(node, name)
 
 
 def _set_constant(node: gs.Node, key: str, value: Any, edit: Editor) -> None:

@@ -131,6 +131,14 @@ def test_a_new_node_can_take_over_what_another_one_writes() -> None:
     assert_same_outputs(before.proto, after.proto)
 
 
+def test_dropping_an_attribute_that_is_not_there_is_no_edit() -> None:
+    graph, edit = view(POOL)
+    edit.drop_attribute(graph.nodes[0], "ceil_mode")
+    assert edit.edits == 0
+    edit.drop_attribute(graph.nodes[0], "strides")
+    assert (edit.edits, list(graph.nodes[0].attrs)) == (1, ["kernel_shape"])
+
+
 class Rename(NodePass):
     name = "rename"
     effect = "exact"

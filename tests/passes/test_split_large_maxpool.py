@@ -103,7 +103,7 @@ def test_every_pad_of_every_small_window_agrees() -> None:
 
 def test_a_shared_input_and_an_unread_list_of_indices_do_not_matter() -> None:
     body = "y, i = MaxPool <kernel_shape = [5, 5]> (x) z = MaxPool <kernel_shape = [2, 2]> (x)"
-    steps = f"y_step1 = {step('3, 3', '0, 0, 0, 0')} (x) y, i = {step('3, 3', '0, 0, 0, 0')} (y_step1)"
+    steps = f"y_step1 = {step('3, 3', '0, 0, 0, 0')} (x) y = {step('3, 3', '0, 0, 0, 0')} (y_step1)"
     y = "float[1, 2, h, w] y, float[1, 2, p, q] z"
     after = model(f"{steps} z = MaxPool <kernel_shape = [2, 2]> (x)", y=y)
     assert_rewrites(SplitLargeMaxpool(), model(body, y=y), after)
