@@ -40,6 +40,8 @@ def walk_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """Return the graphs that `node` holds as attributes, alone or in lists."""
     found: list[gs.Graph] = []
+    if not node.attrs:
+        return found
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             found.append(value)
@@ -127,10 +129,10 @@ def detach(node: gs.Node) -> None:
     graphsurgeon's synchronised lists remove by equality, which compares whole nodes and may pick a twin; this
     removes by identity.
     """
-    for tensor in {id(t): t for t in node.inputs}.values():
-        _keep(tensor.outputs, [n for n in tensor.outputs if n is not node])
-    for tensor in {id(t): t for t in node.outputs}.values():
-        _keep(tensor.inputs, [n for n in tensor.inputs if n is not node])
+    for tensor in node.inputs:
+        _discard(tensor.outputs, node)
+    for tensor in node.outputs:
+        _discard(tensor.inputs, node)
     list.clear(node.inputs)
     list.clear(node.outputs)
 
@@ -138,8 +140,8 @@ def detach(node: gs.Node) -> None:
 def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` read `tensors`, by identity, both sides of the synchronised lists kept."""
     tensors = list(tensors)  # may be node.inputs itself
-    for tensor in {id(t): t for t in node.inputs}.values():
-        _keep(tensor.outputs, [n for n in tensor.outputs if n is not node])
+    for tensor in node.inputs:
+        _discard(tensor.outputs, node)
     list.clear(node.inputs)
     list.extend(node.inputs, tensors)
     for tensor in tensors:
@@ -149,12 +151,21 @@ def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
 def set_outputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` write `tensors`, by identity, both sides of the synchronised lists kept."""
     tensors = list(tensors)  # may be node.outputs itself
-    for tensor in {id(t): t for t in node.outputs}.values():
-        _keep(tensor.inputs, [n for n in tensor.inputs if n is not node])
+    for tensor in node.outputs:
+        _discard(tensor.inputs, node)
     list.clear(node.outputs)
     list.extend(node.outputs, tensors)
     for tensor in tensors:
         list.append(tensor.inputs, node)
+
+
+def _discard(nodes: Any, node: gs.Node) -> None:
+    """Take `node` out of a synchronised list once, by identity, without touching the other side."""
+    # A sweep comes to the readers of a tensor in their order, so that the search ends early however many there are.
+    for index, other in enumerate(nodes):
+        if other is node:
+            list.__delitem__(nodes, index)
+            return
 
 
 def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[str]) -> gs.Graph:

@@ -161,9 +161,11 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, li
             view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
         else:
             view = model.graph() if view is None else view
+            graphs.drop_unused(view)  # what nothing needs must keep no pass from what it does
             edit = Editor(view, pass_.name, model.folder)
             if isinstance(pass_, GraphPass):
                 pass_.rewrite(view, edit)
+                graphs.drop_unused(view)
             elif isinstance(pass_, NodePass):
                 _sweep(pass_, view, edit)
             else:
@@ -173,7 +175,6 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, li
     except Exception as error:  # a pass is the user's code: anything may come out of it
         raise edit.fail(f"it fails{edit.place}: {type(error).__name__}: {first_line(error)}") from error
     try:
-        graphs.drop_unused(view)
         graphs.sort(view)
     except ModelError as error:
         raise edit.fail(f"it leaves a broken graph: {error}") from error
@@ -187,6 +188,7 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
     if not isinstance(result, ModelProto):
         raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
     view = Model(result, model.folder).graph()
+    graphs.drop_unused(view)
     for entry in model.proto.metadata_props:
         if entry.key.startswith(NOTES):
             view.metadata.setdefault(entry.key, entry.value)

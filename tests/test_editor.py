@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import pytest
 
 from graphsurgery.editor import Editor
 from graphsurgery.model import Model
@@ -76,23 +75,6 @@ def test_the_output_of_a_body_is_an_output() -> None:
     assert not edit.is_output(relu.outputs[0])
     assert edit.is_output(choice.outputs[0])
     assert edit.is_output(body.nodes[0].outputs[0])
-
-
-@pytest.mark.parametrize(
-    ("value", "dtype"),
-    [
-        ([1, 2], "int64"),
-        ([1.5], "float32"),
-        (2.5, "float32"),
-        ([], "int64"),
-        (np.float64(2.5), "float64"),
-        (np.array([1.5]), "float64"),
-        (np.int8(3), "int8"),
-    ],
-)
-def test_a_constant_keeps_a_type_that_was_chosen(value: object, dtype: str) -> None:
-    _, edit = view("g (float[2] x) => (float[2] y) { y = Relu (x) }")
-    assert edit.constant("c", value).dtype == np.dtype(dtype)  # type: ignore[arg-type]
 
 
 class Once(GraphPass):

@@ -125,7 +125,9 @@ class Builder:
             given[name] = self.values(value.shape, value.dtype) if value.dtype.kind == "f" else value
         model = self._model(ends, overridable)
         if self.chance(5):
-            given |= twists.nest(model, self.choice(["If", "Loop"]), self.chance(2), self.chance(2))
+            # before operator set 13 a Loop must carry a value from turn to turn
+            op = self.choice(["If", "Loop"]) if self.opset >= 13 else "If"
+            given |= twists.nest(model, op, self.chance(2), self.chance(2))
         model = twists.with_types(model)
         if self.chance(3):
             twists.forget_sizes(model, lambda: self.chance(3))

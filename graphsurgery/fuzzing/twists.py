@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from graphsurgery.model import bodies, walk_protos
+
 
 class Rejected(Exception):
     """What was drawn is no valid model."""
@@ -76,8 +78,11 @@ def _body(nodes: Sequence[NodeProto], weights: Sequence[TensorProto], ends: Sequ
     body.initializer.extend(weights)
     for tensor in body.initializer:
         tensor.name = f"{tensor.name}_{side}"
+    for node in walk_protos(body):
+        node.input[:] = [f"{name}_{side}" if name in own else name for name in node.input]
+        for output in (output for inner in bodies(node) for output in inner.output):
+            output.name = f"{output.name}_{side}" if output.name in own else output.name
     for node in body.node:
         node.name = f"{node.name}_{side}"
-        node.input[:] = [f"{name}_{side}" if name in own else name for name in node.input]
         node.output[:] = [f"{name}_{side}" if name else "" for name in node.output]
     return body

@@ -20,7 +20,8 @@ from graphsurgery.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValue
 def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
     """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos.
 
-    Of an initializer with more than `largest` elements only the type is written, as an input: enough to infer shapes.
+    With `largest`, it is for shape inference: of an initializer with more elements only the type is written, as an
+    input, and so it is of one that is an input too.
     """
     model = ModelProto()
     base: ModelProto | None = vars(view).get("base")
@@ -97,7 +98,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int 
         _export_value(tensor, proto.output.add())
     inputs = {tensor.name for tensor in view.inputs}
     for name, default in (origin.defaults if origin else {}).items():
-        if name in inputs and not _exceeds(default.dims, largest):
+        if name in inputs and largest is None:  # else inference would rely on what a caller may override
             proto.initializer.append(default)
     for constant in constants.values():
         if _exceeds(constant.shape, largest):

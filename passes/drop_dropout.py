@@ -1,0 +1,61 @@
+"""Drop Dropout where it only passes its input on, as it does in inference: NPU compilers have no kernel for it.
+
+    x -> Dropout(ratio 0.5) -> y   ->   x, read as y
+
+Operator sets 7 to 11 know inference only; from 12 on `training_mode` says, and before 7 `is_test`. A Dropout that
+trains with a ratio of zero passes its input on too.
+
+It does not fire when
+1. it trains: `training_mode` is true (`is_test` is 0)
+2. `training_mode` is computed, or an input that a caller may override
+3. its mask is read
+4. what it writes is an output and what it reads is not written in the same graph, or is an output too
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import attribute, constant, consumers, is_op
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class DropDropout(NodePass):
+    """No options."""
+
+    name = "drop-dropout"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "Dropout"):
+            return
+        reason = _why_it_drops(node, edit.opset)
+        if reason is not None:
+            return edit.skip(node, reason)
+        if any(consumers(mask) or edit.is_output(mask) for mask in node.outputs[1:]):
+            return edit.skip(node, "its mask is read")
+        edit.bypass(node, node.inputs[0])
+
+
+def _why_it_drops(node: gs.Node, opset: int) -> str | None:
+    """Say why `node` may write something else than it reads; None where it can't."""
+    if opset < 7:
+        keeps = attribute(node, "is_test", 0) or attribute(node, "ratio", 0.5) == 0
+        return None if keeps else "it trains: is_test is 0"
+    if opset < 12 or not _given(node, 2):
+        return None
+    ratio = constant(node.inputs[1]) if _given(node, 1) else np.float32(0.5)
+    if ratio is not None and not np.any(ratio):
+        return None
+    training = constant(node.inputs[2])
+    if training is None:
+        return "its training_mode is not constant"
+    return "it trains: training_mode is true" if np.any(training) else None
+
+
+def _given(node: gs.Node, index: int) -> bool:
+    return len(node.inputs) > index and bool(node.inputs[index].name)

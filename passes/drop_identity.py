@@ -1,0 +1,31 @@
+"""Drop Identity, which an exporter writes to rename a tensor and an NPU compiler may take for a copy, or refuse.
+
+    x -> Relu -> a -> Identity -> b -> Conv   ->   x -> Relu -> a -> Conv
+    x -> Relu -> a -> Identity -> y (output)  ->   x -> Relu -> y
+
+It does not fire when
+1. what it writes is an output and what it reads is not written in the same graph: the output of a model can't be its
+   input or an initializer, and the output of an If or Loop body can't be a tensor from outside
+2. what it reads is an output too: one of the two names would be lost
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import is_op
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class DropIdentity(NodePass):
+    """No options."""
+
+    name = "drop-identity"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if is_op(node, "Identity"):
+            edit.bypass(node, node.inputs[0])

@@ -1,0 +1,73 @@
+"""Drop the optional outputs of a node that nothing reads: a compiler refuses a MaxPool with indices, read or not.
+
+    y, indices = MaxPool(x)        ->   y = MaxPool(x)
+    y, y_h, y_c = LSTM(x, w, r)    ->   y = LSTM(x, w, r)
+    y, y_h, y_c = LSTM(x, w, r)    ->   "", y_h = LSTM(x, w, r)      where y_h alone is read
+
+Which outputs are optional is what ONNX says of the operator in the model's operator set. A required output stays, and
+so do those of Split, If or Loop, whose number means something.
+
+It does not fire when
+1. the node is a BatchNormalization that trains, since such a one must write all of its outputs; before operator set 14
+   it trains just because it writes more than one
+2. the node is an Attention that reads a past key or value: ONNX Runtime runs none that does not write the present ones
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.defs import OpSchema
+
+from graphsurgery import graph as graphs
+from graphsurgery.graph import STANDARD_DOMAINS, attribute, consumers, is_op
+from graphsurgery.rewrite import Editor, GraphPass
+
+# the first operator set in which an attribute, not the number of outputs, says whether BatchNormalization trains
+_TRAINING_MODE = 14
+
+
+@dataclass(frozen=True)
+class DropUnusedOutputs(GraphPass):
+    """No options."""
+
+    name = "drop-unused-outputs"
+    effect = "exact"
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        graphs.drop_unused(graph)  # what an unused node reads is not read
+        ends = {id(tensor) for inner in graphs.walk_graphs(graph) for tensor in inner.outputs}
+        for node in graphs.walk_nodes(graph):
+            unread = {id(tensor) for tensor in node.outputs if not consumers(tensor) and id(tensor) not in ends}
+            unused = {id(node.outputs[index]) for index in _optional(node, edit.opset)} & unread
+            if not any(tensor.name and id(tensor) in unused for tensor in node.outputs):
+                continue
+            reason = _why_all(node, edit.opset)
+            if reason is not None:
+                edit.skip(node, reason)
+                continue
+            kept = [gs.Variable.empty() if id(tensor) in unused else tensor for tensor in node.outputs]
+            while not kept[-1].name:
+                kept.pop()
+            graphs.set_outputs(node, kept)
+            edit.edits += 1
+
+
+def _optional(node: gs.Node, opset: int) -> list[int]:
+    """Return the indices of the outputs that `node` need not write."""
+    if node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op, opset, ""):
+        return []
+    declared = onnx.defs.get_schema(node.op, opset, "").outputs
+    pairs = enumerate(zip(node.outputs, declared, strict=False))
+    return [index for index, (_, output) in pairs if output.option == OpSchema.FormalParameterOption.Optional]
+
+
+def _why_all(node: gs.Node, opset: int) -> str | None:
+    """Say why `node` must write all of its outputs; None where it need not."""
+    if is_op(node, "BatchNormalization") and (opset < _TRAINING_MODE or attribute(node, "training_mode", 0)):
+        return "it trains, and then it must write all of its outputs"
+    if is_op(node, "Attention") and any(tensor.name for tensor in node.inputs[4:6]):
+        return "it reads the past, and then it must write the present"
+    return None

@@ -1,0 +1,205 @@
+"""Replace an If by one of its branches, where that is settled beforehand: an NPU runs one graph, and VitisAI aborts.
+
+    y = If(true) <then: a = Relu(x), else: b = Neg(x)>   ->   y = Relu(x)
+    y = If(c) <then: a = Relu(x), else: b = Relu(x)>     ->   y = Relu(x)
+
+Its condition is a constant, or both branches are the same, node for node, apart from names. torch.onnx writes an If for
+each Squeeze whose size it does not know; freeze-shapes and fold-constants settle those. (The two in a torchvision
+detector, which spare NonMaxSuppression an empty list of boxes, depend on the image and stay.) The outputs keep the
+names that they have outside; a tensor or a node of the branch gets a new one only where its name stands for something
+else outside.
+
+It does not fire when
+1. the condition is not constant and the branches differ: in an operator, an attribute, a weight, or what they read;
+   operators of other domains and those that draw random numbers count as different
+2. the branch reads a tensor that nothing writes, such as a sparse initializer of its own
+3. an output of the model, or of a body around the If, is declared with a shape that the branch's output has not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto
+
+from graphsurgery import graph as graphs
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, is_op, producer
+from graphsurgery.rewrite import Editor, NodePass
+
+
+@dataclass(frozen=True)
+class InlineIf(NodePass):
+    """No options."""
+
+    name = "inline-if"
+    effect = "exact"
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        if not is_op(node, "If"):
+            return
+        branches = [node.attrs["then_branch"], node.attrs["else_branch"]]
+        condition = constant(node.inputs[0])
+        if condition is not None and condition.size == 1:
+            branch = branches[0 if condition.item() else 1]
+        elif _same_graph(*branches):
+            branch = branches[0]
+        else:
+            return edit.skip(node, "its condition is not constant, and its branches differ")
+        unwritten = _unwritten(branch, edit.root)
+        if unwritten is not None:
+            return edit.skip(node, f"its branch reads '{unwritten}', which no node writes")
+        for out, source in zip(node.outputs, branch.outputs, strict=True):
+            if not _agree(out, source) and edit.is_output(out):
+                return edit.skip(node, f"its branch writes {source.shape} where {out.shape} is promised")
+        _inline(node, branch, edit)
+
+
+def _inline(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
+    """Put the nodes of `branch` in the place of `node`."""
+    _make_unique(node, branch, edit)
+    written, sources, nodes = list(node.outputs), list(branch.outputs), list(branch.nodes)
+    for body in graphs.subgraphs(node):
+        for unused in graphs.walk_nodes(body) if body is not branch else ():
+            graphs.detach(unused)
+        body.nodes, body.outputs = [], []
+    edit.remove(node)
+    edit.graph.nodes = [other for other in edit.graph.nodes if other is not node]
+    edit.graph.nodes.extend(nodes)
+    inside = {id(moved) for moved in nodes}
+    outer: dict[int, gs.Tensor] = {}
+    for out, source in zip(written, sources, strict=True):
+        if not out.name:
+            continue
+        maker = producer(source)
+        if maker is not None and id(maker) in inside and id(source) not in outer and not edit.is_output(source):
+            outer[id(source)] = out
+            if (out.shape is None or not _agree(out, source)) and not edit.is_output(out):
+                out.dtype, out.shape = source.dtype, source.shape
+            graphs.set_outputs(maker, [out if tensor is source else tensor for tensor in maker.outputs])
+            for reader in {id(reader): reader for reader in graphs.consumers(source)}.values():
+                graphs.set_inputs(reader, [out if tensor is source else tensor for tensor in reader.inputs])
+        else:  # a tensor from outside, a constant, or one that is two outputs
+            _copy(outer.get(id(source), source), out, edit)
+
+
+def _agree(one: gs.Tensor, other: gs.Tensor) -> bool:
+    """Whether the shapes that are written down for two tensors may be the same."""
+    if one.shape is None or other.shape is None:
+        return True
+    pairs = zip(one.shape, other.shape, strict=False)
+    return len(one.shape) == len(other.shape) and all(
+        a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int)
+    )
+
+
+def _copy(source: gs.Tensor, out: gs.Tensor, edit: Editor) -> None:
+    """Let what reads `out` read `source`; where `out` is an output, an Identity writes it."""
+    copy = producer(edit.emit("Identity", [source], hint=out.name))
+    assert copy is not None
+    graphs.set_outputs(copy, [out])
+    if not edit.is_output(out):
+        edit.bypass(copy, source)
+
+
+def _make_unique(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
+    """Rename tensors and nodes of `branch` that have the name of another one outside `node`."""
+    own = {tensor.name: tensor for inner in branch.nodes for tensor in inner.outputs}
+    own |= {tensor.name: tensor for tensor in _tensors(graphs.walk_graphs(branch)) if isinstance(tensor, gs.Constant)}
+    inside = {id(inner) for body in graphs.subgraphs(node) for inner in graphs.walk_graphs(body)}
+    outside = [graph for graph in graphs.walk_graphs(edit.root) if id(graph) not in inside]
+    reserved = {name for graph in outside for name in vars(graph).get("reserved", ())}
+    clashing = {name for name, tensor in own.items() if name in reserved and not isinstance(tensor, gs.Constant)}
+    clashing |= {other.name for other in _tensors(outside) if own.get(other.name, other) is not other}
+    for name in sorted(clashing - {""}):
+        own[name].name = edit.fresh(name)
+    taken = {other.name for graph in outside for other in graph.nodes} - {""}
+    for inner in branch.nodes:
+        if inner.name in taken:
+            inner.name = edit.fresh(inner.name)
+
+
+def _tensors(inside: Iterable[gs.Graph]) -> Iterator[gs.Tensor]:
+    for graph in inside:
+        yield from (*graph.inputs, *graph.outputs)
+        for node in graph.nodes:
+            yield from (*node.inputs, *node.outputs)
+
+
+def _unwritten(branch: gs.Graph, root: gs.Graph) -> str | None:
+    """Return the name of a tensor that `branch` reads and that is no input, no constant, and written by no node."""
+    given = {id(tensor) for inner in graphs.walk_graphs(root) for tensor in inner.inputs}
+    for tensor in _tensors(graphs.walk_graphs(branch)):
+        loose = isinstance(tensor, gs.Variable) and tensor.name and producer(tensor) is None
+        if loose and id(tensor) not in given:
+            return str(tensor.name)
+    return None
+
+
+def _same_graph(one: gs.Graph, other: gs.Graph) -> bool:
+    """Whether two graphs compute the same, node for node."""
+    matched: dict[int, gs.Tensor] = {}
+    pending = list(zip(one.outputs, other.outputs, strict=True))
+    while pending:
+        left, right = pending.pop()
+        if left is right or matched.get(id(left)) is right or not (left.name or right.name):
+            continue
+        if id(left) in matched:
+            return False
+        matched[id(left)] = right
+        if graphs.is_constant(left) or graphs.is_constant(right):
+            if not _same_constant(left, right):
+                return False
+            continue
+        makers = producer(left), producer(right)
+        if makers[0] is None or makers[1] is None or not _same_node(*makers):
+            return False
+        if _place(left, makers[0]) != _place(right, makers[1]):
+            return False
+        pending += zip(makers[0].inputs, makers[1].inputs, strict=True)
+        for a, b in zip(graphs.subgraphs(makers[0]), graphs.subgraphs(makers[1]), strict=True):
+            matched |= {id(tensor): twin for tensor, twin in zip(a.inputs, b.inputs, strict=True)}
+            pending += zip(a.outputs, b.outputs, strict=True)
+    return True
+
+
+def _place(tensor: gs.Tensor, node: gs.Node) -> int:
+    return next(index for index, written in enumerate(node.outputs) if written is tensor)
+
+
+def _same_constant(one: gs.Tensor, other: gs.Tensor) -> bool:
+    if isinstance(one, gs.Constant) and isinstance(other, gs.Constant) and list(one.shape) != list(other.shape):
+        return False
+    left, right = constant(one), constant(other)
+    return left is not None and right is not None and _same_array(left, right)
+
+
+def _same_array(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(np.array_equal(one, other)) if one.dtype == object else one.tobytes() == other.tobytes()
+
+
+def _same_node(one: gs.Node, other: gs.Node) -> bool:
+    """Whether two nodes do the same with their inputs, their bodies aside."""
+    if one.op != other.op or one.op in RANDOM_OPS or not {one.domain, other.domain} <= set(STANDARD_DOMAINS):
+        return False
+    if len(one.inputs) != len(other.inputs) or one.attrs.keys() != other.attrs.keys():
+        return False
+    if [bool(tensor.name) for tensor in one.outputs] != [bool(tensor.name) for tensor in other.outputs]:
+        return False
+    return all(_same_attribute(value, other.attrs[name]) for name, value in one.attrs.items())
+
+
+def _same_attribute(one: Any, other: Any) -> bool:
+    if isinstance(one, gs.Graph) and isinstance(other, gs.Graph):
+        return len(one.inputs) == len(other.inputs) and len(one.outputs) == len(other.outputs)
+    if isinstance(one, gs.Constant) and isinstance(other, gs.Constant):
+        return _same_constant(one, other)
+    if isinstance(one, AttributeProto) and isinstance(other, AttributeProto):
+        return bool(one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True))
+    plain = (int, float, str, bytes, list)
+    return isinstance(one, plain) and type(one) is type(other) and bool(one == other)

@@ -1,0 +1,125 @@
+import numpy as np
+
+from graphsurgery.fuzzing import Builder, fuzz
+from graphsurgery.passes.drop_identity import DropIdentity
+from graphsurgery.testing import assert_rewrites, assert_untouched
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+
+
+def test_readers_read_what_the_identity_read() -> None:
+    assert_rewrites(
+        DropIdentity(),
+        f"""
+        {HEAD}
+        g (float[2] x) => (float[2] y, float[2] z) {{
+            a = Identity (x)
+            b = Identity (a)
+            y = Relu (b)
+            z = Add (b, a)
+        }}""",
+        f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ y = Relu (x) z = Add (x, x) }}",
+    )
+
+
+def test_an_output_is_written_by_what_wrote_the_input_of_the_identity() -> None:
+    assert_rewrites(
+        DropIdentity(),
+        f"""
+        {HEAD}
+        g (float[2] x) => (float[2] y, float[2] z) {{
+            a = Relu (x)
+            y = Identity (a)
+            z = Neg (a)
+        }}""",
+        f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ y = Relu (x) z = Neg (y) }}",
+    )
+
+
+def test_an_initializer_is_read_directly() -> None:
+    assert_rewrites(
+        DropIdentity(),
+        f"{HEAD} g (float[2] x) => (float[2] y) <float[2] w = {{1, 2}}> {{ v = Identity (w) y = Add (x, v) }}",
+        f"{HEAD} g (float[2] x) => (float[2] y) <float[2] w = {{1, 2}}> {{ y = Add (x, w) }}",
+    )
+
+
+def test_one_that_is_read_in_a_body_goes_too() -> None:
+    def model(nodes: str, read: str) -> str:
+        return f"""
+        {HEAD}
+        g (bool c, float[2] x) => (float[2] y) {{
+            {nodes}
+            y = If (c) <
+                then_branch = t () => (float[2] p) {{ p = Neg ({read}) }},
+                else_branch = e () => (float[2] q) {{ q = Abs ({read}) }}
+            >
+        }}"""
+
+    assert_rewrites(DropIdentity(), model("a = Identity (x)", "a"), model("", "x"))
+
+
+def test_one_inside_a_body_goes_too() -> None:
+    def model(then: str) -> str:
+        return f"""
+        {HEAD}
+        g (bool c, float[2] x) => (float[2] y) {{
+            y = If (c) <
+                then_branch = t () => (float[2] p) {{ {then} }},
+                else_branch = e () => (float[2] q) {{ q = Abs (x) }}
+            >
+        }}"""
+
+    before = model("a = Identity (x) b = Neg (a) p = Identity (b)")
+    assert_rewrites(DropIdentity(), before, model("p = Neg (x)"))
+
+
+def test_a_tensor_from_outside_is_returned_by_a_body_through_an_identity() -> None:
+    text = f"""
+        {HEAD}
+        g (bool c, float[2] x) => (float[2] y) {{
+            a = Relu (x)
+            y = If (c) <
+                then_branch = t () => (float[2] p) {{ p = Identity (a) }},
+                else_branch = e () => (float[2] q) {{ q = Abs (a) }}
+            >
+        }}"""
+    assert_untouched(DropIdentity(), text, "its input is not written in the same graph")
+
+
+def test_an_output_that_is_an_input_needs_its_identity() -> None:
+    text = f"{HEAD} g (float[2] x) => (float[2] y) {{ y = Identity (x) }}"
+    assert_untouched(DropIdentity(), text, "its input is not written in the same graph")
+
+
+def test_an_output_that_is_an_initializer_needs_its_identity() -> None:
+    text = f"{HEAD} g () => (float[2] y) <float[2] w = {{1, 2}}> {{ y = Identity (w) }}"
+    assert_untouched(DropIdentity(), text, "its input is not written in the same graph")
+
+
+def test_one_between_two_outputs_stays() -> None:
+    text = f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ y = Relu (x) z = Identity (y) }}"
+    assert_untouched(DropIdentity(), text, "both graph outputs")
+
+
+def test_one_of_two_that_make_outputs_of_one_tensor_stays() -> None:
+    before = f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ a = Relu (x) y = Identity (a) z = Identity (a) }}"
+    after = f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ y = Relu (x) z = Identity (y) }}"
+    assert_rewrites(DropIdentity(), before, after)
+
+
+def test_leaves_a_custom_operator_of_that_name_alone() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["": 17, "mine": 1]>
+        g (float[2] x) => (float[2] y) { a = mine.Identity (x) y = Relu (a) }"""
+    assert_untouched(DropIdentity(), text, None)
+
+
+@fuzz(DropIdentity())
+def test_any_identity_can_go(build: Builder) -> list[str]:
+    shape, dtype = build.shape(rank=(0, 3)), build.dtype((np.float32, np.int64, np.float16))
+    known = [build.input(shape, dtype), build.weight(shape, dtype)]
+    for _ in range(build.integer(1, 6)):
+        op = build.choice(["Identity", "Identity", "Neg", "Add"]) if build.opset >= 13 else "Identity"
+        known.append(build.node(op, [build.choice(known[::-1]) for _ in range(2 if op == "Add" else 1)]))
+    return [known[-1], build.choice(known[2:])]
