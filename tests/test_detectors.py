@@ -1,0 +1,107 @@
+"""Every detector that torchvision builds, through every exact pass there is, one after another.
+
+What comes out at the end is compared with the original. With EACH=1 in the environment so is what every single pass
+gives, which takes about ten times as long (and names the pass, should one break something).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Applied, Cli
+
+from graphsurgery import registry
+
+pytest.importorskip("torchvision")
+
+SMALL = (128, 160)  # height and width; the networks are those of full size
+SIZES = {"ssd300_vgg16": (300, 300), "ssdlite320_mobilenet_v3_large": (320, 320)}
+BUILDERS = (
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+)
+FIRST = ("freeze-shapes", "drop-preprocessing", "simplify")
+RECIPE = """\
+source: {{torchvision: {builder}, weights: 'random:0', size: [{height}, {width}]}}
+passes: [{{freeze-shapes: {{batch: 1}}}}, drop-preprocessing, simplify, {passes}]  # the first make way for the others
+check:
+  tolerance:
+    boxes: 2.0e-2
+    labels: 0
+    scores: 1.0e-3
+    {more}
+"""
+TOGETHER = """\
+from dataclasses import dataclass
+
+from graphsurgery.model import Model
+from graphsurgery.registry import discover
+from graphsurgery.rewrite import ModelPass, apply_passes
+
+
+@dataclass(frozen=True)
+class EveryPass(ModelPass):
+    name = "every-pass"
+    effect = "exact"
+
+    def rewrite(self, model, edit):
+        found = discover()
+        return apply_passes([found.get(name)() for name in {names}], Model(model)).model.proto
+"""
+# masks and keypoints hang on the boxes' last bits, as in recipes/maskrcnn.yaml and recipes/keypointrcnn.yaml
+TOLERANCES = {
+    "mask": "masks: 5.0e-3\n    masks_pasted: 5.0e-3",
+    "keypoint": "keypoints: 1.0e-2\n    keypoints_scores: 5.0e-3",
+}
+
+
+def exact_passes() -> list[str]:
+    """Return the names of the exact passes that need no options, but for the first ones, in alphabetical order."""
+    found = registry.discover()
+    return [
+        name
+        for name in found.names()
+        if found.get(name).effect == "exact"
+        and name not in FIRST
+        and all(
+            option.default is not dataclasses.MISSING or option.default_factory is not dataclasses.MISSING
+            for option in dataclasses.fields(found.get(name))
+        )
+    ]
+
+
+def test_no_builder_is_forgotten() -> None:
+    from torchvision.models import detection, list_models
+
+    assert sorted(BUILDERS) == sorted(list_models(module=detection))
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_detector_stays_equal_through_all_exact_passes(cli: Cli, tmp_path: Path, builder: str) -> None:
+    height, width = SIZES.get(builder, SMALL)
+    more = next((text for kind, text in TOLERANCES.items() if builder.startswith(kind)), "")
+    names = exact_passes() if os.environ.get("EACH") else ["every-pass"]
+    content = RECIPE.format(builder=builder, height=height, width=width, passes=", ".join(names), more=more)
+    recipe, plugin = tmp_path / "every.yaml", tmp_path / "every.py"
+    recipe.write_text(content, "utf-8")
+    plugin.write_text(TOGETHER.format(names=exact_passes()), "utf-8")
+    folder, model_io = tmp_path / "parts", tmp_path / "model_io"
+    options = ("--plugin", plugin, "--max-samples", 1, "--out", folder, "--model-io", model_io)
+    outcome = cli("apply", recipe, *options)
+    assert outcome.code == 0, outcome.err
+    steps = Applied(folder, model_io, outcome).run["passes"]
+    assert {step["name"] for step in steps} == {*FIRST, *names}
+    assert {step["verdict"] for step in steps} == {"passed"}
