@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,7 +21,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from graphsurgery import __version__
-from graphsurgery.errors import GraphSurgeryError, InputError
+from graphsurgery.errors import Difference, GraphSurgeryError, InputError
 from graphsurgery.record import Record, Step
 from graphsurgery.report import terminal
 
@@ -52,6 +52,10 @@ Overrides = Annotated[
 ]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file with passes; it is run. Repeatable.")
+]
+Tolerance = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=NUMBER", help="Per tensor or pattern; 1e-4 of the largest value otherwise."),
 ]
 ModelIo = Annotated[
     Path | None, typer.Option(help="Where the captured tensors are; model/model_io/RECIPE if not given.")
@@ -257,10 +261,93 @@ def check_command(
     screen.print(f"{said}: {verdict.explain()}", highlight=False, markup=False)
 
 
+@app.command("bisect")
+def bisect_command(
+    a: Annotated[Path, typer.Argument(help="The reference: an ONNX file.")],
+    b: Annotated[Path, typer.Argument(help="Another version of it, after a pass for example.")],
+    inputs: Annotated[
+        Path | None, typer.Option(help="A model_io folder, or one sample in it; random inputs where none is given.")
+    ] = None,
+    tolerance: Tolerance = None,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Also compare the outputs that depend on a difference; takes longer.")
+    ] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Find the first tensor, in data-flow order, where two models diverge. Exit 1 when they do.
+
+    Example: python -m graphsurgery bisect before.onnx after.onnx --inputs model/model_io/shapes/0
+    """
+    from graphsurgery.debugging.bisect import bisect_files
+    from graphsurgery.versus import parse_tolerances
+
+    screen = _screen(json_)
+    with Display() as display:
+        found = bisect_files(a, b, inputs, parse_tolerances(tolerance or []), display, outputs=outputs)
+    for table in terminal.bisection_tables(found):
+        screen.print(table)
+        screen.print()
+    for note in found.notes:
+        screen.print(note, highlight=False, markup=False, soft_wrap=True)
+    _write_json(json_, found.to_json())
+    if found.divergences:
+        seen = found.divergences[0].explain()
+        err.print(Text.assemble(("different: ", "bold red"), seen), highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    screen.print(f"no difference: {found.compared} tensors compared", highlight=False, markup=False)
+
+
+@app.command("reduce")
+def reduce_command(
+    model: Annotated[Path, typer.Argument(help="An ONNX file on which a pass breaks something.")],
+    pass_: Annotated[str, typer.Option("--pass", metavar="NAME", help="The pass.")],
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the pass, as in a recipe. Repeatable.")
+    ] = None,
+    plugin: Plugins = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="A model_io folder, or one sample in it; random inputs where none is given.")
+    ] = None,
+    tolerance: Tolerance = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the reproduction; MODEL.PASS.reduced if not given.")
+    ] = None,
+    json_: JsonFile = None,
+) -> None:
+    """Find the smallest part of a model that a pass breaks, ready for a bug report. Exit 1 when it breaks something.
+
+    Example: python -m graphsurgery reduce before.onnx --pass widen-maxpool --inputs model/model_io/shapes/0
+    """
+    from graphsurgery.debugging import reduce, reproduction
+    from graphsurgery.versus import parse_tolerances
+
+    screen = _screen(json_)
+    configured = reduce.configured(pass_, option or [], plugin or [])
+    folder = out_ or Path(f"{model.stem}.{pass_}.reduced")
+    reproduction.check_place(folder)
+    with Display() as display:
+        found = reduce.reduce_file(model, configured, inputs, parse_tolerances(tolerance or []), display)
+    if found is None:
+        _write_json(json_, {"verdict": "equal", "pass": pass_})
+        screen.print(f"pass '{pass_}' breaks nothing on these inputs", highlight=False, markup=False)
+        return
+    given = {"--pass": [pass_], "--option": option, "--plugin": plugin, "--tolerance": tolerance}
+    arguments = [str(each) for key, values in given.items() for value in values or () for each in (key, value)]
+    reproduction.write(found, folder, arguments)
+    _write_json(json_, {"folder": str(folder), **found.to_json()})
+    screen.print(reproduction.describe(found, arguments), highlight=False, markup=False)
+    seen = f"pass '{pass_}' {found.broken.words}: {found.broken.reason}; {found.model.nodes} nodes in {folder} show it"
+    err.print(Text.assemble(("broken: ", "bold red"), " ".join(seen.split())), highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
 @app.command("passes")
 def passes_command(
     name: Annotated[str | None, typer.Argument(help="Show this pass: what it does, its options, its effect.")] = None,
     plugin: Plugins = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write all there is to say of them to standard output, as a page.")
+    ] = False,
     json_: JsonFile = None,
 ) -> None:
     """List the passes, or show one.
@@ -268,10 +355,15 @@ def passes_command(
     Example: python -m graphsurgery passes widen-maxpool
     """
     from graphsurgery.registry import discover, picture
-    from graphsurgery.report.passes import describe_pass
+    from graphsurgery.report.passes import describe_pass, reference
 
     screen = _screen(json_)
     registry = discover(plugin or [])
+    if markdown:
+        if json_ is not None:
+            raise InputError("--markdown and --json say the same; give one of them")
+        _write_out(reference([registry.get(each) for each in ([name] if name else registry.names())]))
+        return
     if name is None:
         described = [describe_pass(registry.get(each)) for each in registry.names()]
         rows = [[each["name"], each["effect"], each["summary"]] for each in described]
@@ -289,6 +381,34 @@ def passes_command(
         if described_pass["about"]:
             screen.print(f"\n{described_pass['about']}", highlight=False, markup=False)
     _write_json(json_, described_pass)
+
+
+@app.command("new-pass")
+def new_pass_command(
+    name: Annotated[str, typer.Argument(help="What the pass is called: a verb and what it acts on, lower-foo.")],
+    matches: Annotated[str, typer.Option(metavar="OPERATOR", help="The ONNX operator that it looks for.")],
+    plugin: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write this Python file, in place of one in the checkout.")
+    ] = None,
+    effect: Annotated[
+        Literal["exact", "approximate"], typer.Option(help="Whether what is computed stays the same.")
+    ] = "exact",
+) -> None:
+    """Write the file of a new pass and its test, to be filled in; docs/write-a-pass.md says how.
+
+    Example: python -m graphsurgery new-pass lower-det --matches Det --plugin lower_det.py
+    """
+    from graphsurgery.scaffold import new_pass
+
+    written = new_pass(name, matches, effect, plugin)
+    written.write()
+    shown = f" --plugin {written.file}" if written.plugin else ""
+    lines = (
+        f"{written.file}\n{written.test}\n\n"
+        f"It is a pass already: python -m graphsurgery passes {name}{shown}\n"
+        f"What is left to do:   python -m pytest {written.test}"
+    )
+    out.print(lines, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("inspect")
@@ -368,13 +488,18 @@ def _write_json(target: str | None, content: Mapping[str, Any] | list[Any]) -> N
         return
     text = json.dumps(content, indent=1) + "\n"
     if target == "-":
-        try:
-            out.file.write(text)
-            out.file.flush()
-        except BrokenPipeError:
-            out.on_broken_pipe()
+        _write_out(text)
         return
     _save(Path(target), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_out(text: str) -> None:
+    """Write to standard output as it is, without the terminal's line breaks."""
+    try:
+        out.file.write(text)
+        out.file.flush()
+    except BrokenPipeError:
+        out.on_broken_pipe()
 
 
 def _save(target: Path, write: Any) -> None:
@@ -403,6 +528,8 @@ def _one_line_errors(debug: bool) -> Iterator[None]:
         code, message = _explain(error)
         if message:
             err.print(message, markup=False, highlight=False, soft_wrap=True)
+        if isinstance(error, Difference) and error.hint:
+            err.print(" ".join(error.hint.split()), markup=False, highlight=False, soft_wrap=True)
         sys.exit(code)
 
 

@@ -22,9 +22,13 @@ class GraphSurgeryError(Exception):
 
 
 class Difference(GraphSurgeryError):
-    """Two models, or a model and its captured tensors, differ by more than is allowed."""
+    """Two models, or a model and its captured tensors, differ by more than is allowed.
+
+    `hint` is a second line for the user: where the difference begins, and the command that shows it.
+    """
 
     exit_code = 1
+    hint = ""
 
 
 class InputError(GraphSurgeryError):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from graphsurgery import graph as graphs
 from graphsurgery import naming, partition
 from graphsurgery.capture import Sample
+from graphsurgery.debugging import failure
 from graphsurgery.equivalence import Verdict
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
 from graphsurgery.gate import Gate
@@ -60,7 +62,8 @@ class Silent:
 class Run:
     """What `apply` works on: the recipe, the captured samples, the record of what was done.
 
-    `gate` is None when nothing is to be checked.
+    `gate` is None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
+    something; None: they are not kept.
     """
 
     recipe: Recipe
@@ -69,13 +72,17 @@ class Run:
     gate: Gate | None
     record: Record
     watcher: Watcher = field(default_factory=Silent)
+    failed: Path | None = None
 
 
 def apply(run: Run, output: OutputFolder) -> Manifest:
     """Take a detector through its recipe and write the parts into `output.work`; `output.publish` is up to the caller.
 
-    Raises Difference at the first pass or check that breaks something, naming it.
+    Raises Difference at the first pass or check that breaks something, naming it. Where it is a pass, the graphs before
+    and after it are left beside the output folder.
     """
+    place = output.path if output.path.name not in ("", "..") else output.path.resolve()
+    run.failed = place.with_name(f"{place.name}.failed")
     for use in (*run.recipe.passes, *(use for uses in run.recipe.part_passes.values() for use in uses)):
         use.pass_.prepare()
     whole = export(run)
@@ -114,7 +121,9 @@ def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
             _stand_by(run, step)
         else:
             outputs = model.outputs if use.pass_.keeps_outputs else None
-            _judge(run, step, partial(Gate.check_graph, model=after, outputs=outputs), run.gate, _place(use, None))
+            check = partial(Gate.check_graph, model=after, outputs=outputs)
+            with _graphs_left_behind(run, step, model, after):
+                _judge(run, step, check, run.gate, _place(use, None))
     run.watcher.finished(step)
     return after
 
@@ -182,7 +191,8 @@ def rewrite_part(run: Run, part: Part) -> Part:
                 _stand_by(run, step)
             else:
                 check = partial(Gate.check_part, part=after, outputs=part.model.outputs)  # each is read further on
-                _judge(run, step, check, gate, _place(use, part.name))
+                with _graphs_left_behind(run, step, part.model, model):
+                    _judge(run, step, check, gate, _place(use, part.name))
         run.watcher.finished(step)
         part = after
     return part
@@ -350,6 +360,21 @@ def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
     if comparison.verdict == "failed":
         run.watcher.finished(step)
         raise Difference(f"{place} differs from the original model: {comparison.explain()}")
+
+
+@contextmanager
+def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> Iterator[None]:
+    """Leave the graphs before and after a pass that is at fault, and say where they begin to differ."""
+    try:
+        yield
+    except Difference as error:
+        worst = step.comparison.worst if step.comparison else None
+        failing = [sample for sample in run.samples if worst is not None and sample.id == worst.sample]
+        if run.failed is not None:
+            run.watcher.begin("look for the first difference")
+            sample = (failing or run.samples)[0]
+            error.hint = failure.leave(before, after, sample, run.failed, run.watcher.advance)
+        raise
 
 
 def _stand_by(run: Run, step: Step) -> None:

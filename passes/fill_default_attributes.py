@@ -13,7 +13,8 @@ It does not write
 2. pads where auto_pad depends on a size that is not known
 3. pads where auto_pad comes with pads, ceil_mode, dilations of a pool, or strides that are so long that elements at
    the end are left over: runtimes read that in different ways
-4. pads of a ConvTranspose that follow from its output_shape, or that an auto_pad splits unevenly: as in 3
+4. pads of a ConvTranspose that follow from its output_shape, or that an auto_pad splits unevenly or has to share with
+   output_padding: as in 3
 5. attributes without a default, such as seed or perm
 6. activations of a RNN, whose default fits two directions only; attributes of CastLike, and broadcast before operator
    set 7, which ONNX's reference evaluator does not take
@@ -132,8 +133,10 @@ def _transposed_pads(node: gs.Node, kernel: Sequence[int]) -> list[int] | str:
 
     Where the number is odd, the versions of the specification disagree on which side gets more of it.
     """
-    extra = (node.attrs[name] for name in ("strides", "dilations", "output_padding"))
-    totals = [(k - 1) * dilation + 1 + out - stride for k, stride, dilation, out in zip(kernel, *extra, strict=True)]
+    if any(node.attrs["output_padding"]):
+        return "it has both auto_pad and output_padding"
+    sizes = zip(kernel, node.attrs["strides"], node.attrs["dilations"], strict=True)
+    totals = [(k - 1) * dilation + 1 - stride for k, stride, dilation in sizes]
     if any(total < 0 or total % 2 for total in totals):
         return "its auto_pad does not split evenly"
     return [total // 2 for total in totals] * 2

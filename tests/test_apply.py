@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from conftest import PARTS, Applied, Cli, Snapshot
+from conftest import PARTS, Applied, Cli, Outcome, Snapshot
 
 import graphsurgery
 from graphsurgery.capture import Capture
 from graphsurgery.demo.shapes import CAPTURE_SEED, draw
 from graphsurgery.equivalence import Tolerances, compare
+from graphsurgery.errors import ModelError
 from graphsurgery.images import Placed
+from graphsurgery.model import Model
 from graphsurgery.naming import clean_name
 from graphsurgery.sources import Source, SourceSpec, open_source
 
@@ -320,38 +323,105 @@ def by_torchvision(detections: dict[str, np.ndarray], placed: Placed) -> dict[st
 # --- nothing broken gets through --------------------------------------------------------------------------------
 
 
+def complaint(outcome: Outcome) -> str:
+    """The line of the error; behind it may stand one that says where the difference begins."""
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("error: "))
+    return line
+
+
+def without_failed(content: dict[str, str]) -> dict[str, str]:
+    """What is in a folder but for the graphs that a failed run leaves there."""
+    return {name: value for name, value in content.items() if not name.partition("/")[0].endswith(".failed")}
+
+
 @pytest.mark.parametrize("name", ["drop-first-relu", "scale-weight", "swap-outputs", "return-nan", "lose-output"])
 @pytest.mark.parametrize("where", ["whole", "part"])
 def test_a_broken_pass_is_caught_and_named(
     cli: Cli, snapshot: Snapshot, detector: Applied, broken: Path, where: str, name: str
 ) -> None:
     root = detector.folder.parent
-    before = snapshot(root)
+    before = without_failed(snapshot(root))
     value = f"passes=[{name}]" if where == "whole" else f"part_passes.backbone_rpn=[{name}]"
     outcome = cli(
         *("apply", root / "detector.yaml", "--out", detector.folder, "--model-io", detector.model_io),
         *("--plugin", broken, "--set", value),
     )
     assert outcome.code == 1, outcome.err
-    assert f"pass '{name}'" in outcome.last_line
-    assert ("on part 'backbone_rpn'" in outcome.last_line) == (where == "part")
-    assert "differs from the original model" in outcome.last_line or "breaks the graph" in outcome.last_line
+    assert f"pass '{name}'" in complaint(outcome)
+    assert ("on part 'backbone_rpn'" in complaint(outcome)) == (where == "part")
+    assert "differs from the original model" in complaint(outcome) or "breaks the graph" in complaint(outcome)
     assert "Traceback" not in outcome.err
     assert "failed" in outcome.out
-    assert snapshot(root) == before
+    assert without_failed(snapshot(root)) == before
 
 
 def test_a_broken_pass_is_caught_against_the_torch_model(
     cli: Cli, snapshot: Snapshot, shapes: Applied, broken: Path
 ) -> None:
-    before = snapshot(shapes.folder.parent)
+    before = without_failed(snapshot(shapes.folder.parent))
     outcome = cli(
         *("apply", "shapes", "--out", shapes.folder, "--model-io", shapes.model_io, "--plugin", broken),
         *("--set", "passes=[scale-weight]", "--set", "evaluate="),
     )
     assert outcome.code == 1, outcome.err
+    assert "pass 'scale-weight' differs from the original model: " in complaint(outcome)
+    assert without_failed(snapshot(shapes.folder.parent)) == before
+
+
+@pytest.mark.parametrize("where", ["whole", "part"])
+def test_the_place_of_the_difference_is_named_with_the_command_that_shows_it(
+    cli: Cli, snapshot: Snapshot, detector: Applied, broken: Path, tmp_path: Path, where: str
+) -> None:
+    out = tmp_path / "parts"
+    value = "passes=[scale-weight]" if where == "whole" else "part_passes.box_head.0=scale-weight"
+    outcome = cli(
+        *("apply", detector.folder.parent / "detector.yaml", "--out", out, "--model-io", detector.model_io),
+        *("--plugin", broken, "--set", value),
+    )
+    assert outcome.code == 1
+    failed = tmp_path / "parts.failed"
+    before = onnx.load(failed / "before.onnx")
+    first = next(node for node in before.graph.node if node.op_type == "Conv")
+    assert outcome.last_line.startswith(f"first difference: tensor '{first.output[0]}' (Conv '{first.name}'): ")
+    _, _, command = outcome.last_line.partition("; see it again: python -m graphsurgery ")
+    shown = cli(*shlex.split(command))
+    assert shown.code == 1
+    assert f"tensor '{first.output[0]}'" in shown.last_line
+    assert [path.name for path in tmp_path.iterdir()] == ["parts.failed"]
+
+
+def test_the_graphs_of_the_last_failed_run_are_kept_and_a_good_run_leaves_them(
+    cli: Cli, snapshot: Snapshot, detector: Applied, broken: Path, tmp_path: Path
+) -> None:
+    common = ("apply", detector.folder.parent / "detector.yaml", "--out", tmp_path / "parts")
+    common = (*common, "--model-io", detector.model_io, "--plugin", broken)
+    for name in ("drop-first-relu", "return-nan"):
+        assert cli(*common, "--set", f"passes=[{name}]").code == 1
+    after = onnx.load(tmp_path / "parts.failed" / "after.onnx")
+    assert any(tensor.name.startswith("spoiled") for tensor in after.graph.initializer)
+    left = snapshot(tmp_path / "parts.failed")
+    assert cli(*common).code == 0
+    assert snapshot(tmp_path / "parts.failed") == left
+
+
+def test_a_failure_is_told_where_its_graphs_cannot_be_kept(
+    cli: Cli, detector: Applied, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Model.save
+
+    def full(model: Model, path: Path) -> None:
+        if path.name == "after.onnx":
+            raise ModelError(f"{path}: can't be written (No space left on device)")
+        save(model, path)
+
+    monkeypatch.setattr(Model, "save", full)
+    outcome = cli(
+        *("apply", detector.folder.parent / "detector.yaml", "--out", tmp_path / "parts"),
+        *("--model-io", detector.model_io, "--plugin", broken, "--set", "passes=[scale-weight]"),
+    )
+    assert outcome.code == 1
     assert "pass 'scale-weight' differs from the original model: " in outcome.last_line
-    assert snapshot(shapes.folder.parent) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_run_tells_how_far_it_came(cli: Cli, detector: Applied, broken: Path, tmp_path: Path) -> None:
@@ -418,11 +488,13 @@ WIDEN = ("--set", "evaluate=", "--set", "part_passes.backbone_rpn=[widen-maxpool
 
 
 def test_an_approximate_pass_fails_without_a_grant(cli: Cli, snapshot: Snapshot, shapes: Applied) -> None:
-    before = snapshot(shapes.folder.parent)
+    before = without_failed(snapshot(shapes.folder.parent))
     outcome = cli("apply", "shapes", *WIDEN, "--out", shapes.folder, "--model-io", shapes.model_io)
     assert outcome.code == 1
-    assert "pass 'widen-maxpool' on part 'backbone_rpn'" in outcome.last_line
-    assert snapshot(shapes.folder.parent) == before
+    assert "pass 'widen-maxpool' on part 'backbone_rpn'" in complaint(outcome)
+    assert outcome.last_line.startswith("first difference: tensor ")
+    assert "(MaxPool " in outcome.last_line
+    assert without_failed(snapshot(shapes.folder.parent)) == before
 
 
 def test_a_granted_pass_goes_through_and_shows_what_it_cost(cli: Cli, shapes: Applied, tmp_path: Path) -> None:
@@ -459,4 +531,4 @@ def test_a_grant_to_one_part_does_not_loosen_another(cli: Cli, detector: Applied
         *("--set", "part_passes.box_head.0=scale-weight"),
     )
     assert outcome.code == 1
-    assert "pass 'scale-weight' on part 'box_head'" in outcome.last_line
+    assert "pass 'scale-weight' on part 'box_head'" in complaint(outcome)

@@ -25,7 +25,7 @@ from graphsurgery.capture import Capture
 from graphsurgery.demo.shapes import VAL_SEED, draw, write_dataset
 from graphsurgery.registry import discover
 
-COMMANDS = ("apply", "capture", "run", "check", "passes", "inspect")
+COMMANDS = ("apply", "capture", "run", "check", "bisect", "reduce", "passes", "new-pass", "inspect")
 
 
 def process(*arguments: object, cwd: Path | None = None, **environment: str) -> Outcome:

@@ -1,14 +1,23 @@
-"""What a pass is, for `python -m graphsurgery passes`."""
+"""What a pass is, for `python -m graphsurgery passes` and docs/passes.md."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphsurgery.registry import picture, source_file
 from graphsurgery.rewrite import Pass
+
+_HEAD = """\
+# Passes
+
+Made by `python -m graphsurgery passes --markdown > docs/passes.md` from what the files in `passes/` say of themselves;
+not to be edited. An exact pass leaves what is computed as it is; an approximate one needs a grant in the recipe. How
+to write one: [write-a-pass.md](write-a-pass.md)."""
 
 
 def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
@@ -34,3 +43,71 @@ def _option(field: dataclasses.Field[Any], kind: Any) -> dict[str, str]:
         default = "required"
     name = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
     return {"name": field.name, "type": name, "default": default}
+
+
+def reference(passes: Sequence[type[Pass]]) -> str:
+    """Return a page of Markdown on `passes`: a table of all of them, by verb, then a section for each."""
+    described = [(describe_pass(pass_), picture(pass_)) for pass_ in sorted(passes, key=lambda pass_: pass_.name)]
+    lines = ["| | pass | effect | what it does |", "|---|---|---|---|"]
+    verbs: set[str] = set()
+    for about, _ in described:
+        verb = about["name"].partition("-")[0]
+        first = "" if verb in verbs else f"**{verb}**"
+        verbs.add(verb)
+        summary = _escaped(about["summary"]).replace("|", r"\|")
+        lines.append(f"| {first} | [{about['name']}](#{about['name']}) | {about['effect']} | {summary} |")
+    sections = [_section(about, text) for about, text in described]
+    return "\n\n".join([_HEAD, "\n".join(lines), *sections]) + "\n"
+
+
+def _section(about: Mapping[str, Any], text: str) -> str:
+    parts = [f"## {about['name']}", f"Effect: {about['effect']}.", _markdown(text)]
+    if about["options"]:
+        rows = [
+            "| option | type | default |",
+            "|---|---|---|",
+            *(
+                f"| `{option['name']}` | {_cell(option['type'])} | {_cell(option['default'])} |"
+                for option in about["options"]
+            ),
+        ]
+        parts += ["\n".join(rows), *([_markdown(about["about"])] if about["about"] else [])]
+    return "\n\n".join(parts)
+
+
+def _cell(code: str) -> str:
+    return code if code == "required" else "`" + code.replace("|", r"\|") + "`"
+
+
+def _markdown(text: str) -> str:
+    """Return a docstring as Markdown: what is indented, the picture, becomes a code block; numbered lines a list."""
+    blocks: list[list[str]] = []
+    kind = ""
+    for line in text.splitlines():
+        was, kind = kind, _kind(line, kind)
+        if kind and kind != was:
+            blocks.append([kind])
+        if kind:
+            blocks[-1].append(line)
+    return "\n\n".join(_rendered(kind, lines) for kind, *lines in blocks)
+
+
+def _kind(line: str, before: str) -> str:
+    """Return what a line belongs to, from the kind of the line before; nothing for an empty line."""
+    if not line.strip():
+        return ""
+    if re.match(r"\d+\. ", line) or (before == "list" and line.startswith(" ")):
+        return "list"
+    return "picture" if line.startswith(" " if before == "picture" else "    ") else "text"
+
+
+def _rendered(kind: str, lines: Sequence[str]) -> str:
+    if kind == "picture":
+        return "\n".join(["```text", inspect.cleandoc("\n".join(["", *lines])), "```"])
+    return "\n".join(_escaped(line) for line in lines)
+
+
+def _escaped(line: str) -> str:
+    """Keep Markdown from reading * and < in plain text; what is between backticks is code and stays."""
+    pieces = line.split("`")
+    return "`".join(piece if odd % 2 else re.sub(r"([*<])", r"\\\1", piece) for odd, piece in enumerate(pieces))

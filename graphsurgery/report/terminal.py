@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.equivalence import Comparison, TensorReport
 from graphsurgery.record import Step
 
@@ -95,6 +96,31 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
 def without_numbers(comparison: Comparison) -> list[str]:
     """Why tensors failed whose row of the table can't say it: one is missing, or has another shape."""
     return [each.explain() for each in comparison.tensors if each.verdict == "failed" and each.needed is None]
+
+
+def bisection_tables(found: Bisection) -> list[Table]:
+    """Where two models diverge: the first tensor at length, the others in a row each, then the outputs."""
+    if not found.divergences:
+        return []
+    first, *others = found.divergences
+    between = {"nodes in A": first.between_a, "nodes in B": first.between_b}
+    rows = [("tensor", first.tensor), *(("inside", step) for step in first.path)]
+    rows += [("sample", found.sample), ("difference", first.report.reason)]
+    rows += [(side, _listed(nodes)) for side, nodes in between.items()]
+    rows += [("equal until", _listed(first.after)), ("cause", first.cause)]
+    rows += [("changed", change) for change in first.changes]
+    tables = [plain_table("First difference", ["what", "seen"], [row for row in rows if row[1]])]
+    if others:
+        shown = [[" > ".join((*other.path, other.tensor)), other.report.reason, other.cause] for other in others]
+        tables.append(plain_table("Others, independent of it", ["tensor", "difference", "cause"], shown))
+    if found.outputs:
+        tables.append(comparison_table("Outputs", Comparison(found.outputs)))
+    return tables
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[-6:]) + more
 
 
 def detections_table(title: str, detections: Iterable[Mapping[str, Any]]) -> Table:

@@ -1,0 +1,76 @@
+"""What is left of a run that a pass broke: the graphs before and after that pass, and where they begin to differ.
+
+    model/shapes          what the last good run wrote; it stays as it is
+    model/shapes.failed   before.onnx, after.onnx and inputs/, until the next failed run puts its own there
+
+The gate judges by captured tensors and the recipe's tolerances. Inside the graph nothing was captured, so there the
+graph before the pass is the reference, and 1e-4 of a tensor's largest value is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from graphsurgery.capture import Sample
+from graphsurgery.debugging.bisect import bisect, from_mapping
+from graphsurgery.debugging.reproduction import save_tensors
+from graphsurgery.equivalence import DEFAULT_TOLERANCE, Tolerances
+from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.manifest import describe_part
+from graphsurgery.model import Model
+from graphsurgery.partition import Part
+
+
+def leave(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
+    """Put both graphs and their inputs into `folder`, and return the line that says where they begin to differ.
+
+    The line is empty where that can't be done: the failure itself is what the user must hear of, whatever happens here.
+    """
+    try:
+        given = _given(before, after, sample)
+        _write(before, after, given, folder)
+    except (GraphSurgeryError, OSError):
+        return ""
+    inside = [folder / name for name in ("before.onnx", "after.onnx", "inputs")]
+    command = shlex.join(["python", "-m", "graphsurgery", "bisect", *map(str, inside[:2]), "--inputs", str(inside[2])])
+    try:
+        found = bisect(before, after, from_mapping(given), Tolerances(), progress)
+    except Exception as error:  # as above
+        return f"the graphs can't be searched ({type(error).__name__}); try: {command}"
+    if not found.divergences:
+        allowed = f"{DEFAULT_TOLERANCE.relative:.0e} of its largest value"
+        return f"no tensor is off by more than {allowed} between the graphs before and after the pass: {command}"
+    return f"first difference: {found.divergences[0].explain()}; see it again: {command}"
+
+
+def _given(before: Model, after: Model, sample: Sample) -> dict[str, np.ndarray]:
+    """Return what both graphs read; as many rows as a frozen batch has, where one of them has one."""
+    names = dict.fromkeys([*before.inputs, *(name for name in after.inputs if name in sample)])
+    given = {name: sample.load(name) for name in names}
+    batch = describe_part(Part("after", "cpu", False, after)).batch
+    if batch is None:
+        return given
+    return {name: _filled(value[: batch.size], batch.size) for name, value in given.items()}
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def _write(before: Model, after: Model, given: Mapping[str, np.ndarray], folder: Path) -> None:
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        before.save(work / "before.onnx")
+        after.save(work / "after.onnx")
+        save_tensors(given, work / "inputs")
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
