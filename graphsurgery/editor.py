@@ -309,7 +309,7 @@ class Editor:
         self._bring_in(proto, _SHAPE_LIKE)
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except onnx.shape_inference.InferenceError as error:
+        except (onnx.shape_inference.InferenceError, ValueError) as error:  # a Loop without its inputs gives the latter
             raise self.fail(f"shape inference: {first_line(error)}") from error
         return _types(self.root, inferred.graph)
 

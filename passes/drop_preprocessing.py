@@ -97,6 +97,14 @@ def _drop_normalisation(graph: gs.Graph, edit: Editor) -> None:
     noise = np.random.default_rng(0).random(shape, dtype=np.float32)
     probes = [np.zeros_like(noise), np.ones_like(noise), noise]
     inner = [neck for neck in necks if neck is not image]
+    others = flow(graph, [tensor for tensor in graph.inputs if tensor is not image], lambda node, found: is_shape(node))
+    for node in upstream(graph, inner, varying):
+        other = next((tensor for tensor in node.inputs if id(tensor) in others), None)
+        if other is not None:
+            raise edit.fail(
+                f"'{_name(node)}' ({node.op}) on the way into the network reads '{other.name}', which a caller may set;"
+                " put drop-initializer-inputs before it, or export without it"
+            )
     values = [edit.evaluate(inner, {image.name: probe}) if inner else [] for probe in probes]
     cut, fitted = (image if len(shape) == 4 else None), None
     for neck, results in zip(inner, zip(*values, strict=True), strict=True):

@@ -13,7 +13,8 @@ It does not fold
 4. sequences, optionals, and constants that are sparse or hold strings
 5. QuantizeLinear and DequantizeLinear: a quantized weight would become a float one
 6. an operator of another domain
-7. a value of more than `max_elements` elements that is larger than what it is computed from, such as Expand's
+7. a value of more than `max_elements` elements that is larger than what it is computed from, such as Expand's, but
+   for a shape
 8. a node that ONNX Runtime has no kernel for; the others are folded all the same
 9. the Shape of a tensor whose shape is not written down, or only in part
 """
@@ -172,7 +173,9 @@ class _Folding:
 
     def _too_large(self, node: gs.Node, sizes: Sequence[int]) -> bool:
         largest = max(sizes, default=0)
-        if largest <= max(self.max_elements, sum(self._size(tensor) for tensor in node.inputs if tensor.name)):
+        if is_op(node, "Shape") or largest <= max(
+            self.max_elements, sum(self._size(tensor) for tensor in node.inputs if tensor.name)
+        ):
             return False
         self._refuse(node, f"its value would have {largest} elements, more than {self.max_elements}")
         return True

@@ -18,6 +18,9 @@ It raises PassError when
 3. the batch is fixed already to another size
 4. `inputs` names no input, or no input has a leading dimension
 5. the name of the batch dimension is also that of another dimension of an input
+
+It only writes the note, and looks at no node, when
+1. it has frozen the model before: what it folded then can't be told from parameters any more
 """
 
 from __future__ import annotations
@@ -61,8 +64,9 @@ class FreezeBatch(GraphPass):
         is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
         if is_open:
             settle(edit, frozen=False)  # what is static now can't be taken for the number of rows
-        copy = Model.of(graph, edit.folder).graph()
-        self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
+        if is_open or json.loads(edit.metadata.get(BATCH_NOTE, "{}")).get("size") != self.size:
+            copy = Model.of(graph, edit.folder).graph()
+            self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
         if is_open:
             _freeze(batch, self.size)
             settle(edit, frozen=True)

@@ -220,7 +220,10 @@ def _input_dtype(node: gs.Node, key: str, index: int, old: Any, schema: OpSchema
 
 
 def _forget_shapes_behind(nodes: Iterable[gs.Node], graph: gs.Graph) -> None:
-    """Take types and shapes off everything computed from `nodes`; graph outputs keep what they promise."""
+    """Take types and shapes off everything computed from `nodes`; graph outputs keep what they promise.
+
+    Outputs of bodies keep their types: where value_info holds them too, nothing can be inferred of a Loop without.
+    """
     holders = {id(body): node for node in graphs.walk_nodes(graph) for body in graphs.subgraphs(node)}
     behind: dict[int, list[gs.Node]] = {}
     for inner in graphs.walk_graphs(graph):
@@ -232,7 +235,8 @@ def _forget_shapes_behind(nodes: Iterable[gs.Node], graph: gs.Graph) -> None:
     while pending:
         for tensor in pending.pop().outputs:
             if id(tensor) not in promised:
-                tensor.dtype = tensor.shape = None
+                tensor.shape = None
+                tensor.dtype = tensor.dtype if id(tensor) in behind else None
             for reader in (*tensor.outputs, *behind.get(id(tensor), ())):
                 if id(reader) not in seen:
                     seen.add(id(reader))

@@ -76,9 +76,9 @@ class Simplify(ModelPass):
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
         if edit.folder is not None and stored_outside(given):
             onnx.load_external_data_for_model(given, str(edit.folder))
-        skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(model) else [])]
         weights: list[TensorProto] = []
         for _ in range(MAX_ROUNDS):
+            skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(given) else [])]  # a Dropout goes in the first round
             done = simplifier.simplify(
                 given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
             )

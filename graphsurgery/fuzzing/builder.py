@@ -69,7 +69,8 @@ class Builder:
         """Return integers from -4 to 4 times `scale` (booleans, or integers from 0 to 4, for such a type)."""
         kind = np.dtype(dtype).kind
         low, high = {"b": (0, 2), "u": (0, 5)}.get(kind, (-4, 5))
-        return (self._values.integers(low, high, list(shape)) * (scale if kind == "f" else 1)).astype(dtype)
+        drawn = np.asarray(self._values.integers(low, high, list(shape)))  # of rank 0 it is a plain integer
+        return np.asarray(drawn * (scale if kind == "f" else 1), dtype)
 
     def input(self, shape: Sequence[int], dtype: Any = np.float32, *, scale: float = 1.0) -> str:
         """Add a graph input; return its name."""

@@ -185,9 +185,10 @@ def _reference(model: ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 def _outputs(judge: Callable[..., dict[str, np.ndarray]], case: Case) -> dict[str, np.ndarray] | None:
     try:
-        return judge(case.model, case.inputs)
+        found = judge(case.model, case.inputs)
     except Exception:  # whatever an evaluator says to a model that it can't run
         return None
+    return found if all(isinstance(value, np.ndarray) for value in found.values()) else None  # or a sequence
 
 
 def _collided(pass_: Pass, case: Case, build: Builder) -> Case:

@@ -122,11 +122,13 @@ def _constants(view: gs.Graph, origin: GraphOrigin | None) -> Iterable[gs.Consta
 
 
 def _export_value_info(view: gs.Graph, proto: GraphProto, origin: GraphOrigin | None) -> None:
-    done = {tensor.name for tensor in (*view.inputs, *view.outputs)}
+    ends = {tensor.name: tensor for tensor in (*view.inputs, *view.outputs)}
+    done = set(ends)
     current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
     for info in origin.proto.value_info if origin else ():
         if info.name in done:
-            if origin is not None and info.name in origin.interface:
+            listed_twice = origin is not None and info.name in origin.interface
+            if listed_twice and info.name in ends and _unchanged(ends[info.name]) is not None:
                 proto.value_info.append(info)
         elif info.name in current:
             if _has_type(current[info.name]):

@@ -1,6 +1,7 @@
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -8,15 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from graphsurgery import session
-from graphsurgery.errors import PassError
+from graphsurgery.errors import GraphSurgeryError, PassError
+from graphsurgery.fuzzing import Builder, Fuzzed, fuzz
+from graphsurgery.fuzzing.builder import Draw
 from graphsurgery.model import Model
 from graphsurgery.passes.drop_preprocessing import DropPreprocessing
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.rewrite import NORMALISATION_NOTE, Applied, apply_pass
-from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 WEIGHTS = "float[1, 3, 1, 1] w = {1, 2, 3}"
@@ -200,6 +205,13 @@ def test_fails_where_the_image_is_changed_in_another_way() -> None:
     nodes = "a = Sigmoid (image)  c = Unsqueeze (a, batch)  y = Conv (c, w)"
     with pytest.raises(PassError, match=r"no a \* x \+ b per channel"):
         apply_pass(DropPreprocessing(), Model(parse(front(nodes, constants=[BATCH, WEIGHTS]))))
+
+
+def test_fails_where_a_caller_may_set_the_normalisation() -> None:
+    constants = [MEAN, "float[1] std = {2}", BATCH, WEIGHTS]
+    text = front(f"{NORMALISE}  y = Conv (c, w)", "float[3, 8, 10] image, float[1] std", constants=constants)
+    with pytest.raises(PassError, match=r"'b' \(Div\) .* reads 'std', which a caller may set"):
+        apply_pass(DropPreprocessing(), Model(parse(text)))
 
 
 def test_fails_where_the_normalised_image_is_an_output() -> None:
@@ -498,3 +510,115 @@ def test_a_detector_without_masks_gives_the_boxes_of_its_network(
     applied = apply_pass(DropPreprocessing(), model)
     assert not applied.skips
     assert len(assert_same_detections(model, applied, images[0].numpy())["boxes"]) > 0
+
+
+# --- whatever is drawn ---
+
+SIZE = [1, 3, 4, 6]
+
+
+def any_front(build: Builder) -> list[str]:
+    """An image, arithmetic on it per channel and more that may or may not go, and a network."""
+    batch = build.chance(2)
+    x = build.input(SIZE if batch else SIZE[1:], scale=0.5)
+    image, ready = x, batch
+    for _ in range(build.integer(0, 4)):
+        op = build.choice(["Sub", "Div", "Mul", "Add", "Unsqueeze", "Resize", "Pad", "Gather", "Identity", "Sigmoid"])
+        op = build.choice([op, "Sub", "Div"])
+        if op in ("Sub", "Add", "Div", "Mul"):
+            shape = build.choice([[3, 1, 1], [3, 1, 1], [], [1], [1, 3, 1, 1] if ready else [1, 1, 1]])
+            value = build.values(shape)
+            if op in ("Div", "Mul"):
+                value = np.where(build.chance(6), -1, 1) * (np.abs(value) + 1) / 2
+            constant = build.constant(value.astype(np.float32), overridable=True)
+            swapped = build.chance(5) and op != "Div"
+            x = build.node(op, [constant, x] if swapped else [x, constant])
+        elif op == "Unsqueeze" and not ready:
+            x, ready = unsqueezed(build, x), True
+        elif op == "Pad" and ready and build.opset >= 11:
+            pads = [0] * 7 + [1 if build.chance(5) else 0]
+            x = build.node(op, [x, build.constant(np.array(pads))])
+        elif op == "Resize" and ready and build.opset >= 13:
+            sizes = [*SIZE[:3], SIZE[3] * (2 if build.chance(5) else 1)]
+            x = build.node(op, [x, "", "", build.constant(np.array(sizes))], mode=build.choice(["nearest", "linear"]))
+        elif op == "Gather":
+            x = build.node(op, [x, build.constant(np.array([2, 1, 0]))], axis=1 if ready else 0)
+        elif op == "Identity" or build.chance(4):
+            x = build.node(op if op == "Sigmoid" else "Identity", [x])
+    x = x if ready else unsqueezed(build, x)
+    y = build.node("Conv", [x, build.weight([2, 3, 1, 1])])
+    if build.chance(3):
+        y = build.node("Mul", [y, build.node("Cast", [build.node("Size", [build.choice([image, x])])], to=1)])
+    return [y]
+
+
+def unsqueezed(build: Builder, x: str) -> str:
+    if build.opset < 13:
+        return str(build.node("Unsqueeze", [x], axes=[0]))
+    return str(build.node("Unsqueeze", [x, build.constant(np.array([0]))]))
+
+
+def normalises_as_it_notes(draw: Draw) -> str:
+    """Draw a model; where the pass takes its start away, assert that its note makes up for it."""
+    _, case = Fuzzed(DropPreprocessing(), any_front).draw(draw)
+    if case is None:
+        return "no valid model"
+    try:
+        expected = session.run(case.model, case.inputs)
+    except GraphSurgeryError:
+        return "no valid model"
+    try:
+        applied = apply_pass(DropPreprocessing(), Model(case.model))
+    except PassError as error:
+        if error.__cause__ is not None:  # the pass did not say so itself: it crashed
+            raise AssertionError(f"{error}\n{case}") from error
+        return "stopped"
+    story = f"{case}\n--- after\n{onnx.printer.to_text(applied.model.proto)}"
+    onnx.checker.check_model(applied.model.proto, full_check=True)
+    assert apply_pass(DropPreprocessing(), applied.model).model.fingerprint == applied.model.fingerprint, story
+    inputs = {info.name: list(info.type.tensor_type.shape.dim) for info in applied.model.proto.graph.input}
+    given = {name: value for name, value in case.inputs.items() if name in inputs}
+    new = [name for name in inputs if name not in case.inputs and len(inputs[name]) == 4]
+    if new:
+        (image,) = (value for value in case.inputs.values() if list(value.shape[-3:]) == SIZE[1:])
+        mean, std = (np.array(note(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
+        given[new[0]] = ((image - mean) / std).reshape(SIZE)
+    try:
+        assert_same_values(expected, session.run(applied.model.proto, given), relative=1e-4)
+    except (AssertionError, GraphSurgeryError) as error:
+        raise AssertionError(f"{error}\n{story}") from error
+    return "dropped" if new else "refused"
+
+
+def test_any_start_that_goes_is_made_up_for_by_its_note() -> None:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def explore(data: st.DataObject) -> None:
+        outcomes[normalises_as_it_notes(lambda low, high: data.draw(st.integers(low, high)))] += 1
+
+    explore()
+    assert outcomes["dropped"] > 5, outcomes
+
+
+@fuzz(DropPreprocessing())
+def test_any_end_that_goes_changed_nothing(build: Builder) -> list[str]:
+    columns = 4
+    rows = build.integer(0, 5)
+    x = build.node("Relu", [build.input([rows, columns])])
+    outputs = [x] if build.chance(8) else []
+    for _ in range(build.integer(1, 2)):
+        scale = [1.0] if not build.chance(4) else build.choice([[2.0], [1.0, 1.0, 2.0, 2.0], [0.5]])
+        op = build.choice(["Mul", "Div"])
+        if build.chance(2) and build.opset >= 13:
+            parts = build.node("Split", [x, build.constant(np.array([1] * columns))], outputs=columns, axis=1)
+            if build.chance(8):
+                parts[0], parts[1] = parts[1], parts[0]
+            scaled = [build.node(op, [part, build.constant(np.float32(scale[-1:]))]) for part in parts]
+            x = build.node("Concat", scaled, axis=1)
+        else:
+            shape = build.choice([[1], [1, 4]])
+            scale_of = np.broadcast_to(np.float32(scale), shape if len(scale) == 1 else [1, 4])
+            x = build.node(op, [x, build.constant(np.ascontiguousarray(scale_of))])
+    return [x, *outputs]

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from graphsurgery import session
+from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.model import Model
 from graphsurgery.passes.fold_constants import FoldConstants
 from graphsurgery.rewrite import apply_pass
@@ -222,6 +224,21 @@ def test_a_weight_above_the_limit_is_transposed_since_it_does_not_grow() -> None
     )
 
 
+def test_a_shape_is_never_too_large() -> None:
+    assert_rewrites(
+        FoldConstants(max_elements=1),
+        f"""
+        {HEAD}
+        g (float x) => (float[2] y) <float[0] w = {{}}> {{
+            a = NonZero (w)
+            b = Shape (a)
+            c = Cast <to = 1> (b)
+            y = Add (x, c)
+        }}""",
+        f"{HEAD} g (float x) => (float[2] y) <float[2] c = {{1, 0}}> {{ y = Add (x, c) }}",
+    )
+
+
 def test_a_node_that_onnx_runtime_has_no_kernel_for_does_not_keep_the_others() -> None:
     text = f"""
     {HEAD}
@@ -287,3 +304,98 @@ def test_a_thousand_folded_nodes_cost_one_session(monkeypatch: pytest.MonkeyPatc
 def test_refuses_a_limit_below_one() -> None:
     with pytest.raises(ValueError, match="max_elements"):
         FoldConstants(0)
+
+
+UNARY = ["Neg", "Abs", "Relu", "Identity", "Sign", "Floor"]
+RANKED = ["Gather", "Concat", "TopK", "NonZero"]
+MORE = ["Transpose", "Reshape", "Unsqueeze", "Cast", "Shape", "Size", "Expand", "ConstantOfShape", "Clip", "Split"]
+REFUSED = ["RandomUniformLike", "QuantizeLinear"]
+
+
+def any_step(build: Builder, x: str, shape: list[int], dtype: np.dtype[Any]) -> tuple[str, list[int]]:
+    """Add nodes that compute something from `x` alone; return its name and shape."""
+    op = build.choice([build.choice(UNARY), build.choice(MORE), build.choice([*MORE, *(RANKED if shape else [])])])
+    if build.chance(12):
+        op = build.choice(REFUSED)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+
+    def typed(name: str) -> str:
+        return build.node("Cast", [name], to=kind)
+
+    if op == "Transpose":
+        return build.node(op, [x], perm=build.choice([None, [*range(len(shape))][::-1] or None])), shape[::-1]
+    if op == "Reshape":
+        return build.node(op, [x, build.constant(np.array([int(np.prod(shape))]))]), [int(np.prod(shape))]
+    if op == "Unsqueeze":
+        if build.opset < 13:
+            return build.node(op, [x], axes=[0]), [1, *shape]
+        return build.node(op, [x, build.constant(np.array([0]))]), [1, *shape]
+    if op == "Cast":
+        other = build.choice([np.float32, np.float64, np.int32, np.bool_])
+        return typed(build.node(op, [x], to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(other)))), shape
+    if op == "Shape":
+        start, end = (build.choice([None, None, 0, 1, -1]) if build.opset >= 15 else None for _ in range(2))
+        return typed(build.node(op, [x], start=start, end=end)), [len(shape[slice(start, end)])]
+    if op == "Size":
+        return typed(build.node(op, [x])), []
+    if op == "Expand":
+        return build.node(op, [x, build.constant(np.array([2, *shape]))]), [2, *shape]
+    if op == "ConstantOfShape":
+        value = onnx.numpy_helper.from_array(np.array([3], dtype))
+        return build.node(op, [build.node("Shape", [x])], value=value), shape
+    if op == "Clip":
+        if build.opset < 11:
+            return build.node(op, [x], max=2.0), shape
+        return build.node(op, [x, "", build.constant(np.array(2, dtype))]), shape
+    if op == "Split":
+        axis = next((axis for axis, size in enumerate(shape) if size % 2 == 0), None)
+        if axis is None or build.opset < 13:
+            return x, shape
+        half = [size // 2 if place == axis else size for place, size in enumerate(shape)]
+        sizes = build.constant(np.array([half[axis]] * 2))
+        return build.choice(build.node(op, [x, sizes], outputs=2, axis=axis)), half
+    if op == "Gather":
+        if not shape[0]:
+            return x, shape
+        return build.node(op, [x, build.constant(np.array(0))], axis=build.choice([0, None])), shape[1:]
+    if op == "Concat":
+        return build.node(op, [x, x], axis=0), [2 * shape[0], *shape[1:]]
+    if op == "TopK":
+        if not shape[-1]:
+            return x, shape
+        k = {"k": 1} if build.opset < 10 else {}
+        values, indices = build.node(op, [x] if k else [x, build.constant(np.array([1]))], outputs=2, **k)
+        return build.choice([values, typed(indices)]), [*shape[:-1], 1]
+    if op == "NonZero":
+        return build.node("ReduceSum", [typed(build.node(op, [x]))], keepdims=0), []
+    if op == "RandomUniformLike":
+        return build.node(op, [x], low=2.0, high=2.0), shape
+    if op == "QuantizeLinear" and build.opset >= 10 and dtype == np.float32:
+        scale, zero = build.constant(np.array(0.5, dtype)), build.constant(np.array(0, np.int8))
+        return build.node("DequantizeLinear", [build.node(op, [x, scale, zero]), scale, zero]), shape
+    return build.node(op if op in UNARY else "Neg", [x]), shape
+
+
+@fuzz(lambda build: FoldConstants(build.choice([2**20, 2**20, 1, 6])))
+def test_any_constant_folds_to_its_value(build: Builder) -> list[str]:
+    dtype = build.dtype()
+    shape = build.shape(rank=(1, 3), sizes=(0, 4))
+    x, single = build.input(shape, dtype), build.input([1], dtype)
+    drawn = [(x, shape)]
+    for _ in range(build.integer(1, 2)):
+        weight = build.shape(rank=(0, 3), sizes=(build.choice([1, 0]), 4))
+        drawn.append((build.weight(weight, dtype), weight))
+    if build.opset >= 12:
+        value = build.choice([{"value_floats": [1.0, 2.0]}, {"value_float": 3.0}, {"value_ints": [4, -5]}])
+        name = build.node("Cast", [build.node("Constant", [], **value)], to=onnx.helper.np_dtype_to_tensor_dtype(dtype))
+        drawn.append((name, [] if "value_float" in value else [2]))
+    for _ in range(build.integer(1, 6)):
+        name, known = build.choice(drawn[1:] if build.chance(2) else drawn[-2:])
+        drawn.append(any_step(build, name, known, dtype))
+        if build.chance(3):
+            name, known = drawn[-1]
+            other = build.choice([name, *(other for other, size in drawn if size in ([], known))])
+            drawn.append((build.node(build.choice(["Add", "Mul", "Sub"]), [name, other]), known))
+    last, *read = {drawn[-1][0]: None, **{name: None for name, _ in drawn[1:] if build.chance(3)}}
+    constants = [name for name in read if name.startswith("t")]
+    return [build.node("Mul", [single, name]) for name in (last, *read)] + constants[:1]

@@ -9,6 +9,7 @@ import pytest
 from graphsurgery import graph as graphs
 from graphsurgery import session
 from graphsurgery.errors import PassError
+from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.model import Model
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.rewrite import apply_pass
@@ -417,3 +418,121 @@ def test_freezes_what_torch_exports_with_dynamic_axes(tmp_path: Any) -> None:
         assert shapes(after)[name] == list(value.shape)
     again = apply_pass(FreezeShapes(batch=3, height=40, width=56, strict=True), after).model
     assert again.fingerprint == after.fingerprint
+
+
+IMAGE = [2, 3, 4, 6]
+
+
+def any_freezing(build: Builder) -> FreezeShapes:
+    """Draw options for a model whose first input, x0, is an image of that size, with some dimensions named."""
+    strict = build.chance(6)
+    if build.chance(2):
+        return FreezeShapes(inputs={"x0": IMAGE}, strict=strict)
+    if build.chance(2):
+        names = [axis for axis in range(4) if not build.chance(4)]
+        return FreezeShapes(dims={f"x0_{axis}": IMAGE[axis] for axis in names}, strict=strict)
+    batch, _, height, width = (None if build.chance(4) else size for size in IMAGE)
+    return FreezeShapes(batch, height, width, strict=strict)
+
+
+def any_arithmetic(build: Builder, drawn: list[tuple[str, np.ndarray]]) -> tuple[str, np.ndarray]:
+    """Add nodes that compute something from one of `drawn` or from two; return its name and value."""
+    name, value = build.choice(drawn)
+    number = build.integer(1, 3)
+    many = value.ndim == 1 and len(value) > 0
+    op = build.choice(
+        ["Gather", "Slice", "Concat", "Squeeze", "ReduceProd", "Mul", "Where", "Div"] if many else ["Mul"]
+    )
+    if value.ndim == 0:
+        op = build.choice(["Unsqueeze", "Add", "Mul", "Floor", "Div", "Sub", "Max", "Range", "Unsqueeze"])
+    if op == "Gather":
+        at = build.integer(-len(value), len(value) - 1)
+        index = np.array(build.choice([at, [at]]))
+        return build.node(op, [name, build.constant(index)], axis=build.choice([0, None])), value[index]
+    if op == "Slice":
+        start, end = build.integer(0, len(value)), build.choice([1, 2, -1, 2**31 - 1])
+        if build.opset < 10:
+            return build.node(op, [name], starts=[start], ends=[end]), value[start:end]
+        bounds = [build.constant(np.array([number])) for number in (start, end, 0)]
+        return build.node(op, [name, *bounds]), value[start:end]
+    if op == "Concat":
+        more, others = build.choice([pair for pair in drawn if pair[1].ndim == 1])
+        return build.node(op, [name, more], axis=0), np.concatenate([value, others])
+    if op in ("Squeeze", "Unsqueeze"):
+        if op == "Squeeze" and len(value) != 1:
+            return name, value
+        moved = value.reshape([1] if op == "Unsqueeze" else [])
+        if build.opset < 13:
+            return build.node(op, [name], axes=[0]), moved
+        return build.node(op, [name, build.constant(np.array([0]))]), moved
+    if op == "ReduceProd":
+        keepdims = build.choice([0, 1])
+        return build.node(op, [name], keepdims=keepdims), np.prod(value, keepdims=bool(keepdims))
+    if op == "Range":
+        if build.opset < 11 or value > 20:
+            return name, value
+        start, step = build.constant(np.array(0)), build.constant(np.array(number))
+        return build.node(op, [start, name, step]), np.arange(0, value, number)
+    if op == "Floor":
+        as_float = build.node("Cast", [name], to=1)
+        part = build.node("Mul", [as_float, build.constant(np.array(number / 4, np.float32))])
+        return build.node("Cast", [build.node(op, [part])], to=7), np.floor(value * number / 4).astype(np.int64)
+    if op == "Where":
+        if build.opset < 11:
+            return name, value
+        same = build.node("Equal", [name, build.constant(np.array([IMAGE[number]]))])
+        return build.node(op, [same, build.constant(np.array([1])), name]), np.where(value == IMAGE[number], 1, value)
+    if op == "Max" and build.opset < 12:
+        return name, value
+    computed = {"Add": value + number, "Sub": value - number, "Mul": value * number, "Max": np.maximum(value, number)}
+    # both round towards zero
+    computed["Div"] = np.trunc(value / number).astype(np.int64)
+    return build.node(op, [name, build.constant(np.array(number))]), computed[op]
+
+
+@fuzz(any_freezing)
+def test_any_arithmetic_on_shapes_gives_the_same(build: Builder) -> list[str]:
+    x, shape = build.input(IMAGE), IMAGE
+    front = build.choice(["Relu", "MaxPool", "Transpose", "Conv", ""])
+    y = x
+    if front == "MaxPool":
+        y, shape = build.node(front, [x], kernel_shape=[2, 2], strides=[2, 2]), [2, 3, 2, 3]
+    elif front == "Transpose":
+        y, shape = build.node(front, [x], perm=[0, 2, 3, 1]), [2, 4, 6, 3]
+    elif front == "Conv":
+        y, shape = build.node(front, [x, build.weight([5, 3, 3, 3])], strides=[1, 2]), [2, 5, 2, 2]
+    elif front:
+        y = build.node(front, [x])
+    start, end = (build.choice([None, None, 1, 2, -1]) if build.opset >= 15 else None for _ in range(2))
+    drawn = [(build.node("Shape", [y], start=start, end=end), np.array(shape[slice(start, end)], np.int64))]
+    if build.chance(3):
+        drawn.append((build.node("Shape", [x]), np.array(IMAGE)))
+    if build.chance(4):
+        drawn.append((build.node("Size", [y]), np.array(np.prod(shape))))
+    for _ in range(build.integer(1, 7)):
+        drawn.append(any_arithmetic(build, drawn[-3:] if build.chance(2) else drawn))
+    outputs = [drawn[-1][0]] if build.chance(3) else []
+    lists = [(name, value) for name, value in drawn if value.ndim == 1 and (value > 0).all() and len(value)]
+    for name, value in lists[::-1][: build.integer(1, 2)]:
+        uses = ["ConstantOfShape", "Expand"] if np.prod(value) <= 500 else []
+        uses += ["Reshape"] if np.prod(shape) % np.prod(value) == 0 else []
+        uses += ["Slice"] if len(value) == 1 and build.opset >= 10 else []
+        uses += ["Resize"] if len(value) == 2 and build.opset >= 11 and max(value) <= 20 else []
+        use = build.choice(uses) if uses else ""
+        if use == "ConstantOfShape":
+            outputs.append(build.node(use, [name]))
+        elif use == "Expand":
+            outputs.append(build.node(use, [build.weight([1]), name]))
+        elif use == "Reshape":
+            rest = build.constant(np.array([-1]))
+            outputs.append(build.node(use, [y, build.node("Concat", [name, rest], axis=0)]))
+        elif use == "Slice":
+            axis = build.constant(np.array([build.integer(0, 3)]))
+            outputs.append(build.node(use, [y, build.constant(np.array([0])), name, axis]))
+        elif use == "Resize":
+            bounds = [build.constant(np.array([number])) for number in (0, 2, 0)]
+            whole = build.node("Slice", [build.node("Shape", [y]), *bounds])
+            sizes = build.node("Concat", [whole, name], axis=0)
+            none = "" if build.opset >= 13 else build.constant(np.zeros(0, np.float32))
+            outputs.append(build.node(use, [y, none, none, sizes], mode="nearest"))
+    return outputs or [drawn[-1][0], y] if y != x else outputs or [drawn[-1][0]]

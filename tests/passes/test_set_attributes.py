@@ -1,16 +1,23 @@
+import copy
+import fnmatch
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from graphsurgery import session
-from graphsurgery.errors import PassError
-from graphsurgery.model import Model
+from graphsurgery.errors import GraphSurgeryError, PassError
+from graphsurgery.fuzzing import Builder, Fuzzed
+from graphsurgery.fuzzing.builder import Draw
+from graphsurgery.model import Model, bodies, walk_protos
 from graphsurgery.passes.set_attributes import SetAttributes
 from graphsurgery.rewrite import Applied, apply_pass
-from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "my": 1]>'
 
@@ -92,6 +99,25 @@ def test_a_pattern_and_an_operator_choose_the_nodes_inside_bodies_too() -> None:
         }}"""
 
     assert_rewrites(SetAttributes("soft*", "Softmax", set={"axis": 0}), body(1), body(0), outputs_agree=False)
+
+
+def test_the_outputs_of_a_loop_body_keep_their_types() -> None:
+    def loop(alpha: float) -> onnx.ModelProto:
+        text = f"""
+        {HEAD}
+        g (float[2] x) => (float[N, 2] y) <int64 n = {{2}}> {{
+            [loop] y = Loop (n, n) <body = b (int64 i, bool c) => (bool d, float[2] e) {{
+                [same] d = Identity (c)
+                [act] e = Elu <alpha = {alpha}> (x)
+            }}>
+        }}"""
+        model = parse(text)
+        model.graph.node[0].input[1] = ""  # which the parser takes for no input at all
+        body = model.graph.node[0].attribute[0].g
+        body.value_info.append(body.output[1])
+        return model
+
+    assert_rewrites(SetAttributes("act", set={"alpha": 2.0}), loop(1.0), loop(2.0), outputs_agree=False)
 
 
 def test_a_name_that_is_also_a_pattern_means_itself() -> None:
@@ -187,3 +213,135 @@ def test_its_options_are_read_from_a_recipe_as_they_stand() -> None:
     assert [type(value) for value in read.set.values()] == [int, float, str, list, list]
     with pytest.raises(ValidationError):
         TypeAdapter(SetAttributes).validate_json('{"nodes": "a", "set": {"i": {"x": 1}}}', strict=True)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"op": "LeakyRelu", "set": {"alpha": 0.3}},
+    {"op": "LeakyRelu", "set": {"alpha": 1}},
+    {"op": "LeakyRelu", "delete": ("alpha",)},
+    {"op": "Softmax", "set": {"axis": 0}},
+    {"op": "Softmax", "delete": ("axis",)},
+    {"op": "MaxPool", "set": {"strides": [2, 1], "auto_pad": "SAME_UPPER"}, "delete": ("pads",)},
+    {"op": "MaxPool", "set": {"kernel_shape": [1, 2], "pads": [0, 0, 0, 1]}},
+    {"op": "MaxPool", "delete": ("strides", "pads")},
+    {"op": "Transpose", "set": {"perm": [1, 0, 3, 2]}},
+    {"op": "Concat", "set": {"axis": 2}},
+    {"op": "Add", "constants": {"1": 2.5}},
+    {"op": "Add", "constants": {"B": 0}},
+    {"op": "Reshape", "constants": {"shape": [1, -1]}},
+]
+
+
+def any_layers(build: Builder, wanted: str) -> list[str]:
+    x = build.input([2, 2, build.integer(2, 4), build.integer(2, 4)])
+    made = [x]
+    more = [build.choice(["LeakyRelu", "Softmax", "Transpose", "Concat", "Add"]) for _ in range(build.integer(0, 3))]
+    for op in [*more[1:], wanted, *more[:1]]:
+        read = build.choice(made[-2:])
+        if op == "LeakyRelu":
+            made.append(build.node(op, [read], alpha=build.choice([None, 0.3, 0.5])))
+        elif op == "Softmax":
+            made.append(build.node(op, [read], axis=build.choice([None, 0, 1])))
+        elif op == "MaxPool":
+            strides, pads = build.choice([None, [1, 1], [2, 1]]), build.choice([None, [0, 0, 0, 1], [1, 0, 0, 0]])
+            made.append(build.node(op, [read], kernel_shape=[1 + bool(pads), 2], strides=strides, pads=pads))
+        elif op == "Transpose":
+            made.append(build.node(op, [read], perm=build.choice([None, [0, 1, 2, 3], [1, 0, 3, 2]])))
+        elif op == "Concat":
+            made.append(build.node(op, [read, read], axis=build.integer(0, 3)))
+        elif op == "Add":
+            shape = build.choice([[1], [1, 1, 1], []])
+            other = build.choice([build.weight(shape), build.constant(build.values(shape)), read])
+            made.append(build.node(op, [read, other]))
+        else:
+            made.append(build.node(op, [read, build.constant(np.array([0, 0, -1, 1]))]))
+    return made[1:][-2:]
+
+
+def edited(model: onnx.ModelProto, pass_: SetAttributes) -> onnx.ModelProto:
+    """Return what `pass_` is to make of a model, edited by plain means: a constant input becomes a Constant node."""
+    model = copy.deepcopy(model)
+    graphs = [model.graph, *(body for node in walk_protos(model.graph) for body in bodies(node))]
+    defaults = {info.name for info in model.graph.input}
+    held = {t.name: list(t.dims) for graph in graphs for t in graph.initializer if t.name not in defaults}
+    held |= {n.output[0]: list(n.attribute[0].t.dims) for n in walk_protos(model.graph) if n.op_type == "Constant"}
+    for graph in graphs:
+        del graph.value_info[:]
+        for place, node in reversed(list(enumerate(graph.node))):
+            if pass_.op != node.op_type or not fnmatch.fnmatchcase(node.name, pass_.nodes):
+                continue
+            schema = onnx.defs.get_schema(node.op_type, model.opset_import[0].version, "")
+            kept = [a for a in node.attribute if a.name not in pass_.delete and a.name not in pass_.set]
+            written = [
+                onnx.helper.make_attribute(
+                    name, float(value) if schema.attributes[name].type == onnx.defs.OpSchema.AttrType.FLOAT else value
+                )
+                for name, value in pass_.set.items()
+            ]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *written])
+            for value in pass_.constants.values():
+                shape = held.get(node.input[1], [])
+                dtype = np.int64 if node.op_type == "Reshape" else np.float32
+                array = np.array(value, dtype) if isinstance(value, list) else np.full(shape, value, dtype)
+                made = onnx.helper.make_node("Constant", [], [f"{node.output[0]}_set"])
+                made.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(
+                    onnx.numpy_helper.from_array(array)
+                )
+                node.input[1] = made.output[0]
+                graph.node.insert(place, made)
+    return model
+
+
+def lines(model: onnx.ModelProto, inputs: bool) -> set[str]:
+    """Return every node but Constants as a line, `inputs` without the second one and further ones or with them."""
+    found = set()
+    for node in walk_protos(model.graph):
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.HasField("g")}
+        if node.op_type != "Constant":
+            read = list(node.input if inputs else node.input[:1])
+            found.add(f"{node.name} {node.op_type} {read} {list(node.output)} {sorted(attributes.items())}")
+    return found
+
+
+def does_what_it_says(draw: Draw) -> str:
+    """Draw a model and a change; assert that the pass makes that change and no other."""
+
+    change = CHANGES[draw(0, len(CHANGES) - 1)]
+    pass_ = SetAttributes(["*", "t*", "t?_node*"][draw(0, 2)], **change)
+    _, case = Fuzzed(pass_, lambda build: any_layers(build, change["op"])).draw(draw)
+    if case is None:
+        return "no valid model"
+    try:
+        after = apply_pass(pass_, Model(case.model)).model
+    except PassError as error:
+        if error.__cause__ is not None:  # the pass did not say so itself: it crashed
+            raise AssertionError(f"{error}\n{case}") from error
+        return "stopped"
+    plain = edited(case.model, pass_)
+    story = f"{pass_}\n{case}\n--- after\n{onnx.printer.to_text(after.proto)}"
+    assert lines(after.proto, not pass_.constants) <= lines(plain, not pass_.constants), story
+    assert apply_pass(pass_, after).model.fingerprint == after.fingerprint, story
+    try:
+        onnx.checker.check_model(plain, full_check=True)
+        expected = session.run(plain, case.inputs)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, GraphSurgeryError):
+        return "not comparable"
+    onnx.checker.check_model(after.proto, full_check=True)
+    try:
+        assert_same_values(expected, session.run(after.proto, case.inputs))
+    except (AssertionError, GraphSurgeryError) as error:
+        raise AssertionError(f"{error}\n{story}") from error
+    return "changed" if lines(after.proto, True) - lines(case.model, True) else "as it was"
+
+
+def test_any_change_is_made_and_no_other() -> None:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def explore(data: st.DataObject) -> None:
+        outcomes[does_what_it_says(lambda low, high: data.draw(st.integers(low, high)))] += 1
+
+    explore()
+    assert outcomes["changed"] > 5, outcomes

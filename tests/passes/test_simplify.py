@@ -13,6 +13,7 @@ import pytest
 
 from graphsurgery import session, simplifier
 from graphsurgery.errors import PassError
+from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.model import Model
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.rewrite import Applied, apply_pass
@@ -277,6 +278,21 @@ def test_the_process_ends_with_the_one_that_started_it(end: str) -> None:
     assert soon(gone)
 
 
+def test_equal_nodes_beside_a_dropout_that_goes_are_merged_in_the_first_run() -> None:
+    text = """
+        <ir_version: 6, opset_import: ["": 11]>
+        g (float[2] x) => (float[2] y) {
+            a = Relu (x)
+            b = Exp (a)
+            c = Exp (a)
+            d = Sub (b, c)
+            y = Dropout (d)
+        }"""
+    once = apply_pass(Simplify(), Model(parse(text))).model
+    assert [node.op_type for node in once.proto.graph.node] == ["Relu", "Exp", "Sub"]
+    assert apply_pass(Simplify(), once).model.fingerprint == once.fingerprint
+
+
 def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> None:
     code = (
         "import os, sys, types; m = types.ModuleType('onnxsim'); m.__version__ = '0';"
@@ -300,3 +316,54 @@ def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> N
 def test_refuses_a_limit_of_zero(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         Simplify(**{option: 0})
+
+
+def any_layer(build: Builder, x: str, shape: list[int]) -> tuple[str, list[int]]:
+    """Add what onnxsim likes to rewrite behind `x`, which is of rank 4; return its name and shape."""
+    batch, channels, height, width = shape
+    kind = build.choice(["Conv", "BatchNormalization", "Idle", "Transpose", "Reshape", "Pad", "Concat", "Twice", "Mul"])
+    if kind == "Conv":
+        weights = [build.weight([2, channels, 1, 1])] + ([build.weight([2])] if build.chance(2) else [])
+        x = build.node("Conv", [x, *weights])
+        shape = [batch, 2, height, width]
+        if build.chance(2):
+            kind, channels = "BatchNormalization", 2
+    if kind == "BatchNormalization":
+        statistics = [build.weight([channels]), build.weight([channels]), build.weight([channels])]
+        variance = build.constant(np.abs(build.values([channels])) + 1)
+        return build.node(kind, [x, *statistics, variance], epsilon=build.choice([None, 1.0])), shape
+    if kind == "Idle":
+        op = build.choice(["Identity", "Dropout", "Cast", "Relu"])
+        return build.node(op, [x], to=1 if op == "Cast" else None), shape
+    if kind == "Transpose":
+        first, second = (build.choice([[0, 2, 3, 1], [0, 3, 1, 2], [3, 2, 1, 0]]) for _ in range(2))
+        x = build.node(kind, [build.node(kind, [x], perm=first)], perm=second)
+        return x, [[shape[axis] for axis in first][axis] for axis in second]
+    if kind == "Reshape":
+        size = build.node("Gather", [build.node("Shape", [x]), build.constant(np.array([build.integer(0, 1)]))], axis=0)
+        flat = build.node("Concat", [size, build.constant(np.array([-1]))], axis=0)
+        return build.node(kind, [build.node(kind, [x, flat]), build.constant(np.array(shape))]), shape
+    if kind == "Pad":
+        pads = [0, 0, build.integer(0, 1), 0, 0, 0, 0, build.integer(0, 1)]
+        if build.opset < 11:
+            x = build.node(kind, [x], pads=pads)
+        else:
+            x = build.node(kind, [x, build.constant(np.array(pads))])
+        return x, [batch, channels, height + pads[2], width + pads[7]]
+    if kind == "Concat":
+        return build.node(kind, [x, build.node("Neg", [x])], axis=1), [batch, 2 * channels, height, width]
+    if kind == "Twice":
+        return build.node(
+            build.choice(["Add", "Mul", "Sub"]), [build.node("Relu", [x]), build.node("Relu", [x])]
+        ), shape
+    factor = build.node("Add", [build.weight([1]), build.constant(np.float32([2]))])
+    return build.node("Mul", [x, factor]), shape
+
+
+@fuzz(Simplify(), examples=15)
+def test_any_network_computes_the_same(build: Builder) -> list[str]:
+    shape = [build.integer(1, 2), build.integer(1, 3), build.integer(1, 4), build.integer(1, 4)]
+    x = build.input(shape)
+    for _ in range(build.integer(1, 5)):
+        x, shape = any_layer(build, x, shape)
+    return [x]
