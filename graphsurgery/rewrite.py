@@ -161,12 +161,12 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, li
             view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
         else:
             view = model.graph() if view is None else view
-            graphs.drop_unused(view)  # what nothing needs must keep no pass from what it does
             edit = Editor(view, pass_.name, model.folder)
             if isinstance(pass_, GraphPass):
                 pass_.rewrite(view, edit)
                 graphs.drop_unused(view)
             elif isinstance(pass_, NodePass):
+                graphs.drop_unused(view)  # a reader that nothing needs must keep no node from being rewritten
                 _sweep(pass_, view, edit)
             else:
                 raise edit.fail("it is no NodePass, GraphPass or ModelPass")
