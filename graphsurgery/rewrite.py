@@ -197,14 +197,15 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
 
 
 def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
-    nodes = sum(1 for _ in graphs.walk_nodes(view))
+    inner = list(graphs.walk_graphs(view))
+    nodes = sum(len(graph.nodes) for graph in inner)
     sweeps = 0
     while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
         sweeps += 1
         before = edit.edits
         edit.skips.clear()
         edit.forget_inferred()
-        for graph in list(graphs.walk_graphs(view)):
+        for graph in inner:
             edit.graph = graph
             for node in list(graph.nodes):
                 if node.outputs:
@@ -214,4 +215,5 @@ def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
             return
         edit.place = ""
         graphs.drop_unused(view)
+        inner = list(graphs.walk_graphs(view))
     raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
