@@ -16,7 +16,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
 from graphsurgery.debugging.divergence import Bisection, Divergence
-from graphsurgery.debugging.stepping import Outline, Steps
+from graphsurgery.debugging.outline import Outline
+from graphsurgery.debugging.stepping import Steps
 from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import InputError
 from graphsurgery.model import Model

@@ -26,7 +26,8 @@ from graphsurgery.capture import Capture, Sample
 from graphsurgery.capture import exists as is_capture
 from graphsurgery.debugging.divergence import Bisection, Divergence, difference, gap
 from graphsurgery.debugging.levels import Level, enter
-from graphsurgery.debugging.stepping import Array, Failure, Outline, Steps, Value, Values
+from graphsurgery.debugging.outline import Array, Outline, Value, Values
+from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.equivalence import TensorReport, Tolerances
 from graphsurgery.errors import InputError
 from graphsurgery.manifest import describe_part

@@ -9,7 +9,8 @@ from typing import Literal
 
 from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.divergence import Bisection, difference
-from graphsurgery.debugging.stepping import Array, Outline, Steps, Values
+from graphsurgery.debugging.outline import Array, Outline, Values
+from graphsurgery.debugging.stepping import Steps
 from graphsurgery.equivalence import TensorReport, Tolerances
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
 from graphsurgery.model import Model

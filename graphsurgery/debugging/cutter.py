@@ -11,7 +11,8 @@ import numpy as np
 from onnx import GraphProto, ValueInfoProto, helper
 
 from graphsurgery.debugging.breaks import Break, judge
-from graphsurgery.debugging.stepping import Failure, Outline, Steps, Value, Values, constant_of, typed
+from graphsurgery.debugging.outline import Outline, Value, Values, constant_of, typed
+from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.editor import Editor
 from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError

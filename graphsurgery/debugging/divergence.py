@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.debugging.levels import Level
-from graphsurgery.debugging.stepping import Array, Failure, Value
+from graphsurgery.debugging.outline import Array, Value
+from graphsurgery.debugging.stepping import Failure
 from graphsurgery.equivalence import TensorReport, Tolerances, compare
 
 _CHUNK = 1 << 16  # elements at a time: they stay in the processor's cache

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
-from graphsurgery.debugging.stepping import Outline, Value, Values, captured, plain, typed
+from graphsurgery.debugging.outline import Outline, Value, Values, captured, plain, typed
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.model import Model

@@ -26,7 +26,7 @@ from graphsurgery.debugging.bisect import read_samples
 from graphsurgery.debugging.breaks import Break, break_whole
 from graphsurgery.debugging.cutter import Cutter, Piece
 from graphsurgery.debugging.divergence import Bisection
-from graphsurgery.debugging.stepping import Array, Outline, Values
+from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.editor import Editor
 from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import GraphSurgeryError, ModelError
