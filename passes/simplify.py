@@ -15,12 +15,16 @@ It leaves the model as it is when
 3. it holds quantization annotations, which onnxsim drops
 4. ONNX Runtime, with which onnxsim evaluates constants, does not know the operator set or the IR version
 
+onnxsim calls what it makes _v_1, _v_2 and so on, also in a body where a graph around it has such a name already; where
+there are bodies, such names are changed before each run.
+
 Equal nodes are not merged where the model draws random numbers: two draws would become one. An If with a constant
 condition stays where onnxsim fails to take it out.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import onnx
@@ -29,7 +33,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from graphsurgery import graph as graphs
 from graphsurgery import simplifier
 from graphsurgery.graph import RANDOM_OPS
-from graphsurgery.model import Model, stored_outside, walk_protos
+from graphsurgery.model import Model, bodies, stored_outside, walk_protos
 from graphsurgery.rewrite import Editor, ModelPass
 
 # Dropout draws too, in training mode
@@ -38,6 +42,7 @@ FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not b
 MAX_ROUNDS = 6
 # An initializer above this size is no shape, and no scalar that a rewrite would look at.
 WEIGHT_BYTES = 1 << 16
+OWN_NAME = re.compile(r"_v_\d+")
 MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 
@@ -77,6 +82,9 @@ class Simplify(ModelPass):
         if edit.folder is not None and stored_outside(given):
             onnx.load_external_data_for_model(given, str(edit.folder))
         weights: list[TensorProto] = []
+        has_bodies = len(_with_bodies(given.graph)) > 1  # where the last one goes, a name may still wait to come back
+        freed = _free_own_names(given.graph) if has_bodies else {}
+        given_names = {name: before for before, name in freed.items()}
         for _ in range(MAX_ROUNDS):
             skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(given) else [])]  # a Dropout goes in the first round
             done = simplifier.simplify(
@@ -94,13 +102,57 @@ class Simplify(ModelPass):
             # the first round has folded what weights fold into; the others need not carry them along
             heavy = _set_aside_weights(simplified.graph)
             weights += heavy
+            moved = _free_own_names(simplified.graph) if has_bodies else {}
+            for tensor in weights:
+                tensor.name = moved.get(tensor.name, tensor.name)
             if not heavy and simplified.SerializeToString(deterministic=True) == given.SerializeToString(
                 deterministic=True
             ):
                 break
             given = simplified
         _put_back(weights, given.graph)
+        _rename(given.graph, given_names)
         return _with_frame_of(model, given)
+
+
+def _free_own_names(graph: GraphProto) -> dict[str, str]:
+    """Give tensors with names as onnxsim makes them others, and return which it gave."""
+    names = {name for inner in _with_bodies(graph) for name in _names(inner)}
+    moved: dict[str, str] = {}
+    for name in sorted(name for name in names if OWN_NAME.fullmatch(name)):
+        fresh = name.removeprefix("_")
+        while fresh in names:
+            fresh += "_"
+        names.add(fresh)
+        moved[name] = fresh
+    _rename(graph, moved)
+    return moved
+
+
+def _names(graph: GraphProto) -> set[str]:
+    listed = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    return {item.name for item in listed} | {name for node in graph.node for name in (*node.input, *node.output)}
+
+
+def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+    if not names:
+        return
+    for inner in _with_bodies(graph):
+        for item in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
+            item.name = names.get(item.name, item.name)
+        for sparse in inner.sparse_initializer:
+            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _with_bodies(graph: GraphProto) -> list[GraphProto]:
+    found = [graph]
+    for current in found:  # grows as it goes
+        for node in current.node:
+            found += bodies(node)
+    return found
 
 
 def _set_aside_weights(graph: GraphProto) -> list[TensorProto]:

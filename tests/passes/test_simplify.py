@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from graphsurgery import session, simplifier
 from graphsurgery.errors import PassError
 from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.model import Model, walk_protos
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_same_outputs, assert_untouched, parse
@@ -142,6 +143,33 @@ def test_what_is_not_the_nodes_business_comes_out_as_it_went_in() -> None:
     for field in ("input", "output", "name", "doc_string", "metadata_props"):
         assert getattr(after.graph, field) == getattr(model.graph, field), field
     assert after.graph.node[-1].metadata_props == model.graph.node[-1].metadata_props
+
+
+def test_keeps_names_apart_that_look_like_those_of_onnxsim() -> None:
+    # it calls the weights that it fuses in a body _v_N, N being the values it has seen, whatever is called so outside
+    names = [f"_v_{number}" for number in range(1, 40)]
+    text = f"""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 2, 3, 3] x, bool condition) => ({", ".join(f"float[1, 2, 3, 3] {name}" for name in names)})
+        {{
+            _v_1 = If (condition) <
+                then_branch = a () => (float[1, 2, 3, 3] d) {{
+                    w = Constant <value = float[2, 2, 1, 1] {{1, 2, 3, 4}}> ()
+                    one = Constant <value = float[2] {{1, 1}}> ()
+                    two = Constant <value = float[2] {{2, 2}}> ()
+                    c = Conv (x, w)
+                    d = BatchNormalization (c, two, one, one, two)
+                }},
+                else_branch = b () => (float[1, 2, 3, 3] e) {{ e = Relu (x) }}
+            >
+            {chr(10).join(f"{after} = Add ({before}, x)" for before, after in itertools.pairwise(names))}
+        }}"""
+    model = parse(text)
+    simplified = apply(model).model
+    assert "BatchNormalization" not in {node.op_type for node in walk_protos(simplified.proto.graph)}
+    assert [info.name for info in simplified.proto.graph.output] == names
+    onnx.checker.check_model(simplified.proto, full_check=True)
+    assert_same_outputs(model, simplified.proto)
 
 
 def test_two_draws_of_random_numbers_stay_two() -> None:
