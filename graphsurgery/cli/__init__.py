@@ -1,0 +1,26 @@
+"""The command line: the only package that prints. One file for each group of commands.
+
+Exit codes: 0 fine, 1 the models differ, 2 the input is at fault, 3 a tool or provider that was asked for is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+# in the order in which --help lists the commands
+# ruff: isort: off
+from graphsurgery.cli.app import app
+from graphsurgery.cli import apply, play, compare, inspect, passes  # noqa: F401  each registers its commands
+from graphsurgery.cli.exits import EXIT_INTERRUPTED, one_line_errors
+# ruff: isort: on
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    with one_line_errors(debug):
+        code = app([a for a in arguments if a != "--debug"], prog_name="python -m graphsurgery", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)

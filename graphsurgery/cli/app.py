@@ -1,0 +1,26 @@
+"""The command line's top: its name, its help, and --version."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from graphsurgery import __version__
+from graphsurgery.cli.screen import out
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="ONNX graph surgery by recipe: rewrite passes, a numeric check after each, parts for NPU and CPU. "
+    "[dim]Any command takes --debug: a traceback where there would be a one-line error.[/dim]",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        out.print(f"graphsurgery {__version__}", highlight=False)
+        raise typer.Exit

@@ -1,0 +1,116 @@
+"""apply and capture: from a recipe to a folder of parts, and to the tensors that they are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import (
+    Annotations,
+    Images,
+    JsonFile,
+    MaxSamples,
+    ModelIo,
+    Overrides,
+    Plugins,
+    RecipeName,
+    Weights,
+    model_io_of,
+    recipe_of,
+)
+from graphsurgery.cli.screen import Display, err, screen_for, write_json
+from graphsurgery.record import Record
+from graphsurgery.report import terminal
+
+
+@app.command("apply")
+def apply_command(
+    recipe: RecipeName,
+    weights: Weights = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    max_samples: MaxSamples = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Folder for the parts; model/RECIPE if not given.")] = None,
+    model_io: ModelIo = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong.")] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Take a detector through a recipe, checking after every pass, and write its parts.
+
+    Example: python -m graphsurgery apply shapes
+    """
+    from graphsurgery.job import Options, apply_recipe
+
+    screen = screen_for(json_)
+    loaded = recipe_of(recipe, weights, set_, plugin)
+    folder = out_ or Path("model") / loaded.name
+    options = Options(folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check)
+    if no_check:
+        err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")
+    record = Record(loaded.to_json())
+    try:
+        with Display() as display:
+            apply_recipe(loaded, options, record, display)
+    finally:
+        if record.passes:
+            screen.print(terminal.steps_table("Passes", record.passes))
+            screen.print()
+        if record.checks:
+            screen.print(terminal.steps_table("Checks", record.checks))
+        write_json(json_, record.to_json())
+    screen.print()
+    screen.print(terminal.parts_table(record.parts))
+    if record.evaluation:
+        screen.print()
+        screen.print(terminal.precision_table(record.evaluation))
+    screen.print()
+    weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
+    if weak:
+        err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")
+    if no_check:
+        err.print("[bold yellow]--no-check: nothing was compared.[/]")
+    seconds = record.seconds
+    screen.print(
+        f"{len(record.parts)} part{'s' * (len(record.parts) != 1)} in {folder} after {seconds['total']:.0f} s "
+        f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("capture")
+def capture_command(
+    recipe: RecipeName,
+    images: Images = None,
+    annotations: Annotations = None,
+    max_samples: MaxSamples = None,
+    weights: Weights = None,
+    set_: Overrides = None,
+    plugin: Plugins = None,
+    model_io: ModelIo = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the samples that are there.")] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Run the original model on images and keep every boundary tensor as .npy.
+
+    Example: python -m graphsurgery capture maskrcnn --weights random:0 --images photos --max-samples 3
+    """
+    from graphsurgery.job import Options, capture_samples
+    from graphsurgery.sources import open_source
+
+    screen = screen_for(json_)
+    loaded = recipe_of(recipe, weights, set_, plugin)
+    folder = model_io or model_io_of(loaded.name)
+    with Display() as display:
+        source = open_source(loaded.source)
+        options = Options(Path(), folder, images, annotations, max_samples)
+        capture = capture_samples(loaded, source, options, display, overwrite=overwrite)
+    rows = [[sample.id, str(len(sample.names))] for sample in capture.samples]
+    screen.print(terminal.plain_table(f"Captured in {folder}", ["sample", "tensors"], rows))
+    write_json(json_, {"folder": str(folder), "samples": {s.id: sorted(s.names) for s in capture.samples}})

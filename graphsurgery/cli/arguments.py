@@ -1,0 +1,46 @@
+"""Arguments and options that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from graphsurgery.recipe import Recipe
+
+RecipeName = Annotated[str, typer.Argument(help="A name under recipes/, or a .yaml file.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - for standard output.")
+]
+Weights = Annotated[str | None, typer.Option(help="Instead of the recipe's: COCO_V1, a file, or random:SEED.")]
+Images = Annotated[Path | None, typer.Option(help="A folder of images, or one, to capture tensors of.")]
+Annotations = Annotated[Path | None, typer.Option(help="COCO annotations: which images, by ascending id.")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="Take so many samples at most.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the recipe. Repeatable.")
+]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file with passes; it is run. Repeatable.")
+]
+Tolerance = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=NUMBER", help="Per tensor or pattern; 1e-4 of the largest value otherwise."),
+]
+ModelIo = Annotated[
+    Path | None, typer.Option(help="Where the captured tensors are; model/model_io/RECIPE if not given.")
+]
+
+
+def recipe_of(name: str, weights: str | None, overrides: list[str] | None, plugins: list[Path] | None) -> Recipe:
+    """Read the recipe with everything that the options say."""
+    from graphsurgery.recipe import load_recipe
+    from graphsurgery.registry import discover
+
+    return load_recipe(name, overrides or [], registry=discover(plugins or []), weights=weights)
+
+
+def model_io_of(recipe: str) -> Path:
+    """Return where a recipe's captured tensors lie unless an option says otherwise."""
+    return Path("model") / "model_io" / recipe

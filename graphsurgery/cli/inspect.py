@@ -1,0 +1,63 @@
+"""inspect: what is in a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.screen import screen_for, write_json
+from graphsurgery.report import terminal
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, or a folder of parts.")],
+    json_: JsonFile = None,
+) -> None:
+    """Show operators, inputs and outputs, and what is not static.
+
+    Example: python -m graphsurgery inspect model/shapes/backbone_rpn.onnx
+    """
+    from graphsurgery.manifest import Manifest
+    from graphsurgery.model import Model
+
+    screen = screen_for(json_)
+    files = [path / part.file for part in Manifest.read(path).parts] if path.is_dir() else [path]
+    described = {str(file): _inspect(Model.load(file)) for file in files}
+    for file, found in described.items():
+        rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
+        title = f"{file}: {found['nodes']} nodes, opset {found['opset']}"
+        screen.print(terminal.plain_table(title, ["", "name", "shape"], rows))
+        operators = ", ".join(f"{op} {count}" for op, count in found["ops"].items())
+        dynamic = found["dynamic"]
+        listed = ", ".join(f"{name} {shape}" for name, shape in list(dynamic.items())[:8])
+        lines = f"operators: {operators}\ndynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n"
+        screen.print(lines, highlight=False, markup=False)
+    write_json(json_, described)
+
+
+def _inspect(model: Any) -> dict[str, Any]:
+    from graphsurgery.model import Model, walk_protos
+    from graphsurgery.pipeline import dynamic_values
+    from graphsurgery.rewrite import Editor
+
+    view = model.graph()
+    Editor(view, "inspect").infer_shapes()
+    inferred = Model.of(view)
+    interface = {
+        kind: {t.name: "unknown" if t.shape is None else str(list(t.shape)).replace("'", "") for t in tensors}
+        for kind, tensors in (("inputs", view.inputs), ("outputs", view.outputs))
+    }
+    ops = Counter(node.op_type for node in walk_protos(model.proto.graph))
+    return {
+        "nodes": model.nodes,
+        "opset": model.opset,
+        "ops": dict(ops.most_common()),
+        **interface,
+        "dynamic": dict(dynamic_values(inferred)),
+    }

@@ -1,0 +1,84 @@
+"""passes and new-pass: which rewrites there are, and the beginning of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import JsonFile, Plugins
+from graphsurgery.cli.screen import out, screen_for, write_json, write_out
+from graphsurgery.errors import InputError
+from graphsurgery.report import terminal
+
+
+@app.command("passes")
+def passes_command(
+    name: Annotated[str | None, typer.Argument(help="Show this pass: what it does, its options, its effect.")] = None,
+    plugin: Plugins = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write all there is to say of them to standard output, as a page.")
+    ] = False,
+    json_: JsonFile = None,
+) -> None:
+    """List the passes, or show one.
+
+    Example: python -m graphsurgery passes widen-maxpool
+    """
+    from graphsurgery.registry import discover, picture
+    from graphsurgery.report.passes import describe_pass, reference
+
+    screen = screen_for(json_)
+    registry = discover(plugin or [])
+    if markdown:
+        if json_ is not None:
+            raise InputError("--markdown and --json say the same; give one of them")
+        write_out(reference([registry.get(each) for each in ([name] if name else registry.names())]))
+        return
+    if name is None:
+        described = [describe_pass(registry.get(each)) for each in registry.names()]
+        rows = [[each["name"], each["effect"], each["summary"]] for each in described]
+        screen.print(terminal.plain_table("Passes", ["pass", "effect", "what it does"], rows))
+        write_json(json_, described)
+        return
+    pass_ = registry.get(name)
+    described_pass = describe_pass(pass_)
+    screen.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
+    screen.print(picture(pass_), highlight=False, markup=False)
+    if described_pass["options"]:
+        rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]
+        screen.print()
+        screen.print(terminal.plain_table("Options", ["option", "type", "default"], rows))
+        if described_pass["about"]:
+            screen.print(f"\n{described_pass['about']}", highlight=False, markup=False)
+    write_json(json_, described_pass)
+
+
+@app.command("new-pass")
+def new_pass_command(
+    name: Annotated[str, typer.Argument(help="What the pass is called: a verb and what it acts on, lower-foo.")],
+    matches: Annotated[str, typer.Option(metavar="OPERATOR", help="The ONNX operator that it looks for.")],
+    plugin: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write this Python file, in place of one in the checkout.")
+    ] = None,
+    effect: Annotated[
+        Literal["exact", "approximate"], typer.Option(help="Whether what is computed stays the same.")
+    ] = "exact",
+) -> None:
+    """Write the file of a new pass and its test, to be filled in; docs/write-a-pass.md says how.
+
+    Example: python -m graphsurgery new-pass lower-det --matches Det --plugin lower_det.py
+    """
+    from graphsurgery.scaffold import new_pass
+
+    written = new_pass(name, matches, effect, plugin)
+    written.write()
+    shown = f" --plugin {written.file}" if written.plugin else ""
+    lines = (
+        f"{written.file}\n{written.test}\n\n"
+        f"It is a pass already: python -m graphsurgery passes {name}{shown}\n"
+        f"What is left to do:   python -m pytest {written.test}"
+    )
+    out.print(lines, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,92 @@
+"""Where the commands print: tables to standard output, progress and errors to standard error, JSON to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from graphsurgery.errors import InputError
+from graphsurgery.record import Step
+from graphsurgery.report import terminal
+
+out = terminal.console()
+err = terminal.console(stderr=True)
+
+
+class Display:
+    """Draws progress on standard error while a run goes on."""
+
+    def __init__(self) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        self._progress = Progress(
+            *columns, TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal
+        )
+        self._task = self._progress.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, what: str) -> None:
+        self._progress.reset(self._task, description=what, total=None, visible=True)
+
+    def advance(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)
+
+    def finished(self, step: Step) -> None:
+        where = f" ({step.part})" if step.part else ""
+        self._progress.update(self._task, description=f"{step.name}{where}: {step.verdict}")
+
+
+def screen_for(json_: str | None) -> terminal.Screen:
+    """Where tables go: standard output, unless that is to hold the JSON and nothing else.
+
+    Raises InputError for a JSON file that can't be written, before the work and not after it.
+    """
+    if json_ == "-":
+        return err
+    if json_ is not None and (Path(json_).is_dir() or not Path(json_).parent.is_dir()):
+        raise InputError(f"--json {json_}: no file can be written there; name a file in a folder that exists, or -")
+    return out
+
+
+def write_json(target: str | None, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write `content` to the file that --json names, or to standard output for -."""
+    if target is None:
+        return
+    text = json.dumps(content, indent=1) + "\n"
+    if target == "-":
+        write_out(text)
+        return
+    save(Path(target), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_out(text: str) -> None:
+    """Write to standard output as it is, without the terminal's line breaks."""
+    try:
+        out.file.write(text)
+        out.file.flush()
+    except BrokenPipeError:
+        out.on_broken_pipe()
+
+
+def save(target: Path, write: Any) -> None:
+    """Write to a temporary name, then rename."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
