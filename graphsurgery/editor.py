@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -31,16 +31,45 @@ class Skip:
     reason: str
 
 
+class Captured(Protocol):
+    """The tensors of one image, captured from the original model; read from disk when asked for."""
+
+    @property
+    def id(self) -> str:
+        """The image's id."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def load(self, name: str) -> np.ndarray:
+        """Return one tensor by name."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pass may know beside the graph: the captured samples, and whom to tell how far it is.
+
+    `samples` hold the graph's inputs and outputs by name; there are none where nothing was captured.
+    """
+
+    samples: Sequence[Captured] = ()
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+
 class Editor:
     """What a pass changes a graph through; it names new tensors and keeps the refusals.
 
     `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
-    version, `folder` where external data lies, `place` what a message says of where the pass is.
+    version, `folder` where external data lies, `place` what a message says of where the pass is. `details` is what
+    the pass found out and the report should show, as JSON has it.
     """
 
-    def __init__(self, root: gs.Graph, pass_name: str = "", folder: Path | None = None) -> None:
+    def __init__(
+        self, root: gs.Graph, pass_name: str = "", folder: Path | None = None, around: Surroundings | None = None
+    ) -> None:
         self.root = root
         self.folder = folder
+        self.around = around or Surroundings()
+        self.details: dict[str, Any] = {}
         self.graph = root
         self.opset = int(root.opset)
         self.skips: list[Skip] = []

@@ -32,7 +32,7 @@ from graphsurgery.output import OutputFolder
 from graphsurgery.partition import Part
 from graphsurgery.recipe import PartitionPlan, PassUse, Recipe
 from graphsurgery.record import Record, Step
-from graphsurgery.rewrite import Editor, apply_pass, apply_passes
+from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
 from graphsurgery.runtime import PartPlayer
 from graphsurgery.sources import Source
 
@@ -272,10 +272,12 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     """Apply a pass, timed and noted."""
     run.watcher.begin(f"{part}: {use.name}" if part else use.name)
     begin = time.perf_counter()
-    applied = apply_pass(use.pass_, model)
+    applied = apply_pass(use.pass_, model, Surroundings(run.samples, run.watcher.advance))
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
-    step = Step(use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips)
+    step = Step(
+        use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
+    )
     run.record.passes.append(step)
     return step, applied.model
 

@@ -30,6 +30,7 @@ class Step:
     nodes_after: int = 0
     seconds: float = 0.0
     skips: Sequence[Skip] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
     verdict: Judgement = "unchecked"
     comparison: Verdict | None = None
 
@@ -48,6 +49,7 @@ class Step:
             "nodes_after": self.nodes_after,
             "seconds": round(self.seconds, 3),
             "skips": [{"node": skip.node, "reason": skip.reason} for skip in self.skips],
+            **({"details": self.details} if self.details else {}),
             "verdict": self.verdict,
             "worst": None
             if worst is None

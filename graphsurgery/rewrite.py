@@ -21,14 +21,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.editor import Editor, Skip
+from graphsurgery.editor import Editor, Skip, Surroundings
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError
 from graphsurgery.model import Model
 from graphsurgery.session import first_line
@@ -45,6 +45,7 @@ __all__ = [
     "NodePass",
     "Pass",
     "Skip",
+    "Surroundings",
     "apply_pass",
     "apply_passes",
 ]
@@ -105,36 +106,39 @@ class ModelPass(Pass):
 
 @dataclass(frozen=True)
 class Applied:
-    """A model after a pass, and the nodes that the pass left alone."""
+    """A model after a pass, the nodes that the pass left alone, and what else it has to say."""
 
     model: Model
     skips: tuple[Skip, ...]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def apply_pass(pass_: Pass, model: Model) -> Applied:
+def apply_pass(pass_: Pass, model: Model, around: Surroundings | None = None) -> Applied:
     """Run one pass over `model`, then drop unused nodes and sort; `model` itself is not changed.
 
     Notes for later steps survive, also those that a tool behind a ModelPass drops. Raises PassError when the pass
     fails or leaves a broken graph, naming it.
     """
-    return apply_passes([pass_], model)
+    return apply_passes([pass_], model, around)
 
 
-def apply_passes(passes: Sequence[Pass], model: Model) -> Applied:
+def apply_passes(passes: Sequence[Pass], model: Model, around: Surroundings | None = None) -> Applied:
     """Run passes one after another, with nothing checked in between, on one view of the model.
 
     To make the view and to turn it back takes longer than most passes. The skips are those of all passes.
     """
     skips: list[Skip] = []
+    details: dict[str, Any] = {}
     with _no_garbage_collection():
         view: gs.Graph | None = None
         for pass_ in passes:
-            view, found = _run(pass_, model, view)
-            skips += found
+            view, edit = _run(pass_, model, view, around)
+            skips += edit.skips
+            details |= edit.details
         if view is None:
             return Applied(model, ())
         try:
-            return Applied(Model.of(view, model.folder), tuple(skips))
+            return Applied(Model.of(view, model.folder), tuple(skips), details)
         except ModelError as error:
             names = ", ".join(f"'{pass_.name}'" for pass_ in passes)
             one = "" if len(passes) == 1 else "es"
@@ -153,15 +157,15 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, list[Skip]]:
+def _run(pass_: Pass, model: Model, view: gs.Graph | None, around: Surroundings | None) -> tuple[gs.Graph, Editor]:
     """Run a pass on `view`, or on `model` where there is no view of it yet."""
-    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder)
+    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, around)
     try:
         if isinstance(pass_, ModelPass):
             view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
         else:
             view = model.graph() if view is None else view
-            edit = Editor(view, pass_.name, model.folder)
+            edit = Editor(view, pass_.name, model.folder, around)
             if isinstance(pass_, GraphPass):
                 pass_.rewrite(view, edit)
                 graphs.drop_unused(view)
@@ -178,7 +182,7 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None) -> tuple[gs.Graph, li
         graphs.sort(view)
     except ModelError as error:
         raise edit.fail(f"it leaves a broken graph: {error}") from error
-    return view, edit.skips
+    return view, edit
 
 
 def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
