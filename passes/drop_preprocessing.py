@@ -277,13 +277,14 @@ def _unscaled(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> gs.Tensor | N
 
 def _has_columns(source: gs.Tensor, output: gs.Tensor, probe: np.ndarray, graph: gs.Graph, edit: Editor) -> bool:
     """Whether `source` has no more columns than `probe`, so that none is left out on the way to `output`."""
-    if source.shape is not None and isinstance(source.shape[-1], int):
-        return bool(source.shape[-1] == probe.shape[-1])
+    shape = edit.shape(source)
+    if shape and isinstance(shape[-1], int):
+        return bool(shape[-1] == probe.shape[-1])
     wider = np.concatenate([probe, probe[..., :1]], axis=-1)
     try:
         (value,) = edit.evaluate([output], {**_blank_inputs(graph), source.name: wider})
-    except InputError:  # a Split into all columns takes no more of them
-        return True
+    except InputError:  # a Split into all columns takes no more of them; a single one may have been broadcast
+        return bool(probe.shape[-1] > 1)
     if value.shape == wider.shape and isinstance(output.shape[-1], int):
         return True
     head = _head(source, [tensor for tensor in graph.outputs if tensor is not output], graph, edit)

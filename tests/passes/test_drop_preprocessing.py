@@ -305,15 +305,21 @@ def test_keeps_a_limit_on_the_number_of_boxes() -> None:
     assert_untouched(DropPreprocessing(), text, "not scaled")
 
 
-@pytest.mark.parametrize(("known", "reason"), [(True, "'boxes' is not scaled"), (False, "'a' has is not known")])
-def test_leaves_boxes_that_are_some_columns_of_a_wider_tensor_alone(known: bool, reason: str) -> None:
-    constants = "int64[4] four = {0, 1, 2, 3}"
-    model = parse(
-        tail("a = Relu (x)  boxes = Gather <axis = 1> (a, four)", inputs="float[n, 6] x", constants=constants)
-    )
-    if known:
-        model = onnx.shape_inference.infer_shapes(model)
-    assert_untouched(DropPreprocessing(), model, reason)
+@pytest.mark.parametrize(("columns", "reason"), [("6", "'boxes' is not scaled"), ("m", "'a' has is not known")])
+def test_leaves_boxes_that_are_some_columns_of_a_wider_tensor_alone(columns: str, reason: str) -> None:
+    constants, nodes = "int64[4] four = {0, 1, 2, 3}", "a = Relu (x)  boxes = Gather <axis = 1> (a, four)"
+    text = tail(nodes, inputs=f"float[n, {columns}] x", constants=constants)
+    assert_untouched(DropPreprocessing(), text, reason)
+
+
+def test_leaves_one_column_of_four_alone() -> None:
+    # a single column, fed in the place of all four, is broadcast to them, and comes out of the Split as it went in
+    nodes = """t = Relu (x)
+               scaled = Mul (t, ones)
+               a, b, c, d = Split <axis = 1> (scaled, split)
+               boxes = Identity (d)"""
+    constants = "float[1, 4] ones = {1, 1, 1, 1}, int64[4] split = {1, 1, 1, 1}"
+    assert_untouched(DropPreprocessing(), tail(nodes, "float[n, 1] boxes", constants=constants), "not scaled")
 
 
 def test_leaves_boxes_that_are_an_output_before_their_scaling_too() -> None:

@@ -395,7 +395,9 @@ def test_any_constant_folds_to_its_value(build: Builder) -> list[str]:
         if build.chance(3):
             name, known = drawn[-1]
             other = build.choice([name, *(other for other, size in drawn if size in ([], known))])
-            drawn.append((build.node(build.choice(["Add", "Mul", "Sub"]), [name, other]), known))
+            # squares of squares leave the range of float16, in which ONNX Runtime does not keep what is in between
+            ops = ["Add", "Sub"] if dtype == np.float16 else ["Add", "Mul", "Sub"]
+            drawn.append((build.node(build.choice(ops), [name, other]), known))
     last, *read = {drawn[-1][0]: None, **{name: None for name, _ in drawn[1:] if build.chance(3)}}
     constants = [name for name in read if name.startswith("t")]
     return [build.node("Mul", [single, name]) for name in (last, *read)] + constants[:1]
