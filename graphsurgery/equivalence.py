@@ -46,11 +46,12 @@ _RANK: dict[Outcome, int] = {"failed": 2, "passed": 1, "inconclusive": 0}
 class TensorReport:
     """What the comparison of one tensor gave.
 
-    `allowed` is the absolute number used, `needed` the smallest tolerance that would pass, of the kind
-    `needed_kind`, None if none would. `max_rel` is the largest |difference| / |reference| where the reference
-    isn't 0. `sqnr_db` is 10 log10(sum reference^2 / sum difference^2), infinite for equal tensors. The
-    metrics cover the places where both sides are finite; they are None where there is nothing to measure,
-    `cosine` also where a side is 0 everywhere. `sample` is set when reports of several samples were merged.
+    `allowed` is the absolute number used, `asked_db` the SQNR that would do in its place, `needed` the smallest
+    tolerance that would pass, of the kind `needed_kind`, None if none would. `max_rel` is the largest
+    |difference| / |reference| where the reference isn't 0. `sqnr_db` is 10 log10(sum reference^2 / sum difference^2),
+    infinite for equal tensors. The metrics cover the places where both sides are finite; they are None where there is
+    nothing to measure, `cosine` also where a side is 0 everywhere. `sample` is set when reports of several
+    samples were merged.
     """
 
     name: str
@@ -64,6 +65,7 @@ class TensorReport:
     allowed: float | None = None
     needed: float | None = None
     needed_kind: Kind = "absolute"
+    asked_db: float | None = None
     sample: str | None = None
 
     @property
@@ -71,6 +73,8 @@ class TensorReport:
         """Order reports: failed ones first, then by the share of the allowed number that was used up."""
         if self.max_abs is None or (self.verdict == "failed" and self.needed is None):
             ratio = math.inf if self.verdict == "failed" else 0.0
+        elif self.asked_db is not None and self.sqnr_db is not None:
+            ratio = 10 ** ((self.asked_db - self.sqnr_db) / 20)
         elif self.allowed:
             ratio = self.max_abs / self.allowed
         else:
@@ -80,12 +84,16 @@ class TensorReport:
     def explain(self) -> str:
         """Say in one line what was seen, and what tolerance would have passed."""
         line = f"{self.name}{f' of sample {self.sample}' if self.sample is not None else ''}"
-        if self.max_abs is not None and self.allowed is not None:
+        if self.asked_db is not None and self.sqnr_db is not None:
+            line += f": {self.reason or _noisy(self.sqnr_db, self.asked_db)}"
+        elif self.max_abs is not None and self.allowed is not None:
             line += f": {self.reason or _off(self.max_abs, self.allowed)}"
         else:
             line += f": {self.reason or self.verdict}"
         if self.verdict != "failed" or self.needed is None:
             return line
+        if self.asked_db is not None and self.sqnr_db is not None and self.sqnr_db >= 0:
+            return f"{line} (smallest tolerance that would pass: {{sqnr: {_round_down(self.sqnr_db)}}})"
         needed = _round_up(self.needed)
         needed = f"{{relative: {needed}}}" if self.needed_kind == "relative" else needed
         return f"{line} (smallest tolerance that would pass: {needed})"
@@ -244,7 +252,11 @@ def _compare_tensor(name: str, reference: Array, candidate: Array, tolerance: To
     if different:
         return replace(report, verdict="failed", reason=different, needed=None)
     if measured.max_abs > allowed:
-        return replace(report, verdict="failed", reason=_off(measured.max_abs, allowed))
+        if tolerance.sqnr is None or report.sqnr_db is None or not _is_float(reference.dtype):
+            return replace(report, verdict="failed", reason=_off(measured.max_abs, allowed))
+        report = replace(report, asked_db=tolerance.sqnr)
+        if report.sqnr_db is None or report.sqnr_db < tolerance.sqnr:
+            return replace(report, verdict="failed")
     if not reference.size:
         return replace(report, verdict="inconclusive", reason="there is nothing to compare: it is empty")
     if measured.constant:
@@ -415,6 +427,10 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     """Name a dtype whatever its byte order, and text whatever its length."""
     return {"S": "bytes", "U": "string", "T": "string"}.get(dtype.kind, dtype.name)
+
+
+def _noisy(sqnr_db: float, asked_db: float) -> str:
+    return f"SQNR {_round_down(sqnr_db)} dB where {_round_up(asked_db)} dB is asked"
 
 
 def _off(max_abs: float, allowed: float) -> str:

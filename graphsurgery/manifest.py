@@ -65,7 +65,9 @@ class Manifest(_Section):
     `classes` are the names of the labels, from 0 on, where the source knows them. `canvas` is the size of the network's
     image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
     dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
-    the one among them that holds mask probabilities for the runtime to paste.
+    the one among them that holds mask probabilities for the runtime to paste. `devices` are the providers that a device
+    is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
+    same parts made otherwise, quantized for example.
     """
 
     format: Literal[1] = 1
@@ -79,6 +81,8 @@ class Manifest(_Section):
     outputs: list[str]
     masks: str | None = None
     parts: list[PartEntry]
+    devices: dict[str, str] = {}
+    variants: list[str] = []
 
     @staticmethod
     def read(folder: Path) -> Manifest:

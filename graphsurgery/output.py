@@ -13,6 +13,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.manifest import FILE_NAME
 
 RECORD = "run.json"
+REPORT = "report.html"
 
 
 class OutputFolder:
@@ -45,6 +46,14 @@ class OutputFolder:
             self._remove_work()
             raise InputError(f"{self.path}: can't be written ({error.strerror}); give another --out") from error
         return self
+
+    def make_folder(self, name: str) -> Path:
+        """Make a folder in the folder to be. Raises InputError when the disk is full or gone."""
+        try:
+            (self.work / name).mkdir()
+        except OSError as error:
+            raise InputError(f"{self.path / name}: can't be made ({error.strerror})") from error
+        return self.work / name
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file into the folder to be. Raises InputError when the disk is full or gone."""
@@ -108,6 +117,7 @@ def _files_of_run(folder: Path) -> set[str] | None:
         manifest = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         if "graphsurgery" not in manifest:
             return None
-        return {FILE_NAME, RECORD, *(str(part["file"]) for part in manifest["parts"])}
+        files = {FILE_NAME, RECORD, REPORT, *(str(part["file"]) for part in manifest["parts"])}
+        return files | {str(name) for name in manifest.get("variants", ())}
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # no manifest.json, or somebody else's
         return None

@@ -28,14 +28,22 @@ part_passes              part name -> rewrites of that part, as in passes
 
 check                    how far the result of a pass may be from the captured tensors
 check.tolerance          tensor name or pattern -> largest absolute difference, or {relative: x} of max |reference|, or
-                         {absolute: x, relative: y}; `unmatched` -> number of detections that may be without partner,
-                         or {proposals: n} of another set of rows, named by its first tensor
+                         {absolute: x, relative: y}, or {sqnr: dB} for what is quantized; `unmatched` -> number of
+                         detections that may be without partner, or {proposals: n} of another set of
+                         rows, named by its first tensor
 check.grant              approximate pass -> what it may cost, with the keys of tolerance
 
-evaluate                 COCO AP of the original and of the parts
+variants                 name -> the parts made once more in another way, for comparison; a folder of that name in the
+                         folder of the parts. One that needs a tool which is not installed is left out, and said so
+variants.NAME.part_passes   part name -> rewrites of that part, after those of the recipe's own part_passes
+variants.NAME.devices    device -> execution provider, with options as --device has them: {npu: "qnn,soc_model=60"}
+variants.NAME.max_ap_drop   as evaluate.max_ap_drop, for this variant
+
+evaluate                 COCO AP of the original, of the parts and of each variant
 evaluate.samples         number of images; 100
 evaluate.images          folder of images
 evaluate.annotations     COCO file; with a demo source both are made
+evaluate.max_ap_drop     how much lower than the original's an AP may be, 0..1; more fails the run
 
 Relative paths are relative to the file in which they stand, those of --set and --weights to the working directory.
 """
@@ -49,7 +57,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
 
 from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import InputError, RecipeError
@@ -60,7 +68,7 @@ from graphsurgery.rewrite import Pass
 from graphsurgery.sources import SourceSpec
 from graphsurgery.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 
-_KEYS = ("extends", "source", "capture", "passes", "partition", "part_passes", "check", "evaluate")
+_KEYS = ("extends", "source", "capture", "passes", "partition", "part_passes", "variants", "check", "evaluate")
 # Windows opens a device when a file has one of these names, whatever its suffix.
 _DEVICE_FILE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
@@ -75,6 +83,7 @@ def _part_name(name: str) -> str:
 
 
 PartName = Annotated[str, AfterValidator(_part_name)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 
 
@@ -111,11 +120,18 @@ class PartitionPlan(_Section):
 
 
 class EvaluationPlan(_Section):
-    """On how many images, and which, AP is measured."""
+    """On how many images, and which, AP is measured, and how much of it may be lost."""
 
     samples: PositiveInt = 100
     images: Path | None = None
     annotations: Path | None = None
+    max_ap_drop: Share | None = None
+
+
+class _Variant(_Section):
+    part_passes: Any = None
+    devices: Mapping[Word, str] = {}
+    max_ap_drop: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,16 @@ class PassUse:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them."""
+
+    name: str
+    part_passes: Mapping[str, tuple[PassUse, ...]]
+    devices: Mapping[str, str]
+    max_ap_drop: float | None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A recipe, merged and checked; the module says what each field is."""
 
@@ -139,6 +165,7 @@ class Recipe:
     passes: tuple[PassUse, ...]
     partition: PartitionPlan | None
     part_passes: Mapping[str, tuple[PassUse, ...]]
+    variants: tuple[Variant, ...]
     tolerances: Tolerances
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
@@ -174,6 +201,7 @@ def load_recipe(
         passes=_passes(sections.get("passes"), "passes", registry),
         partition=partition,
         part_passes=_part_passes(sections.get("part_passes"), partition, sections.get("partition"), registry),
+        variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
         tolerances=_tolerances(check.entries.get("tolerance"), "check.tolerance"),
         grants=_grants(check.entries.get("grant"), registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
@@ -251,15 +279,43 @@ def _check_parts(node: Fields, path: str, plan: PartitionPlan, partition: Entry)
 
 
 def _part_passes(
-    entry: Entry | None, plan: PartitionPlan | None, partition: Entry | None, registry: Registry
+    entry: Entry | None,
+    plan: PartitionPlan | None,
+    partition: Entry | None,
+    registry: Registry,
+    path: str = "part_passes",
 ) -> dict[str, tuple[PassUse, ...]]:
     if entry is None:
         return {}
     if plan is None or partition is None:
-        raise entry.place.error("part_passes needs a partition, whose parts it names")
-    node = fields(entry, "part_passes")
-    _check_parts(node, "part_passes", plan, partition)
-    return {name: _passes(part, f"part_passes.{name}", registry) for name, part in node.entries.items()}
+        raise entry.place.error(f"{path} needs a partition, whose parts it names")
+    node = fields(entry, path)
+    _check_parts(node, path, plan, partition)
+    return {name: _passes(part, f"{path}.{name}", registry) for name, part in node.entries.items()}
+
+
+def _variants(
+    entry: Entry | None, plan: PartitionPlan | None, partition: Entry | None, registry: Registry
+) -> tuple[Variant, ...]:
+    variants = []
+    for name, variant in _mapping(entry, "variants").entries.items():
+        path = f"variants.{name}"
+        try:
+            _part_name(name)
+        except ValueError as error:
+            raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
+        section = _section(variant, path, _Variant)
+        keys = fields(variant, path).entries
+        passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
+        used = set(plan.parts.values()) if plan else set()
+        for device in section.devices:
+            if device not in used:
+                listed = ", ".join(sorted(used)) or "none"
+                raise keys["devices"].place.error(f"{path}.devices: no part is on '{device}'; devices are {listed}")
+        if plan is not None and name in plan.parts:
+            raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
+        variants.append(Variant(name, passes, section.devices, section.max_ap_drop))
+    return tuple(variants)
 
 
 def _passes(entry: Entry | None, path: str, registry: Registry) -> tuple[PassUse, ...]:

@@ -62,6 +62,28 @@ class Step:
 
 
 @dataclass
+class VariantRecord:
+    """What became of a variant: its passes and parts; `reason` says why it was left out, or what is wrong with it."""
+
+    name: str
+    devices: Mapping[str, str] = field(default_factory=dict)
+    verdict: Literal["passed", "failed", "skipped"] = "failed"
+    reason: str | None = None
+    passes: Sequence[Step] = ()
+    parts: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the variant as run.json has it."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "devices": dict(self.devices),
+            "passes": [step.to_json() for step in self.passes],
+            "parts": list(self.parts),
+        }
+
+
+@dataclass
 class Record:
     """A run so far; complete when it ended well, and worth keeping when it did not."""
 
@@ -71,7 +93,10 @@ class Record:
     checks: list[Step] = field(default_factory=list)
     parts: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    variants: list[VariantRecord] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
 
     def spent(self, what: str, seconds: float) -> None:
         """Add to the time of export, capture, surgery, checks or evaluate."""
@@ -103,7 +128,10 @@ class Record:
             "passes": [step.to_json() for step in self.passes],
             "checks": [step.to_json() for step in self.checks],
             "parts": self.parts,
+            "variants": {variant.name: variant.to_json() for variant in self.variants},
             "evaluation": self.evaluation,
+            "latency": self.latency,
+            "error": self.error,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_rss_mb": round(peak_rss_mb(), 1),
         }

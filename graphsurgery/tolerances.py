@@ -17,18 +17,20 @@ Kind = Literal["absolute", "relative"]
 class Tolerance:
     """How far a tensor may be off: `absolute`, or `relative` to the reference's largest finite magnitude.
 
-    With both, the larger is allowed. For integers and bools `relative` counts as 0: they must be equal unless
-    `absolute` says otherwise.
+    With both, the larger is allowed. `sqnr` is for quantized networks, where single values may be far off: a
+    signal-to-quantization-noise ratio in dB that is enough, whatever the largest difference is. For integers and bools
+    `relative` counts as 0 and `sqnr` for nothing: they must be equal unless `absolute` says otherwise.
     Raises InputError unless the numbers are finite and at least 0.
     """
 
     absolute: float | None = None
     relative: float | None = None
+    sqnr: float | None = None
 
     def __post_init__(self) -> None:
-        given = [number for number in (self.absolute, self.relative) if number is not None]
+        given = [number for number in (self.absolute, self.relative, self.sqnr) if number is not None]
         if not given:
-            raise InputError("a tolerance needs a number, absolute or relative")
+            raise InputError("a tolerance needs a number: absolute, relative or sqnr")
         for number in given:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if not is_number or not 0 <= number <= sys.float_info.max:
@@ -43,7 +45,9 @@ class Tolerance:
 
     def or_larger(self, other: Tolerance) -> Tolerance:
         """Return the tolerance that allows what either of the two allows."""
-        return Tolerance(_larger(self.absolute, other.absolute), _larger(self.relative, other.relative))
+        ratios = [ratio for ratio in (self.sqnr, other.sqnr) if ratio is not None]
+        absolute, relative = _larger(self.absolute, other.absolute), _larger(self.relative, other.relative)
+        return Tolerance(absolute, relative, min(ratios, default=None))
 
 
 DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
@@ -64,14 +68,14 @@ class Tolerances:
 
     @classmethod
     def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
-        """Read `{name: number}` and `{name: {relative: number}}`; `unmatched` is a count, or `{tensor: count}`.
+        """Read `{name: number}`, `{name: {relative: number}}`, `{name: {sqnr: dB}}`; `unmatched` is a count, or `{tensor: count}`.
 
         Raises InputError that names the key.
         """
         rules = {name: _parse_rule(name, value) for name, value in mapping.items() if name != "unmatched"}
         unmatched = mapping.get("unmatched", 0)
         groups = unmatched if isinstance(unmatched, Mapping) else {"": unmatched}
-        if not groups.keys().isdisjoint(("absolute", "relative")):
+        if not groups.keys().isdisjoint(("absolute", "relative", "sqnr")):
             raise InputError(f"tolerance 'unmatched': {unmatched!r} is no count: give a whole number >= 0")
         for count in groups.values():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
@@ -108,9 +112,9 @@ def _parse_rule(name: object, value: object) -> Tolerance:
             raise InputError("a tensor name or pattern is text")
         if not isinstance(value, Mapping):
             return Tolerance(absolute=value)  # type: ignore[arg-type]  # __post_init__ refuses what is no number
-        unknown = sorted(map(str, value.keys() - {"absolute", "relative"}))
+        unknown = sorted(map(str, value.keys() - {"absolute", "relative", "sqnr"}))
         if unknown:
-            raise InputError(f"unknown key {unknown[0]!r}: give a number, or {{relative: number}}")
+            raise InputError(f"unknown key {unknown[0]!r}: give a number, {{relative: number}} or {{sqnr: dB}}")
         return Tolerance(**value)
     except InputError as error:
         raise InputError(f"tolerance {name!r}: {error}") from None

@@ -82,6 +82,38 @@ def test_a_relative_tolerance_is_a_share_of_the_largest_finite_reference() -> No
     assert seen.explain().endswith("(smallest tolerance that would pass: {relative: 0.015})")
 
 
+def test_a_signal_to_noise_ratio_will_do_where_single_values_are_far_off() -> None:
+    reference, candidate = f32(*range(1, 101)), f32(*range(1, 100), 90)
+    seen = report(reference, candidate, {"sqnr": 35})  # 10 log10(338,350 / 100) = 35.29
+    assert (seen.verdict, seen.asked_db) == ("passed", 35)
+    assert "SQNR 35.29 dB where 35 dB is asked" in seen.explain()
+    seen = report(reference, candidate, {"sqnr": 36})
+    assert seen.verdict == "failed"
+    assert seen.explain().endswith("(smallest tolerance that would pass: {sqnr: 35.29})")
+    assert report(reference, candidate, {"absolute": 10, "sqnr": 100}).verdict == "passed"
+
+
+def test_a_signal_to_noise_ratio_excuses_no_integer_and_no_nan() -> None:
+    assert report(np.arange(9), np.arange(9) + 1, {"sqnr": 1}).verdict == "failed"
+    assert report(f32(1, 2, 3), f32(1, 2, math.nan), {"sqnr": 1}).verdict == "failed"
+
+
+def test_a_noisier_tensor_is_worse_whatever_its_largest_error_is() -> None:
+    quiet, noisy = f32(0, 1000), f32(1, 2)
+    found = compare(
+        {"quiet": quiet, "noisy": noisy},
+        {"quiet": quiet + np.float32(5), "noisy": noisy + np.float32(0.2)},
+        Tolerances.parse({"*": {"sqnr": 10}}),
+    )
+    assert found.worst is not None
+    assert found.worst.name == "noisy"
+
+
+def test_granted_ratios_only_ever_go_down() -> None:
+    wide = Tolerance(sqnr=20).or_larger(Tolerance(absolute=1, sqnr=15)).or_larger(Tolerance(sqnr=18))
+    assert wide == Tolerance(absolute=1, sqnr=15)
+
+
 @pytest.mark.parametrize("kind", ["absolute", "relative"])
 def test_the_tolerance_proposed_passes_and_a_smaller_one_does_not(kind: str) -> None:
     for seed in range(100):

@@ -330,6 +330,41 @@ def test_takes_weights_with_a_dot_or_slash_for_a_file(tmp_path: Path, weights: s
     assert recipe.source.weights == (str(tmp_path / weights) if is_file else weights)
 
 
+VARIANTS = """\
+variants:
+  int8:
+    part_passes: {mask_head: [widen-maxpool]}
+  htp:
+    devices: {npu: "qnn,soc_model=60"}
+    max_ap_drop: 0.015
+"""
+
+
+def test_reads_variants_with_passes_and_devices_of_their_own() -> None:
+    int8, htp = load(FULL + VARIANTS).variants
+    assert (int8.name, list(int8.part_passes), int8.devices, int8.max_ap_drop) == ("int8", ["mask_head"], {}, None)
+    assert int8.part_passes["mask_head"][0].line == 22
+    assert (htp.name, htp.part_passes, htp.devices) == ("htp", {}, {"npu": "qnn,soc_model=60"})
+    assert htp.max_ap_drop == 0.015
+    assert load(FULL).variants == ()
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("{int8: {part_passes: {head: []}}}", "variants.int8.part_passes: 'head' is no part"),
+        ("{int8: {devices: {gpu: cuda}}}", "variants.int8.devices: no part is on 'gpu'; devices are cpu, npu"),
+        ("{int8: {max_ap_drop: 2}}", "variants.int8.max_ap_drop"),
+        ("{int8: {passes: []}}", "unknown key 'passes' in variants.int8. Did you mean 'part_passes'?"),
+        ("{Int8: {}}", "'Int8' can't name a variant, which is a file name everywhere"),
+        ("{mask_head: {}}", "variants.mask_head: a part has that name already"),
+        ("[int8]", "variants should be a mapping"),
+    ],
+)
+def test_refuses_a_variant_that_does_not_fit(variants: str, message: str) -> None:
+    assert message in refusal(f"{FULL}variants: {variants}\n")
+
+
 def test_lays_a_recipe_over_the_one_it_extends() -> None:
     write(FULL, "base.yaml")
     recipe = load(

@@ -123,7 +123,10 @@ def test_a_run_is_written_as_far_as_it_came() -> None:
         "passes",
         "checks",
         "parts",
+        "variants",
         "evaluation",
+        "latency",
+        "error",
         "seconds",
         "peak_rss_mb",
     ]

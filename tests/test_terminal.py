@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsurgery.equivalence import TensorReport, Tolerance, Tolerances, Verdict, compare, merge
-from graphsurgery.record import Step
+from graphsurgery.record import Step, VariantRecord
 from graphsurgery.report import terminal
 
 LONG = "backbone.fpn.layer_blocks.4.0/conv/BatchNormalization_output_0"
@@ -148,10 +148,27 @@ def test_parts_show_their_five_most_frequent_operators() -> None:
 
 def test_precision_shows_both_sides_and_the_difference() -> None:
     rows = cells(terminal.precision_table(EVALUATION))
-    assert rows[2:] == [
-        ["bbox", "AP", "0.8531", "0.8500", "-0.0031"],
-        ["keypoints", "AP", "0.5000", "0.6250", "+0.1250"],
+    assert rows[-4:] == [
+        ["bbox", "AP", "0.8531", "0.8500"],
+        ["-0.0031"],
+        ["keypoints", "AP", "0.5000", "0.6250"],
+        ["+0.1250"],
     ]
+
+
+def test_precision_has_a_column_for_each_variant() -> None:
+    row = {"original": 0.8, "parts": 0.8, "int8": 0.79, "xint8": 0.78, "htp": 0.795}
+    table = terminal.precision_table({"samples": 100, "ap": {"bbox": row, "segm": row}})
+    assert cells(table)[-5] == ["what", *row]
+    assert cells(table)[-1] == ["+0.0000", "-0.0100", "-0.0200", "-0.0050"]
+    assert max(map(len, lines(table))) <= 80
+
+
+def test_a_variant_that_was_left_out_says_why() -> None:
+    left_out = VariantRecord("xint8", verdict="skipped", reason="it needs quark")
+    assert str(terminal.variant_table(left_out)) == "Variant xint8: left out. it needs quark"
+    made = terminal.variant_table(VariantRecord("htp", {"npu": "qnn"}, "passed", passes=STEPS[:1]))
+    assert lines(made)[0].strip() == "Variant htp, npu on qnn"
 
 
 def test_a_comparison_shows_what_is_off_what_is_allowed_and_what_would_pass() -> None:

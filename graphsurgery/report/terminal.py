@@ -13,7 +13,7 @@ from rich.text import Text
 
 from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.equivalence import Comparison, TensorReport
-from graphsurgery.record import Step
+from graphsurgery.record import Step, VariantRecord
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
 
@@ -53,6 +53,14 @@ def steps_table(title: str, steps: Sequence[Step]) -> Table:
     return table
 
 
+def variant_table(variant: VariantRecord) -> Table | Text:
+    """The passes of a variant, or the line that says why it was left out."""
+    if variant.verdict == "skipped":
+        return Text.assemble((f"Variant {variant.name}: left out. ", "yellow"), variant.reason or "")
+    where = ", ".join(f"{device} on {provider}" for device, provider in variant.devices.items())
+    return steps_table(f"Variant {variant.name}{f', {where}' if where else ''}", variant.passes)
+
+
 def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
     """The parts: device, nodes, and the operators that most of them are."""
     table = _table("Parts", "part", "device", "nodes", "operators", wrap=("part", "device", "operators"))
@@ -64,12 +72,16 @@ def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def precision_table(evaluation: Mapping[str, Any]) -> Table:
-    """AP of the original model and of the parts, side by side."""
-    table = _table(f"Average precision on {evaluation['samples']} images", "what", "original", "parts", "difference")
+    """AP of the original model, of the parts and of each variant, side by side, and how far off the original."""
+    columns = list(next(iter(evaluation["ap"].values()), {}))
+    table = _table(f"Average precision on {evaluation['samples']} images", "what", *columns)
     for kind, row in evaluation["ap"].items():
-        table.add_row(
-            f"{kind} AP", f"{row['original']:.4f}", f"{row['parts']:.4f}", f"{row['parts'] - row['original']:+.4f}"
-        )
+        reference = row.get("original")
+        cells = []
+        for column, value in row.items():
+            shown = column != "original" and reference is not None
+            cells.append(f"{value:.4f}" + (f"\n{value - reference:+.4f}" if shown else ""))
+        table.add_row(f"{kind} AP", *cells)
     return table
 
 
@@ -156,6 +168,8 @@ def _worst(step: Step) -> str:
         return "unchanged" if step.verdict == "passed" else ""
     if worst.max_abs is None:
         return worst.name
+    if worst.asked_db is not None and worst.sqnr_db is not None:
+        return f"{worst.name}\n{_at_most(worst.sqnr_db)} dB / {_at_least(worst.asked_db)} dB"
     return f"{worst.name}\n{_at_least(worst.max_abs)} / {_at_most(worst.allowed)}"
 
 
