@@ -54,7 +54,7 @@ class Gate:
 
     def check_part(self, part: Part, outputs: Sequence[str] | None = None) -> Verdict:
         """Feed the captured boundary tensors to one part and compare what it writes; `outputs` as above."""
-        player = PartPlayer.open(part.model.proto, describe_part(part), ["CPUExecutionProvider"], optimise=False)
+        player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
         comparisons = []
         for sample in self.samples:
             got = player.play({name: sample.load(name) for name in player.entry.inputs})
@@ -63,8 +63,7 @@ class Gate:
 
     def check_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Verdict:
         """Play all parts from the captured input to the end and compare the detector's outputs."""
-        providers = ["CPUExecutionProvider"]
-        players = [PartPlayer.open(p.model.proto, describe_part(p), providers, optimise=False) for p in parts]
+        players = [PartPlayer.open(part.model.proto, describe_part(part), optimise=False) for part in parts]
         chain = Chain(tuple(players), tuple(outputs))
         comparisons = []
         for sample in self.samples:

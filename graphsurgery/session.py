@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from graphsurgery.providers import DeviceChoice
 
 
 class Session:
     """A model that can be run again and again.
 
-    `providers` are ONNX Runtime's provider names in order; `threads` 0 leaves the number to ONNX Runtime. Raises
-    ModelError when the model can't be loaded, MissingTool when a provider is not in this build of ONNX Runtime.
+    `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
+    the CPU is an error unless `allow_fallback`. `threads` 0 leaves the number to ONNX Runtime; without `spin` a
+    thread that has nothing to do sleeps at once. Raises ModelError when the model can't be loaded, InputError when a
+    node falls back, MissingTool when the provider is not here.
     """
 
     def __init__(
@@ -31,25 +35,32 @@ class Session:
         name: str = "model",
         optimise: bool = False,
         threads: int = 0,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        device: DeviceChoice | None = None,
+        allow_fallback: bool = False,
+        spin: bool = True,
     ) -> None:
         import onnxruntime as ort
 
-        absent = [provider for provider in providers if provider not in ort.get_available_providers()]
-        if absent:
-            here = ", ".join(ort.get_available_providers())
-            raise MissingTool(f"{name}: ONNX Runtime has no {absent[0]} here (it has {here}); install its package")
-        options = ort.SessionOptions()
-        level = ort.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
+        def options() -> ort.SessionOptions:
+            made, level = ort.SessionOptions(), ort.GraphOptimizationLevel
+            made.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+            made.intra_op_num_threads = threads
+            if not spin:
+                made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            made.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
+            return made
+
         self.name = name
-        try:
-            source = str(model) if isinstance(model, Path) else model.SerializeToString()
-            self._session = ort.InferenceSession(source, options, providers=list(providers))
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
-            raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
+        if device is not None and device.accelerates:
+            from graphsurgery.accelerator import open_session
+
+            self._session = open_session(model, options, device, name=name, allow_fallback=allow_fallback)
+        else:
+            try:
+                source = str(model) if isinstance(model, Path) else model.SerializeToString()
+                self._session = ort.InferenceSession(source, options(), providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
+                raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
         self._defaults = [item.name for item in self._session.get_overridable_initializers()]
@@ -57,7 +68,8 @@ class Session:
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs.
 
-        An initializer that is an input as well takes the given value where there is one.
+        An initializer that is an input as well takes the given value where there is one. Nothing is copied on the CPU:
+        a contiguous input is read where it lies, and an output is the memory that ONNX Runtime wrote.
         """
         missing = [name for name in self.inputs if name not in inputs]
         if missing:

@@ -116,7 +116,7 @@ def _open(path: Path) -> Capture | Playable:
 
 def _file(path: Path) -> Playable:
     entry = describe_part(Part(path.name, "cpu", False, Model.load(path)))
-    player = PartPlayer.open(path, entry, ["CPUExecutionProvider"], optimise=False)
+    player = PartPlayer.open(path, entry, optimise=False)
     return _playable(path, Chain((player,), tuple(entry.outputs)), tuple(entry.inputs))
 
 

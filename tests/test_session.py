@@ -5,6 +5,7 @@ import pytest
 
 from graphsurgery import session
 from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.providers import DeviceChoice
 from graphsurgery.session import Session, first_line
 from graphsurgery.testing import parse
 
@@ -56,8 +57,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_is_not_here_is_named() -> None:
-    with pytest.raises(MissingTool, match="model: ONNX Runtime has no NoSuchProvider here"):
-        Session(ADD, providers=["CPUExecutionProvider", "NoSuchProvider"])
+    with pytest.raises(MissingTool, match="model on dml: this ONNX Runtime has no DmlExecutionProvider; pip install"):
+        Session(ADD, device=DeviceChoice("dml"))
 
 
 @pytest.mark.parametrize(("optimise", "level"), [(False, "ORT_DISABLE_ALL"), (True, "ORT_ENABLE_ALL")])
