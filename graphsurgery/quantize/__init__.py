@@ -5,24 +5,42 @@ A backend is a module of this package with two functions:
     check(settings)                                      raises ValueError for settings that it can't do
     quantize(model, calibration, settings, progress)     ModelProto -> ModelProto
 
-and is imported when a recipe names it, so that the others need not be installed.
+and is imported when a recipe names it, so that the others need not be installed. One that can quantize again with
+other nodes excluded, without calibrating anew, has a third:
+
+    prepare(model, calibration, settings, progress)      (excluded patterns -> ModelProto)
+
+`ranges` gathers what tensors hold over the calibration, `sqnr` measures what quantizing cost.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Literal, Protocol, cast
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
-__all__ = ["BACKENDS", "Backend", "Calibration", "Settings", "backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Calibration",
+    "Quantize",
+    "Settings",
+    "backend",
+    "is_excluded",
+    "name_nodes",
+    "prepare",
+]
 
 BACKENDS = ("onnxruntime", "quark", "vai_q_onnx")
 
 Number = Literal["uint8", "int8", "uint16", "int16"]
+Progress = Callable[[int, int], None]
+Quantize = Callable[[tuple[str, ...]], ModelProto]  # from patterns of node names that stay float
 
 
 @dataclass(frozen=True)
@@ -76,3 +94,40 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}")
     return cast(Backend, importlib.import_module(f"graphsurgery.quantize.{name}"))
+
+
+def prepare(name: str, model: ModelProto, calibration: Calibration, settings: Settings, progress: Progress) -> Quantize:
+    """Return what quantizes `model` but for the nodes it is given, in place of `settings.exclude`.
+
+    A backend that can calibrates once, now; another one does so, and tells `progress`, each time it is called.
+    """
+    chosen = backend(name)
+    once = getattr(chosen, "prepare", None)
+    if once is not None:
+        return cast(Quantize, once(model, calibration, settings, progress))
+    return lambda exclude: chosen.quantize(model, calibration, replace(settings, exclude=exclude), progress)
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give each node of the graph that has no name, or the name of an earlier one, a name of its own.
+
+    Quantizers and `exclude` know a node by its name only.
+    """
+    given = {node.name for node in model.graph.node}
+    taken: set[str] = {""}
+    for node in model.graph.node:
+        if node.name in taken:
+            hint = node.name or f"{next(iter(node.output), 'node')}_{node.op_type}"
+            node.name, number = hint, 1
+            while node.name in given:
+                number += 1
+                node.name = f"{hint}_{number}"
+            given.add(node.name)
+        taken.add(node.name)
+
+
+def is_excluded(node: NodeProto, settings: Settings) -> bool:
+    """Whether `node` stays float: by its operator, its name, or a pattern of names; a name may look like a pattern."""
+    patterns = settings.exclude
+    named = node.name in patterns or any(fnmatchcase(node.name, pattern) for pattern in patterns)
+    return named or node.op_type in settings.exclude_ops

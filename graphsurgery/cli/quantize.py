@@ -1,0 +1,162 @@
+"""quantize: one ONNX file in integers, and what it costs layer by layer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.screen import Display, err, save, screen_for, write_json
+from graphsurgery.errors import InputError
+from graphsurgery.report import terminal
+
+if TYPE_CHECKING:
+    from graphsurgery.rewrite import Applied, Pass
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Annotated[Path, typer.Argument(help="An ONNX file: a part that 'apply' wrote, for example.")],
+    inputs: Annotated[Path, typer.Option(help="The model_io folder with the captured inputs to calibrate with.")],
+    backend: Annotated[str | None, typer.Option(help="onnxruntime (if not given), quark, or vai_q_onnx.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the pass quantize, as in a recipe. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Leave nodes of such a name float. Repeatable.")
+    ] = None,
+    goal: Annotated[
+        float | None, typer.Option(metavar="DB", help="Leave the worst layers float until every output has this SQNR.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Rank the layers by the SQNR that they lose.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw that ranking; --out's name + .svg if not given.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Calibrate with so many samples at most.")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="The quantized model; MODEL.quantized.onnx.")] = None,
+    json_: JsonFile = None,
+) -> None:
+    """Quantize an ONNX file with captured tensors, and show the SQNR of each output and, on demand, of each layer.
+
+    Example: python -m graphsurgery quantize model/shapes/backbone_rpn.onnx --inputs model/model_io/shapes --explain
+    """
+    from graphsurgery.capture import Capture
+    from graphsurgery.model import Model
+    from graphsurgery.rewrite import Surroundings, apply_pass
+
+    screen = screen_for(json_)
+    pass_ = _configured(option or [], backend, exclude or [], goal, explain or plot is not None, samples)
+    if model.is_dir():
+        raise InputError(f"{model}: this is a folder; name one ONNX file, a part in it for example")
+    original = Model.load(model)
+    target = out_ or model.with_name(f"{model.stem}.quantized.onnx")
+    ranked: bool = getattr(pass_, "explain", False)
+    picture = (plot or target.with_suffix(".svg")) if ranked else None
+    _check_targets({"--out": target, "--plot": picture, "--json": None if json_ in (None, "-") else Path(json_)}, model)
+    captured = Capture.open(inputs).samples
+
+    begin = time.perf_counter()
+    with Display() as display:
+        display.begin(f"quantize {model.name}")
+        applied = apply_pass(pass_, original, Surroundings(captured, display.advance))
+    seconds = time.perf_counter() - begin
+    if applied.skips:
+        raise InputError(f"{model}: nothing was quantized: {applied.skips[0].reason}")
+    applied.model.check(f"{model}, quantized,")
+
+    save(target, applied.model.save)
+    details = applied.details
+    layers = details.get("layers", [])
+    if picture is not None:
+        drawing = _drawn(model, details, goal)
+        save(picture, lambda path: path.write_text(drawing, encoding="utf-8"))
+    files = [target, *([picture] if picture is not None else [])]
+    write_json(json_, _content(model, target, picture, applied, seconds))
+
+    runs = details.get("feeds", 0)
+    screen.print(terminal.sqnr_table(f"SQNR over {runs} run{'s' * (runs != 1)}", details.get("sqnr_db", {})))
+    if layers:
+        screen.print()
+        screen.print(terminal.layers_table("When one layer alone is quantized, the worst output keeps", layers))
+    if details.get("excluded"):
+        screen.print(f"\nleft float: {', '.join(details['excluded'])}", highlight=False, markup=False)
+    screen.print("\n" + "\n".join(map(str, files)), highlight=False, markup=False, soft_wrap=True)
+    for line in _warnings(details):
+        err.print(line, style="yellow", highlight=False, markup=False)
+
+
+def _configured(
+    options: Sequence[str],
+    backend: str | None,
+    exclude: Sequence[str],
+    goal: float | None,
+    explain: bool,
+    samples: int | None,
+) -> Pass:
+    """Return the pass with everything that the command's options say."""
+    from graphsurgery.debugging.reduce import configured
+
+    if goal is not None and exclude:
+        raise InputError("--goal chooses the layers that stay float, --exclude names them; give one of the two")
+    given: dict[str, Any] = {"backend": backend, "samples": samples, "explain": explain or None}
+    if goal is not None:
+        given |= {"exclude": "auto", "sqnr_goal": goal}
+    elif exclude:
+        given["exclude"] = list(exclude)
+    said = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    return configured("quantize", [*options, *said], [])
+
+
+def _check_targets(targets: Mapping[str, Path | None], model: Path) -> None:
+    """Raise InputError, before the work and not after it, for a file that can't or must not be written."""
+    taken = {model.resolve(): "the model itself"}
+    for option, path in targets.items():
+        if path is None:
+            continue
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"{option} {path}: no file can be written there; name a file in a folder that exists")
+        place = path.resolve()
+        other = taken.get(place) or ("the model itself" if path.exists() and path.samefile(model) else None)
+        if other is not None:
+            raise InputError(f"{option} {path}: this would overwrite {other}; name another file")
+        taken[place] = f"what {option} names"
+
+
+def _drawn(model: Path, details: Mapping[str, Any], goal: float | None) -> str:
+    from graphsurgery.report.plot import Bar, bar_plot
+
+    bars = [Bar(layer["name"], layer["sqnr_db"], layer["op"]) for layer in details.get("layers", [])]
+    reached = [db for db in details.get("sqnr_db", {}).values() if db is not None]
+    left = len(details.get("excluded", ()))
+    whole = f"All {f'but {left} ' if left else ''}together leave {min(reached):.1f} dB." if reached else ""
+    explanation = (
+        "The SQNR in dB that is left at the worst output when one layer alone is quantized and all others are float. "
+        f"The shorter the bar, the more the layer loses. {whole}"
+    )
+    return bar_plot(f"{model.name}, quantized by {details.get('backend')}", explanation, bars, "dB", goal=goal)
+
+
+def _content(model: Path, target: Path, picture: Path | None, applied: Applied, seconds: float) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "out": str(target),
+        **({"plot": str(picture)} if picture is not None else {}),
+        "nodes": applied.model.nodes,
+        "bytes": target.stat().st_size,
+        "seconds": round(seconds, 3),
+        **applied.details,
+    }
+
+
+def _warnings(details: Mapping[str, Any]) -> list[str]:
+    """Say what a user should not overlook: an output that is mostly noise."""
+    lost = [name for name, db in details.get("sqnr_db", {}).items() if db is not None and db < 10]
+    listed = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
+    return [f"below 10 dB, so that something is wrong: {listed}; --explain ranks the layers"] if lost else []
