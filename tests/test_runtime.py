@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +19,9 @@ from graphsurgery.images import Canvas, paste_masks
 from graphsurgery.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
 from graphsurgery.model import Model
 from graphsurgery.partition import Part
+from graphsurgery.providers import DeviceChoice
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
-from graphsurgery.runtime import Chain, Detector, PartPlayer
+from graphsurgery.runtime import Chain, Detector, PartPlayer, Timer
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -88,7 +91,7 @@ def part(name: str, text: str, device: str = "cpu", **notes: object) -> Part:
 
 def player(text: str, size: int | None = None, mode: str = "loop", name: str = "head") -> PartPlayer:
     one = part(name, text, batch={"size": size, "mode": mode}) if size else part(name, text)
-    return PartPlayer.open(one.model.proto, describe_part(one), CPU, optimise=False)
+    return PartPlayer.open(one.model.proto, describe_part(one), optimise=False)
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -178,11 +181,82 @@ def test_no_rows_need_a_known_shape() -> None:
 def test_a_part_that_is_not_what_its_entry_says_is_refused() -> None:
     entry = describe_part(part("head", SUM))
     with pytest.raises(ModelError, match="part 'head': has inputs a, but the manifest says a, b"):
-        PartPlayer.open(parse(TWICE), entry, CPU, optimise=False)
+        PartPlayer.open(parse(TWICE), entry, optimise=False)
     with pytest.raises(ModelError, match="part 'head': has outputs b, c, but the manifest says c"):
-        PartPlayer.open(
-            parse(TWICE), entry.model_copy(update={"inputs": {"a": entry.inputs["a"]}}), CPU, optimise=False
-        )
+        PartPlayer.open(parse(TWICE), entry.model_copy(update={"inputs": {"a": entry.inputs["a"]}}), optimise=False)
+
+
+def test_rows_that_fill_up_a_batch_hold_nothing_of_a_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = player(TWICE.replace("[3", "[5"), 5)
+    run, seen = one.session.run, []
+
+    def noted(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append((inputs["a"], inputs["a"].copy()))
+        return run(inputs)
+
+    monkeypatch.setattr(one.session, "run", noted)
+    for count in (4, 2, 3, 1, 4, 1):
+        seen.clear()
+        got = one.play({"a": rows(count, count)})
+        ((memory, given),) = seen
+        np.testing.assert_array_equal(given[:count], rows(count, count))
+        assert not given[count:].any()
+        np.testing.assert_array_equal(got["b"], rows(count, count) * 2)
+        assert memory is one._padded["a"]._memory  # the same for every run
+
+
+def test_results_of_a_padded_run_outlive_the_next() -> None:
+    one = player(TWICE.replace("[3", "[5"), 5)
+    first = one.play({"a": rows(2)})
+    one.play({"a": rows(4, 1)})
+    np.testing.assert_array_equal(first["b"], rows(2) * 2)
+
+
+def test_inputs_of_other_sizes_and_types_fill_up_a_batch_in_turn() -> None:
+    text = TWICE.replace("float[3, 2]", "float[3, K]")
+    one = player(text, 3)
+    for width in (2, 5, 2):
+        given = np.arange(2 * width, dtype=np.float32).reshape(2, width)
+        np.testing.assert_array_equal(one.play({"a": given})["b"], given * 2)
+    with pytest.raises(InputError, match="part 'head': ONNX Runtime can't run it"):
+        one.play({"a": np.zeros((2, 2))})
+    np.testing.assert_array_equal(one.play({"a": rows(2)})["b"], rows(2) * 2)
+
+
+def test_two_threads_can_play_a_padded_part() -> None:
+    one = player(TWICE.replace("[3", "[5"), 5)
+    wrong = []
+
+    def play(seed: int) -> None:
+        for turn in range(200):
+            given = rows(1 + (seed + turn) % 4, seed)
+            if not np.array_equal(one.play({"a": given})["b"], given * 2):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=play, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_no_tensor_is_copied_on_its_way_from_part_to_part() -> None:
+    large = np.ones((16, 1 << 20), np.float32)  # 64 MB
+    takes = f"{HEAD}\ng (float[16, N] a) => (int64[2] shape) {{ shape = Shape (a) }}"
+    session = player(takes, name="takes").session
+
+    def quickest(act: Callable[[], object]) -> float:
+        def seconds() -> float:
+            begin = time.perf_counter()
+            act()
+            return time.perf_counter() - begin
+
+        return min(seconds() for _ in range(10))
+
+    assert quickest(lambda: session.run({"a": large})) < 0.1 * quickest(large.copy)
+    gives = player(f"{HEAD}\ng (float[2] a) => (float[2] b) {{ b = Neg (a) }}", name="gives").session
+    assert not gives.run({"a": np.ones(2, np.float32)})["b"].flags.owndata
 
 
 def test_time_adds_up() -> None:
@@ -191,6 +265,25 @@ def test_time_adds_up() -> None:
     first = one.seconds
     one.play({"a": rows(3)})
     assert 0 < first < one.seconds
+
+
+def test_a_timer_tells_mean_and_percentiles_in_milliseconds() -> None:
+    timer = Timer()
+    assert timer.summary() == {}
+    for milliseconds in range(1, 12):
+        timer.add(milliseconds / 1000)
+    assert timer.summary() == pytest.approx({"mean_ms": 6, "p50_ms": 6, "p90_ms": 10})
+    assert timer.seconds == pytest.approx(0.066)
+    timer.reset()
+    assert (timer.seconds, timer.summary()) == (0, {})
+
+
+def test_a_timer_keeps_the_last_thousand_runs() -> None:
+    timer = Timer()
+    for seconds in [5.0] * 500 + [1.0] * 1000:
+        timer.add(seconds)
+    assert timer.summary()["mean_ms"] == pytest.approx(1000)
+    assert timer.seconds == pytest.approx(3500)
 
 
 class Tracked:
@@ -314,6 +407,36 @@ def test_a_detector_times_each_part(tmp_path: Path) -> None:
     assert all(seconds > 0 for seconds in detector.seconds.values())
 
 
+def test_a_warm_up_does_not_count(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    detector = Detector.load(tmp_path)
+    detector.warm_up(np.full((8, 12, 3), 255, np.uint8), 2)
+    assert set(detector.seconds.values()) == {0}
+
+
+def test_threads_can_be_told_to_sleep_while_another_part_works(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    for spin, entry in ((True, None), (False, "0")):
+        session = Detector.load(tmp_path, spin=spin, threads=1).chain.players[0].session._session
+        options = session.get_session_options()
+        assert options.intra_op_num_threads == 1
+        if entry is None:
+            with pytest.raises(RuntimeError, match="allow_spinning"):
+                options.get_session_config_entry("session.intra_op.allow_spinning")
+        else:
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
+
+
+def test_a_detector_goes_to_the_devices_that_its_manifest_names(tmp_path: Path) -> None:
+    write_detector(tmp_path)
+    change_manifest(tmp_path, lambda content: content.update(devices={"npu": "vitisai"}))
+    if "VitisAIExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(MissingTool, match="device npu=vitisai"):
+            Detector.load(tmp_path)
+    detector = Detector.load(tmp_path, {"npu": DeviceChoice("cpu")})
+    assert detector.devices == {"npu": DeviceChoice("cpu"), "cpu": DeviceChoice("cpu")}
+
+
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json: can't be read; give a folder that 'apply' wrote"):
         Detector.load(tmp_path)
@@ -376,7 +499,7 @@ def test_parts_that_were_swapped_are_refused(tmp_path: Path) -> None:
 def test_a_device_that_no_part_is_on_is_refused(tmp_path: Path) -> None:
     write_detector(tmp_path)
     with pytest.raises(InputError, match="no part is on device 'gpu'; the parts are on cpu, npu"):
-        Detector.load(tmp_path, {"gpu": "cuda"})
+        Detector.load(tmp_path, {"gpu": DeviceChoice("cuda")})
 
 
 def test_a_provider_that_is_not_here_is_a_missing_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,10 +508,10 @@ def test_a_provider_that_is_not_here_is_a_missing_tool(tmp_path: Path, monkeypat
     with pytest.raises(
         MissingTool, match="device npu=vitisai: this ONNX Runtime has no VitisAIExecutionProvider; comes"
     ):
-        Detector.load(tmp_path, {"npu": "vitisai"})
+        Detector.load(tmp_path, {"npu": DeviceChoice("vitisai")})
 
 
 def test_a_device_can_be_put_on_the_cpu_by_name(tmp_path: Path) -> None:
     write_detector(tmp_path)
-    detector = Detector.load(tmp_path, {"npu": "cpu"}, threads=1)
+    detector = Detector.load(tmp_path, {"npu": DeviceChoice("cpu")}, threads=1)
     assert len(detector(np.full((8, 12, 3), 255, np.uint8))["boxes"]) == 12

@@ -1,0 +1,104 @@
+"""bench: how long the parts take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.screen import Display, screen_for, write_json
+from graphsurgery.report import terminal
+
+if TYPE_CHECKING:
+    from graphsurgery.runtime import Detector
+
+
+@app.command("bench")
+def bench_command(
+    folder: Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")],
+    image: Annotated[
+        Path | None, typer.Option(help="An image, or a folder of them; one is drawn if not given.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Detect so many times.")] = 20,
+    device: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For example npu=vitisai. Repeatable.")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")
+    ] = 0,
+    pipeline: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Let parts of successive images overlap, N waiting.")
+    ] = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Let a provider leave nodes to the CPU.")
+    ] = False,
+    json_: JsonFile = None,
+) -> None:
+    """Measure what each part takes, and how many images a second go through.
+
+    Example: python -m graphsurgery bench model/shapes --runs 50 --threads 2
+    """
+    from graphsurgery.bench import measure_latency, measure_pipeline, synthetic_image
+    from graphsurgery.image_files import load_image, read_images
+    from graphsurgery.providers import parse_devices
+    from graphsurgery.runtime import Detector
+
+    screen = screen_for(json_)
+    pictures = [load_image(file.path) for file in read_images(image, max_samples=runs)] if image else None
+    devices = parse_devices(device or [])
+    detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
+    pictures = pictures or [synthetic_image(detector.canvas)]
+    with Display() as display:
+        display.begin("bench")
+        latency = measure_latency(detector, pictures, runs, progress=display.advance)
+        overlapping = None
+        if pipeline is not None:
+            display.begin(f"bench --pipeline {pipeline}")
+            overlapping = measure_pipeline(detector, pictures, runs, pipeline, progress=display.advance)
+    alone = 1000 / latency["total"]["mean_ms"]
+    result: dict[str, Any] = {
+        "folder": str(folder),
+        "image": None if image is None else str(image),
+        "runs": runs,
+        "threads": threads,
+        "devices": {device: choice.provider for device, choice in detector.devices.items()},
+        "latency": {"parts": latency},
+        "images_per_second": alone,
+    }
+    if overlapping is not None:
+        result["pipeline"] = overlapping
+    write_json(json_, result)
+    screen.print(terminal.plain_table(f"Milliseconds per image, {runs} runs", _COLUMNS, _rows(detector, latency)))
+    screen.print()
+    lines = [f"one after another: {alone:.2f} images/s"]
+    if overlapping is not None:
+        took = overlapping["latency"]
+        lines.append(
+            f"--pipeline {pipeline}: {overlapping['images_per_second']:.2f} images/s, each after "
+            f"{took['p50_ms']:.0f} ms (p90 {took['p90_ms']:.0f})"
+        )
+        lines.append("stages: " + " | ".join(" + ".join(stage) for stage in overlapping["stages"]))
+    screen.print("\n".join(lines), highlight=False, markup=False)
+
+
+_COLUMNS = ["part", "device", "mean", "p50", "p90", "share"]
+
+
+def _rows(detector: Detector, latency: dict[str, Any]) -> list[list[str]]:
+    total = latency["total"]["mean_ms"]
+    rows = []
+    for part in detector.manifest.parts:
+        times = latency["parts"][part.name]
+        where = f"{part.device} ({detector.devices[part.device].provider})"
+        rows.append([part.name, where, *_cells(times), f"{times['mean_ms'] / total:.0%}"])
+    around = total - sum(times["mean_ms"] for times in latency["parts"].values())
+    rows.append(["around the parts", "", f"{around:.1f}", "", "", f"{around / total:.0%}"])
+    rows.append(["total", "", *_cells(latency["total"]), ""])
+    return rows
+
+
+def _cells(times: dict[str, float]) -> list[str]:
+    return [f"{times[name]:.1f}" for name in ("mean_ms", "p50_ms", "p90_ms")]
