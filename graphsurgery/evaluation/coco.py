@@ -7,7 +7,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,12 @@ class AveragePrecision:
     """The numbers of one COCO evaluation by name, each 0..1; None where the images hold no such object.
 
     Boxes and masks: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl. Keypoints: AP, AP50,
-    AP75, APm, APl, AR, AR50, AR75, ARm, ARl. See https://cocodataset.org/#detection-eval.
+    AP75, APm, APl, AR, AR50, AR75, ARm, ARl. See https://cocodataset.org/#detection-eval. `per_category` is the AP
+    of each category by its id.
     """
 
     lines: Mapping[str, float | None]
+    per_category: Mapping[int, float | None] = field(default_factory=dict)
 
     @property
     def ap(self) -> float:
@@ -222,15 +224,15 @@ def read_annotations(path: Path) -> dict[str, Any]:
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{path}: no {name}; give a COCO annotation file that has them")
         for number, entry in enumerate(entries):
-            for field in fields:
-                expected = list if field == "bbox" else int
-                if not isinstance(entry, dict) or not isinstance(entry.get(field), expected):
-                    raise InputError(f"{path}: {name}[{number}] has no {field}, or not one COCO would have")
+            for key in fields:
+                expected = list if key == "bbox" else int
+                if not isinstance(entry, dict) or not isinstance(entry.get(key), expected):
+                    raise InputError(f"{path}: {name}[{number}] has no {key}, or not one COCO would have")
     images, categories = ({entry["id"] for entry in dataset[name]} for name in ("images", "categories"))
     for number, entry in enumerate(dataset["annotations"]):
-        for field, known in (("image_id", images), ("category_id", categories)):
-            if entry[field] not in known:
-                raise InputError(f"{path}: annotations[{number}] has {field} {entry[field]!r}, which is not listed")
+        for key, known in (("image_id", images), ("category_id", categories)):
+            if entry[key] not in known:
+                raise InputError(f"{path}: annotations[{number}] has {key} {entry[key]!r}, which is not listed")
         if len(entry["bbox"]) != 4:
             raise InputError(f"{path}: annotations[{number}] has bbox {entry['bbox']}, expected x, y, width, height")
     return dataset
@@ -273,7 +275,18 @@ def _average_precision(
     if stats[0] < 0:
         raise InputError(f"{place}: no object to find for {kind} in {len(dataset['images'])} images")
     names = _KEYPOINT_LINES if kind == "keypoints" else _LINES
-    return AveragePrecision({n: None if v < 0 else v for n, v in zip(names, stats, strict=True)})
+    lines = {n: None if v < 0 else v for n, v in zip(names, stats, strict=True)}
+    # [IoU threshold, recall, category, size, most detections]: all sizes, and as many detections as AP counts
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return AveragePrecision(
+        lines,
+        {int(category): _mean(precision[:, :, k]) for k, category in enumerate(evaluation.params.catIds)},
+    )
+
+
+def _mean(precision: Array) -> float | None:
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
 
 
 def _check_sizes(dataset: Mapping[str, Any], results: list[Mapping[str, Any]], place: str) -> None:

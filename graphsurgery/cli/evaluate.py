@@ -1,0 +1,216 @@
+"""evaluate: COCO average precision of the original, of its parts and of their variants, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import JsonFile, Plugins, recipe_of
+from graphsurgery.cli.screen import Display, err, screen_for, write_json
+from graphsurgery.errors import InputError, MissingTool
+from graphsurgery.report import terminal
+
+if TYPE_CHECKING:
+    from graphsurgery.evaluation.columns import Column, OriginalColumn
+    from graphsurgery.evaluation.tasks import Desk
+    from graphsurgery.evaluation.workers import Runner
+    from graphsurgery.manifest import Manifest
+    from graphsurgery.recipe import Recipe
+
+
+@app.command("evaluate")
+def evaluate_command(
+    target: Annotated[str, typer.Argument(metavar="FOLDER|RECIPE", help="Parts that 'apply' wrote, or their recipe.")],
+    images: Annotated[Path | None, typer.Option(help="A folder of images; the demo's own are drawn.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="COCO annotations of these images.")] = None,
+    max_samples: Annotated[int | None, typer.Option(min=1, help="The first so many images, by ascending id.")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For the parts, such as npu=qnn. Repeatable.")
+    ] = None,
+    per_category: Annotated[bool, typer.Option("--per-category", help="Also show the AP of each category.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; as many as pay, if not given. The result is the same.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A dask cluster, tcp://host:8786, in place of --workers.")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of each worker; the last bits of a result depend on it.")
+    ] = 1,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Do without images that can't be read.")] = False,
+    original: Annotated[
+        bool | None,
+        typer.Option("--original/--no-original", help="With the torch model; if not given, where it can be had."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="The original's weights file, where it isn't found.")] = None,
+    plugin: Plugins = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run found.")] = False,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Folder for results; evaluation/NAME beside the parts if not given.")
+    ] = None,
+    json_: JsonFile = None,
+) -> None:
+    """Measure COCO AP of the original, the parts and their variants. An interrupted run goes on where it stopped.
+
+    Example: python -m graphsurgery evaluate model/shapes --max-samples 20
+    """
+    from graphsurgery.evaluation.coco import require_pycocotools
+    from graphsurgery.evaluation.columns import PARTS, PartsColumn, variants
+    from graphsurgery.evaluation.dataset import draw_shapes, open_dataset
+    from graphsurgery.evaluation.measure import BadImages, measure, missing
+    from graphsurgery.evaluation.store import FileStore
+    from graphsurgery.evaluation.tasks import Desk
+    from graphsurgery.manifest import Manifest
+
+    screen = screen_for(json_)
+    if scheduler is not None and workers is not None:
+        raise InputError("--workers and --scheduler exclude each other: the cluster's workers are its own")
+    require_pycocotools()
+    devices = _devices(device or [])
+    folder, recipe = _target(target, plugin)
+    manifest = Manifest.read(folder)
+    images, annotations, samples = _images(images, annotations, max_samples, recipe, manifest)
+    parts = [PartsColumn.of(PARTS, folder, devices)]
+    parts += [PartsColumn.of(name, folder / name, devices) for name in variants(folder, manifest)]
+    place = out_ or folder.resolve().parent / "evaluation" / folder.resolve().name
+    store = FileStore(place)
+    if images is None or annotations is None:
+        images, annotations = draw_shapes(place / "drawn", samples or 100)
+    dataset = open_dataset(images, annotations, samples, skip_bad=skip_bad)
+
+    columns: list[Column] = [*parts]
+    left_out, desk = None, Desk()
+    with Display() as display:
+        if original is not False:
+            try:
+                first = _original(manifest, folder, recipe, weights)
+                if restart:
+                    store.forget(first)
+                if missing([first], dataset, store, threads):
+                    display.begin("open the original")
+                    desk.prepare(first, threads)
+                columns.insert(0, first)
+            except (InputError, MissingTool) as error:
+                if original or weights:
+                    raise
+                left_out = str(error)
+        if restart:
+            for column in parts:
+                store.forget(column)
+        left = len(missing(columns, dataset, store, threads))
+        run = _runner(scheduler, workers, left, all(column.on_cpu for column in parts), desk)
+        del desk
+        try:
+            measured = measure(
+                columns,
+                dataset,
+                display,
+                classes=manifest.classes,
+                threads=threads,
+                store=store,
+                run=run,
+                results=place,
+                per_category=per_category,
+                skip_bad=skip_bad,
+            )
+        except BadImages as error:
+            _print_bad(error.images, screen)
+            raise
+    evaluation = measured.evaluation
+    write_json(json_, evaluation)
+    for kind, lines in evaluation["lines"].items():
+        _print_numbers(f"{kind} on {evaluation['samples']} images", "line", lines, screen)
+    for kind, lines in evaluation.get("per_category", {}).items():
+        _print_numbers(f"{kind} AP by category", "category", lines, screen)
+    if evaluation.get("skipped"):
+        rows = [[str(each["image"]), each["file"], each["reason"]] for each in evaluation["skipped"]]
+        screen.print(terminal.plain_table("Left out", ["image", "file", "reason"], rows))
+        screen.print()
+    if left_out is not None:
+        err.print(f"without the original: {left_out}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    said = f"{measured.computed} computed, {measured.reused} there from before"
+    if not measured.computed:
+        said = f"nothing to compute: all {measured.reused} were there from before; --restart computes them anew"
+    screen.print(f"{said}\n{place / 'summary.json'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _devices(choices: list[str]) -> dict[str, str]:
+    """Check --device options and return them as they are written, which a column keeps."""
+    from graphsurgery.providers import parse_devices
+
+    parse_devices(choices)
+    return {device: provider for device, _, provider in (choice.partition("=") for choice in choices)}
+
+
+def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | None]:
+    """Return the folder of parts, and the recipe where its name was given."""
+    folder = Path(target)
+    if folder.is_dir():
+        return folder, None
+    try:
+        recipe = recipe_of(target, None, None, plugins)
+    except InputError as error:
+        raise InputError(f"{target}: neither a folder of parts nor a recipe ({error})") from error
+    made = Path("model") / recipe.name
+    if not made.is_dir():
+        raise InputError(f"{made}: there are no parts yet; make them: python -m graphsurgery apply {target}")
+    return made, recipe
+
+
+def _images(
+    images: Path | None, annotations: Path | None, samples: int | None, recipe: Recipe | None, manifest: Manifest
+) -> tuple[Path | None, Path | None, int | None]:
+    """Return images, annotations and how many: what the options say, else the recipe; None for images to be drawn."""
+    if (images is None) != (annotations is None):
+        raise InputError("--images and --annotations: give both, the images and the COCO file that names them")
+    if images is not None:
+        return images, annotations, samples
+    plan = recipe.evaluate if recipe is not None else None
+    if plan is not None and plan.images is not None:
+        return plan.images, plan.annotations, samples or plan.samples
+    if manifest.source.get("kind") != "demo":
+        raise InputError("give the images with --images, and what is in them with --annotations, a COCO file")
+    return None, None, samples or (plan.samples if plan is not None else 100)
+
+
+def _original(manifest: Manifest, folder: Path, recipe: Recipe | None, weights: str | None) -> OriginalColumn:
+    from graphsurgery.evaluation.columns import OriginalColumn
+
+    places = [folder, folder.resolve().parent, Path()]
+    if recipe is not None:
+        places.insert(0, recipe.source.folder)
+    return OriginalColumn.of(manifest, places, weights)
+
+
+def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool, desk: Desk) -> Runner:
+    from graphsurgery.evaluation.cluster import on_cluster
+    from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
+
+    if scheduler is not None:
+        return partial(on_cluster, scheduler=scheduler)
+    count = workers or (sensible_workers(tasks) if on_cpu else 1)
+    return partial(in_process, desk=desk) if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
+
+
+def _print_numbers(
+    title: str, first: str, columns: Mapping[str, Mapping[str, float | None]], screen: terminal.Screen
+) -> None:
+    names = list(next(iter(columns.values())))
+    rows = [[name, *(_number(column[name]) for column in columns.values())] for name in names]
+    screen.print(terminal.plain_table(title, [first, *columns], rows))
+    screen.print()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _print_bad(images: Any, screen: terminal.Screen) -> None:
+    rows = [[str(each.id), str(each.path), each.reason] for each in images]
+    screen.print(terminal.plain_table("Can't be read", ["image", "file", "reason"], rows))
+    screen.print()

@@ -1,0 +1,148 @@
+"""The images that AP is measured on: those that COCO annotations name, looked at before the work begins."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from graphsurgery.errors import InputError
+from graphsurgery.evaluation.coco import read_annotations
+from graphsurgery.image_files import ImageFile, read_images
+
+# what torchvision's lists of classes have where COCO numbers no category
+_NO_CLASS = ("n/a", "background", "__background__")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image by its COCO id; `sha256` is that of the file."""
+
+    id: int
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that the annotations name and nobody can read, and why."""
+
+    id: int
+    path: Path
+    reason: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as summary.json lists what was skipped."""
+        return {"image": self.id, "file": str(self.path), "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Annotations, and the first of their images by ascending id. `place` is what messages call the annotations."""
+
+    place: str
+    annotations: Mapping[str, Any]
+    pictures: tuple[Picture, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+def open_dataset(images: Path, annotations: Path, samples: int | None = None, *, skip_bad: bool = False) -> Dataset:
+    """Read annotations and look at the first `samples` images that they name, all of them if None.
+
+    An image that is damaged is set apart in `unreadable`; with `skip_bad` one that isn't there, too. Raises InputError
+    for annotations that are broken, or that are of other images than those in the folder.
+    """
+    if not images.is_dir():
+        raise InputError(f"{images}: no such folder of images; give the one with the images that {annotations} names")
+    content = read_annotations(annotations)
+    files = read_images(images, annotations, samples)
+    twice = [identity for identity, count in Counter(file.id for file in files).items() if count > 1]
+    if twice:
+        raise InputError(f"{annotations}: two images have the id {twice[0]}; give each its own")
+    absent = [file for file in files if not file.path.is_file()]
+    if len(absent) == len(files) or (absent and not skip_bad):
+        otherwise = "" if len(absent) == len(files) else ", or leave them out with --skip-bad"
+        raise InputError(
+            f"{annotations}: {len(absent)} of {len(files)} images are not in {images}, {absent[0].path.name} for one; "
+            f"give the folder that they are in{otherwise}"
+        )
+    sizes = {entry["id"]: (entry.get("height"), entry.get("width")) for entry in content["images"]}
+    looked = [_look(file, sizes[int(file.id)], annotations) for file in files]
+    pictures = tuple(each for each in looked if isinstance(each, Picture))
+    return Dataset(str(annotations), content, pictures, tuple(each for each in looked if isinstance(each, Unreadable)))
+
+
+def _look(file: ImageFile, annotated: tuple[int | None, int | None], annotations: Path) -> Picture | Unreadable:
+    identity = int(file.id)
+    try:
+        content = file.path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except FileNotFoundError:
+        return Unreadable(identity, file.path, "no such file")
+    except UnidentifiedImageError:  # its message names the bytes' address in memory
+        return Unreadable(identity, file.path, "not an image")
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:  # Pillow raises any of these
+        return Unreadable(identity, file.path, str(error))
+    if None not in annotated and (height, width) != annotated:
+        raise InputError(
+            f"{annotations}: image {identity} is {annotated[0]} x {annotated[1]} there, but {height} x {width} in "
+            f"{file.path}; give the annotations of these images, or these annotations' images"
+        )
+    return Picture(identity, file.path, hashlib.sha256(content).hexdigest())
+
+
+def category_of_label(
+    annotations: Mapping[str, Any], classes: Sequence[str] | None, place: str
+) -> dict[int, int] | None:
+    """Return the category id that each label of the model stands for; None where `classes` are not known.
+
+    A label is its category's id, as in torchvision's detectors; where names say otherwise, the category of the same
+    name. Raises InputError for a category that the model doesn't know.
+    """
+    if classes is None:
+        return None
+    labels = {name.casefold(): label for label, name in enumerate(classes) if name.casefold() not in _NO_CLASS}
+    known = set(labels.values())
+    categories: dict[int, str | None] = {each["id"]: each.get("name") for each in annotations["categories"]}
+    named = {key: name.casefold() for key, name in categories.items() if isinstance(name, str)}
+    if all(key in known and (key not in named or classes[key].casefold() == named[key]) for key in categories):
+        return {key: key for key in categories}
+    unknown = [key for key in categories if key not in named or named[key] not in labels]
+    if unknown:
+        names = [name for name in classes if name.casefold() in labels]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise InputError(
+            f"{place}: the model doesn't know category {unknown[0]} '{categories[unknown[0]]}' and "
+            f"{len(unknown) - 1} others of {len(categories)}; its classes are {shown}. Give annotations with these"
+        )
+    return {labels[name]: key for key, name in named.items()}
+
+
+def draw_shapes(folder: Path, count: int) -> tuple[Path, Path]:
+    """Draw the demo's validation images into `folder`; return the folder of images and the annotations."""
+    from graphsurgery.demo import shapes
+
+    try:
+        annotations = shapes.write_dataset(folder, count, shapes.VAL_SEED)
+    except OSError as error:
+        raise InputError(f"{folder}: images can't be drawn there ({error.strerror or error})") from error
+    return annotations.parent / "images", annotations
+
+
+@contextmanager
+def drawn_or_given(images: Path | None, annotations: Path | None, count: int) -> Iterator[tuple[Path, Path]]:
+    """Yield the folder of images and their annotations; the demo's are drawn for the occasion."""
+    if images is not None and annotations is not None:
+        yield images, annotations
+        return
+    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
+        yield draw_shapes(Path(folder), count)

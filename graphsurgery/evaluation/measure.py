@@ -1,0 +1,219 @@
+"""From columns and images to average precision: what is missing is detected, then each column is judged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from graphsurgery.errors import InputError
+from graphsurgery.evaluation.coco import AveragePrecision, evaluate, require_pycocotools
+from graphsurgery.evaluation.columns import Column
+from graphsurgery.evaluation.dataset import (
+    Dataset,
+    Picture,
+    Unreadable,
+    category_of_label,
+    drawn_or_given,
+    open_dataset,
+)
+from graphsurgery.evaluation.store import MemoryStore, Store
+from graphsurgery.evaluation.tasks import Found, Task
+from graphsurgery.evaluation.workers import Runner, in_process
+
+# the field of an annotation without which there is nothing to measure a kind by
+_NEEDS = {"segm": "segmentation", "keypoints": "keypoints"}
+
+
+class Watcher(Protocol):
+    """Who wants to know how far it is."""
+
+    def begin(self, what: str) -> None:
+        """Something that takes a while starts."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So many of so many pieces of it are done."""
+
+
+class Plan(Protocol):
+    """The images of a recipe's `evaluate`; the demo's are drawn where there are none."""
+
+    @property
+    def samples(self) -> int:
+        """How many."""
+
+    @property
+    def images(self) -> Path | None:
+        """Their folder."""
+
+    @property
+    def annotations(self) -> Path | None:
+        """Their COCO file."""
+
+
+class BadImages(InputError):
+    """Some images can't be read; the others were evaluated and their results kept."""
+
+    def __init__(self, place: str, images: Sequence[Unreadable]) -> None:
+        self.images = tuple(images)
+        first = f"image {images[0].id}, {images[0].path.name}, " if len(images) > 1 else ""
+        super().__init__(
+            f"{place}: {len(images)} of its images can't be read ({first}{images[0].reason}); repair them and run "
+            "again, which goes on from here, or leave them out with --skip-bad"
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`evaluation` is what run.json has under that name; `computed` and `reused` count images, once per column."""
+
+    evaluation: dict[str, Any]
+    computed: int
+    reused: int
+
+
+def average_precision(
+    columns: Sequence[Column], plan: Plan, watcher: Watcher, classes: Sequence[str] | None = None, threads: int = 0
+) -> dict[str, Any]:
+    """Measure the AP of each column on the images of `plan`, in this process, and return run.json's `evaluation`.
+
+    `classes` name the model's labels from 0 on. Raises InputError for images or annotations that can't be used,
+    MissingTool without pycocotools.
+    """
+    require_pycocotools()
+    with drawn_or_given(plan.images, plan.annotations, plan.samples) as (images, annotations):
+        dataset = open_dataset(images, annotations, plan.samples)
+        return measure(columns, dataset, watcher, classes=classes, threads=threads).evaluation
+
+
+def measure(
+    columns: Sequence[Column],
+    dataset: Dataset,
+    watcher: Watcher,
+    *,
+    classes: Sequence[str] | None = None,
+    threads: int = 1,
+    store: Store | None = None,
+    run: Runner = in_process,
+    results: Path | None = None,
+    per_category: bool = False,
+    skip_bad: bool = False,
+) -> Measured:
+    """Detect what `store` has no results of, by `run`, and measure the AP of each column on the same images.
+
+    With `results`, that folder gets a results_<column>.json in COCO's format for each column, and summary.json. Raises
+    BadImages where there are some and `skip_bad` isn't set, InputError for annotations that don't fit the model, and
+    what detecting raises.
+    """
+    require_pycocotools()
+    categories = category_of_label(dataset.annotations, classes, dataset.place)
+    store = store or MemoryStore()
+    tasks = missing(columns, dataset, store, threads)
+    total = len(columns) * len(dataset.pictures)
+    bad = {each.id: each for each in dataset.unreadable}
+    reused = total - len(tasks)
+    watcher.begin("evaluate")
+    watcher.advance(reused, total)
+    for number, (task, found) in enumerate(run(tasks), start=1):
+        if found.unreadable is None:
+            store.add(task, found)
+        else:
+            bad[task.picture.id] = Unreadable(task.picture.id, task.picture.path, found.unreadable)
+        watcher.advance(reused + number, total)
+    unreadable = [bad[identity] for identity in sorted(bad)]
+    if unreadable and not skip_bad:
+        raise BadImages(dataset.place, unreadable)
+    pictures = [picture for picture in dataset.pictures if picture.id not in bad]
+    if not pictures:
+        raise InputError(f"{dataset.place}: none of its images can be read ({unreadable[0].reason}); give others")
+    evaluation = _judge(columns, dataset, pictures, watcher, categories, store, threads, results, per_category)
+    evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
+    if results is not None:
+        _write(results / "summary.json", evaluation, indent=1)
+    return Measured(evaluation, len(tasks), reused)
+
+
+def missing(columns: Sequence[Column], dataset: Dataset, store: Store, threads: int) -> list[Task]:
+    """Return what is left to do, column by column, so that nobody has to keep two detectors open."""
+    tasks = []
+    for column in columns:
+        done = store.done(column, threads, dataset.pictures)
+        tasks += [Task(column, picture, threads) for picture in dataset.pictures if picture.id not in done]
+    return tasks
+
+
+def _judge(
+    columns: Sequence[Column],
+    dataset: Dataset,
+    pictures: Sequence[Picture],
+    watcher: Watcher,
+    categories: Mapping[int, int] | None,
+    store: Store,
+    threads: int,
+    folder: Path | None,
+    per_category: bool,
+) -> dict[str, Any]:
+    """Measure each column by all that was found of it; of one column at a time, as that may be a lot."""
+    ids = [picture.id for picture in pictures]
+    scores: dict[str, dict[str, AveragePrecision]] = {}
+    seconds: dict[str, float] = {}
+    watcher.begin("average precision")
+    for number, column in enumerate(columns):
+        watcher.advance(number, len(columns))
+        found = store.read(column, threads, pictures)
+        results = [result for identity in ids for result in _translated(found[identity].results, categories)]
+        if folder is not None:
+            _write(folder / f"results_{column.name}.json", results)
+        scores[column.name] = evaluate(dataset.annotations, results, _kinds(found.values(), dataset, ids), ids)
+        seconds[column.name] = sum(each.seconds for each in found.values()) / len(found)
+    kinds = [kind for kind in next(iter(scores.values())) if all(kind in score for score in scores.values())]
+    table = {kind: {name: score[kind] for name, score in scores.items()} for kind in kinds}
+    evaluation: dict[str, Any] = {
+        "samples": len(ids),
+        "ap": {kind: {name: score.ap for name, score in row.items()} for kind, row in table.items()},
+        "lines": {kind: {name: dict(score.lines) for name, score in row.items()} for kind, row in table.items()},
+        "seconds_per_image": seconds,
+    }
+    if per_category:
+        names = {each["id"]: str(each.get("name", each["id"])) for each in dataset.annotations["categories"]}
+        evaluation["per_category"] = {
+            kind: {
+                name: {names[category]: ap for category, ap in score.per_category.items()}
+                for name, score in row.items()
+            }
+            for kind, row in table.items()
+        }
+    return evaluation
+
+
+def _translated(results: Iterable[dict[str, Any]], categories: Mapping[int, int] | None) -> list[dict[str, Any]]:
+    """Put category ids in the place of labels, and leave out what has none."""
+    if categories is None:
+        return list(results)
+    return [
+        {**result, "category_id": categories[result["category_id"]]}
+        for result in results
+        if result["category_id"] in categories
+    ]
+
+
+def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int]) -> list[str]:
+    """Return what both the detections and the annotations can be compared by: boxes, and masks or keypoints if any."""
+    given = next(iter(found)).kinds
+    wanted = set(ids)
+    entries = [entry for entry in dataset.annotations["annotations"] if entry["image_id"] in wanted]
+    return [kind for kind in given if kind == "bbox" or any(_NEEDS[kind] in entry for entry in entries)]
+
+
+def _write(path: Path, content: object, indent: int | None = None) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror or error}); make room, or give --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)

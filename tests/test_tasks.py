@@ -1,0 +1,63 @@
+"""One image of one column."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bars import bars, write_parts
+
+from graphsurgery.errors import InputError
+from graphsurgery.evaluation.columns import PartsColumn
+from graphsurgery.evaluation.tasks import Desk, Task
+
+pytest.importorskip("pycocotools")
+
+
+def test_a_task_gives_coco_results_in_pixels_of_the_image(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    found = Desk().do(Task(column, dataset.pictures[0], 1))
+    assert found.kinds == ("bbox", "segm")
+    assert found.seconds > 0
+    assert [(each["image_id"], each["category_id"], each["bbox"]) for each in found.results] == [
+        (1, 1, [1, 0, 1, 4]),
+        (1, 1, [5, 0, 1, 4]),
+    ]
+    assert found.results[0]["segmentation"]["size"] == [8, 12]
+
+
+def test_a_detector_stays_open_until_another_column_comes(tmp_path: Path) -> None:
+    column, _ = bars(tmp_path)
+    other = PartsColumn.of("other", write_parts(tmp_path / "other", high=3))
+    desk = Desk()
+    first = desk.prepare(column, 1)
+    assert desk.prepare(column, 1) is first
+    assert desk.prepare(column, 2) is not first
+    second = desk.prepare(other, 1)
+    assert desk.prepare(other, 1) is second
+    assert desk.prepare(column, 1) is not first
+
+
+def test_a_damaged_image_is_told_and_not_raised(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    picture = dataset.pictures[0]
+    picture.path.write_bytes(picture.path.read_bytes()[:60])
+    import hashlib
+
+    cut = replace(picture, sha256=hashlib.sha256(picture.path.read_bytes()).hexdigest())
+    found = Desk().do(Task(column, cut, 1))
+    assert found.unreadable is not None
+    assert "can't be read as an image" in found.unreadable
+    assert found.results == []
+
+
+def test_an_image_that_changed_or_went_is_refused(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    picture = dataset.pictures[0]
+    picture.path.write_bytes(dataset.pictures[1].path.read_bytes())
+    with pytest.raises(InputError, match=r"1\.png: is another file than when this began"):
+        Desk().do(Task(column, picture, 1))
+    picture.path.unlink()
+    with pytest.raises(InputError, match=r"1\.png: can't be read any more, or not from here"):
+        Desk().do(Task(column, picture, 1))

@@ -1,0 +1,100 @@
+"""Tasks in several processes: the same results, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from bars import Deadly, bars
+
+from graphsurgery.errors import InputError
+from graphsurgery.evaluation.tasks import Task
+from graphsurgery.evaluation.workers import Done, in_process, in_processes, sensible_workers
+
+pytest.importorskip("pycocotools")
+
+
+def results(done: list[Done]) -> dict[int, object]:
+    assert len({task.picture.id for task, _ in done}) == len(done), "an image came twice"
+    return {task.picture.id: (found.kinds, found.results, found.unreadable) for task, found in done}
+
+
+def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 9)
+    tasks = [Task(column, picture, 1) for picture in dataset.pictures]
+    expected = results(list(in_process(tasks)))
+    assert len(expected) == 9
+    assert results(list(in_processes(tasks, 2))) == expected
+
+
+def test_a_process_that_dies_loses_nothing(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 8, marked=4)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    tasks = [Task(Deadly(column, notes), picture, 1) for picture in dataset.pictures]
+    done = list(in_processes(tasks, 2))
+    assert len(list(notes.iterdir())) == 1
+    assert results(done) == results(list(in_process([Task(column, p, 1) for p in dataset.pictures])))
+
+
+def test_an_image_at_which_processes_keep_dying_is_named(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 4, marked=2)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    run = in_processes([Task(Deadly(column, notes, 99), picture, 1) for picture in dataset.pictures], 1)
+    assert next(run)[0].picture.id == 1
+    with pytest.raises(InputError, match=r"3 processes died at image 2 of column parts.*fewer --workers"):
+        next(run)
+
+
+def test_what_a_task_raises_comes_through(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    stale = replace(column, fingerprint="stale")
+    with pytest.raises(InputError, match="holds other parts than when this began"):
+        list(in_processes([Task(stale, picture, 1) for picture in dataset.pictures], 2))
+
+
+def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    bars(tmp_path, 3)
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import os, sys, time\nsys.path[:0] = [{os.fspath(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path\nfrom bars import bars\nimport psutil\n"
+        "from graphsurgery.evaluation.tasks import Task\nfrom graphsurgery.evaluation.workers import in_processes\n"
+        "if __name__ == '__main__':\n"
+        f"    column, dataset = bars(Path({os.fspath(tmp_path)!r}), 3)\n"
+        "    for _ in in_processes([Task(column, p, 1) for p in dataset.pictures], 1):\n"
+        "        print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)\n"
+        "        time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, encoding="utf-8")
+    try:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert children
+    finally:
+        parent.kill()
+        parent.communicate()
+    deadline = time.monotonic() + 20
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, children))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_few_tasks_pay_for_one_process_and_many_for_no_more_than_there_are_cores() -> None:
+    assert sensible_workers(0) == sensible_workers(16) == 1
+    assert 1 <= sensible_workers(100_000) <= (os.cpu_count() or 1)
