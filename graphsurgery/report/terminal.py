@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -193,3 +194,28 @@ def _two_digits(value: float | None, rounding: str) -> str:
         return ""
     rounded = float(Context(prec=2, rounding=rounding).create_decimal(repr(float(value))))
     return "0" if rounded == 0 else f"{rounded:.2g}"
+
+
+def sqnr_table(title: str, outputs: Mapping[str, float | None]) -> Table:
+    """The SQNR of each output of a quantized model, None where it has no noise."""
+    known = [db for db in outputs.values() if db is not None]
+    table = _table(title, "output", "SQNR", wrap=("output",))
+    for name, db in outputs.items():
+        worst = len(outputs) > 1 and db is not None and db == min(known)
+        table.add_row(Text(name), "no noise" if db is None else f"{db:.1f} dB{' (worst)' if worst else ''}")
+    return table
+
+
+def layers_table(title: str, layers: Sequence[Mapping[str, Any]], most: int = 20) -> Table:
+    """The layers that lose most: what is left of the SQNR when each alone is quantized, as a number and as a bar."""
+    table = _table(title, "layer", "op", "SQNR", "", wrap=("layer",))
+    highest = max((layer["sqnr_db"] for layer in layers if layer["sqnr_db"] is not None), default=0.0)
+    for layer in layers[:most]:
+        db = layer["sqnr_db"]
+        shown = "no noise" if db is None else f"{db:.1f} dB"
+        share = 0.0 if db is None or highest <= 0 else max(db, 0.0) / highest
+        bar = ProgressBar(total=1.0, completed=share, width=12, complete_style="cyan", finished_style="cyan")
+        table.add_row(Text(layer["name"]), Text(layer["op"]), Text(shown), bar)
+    if len(layers) > most:
+        table.caption = f"and {len(layers) - most} that lose less"
+    return table

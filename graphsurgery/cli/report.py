@@ -1,0 +1,79 @@
+"""report: the HTML page of a run, made again from what the run left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import model_io_of
+from graphsurgery.cli.screen import err, out, save
+from graphsurgery.errors import GraphSurgeryError, InputError
+from graphsurgery.output import REPORT
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="A folder that 'apply' wrote, or one that it left as .failed.")],
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Where the page goes; FOLDER/report.html if not given.")
+    ] = None,
+    model_io: Annotated[
+        Path | None, typer.Option(help="Captured tensors to draw; model/model_io/RECIPE, if that is of this model.")
+    ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Draw no samples, which takes as long as to play the parts on them.")
+    ] = False,
+) -> None:
+    """Write report.html again, from run.json and manifest.json in a folder.
+
+    Example: python -m graphsurgery report model/shapes
+    """
+    from graphsurgery.report import html
+
+    run = _read(folder / "run.json")
+    manifest = _read(folder / "manifest.json") if (folder / "manifest.json").exists() else None
+    pictures: list[Any] = []
+    if not no_pictures and manifest is not None:
+        try:
+            pictures = _pictures(folder, run, model_io)
+        except GraphSurgeryError as error:
+            if model_io is not None:
+                raise
+            err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+    try:
+        page = html.render(run, manifest, pictures)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        seen = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder}: run.json or manifest.json is not of this version ({seen}); apply again") from error
+    target = out_ or folder / REPORT
+    save(target, lambda path: path.write_text(page, encoding="utf-8"))
+    out.print(str(target), highlight=False, markup=False, soft_wrap=True)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
+        raise InputError(f"{path}: can't be read ({error}); give a folder that 'apply' wrote") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {type(content).__name__}, no object; give a folder that 'apply' wrote")
+    return content
+
+
+def _pictures(folder: Path, run: Mapping[str, Any], model_io: Path | None) -> list[Any]:
+    """Draw the samples; none where no folder was named and the usual one is not there."""
+    from graphsurgery import capture as captures
+    from graphsurgery.report.pictures import sample_pictures
+    from graphsurgery.runtime import Detector
+
+    place = model_io or model_io_of(str((run.get("recipe") or {}).get("name")))
+    if model_io is None and not captures.exists(place):
+        return []
+    capture = captures.Capture.open(place)
+    capture.require_source(run.get("source") or {})
+    return sample_pictures(capture.samples, Detector.load(folder))

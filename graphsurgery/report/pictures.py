@@ -1,0 +1,90 @@
+"""Sample images with what the original model and the parts find in them, small enough to lie inside the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from graphsurgery.capture import Sample
+from graphsurgery.drawing import draw_detections
+from graphsurgery.errors import InputError
+from graphsurgery.images import Placed
+from graphsurgery.runtime import Detector
+
+Array = npt.NDArray[Any]
+
+_DRAWN = ("boxes", "labels", "scores", "masks", "keypoints")
+_WIDEST, _SMALLEST = 640, 64
+_MOST_BYTES = 150_000
+_QUALITIES = (85, 70, 55, 40)
+
+
+class Picture(NamedTuple):
+    """One image twice, as PNG or JPEG: with the detections of the original model, and with those of the parts.
+
+    `found` are the numbers of detections drawn, where they are known.
+    """
+
+    title: str
+    original: bytes
+    parts: bytes
+    found: tuple[int, int] | None = None
+
+
+def sample_pictures(
+    samples: Iterable[Sample], detector: Detector, *, most: int = 4, score: float = 0.5
+) -> list[Picture]:
+    """Draw what was captured and what the parts find, side by side, on the canvas, for the first `most` samples.
+
+    Samples whose capture holds no image or no detections, as that of an ONNX file with other names, are left out.
+    """
+    pictures: list[Picture] = []
+    for sample in samples:
+        if len(pictures) == most:
+            break
+        if not all(name in sample for name in ("input", *_DRAWN[:3])):
+            continue
+        canvas = sample.load("input")
+        if canvas.shape != (3, detector.canvas.height, detector.canvas.width):
+            continue
+        placed = Placed(canvas, *detector.canvas.fitted(sample.height, sample.width), (sample.height, sample.width))
+        captured = {name: sample.load(name) for name in _DRAWN if name in sample}
+        both = []
+        try:
+            computed = detector.on_canvas(placed)
+            for found in (captured, computed):
+                shown = {name: found[name] for name in _DRAWN if name in captured and name in computed}
+                drawn = draw_detections(_visible(placed), shown, detector.manifest.classes, score, pasted=False)
+                both.append((encode(drawn), int(np.count_nonzero(shown["scores"] >= score))))
+        except (InputError, KeyError):  # detections of another form; a report without a picture is one all the same
+            continue
+        title = sample.file or f"Sample {sample.id}"
+        pictures.append(Picture(title, both[0][0], both[1][0], (both[0][1], both[1][1])))
+    return pictures
+
+
+def _visible(placed: Placed) -> Array:
+    """Return the part of the canvas that the image fills, as uint8 [h, w, 3]."""
+    image = placed.input[:, : placed.height, : placed.width].transpose(1, 2, 0)
+    return np.ascontiguousarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+
+
+def encode(picture: Image.Image, most_bytes: int = _MOST_BYTES) -> bytes:
+    """Return `picture` as PNG if that is small, else as the best JPEG that is; a last resort is to shrink it."""
+    picture = picture.convert("RGB")
+    if picture.width > _WIDEST:
+        picture = picture.resize((_WIDEST, max(1, round(picture.height * _WIDEST / picture.width))))
+    while True:
+        ways: list[Mapping[str, Any]] = [{"format": "PNG", "optimize": True}]
+        ways += [{"format": "JPEG", "quality": quality, "optimize": True} for quality in _QUALITIES]
+        for options in ways:
+            buffer = io.BytesIO()
+            picture.save(buffer, **options)
+            if buffer.tell() <= most_bytes or max(picture.size) <= _SMALLEST:
+                return buffer.getvalue()
+        picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
