@@ -27,9 +27,11 @@ if (_CHECKOUT / "passes").is_dir() and (_CHECKOUT / "pyproject.toml").is_file():
 def load(folder: str | Path, devices: dict[str, str] | None = None) -> Detector:
     """Load the parts in `folder` (what ``apply`` wrote) so that they can be played on images.
 
-    `devices` maps the manifest's device names to execution providers, cpu where nothing is said.
+    `devices` maps the manifest's device names to execution providers, with options as --device has them
+    ({"npu": "qnn,soc_model=60"}); what is not named runs as the manifest says, on the cpu where that says nothing.
     Raises InputError when the folder holds no valid manifest, MissingTool when a provider is not available.
     """
+    from graphsurgery.providers import parse_devices
     from graphsurgery.runtime import Detector
 
-    return Detector.load(Path(folder), devices or {})
+    return Detector.load(Path(folder), parse_devices(f"{name}={value}" for name, value in (devices or {}).items()))

@@ -315,10 +315,11 @@ class _Measured:
         relative = np.divide(difference, size, out=np.zeros_like(size), where=size > 0)
         self.max_rel = max(self.max_rel, float(relative.max()))
         self.sum_abs += float(difference.sum())
-        self.dot += float(reference @ candidate)
-        self.reference_squares += float(reference @ reference)
-        self.candidate_squares += float(candidate @ candidate)
-        self.difference_squares += float(difference @ difference)
+        # not by @: BLAS wakes a thread for each core, which takes longer than the sum where the cores are busy
+        self.dot += float(np.sum(reference * candidate))
+        self.reference_squares += float(np.sum(np.square(reference)))
+        self.candidate_squares += float(np.sum(np.square(candidate)))
+        self.difference_squares += float(np.sum(np.square(difference)))
 
     def add_range(self, reference: Array) -> None:
         """Widen the range by a chunk of finite values of the reference."""

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphsurgery import capture as captures
-from graphsurgery import pipeline
-from graphsurgery.errors import CaptureError, InputError
-from graphsurgery.evaluate import coco_results, evaluate, read_annotations, require_pycocotools
+from graphsurgery import pipeline, variants
+from graphsurgery.bench import measure_latency, synthetic_image
+from graphsurgery.errors import CaptureError, Difference, InputError
+from graphsurgery.evaluation import measure
+from graphsurgery.evaluation.coco import require_pycocotools
+from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
 from graphsurgery.gate import Gate
-from graphsurgery.images import Placed
+from graphsurgery.manifest import FILE_NAME, Manifest
 from graphsurgery.model import Model
-from graphsurgery.output import OutputFolder
-from graphsurgery.pipeline import Run, Watcher
-from graphsurgery.recipe import EvaluationPlan, Recipe
+from graphsurgery.output import RECORD, REPORT, OutputFolder
+from graphsurgery.pipeline import Run, Watcher, failed_folder
+from graphsurgery.recipe import EvaluationPlan, Recipe, Variant
 from graphsurgery.record import Record
+from graphsurgery.report import html
+from graphsurgery.report.pictures import sample_pictures
 from graphsurgery.runtime import Detector
 from graphsurgery.sources import HasBoundary, Source, open_source
+
+_TIMED_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -35,35 +43,88 @@ class Options:
     annotations: Path | None = None
     max_samples: int | None = None
     check: bool = True
+    variants: Sequence[str] | None = None
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> Path:
     """Take the recipe's model all the way and return the folder that now holds its parts.
 
     `record` is filled as the run goes, so that it tells how far a failed one came. Raises Difference, InputError or
-    MissingTool; then the output folder is what it was before.
+    MissingTool; then the output folder is what it was before. What a Difference ends leaves its record and its report
+    in a folder of its own, beside the output folder.
     """
+    try:
+        _apply(recipe, options, record, watcher)
+    except Difference as error:
+        record.error = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+        _leave_record(record, failed_folder(options.out))
+        raise
+    return options.out
+
+
+def _apply(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> None:
     begin = time.perf_counter()
+    wanted = variants.chosen(recipe, options.variants)
     if recipe.evaluate is not None:
         require_pycocotools()
     with OutputFolder(options.out) as output:
         source = open_source(recipe.source)
         record.source = source.describe()
         capture = captured(recipe, source, options, watcher, record)
-        samples = capture.samples[: options.max_samples]
+        calibration = capture.samples[: options.max_samples]
+        samples = calibration[: recipe.checked_samples]
         gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
-        pipeline.apply(Run(recipe, source, samples, gate, record, watcher), output)
+        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
+        named = options.variants is not None and variants.ALL not in options.variants
+        manifest = make_parts(run, wanted, output, required=named)
         if recipe.evaluate is not None:
             watcher.begin("evaluate")
             started = time.perf_counter()
-            detector = Detector.load(output.work)
-            record.evaluation = average_precision(source, detector, recipe.evaluate, watcher)
+            record.evaluation = average_precision(source, output.work, recipe.evaluate, watcher)
             record.spent("evaluate", time.perf_counter() - started)
-            del detector
+            variants.require_precision(recipe, record)
+        if "boxes" in manifest.outputs:
+            record.latency = latencies(output.work, manifest, watcher)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
+        watcher.begin("report")
+        pictures = sample_pictures(samples, Detector.load(output.work))
+        page = html.render(record.to_json(), manifest.model_dump(mode="json"), pictures)
+        output.write_text(REPORT, page)
         output.publish()
-    return options.out
+
+
+def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, required: bool) -> Manifest:
+    """Make the parts and the variants `wanted`, and return the manifest, which names those that were made."""
+    done = pipeline.apply(run, output)
+    for variant in wanted:
+        variants.make_variant(run, variant, done.parts, done.manifest, output, required)
+    made = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
+    manifest = done.manifest.model_copy(update={"variants": made})
+    if made:
+        output.write_text(FILE_NAME, manifest.to_json())
+    return manifest
+
+
+def latencies(folder: Path, manifest: Manifest, watcher: Watcher) -> dict[str, Any]:
+    """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely."""
+    found = {}
+    for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
+        watcher.begin(f"latency of {name}")
+        detector = Detector.load(place)
+        image = synthetic_image(detector.canvas)
+        found[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
+    return found
+
+
+def _leave_record(record: Record, folder: Path) -> None:
+    """Put run.json and report.html beside the graphs that a failed pass left; nothing may hide the failure itself."""
+    with contextlib.suppress(OSError):
+        if record.error is None or str(folder) not in record.error["hint"]:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, which has nothing to do with this one
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+        (folder / REPORT).write_text(html.render(record.to_json(), None), encoding="utf-8")
 
 
 def captured(
@@ -117,56 +178,13 @@ def capture_samples(
     return capture
 
 
-def average_precision(source: Source, detector: Detector, plan: EvaluationPlan, watcher: Watcher) -> dict[str, Any]:
-    """Measure AP of the original model on the canvas and of the parts, on the same first images.
+def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: Watcher) -> dict[str, Any]:
+    """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
 
     Raises InputError for images or annotations that can't be used, MissingTool without pycocotools.
     """
-    with _evaluation_images(plan) as (images, annotations):
-        dataset = read_annotations(annotations)
-        files = captures.read_images(images, annotations, plan.samples)
-        columns: dict[str, Callable[[Placed], Mapping[str, Any]]] = {
-            "original": lambda placed: source.detect(placed.input),
-            "parts": detector.on_canvas,
-        }
-        results: dict[str, list[dict[str, Any]]] = {column: [] for column in columns}
-        seconds = dict.fromkeys(columns, 0.0)
-        kinds: list[str] = []
-        for done, file in enumerate(files, start=1):
-            placed = detector.canvas.fit(captures.load_image(file.path))
-            for column, detect in columns.items():
-                begin = time.perf_counter()
-                found = detect(placed)
-                seconds[column] += time.perf_counter() - begin
-                kinds = _iou_types(found)
-                restored = placed.restore(found, paste=False)
-                results[column] += coco_results(int(file.id), restored, size=placed.original)
-            watcher.advance(done, len(files))
-        ids = [int(file.id) for file in files]
-        scores = {column: evaluate(dataset, found, kinds, ids) for column, found in results.items()}
-    return {
-        "samples": len(files),
-        "ap": {kind: {column: scores[column][kind].ap for column in results} for kind in kinds},
-        "lines": {kind: {column: dict(scores[column][kind].lines) for column in results} for kind in kinds},
-        "seconds_per_image": {column: total / max(len(files), 1) for column, total in seconds.items()},
-    }
-
-
-def _iou_types(detections: Mapping[str, Any]) -> list[str]:
-    extra = [kind for name, kind in (("masks", "segm"), ("keypoints", "keypoints")) if name in detections]
-    return ["bbox", *extra]
-
-
-@contextmanager
-def _evaluation_images(plan: EvaluationPlan) -> Iterator[tuple[Path, Path]]:
-    """Yield the folder of images and their annotations; the demo's are drawn for the occasion."""
-    if plan.images is not None and plan.annotations is not None:
-        if not plan.images.is_dir():
-            raise InputError(f"{plan.images}: no such folder of images; correct evaluate.images in the recipe")
-        yield plan.images, plan.annotations
-        return
-    from graphsurgery.demo import shapes
-
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
-        annotations = shapes.write_dataset(Path(folder), plan.samples, shapes.VAL_SEED)
-        yield annotations.parent / "images", annotations
+    manifest = Manifest.read(folder)
+    original = Loaded(ORIGINAL, source.canvas, lambda placed: source.detect(placed.input))
+    made = [PartsColumn.of(name, folder / name) for name in manifest.variants]
+    columns: list[Column] = [original, PartsColumn.of(PARTS, folder), *made]
+    return measure.average_precision(columns, plan, watcher, manifest.classes)

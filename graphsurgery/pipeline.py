@@ -62,7 +62,8 @@ class Silent:
 class Run:
     """What `apply` works on: the recipe, the captured samples, the record of what was done.
 
-    `gate` is None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
+    `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
+    None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept.
     """
 
@@ -73,16 +74,24 @@ class Run:
     record: Record
     watcher: Watcher = field(default_factory=Silent)
     failed: Path | None = None
+    calibration: Sequence[Sample] = ()
 
 
-def apply(run: Run, output: OutputFolder) -> Manifest:
+@dataclass(frozen=True)
+class Parts:
+    """The finished parts, and the manifest that was written with them."""
+
+    parts: Sequence[Part]
+    manifest: Manifest
+
+
+def apply(run: Run, output: OutputFolder) -> Parts:
     """Take a detector through its recipe and write the parts into `output.work`; `output.publish` is up to the caller.
 
     Raises Difference at the first pass or check that breaks something, naming it. Where it is a pass, the graphs before
     and after it are left beside the output folder.
     """
-    place = output.path if output.path.name not in ("", "..") else output.path.resolve()
-    run.failed = place.with_name(f"{place.name}.failed")
+    run.failed = failed_folder(output.path)
     for use in (*run.recipe.passes, *(use for uses in run.recipe.part_passes.values() for use in uses)):
         use.pass_.prepare()
     whole = export(run)
@@ -92,7 +101,13 @@ def apply(run: Run, output: OutputFolder) -> Manifest:
     parts = [rewrite_part(run, part) for part in parts]
     parts = [certify_static(part) if part.accelerator else part for part in parts]
     check_chain(run, parts, whole.inputs, whole.outputs)
-    return write(run, parts, whole.inputs, whole.outputs, output)
+    return Parts(parts, write(run, parts, whole.inputs, whole.outputs, output))
+
+
+def failed_folder(out: Path) -> Path:
+    """Return where a failed run leaves what it has to show, beside the output folder."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.failed")
 
 
 def export(run: Run) -> Model:
@@ -143,7 +158,7 @@ def cut(run: Run, whole: Model) -> list[Part]:
         _name_boundary(found, values, run.samples)
         parts = partition.extract_parts(found, plan.parts)
     for part in parts:
-        _remember_unnamed(part, run.samples)
+        _remember_unnamed(part, run.calibration or run.samples)
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
         if run.gate is not None:
@@ -272,7 +287,9 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     """Apply a pass, timed and noted."""
     run.watcher.begin(f"{part}: {use.name}" if part else use.name)
     begin = time.perf_counter()
-    applied = apply_pass(use.pass_, model, Surroundings(run.samples, run.watcher.advance))
+    # what only a graph that had passed could tell was computed for those that are compared
+    complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
+    applied = apply_pass(use.pass_, model, Surroundings(complete, run.watcher.advance))
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
     step = Step(
@@ -340,7 +357,7 @@ def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
     entry = describe_part(part)
     if all(name in sample for name in entry.outputs for sample in samples):
         return
-    player = PartPlayer.open(part.model.proto, entry, ["CPUExecutionProvider"], optimise=False)
+    player = PartPlayer.open(part.model.proto, entry, optimise=False)
     for sample in samples:
         sample.remember(player.play({name: sample.load(name) for name in entry.inputs}))
 

@@ -31,6 +31,8 @@ check.tolerance          tensor name or pattern -> largest absolute difference, 
                          {absolute: x, relative: y}, or {sqnr: dB} for what is quantized; `unmatched` -> number of
                          detections that may be without partner, or {proposals: n} of another set of
                          rows, named by its first tensor
+check.samples            number of captured samples that are compared, the first ones; all, but quantizers calibrate
+                         from more than it takes to see a fault
 check.grant              approximate pass -> what it may cost, with the keys of tolerance
 
 variants                 name -> the parts made once more in another way, for comparison; a folder of that name in the
@@ -38,6 +40,7 @@ variants                 name -> the parts made once more in another way, for co
 variants.NAME.part_passes   part name -> rewrites of that part, after those of the recipe's own part_passes
 variants.NAME.devices    device -> execution provider, with options as --device has them: {npu: "qnn,soc_model=60"}
 variants.NAME.max_ap_drop   as evaluate.max_ap_drop, for this variant
+variants.NAME.on_request   true: made for --variant NAME or --variant all only, since it takes long
 
 evaluate                 COCO AP of the original, of the parts and of each variant
 evaluate.samples         number of images; 100
@@ -132,6 +135,7 @@ class _Variant(_Section):
     part_passes: Any = None
     devices: Mapping[Word, str] = {}
     max_ap_drop: Share | None = None
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ class Variant:
     part_passes: Mapping[str, tuple[PassUse, ...]]
     devices: Mapping[str, str]
     max_ap_drop: float | None
+    on_request: bool
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,7 @@ class Recipe:
     part_passes: Mapping[str, tuple[PassUse, ...]]
     variants: tuple[Variant, ...]
     tolerances: Tolerances
+    checked_samples: int | None
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
@@ -192,7 +198,7 @@ def load_recipe(
     source = _source(sections["source"])
     partition = _partition(sections.get("partition"))
     check = _mapping(sections.get("check"), "check")
-    check_keys(check, ("tolerance", "grant"), "check")
+    check_keys(check, ("tolerance", "samples", "grant"), "check")
     return Recipe(
         name=path.stem,
         file=path,
@@ -203,6 +209,7 @@ def load_recipe(
         part_passes=_part_passes(sections.get("part_passes"), partition, sections.get("partition"), registry),
         variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
         tolerances=_tolerances(check.entries.get("tolerance"), "check.tolerance"),
+        checked_samples=_checked_samples(check.entries.get("samples")),
         grants=_grants(check.entries.get("grant"), registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
@@ -314,7 +321,7 @@ def _variants(
                 raise keys["devices"].place.error(f"{path}.devices: no part is on '{device}'; devices are {listed}")
         if plan is not None and name in plan.parts:
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
-        variants.append(Variant(name, passes, section.devices, section.max_ap_drop))
+        variants.append(Variant(name, passes, section.devices, section.max_ap_drop, section.on_request))
     return tuple(variants)
 
 
@@ -356,6 +363,13 @@ def _tolerances(entry: Entry | None, path: str) -> Tolerances:
         except InputError as error:
             raise tolerance.place.error(f"{path}: {error}") from error
     return Tolerances.parse(plain(node))
+
+
+def _checked_samples(entry: Entry | None) -> int | None:
+    if entry is None:
+        return None
+    count: int = validate(PositiveInt, entry.value, "check.samples", entry.place)
+    return count
 
 
 def _grants(entry: Entry | None, registry: Registry) -> dict[str, Tolerances]:

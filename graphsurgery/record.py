@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import psutil
 
+from graphsurgery import environment
 from graphsurgery.equivalence import Verdict
 from graphsurgery.manifest import describe_part
 from graphsurgery.model import walk_protos
@@ -134,6 +135,7 @@ class Record:
             "error": self.error,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_rss_mb": round(peak_rss_mb(), 1),
+            "environment": environment.describe(),
         }
 
 

@@ -68,7 +68,9 @@ class Tolerances:
 
     @classmethod
     def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
-        """Read `{name: number}`, `{name: {relative: number}}`, `{name: {sqnr: dB}}`; `unmatched` is a count, or `{tensor: count}`.
+        """Read `{name: number}`, `{name: {relative: number}}`, `{name: {sqnr: dB}}`.
+
+        `unmatched` is a count, or `{tensor: count}` for one group of rows.
 
         Raises InputError that names the key.
         """

@@ -106,7 +106,8 @@ def shapes(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     pytest.importorskip("torch")
     root = tmp_path_factory.mktemp("shapes")
     folder, model_io = root / "parts", root / "model_io"
-    outcome = cli("apply", "shapes", "--set", "evaluate=", "--out", folder, "--model-io", model_io)
+    without = ("--set", "evaluate=", "--set", "capture.samples=3", "--no-variants")
+    outcome = cli("apply", "shapes", *without, "--out", folder, "--model-io", model_io)
     assert outcome.code == 0, outcome.err
     return Applied(folder, model_io, outcome)
 
@@ -115,7 +116,7 @@ def shapes(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Applied:
 def uncut(cli: Cli, shapes: Applied, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     """The embedded detector after the passes on the whole graph, in one piece."""
     folder = tmp_path_factory.mktemp("uncut") / "parts"
-    without = ("--set", "partition=", "--set", "part_passes=", "--set", "evaluate=")
+    without = ("--set", "partition=", "--set", "part_passes=", "--set", "evaluate=", "--set", "variants=")
     outcome = cli("apply", "shapes", *without, "--model-io", shapes.model_io, "--out", folder)
     assert outcome.code == 0, outcome.err
     return Applied(folder, shapes.model_io, outcome)

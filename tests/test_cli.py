@@ -25,7 +25,10 @@ from graphsurgery.capture import Capture
 from graphsurgery.demo.shapes import VAL_SEED, draw, write_dataset
 from graphsurgery.registry import discover
 
-COMMANDS = ("apply", "capture", "run", "check", "bisect", "reduce", "passes", "new-pass", "inspect")
+COMMANDS = (
+    *("apply", "capture", "run", "evaluate", "bench", "placement", "report", "quantize"),
+    *("check", "bisect", "reduce", "inspect", "passes", "new-pass"),
+)
 
 
 def process(*arguments: object, cwd: Path | None = None, **environment: str) -> Outcome:

@@ -80,6 +80,7 @@ partition:
 part_passes:
   mask_head: [{freeze-batch: {size: 100}}, widen-maxpool]
 check:
+  samples: 4
   tolerance: {boxes: 1.0e-3, labels: 0, "*": {relative: 1.0e-4}}
   grant: {widen-maxpool: {objectness_4: 10.0}}
 evaluate: {samples: 50, images: /data/val, annotations: val.json}
@@ -118,6 +119,7 @@ def test_reads_every_key_of_a_recipe(tmp_path: Path) -> None:
     assert recipe.capture.images == tmp_path / "images"
     assert recipe.capture.annotations == tmp_path / "boxes.json"
     assert recipe.capture.samples == 5
+    assert recipe.checked_samples == 4
     assert [use.pass_ for use in recipe.passes] == [
         Plain(),
         Freeze(2, ("a", "b"), share=1.0, strict=True, table=tmp_path / "t.json", extra={"k": 1}),
@@ -343,7 +345,7 @@ variants:
 def test_reads_variants_with_passes_and_devices_of_their_own() -> None:
     int8, htp = load(FULL + VARIANTS).variants
     assert (int8.name, list(int8.part_passes), int8.devices, int8.max_ap_drop) == ("int8", ["mask_head"], {}, None)
-    assert int8.part_passes["mask_head"][0].line == 22
+    assert int8.part_passes["mask_head"][0].line == 23
     assert (htp.name, htp.part_passes, htp.devices) == ("htp", {}, {"npu": "qnn,soc_model=60"})
     assert htp.max_ap_drop == 0.015
     assert load(FULL).variants == ()

@@ -129,6 +129,7 @@ def test_a_run_is_written_as_far_as_it_came() -> None:
         "error",
         "seconds",
         "peak_rss_mb",
+        "environment",
     ]
     assert written["recipe"] == {"name": "shapes"}
     assert written["source"] == {"kind": "demo", "size": [256, 320]}

@@ -22,6 +22,8 @@ from graphsurgery.cli.arguments import (
     recipe_of,
 )
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
+from graphsurgery.errors import InputError
+from graphsurgery.output import REPORT
 from graphsurgery.record import Record
 from graphsurgery.report import terminal
 
@@ -38,6 +40,11 @@ def apply_command(
     out_: Annotated[Path | None, typer.Option("--out", help="Folder for the parts; model/RECIPE if not given.")] = None,
     model_io: ModelIo = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong.")] = False,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),
+    ] = None,
+    no_variants: Annotated[bool, typer.Option("--no-variants", help="Make the parts only.")] = False,
     json_: JsonFile = None,
 ) -> None:
     """Take a detector through a recipe, checking after every pass, and write its parts.
@@ -49,7 +56,12 @@ def apply_command(
     screen = screen_for(json_)
     loaded = recipe_of(recipe, weights, set_, plugin)
     folder = out_ or Path("model") / loaded.name
-    options = Options(folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check)
+    if variant and no_variants:
+        raise InputError("--variant and --no-variants contradict each other; give one of them")
+    wanted = [] if no_variants else variant or None
+    options = Options(
+        folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check, wanted
+    )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")
     record = Record(loaded.to_json())
@@ -62,6 +74,9 @@ def apply_command(
             screen.print()
         if record.checks:
             screen.print(terminal.steps_table("Checks", record.checks))
+        for made in record.variants:
+            screen.print()
+            screen.print(terminal.variant_table(made))
         write_json(json_, record.to_json())
     screen.print()
     screen.print(terminal.parts_table(record.parts))
@@ -75,9 +90,12 @@ def apply_command(
     if no_check:
         err.print("[bold yellow]--no-check: nothing was compared.[/]")
     seconds = record.seconds
+    count = sum(each.verdict == "passed" for each in record.variants)
+    more = f" and {count} variant{'s' * (count != 1)}" if count else ""
     screen.print(
-        f"{len(record.parts)} part{'s' * (len(record.parts) != 1)} in {folder} after {seconds['total']:.0f} s "
-        f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB",
+        f"{len(record.parts)} part{'s' * (len(record.parts) != 1)}{more} in {folder} after {seconds['total']:.0f} s "
+        f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB\n"
+        f"report: {folder / REPORT}",
         highlight=False,
         markup=False,
         soft_wrap=True,
