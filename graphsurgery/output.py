@@ -42,9 +42,11 @@ class OutputFolder:
             self.work.mkdir(parents=True)
             if self.path.is_dir() and not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "no permission to write")
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C too: nobody else would remove what was just made
             self._remove_work()
-            raise InputError(f"{self.path}: can't be written ({error.strerror}); give another --out") from error
+            if isinstance(error, OSError):
+                raise InputError(f"{self.path}: can't be written ({error.strerror}); give another --out") from error
+            raise
         return self
 
     def make_folder(self, name: str) -> Path:

@@ -424,7 +424,11 @@ def test_a_failure_is_told_where_its_graphs_cannot_be_kept(
     )
     assert outcome.code == 1
     assert "pass 'scale-weight' differs from the original model: " in outcome.last_line
-    assert list(tmp_path.iterdir()) == []
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        "parts.failed",
+        "parts.failed/run.json",
+        "parts.failed/report.html",
+    }
 
 
 def test_a_failed_run_tells_how_far_it_came(cli: Cli, detector: Applied, broken: Path, tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ def test_an_interrupt_ends_a_pipeline_cleanly(folder: Path) -> None:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     time.sleep(6)
     child.send_signal(signal.SIGINT)

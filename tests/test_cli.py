@@ -266,9 +266,10 @@ def test_a_run_fits_eighty_columns(detector: Applied, tmp_path: Path) -> None:
 
 
 def test_the_embedded_run_fits_eighty_columns(shapes: Applied) -> None:
-    *tables, last = shapes.outcome.out.rstrip("\n").split("\n")
+    *tables, last, report = shapes.outcome.out.rstrip("\n").split("\n")
     assert max(map(len, tables)) <= 80
     assert last.startswith("6 parts in ")
+    assert report == f"report: {shapes.folder / 'report.html'}"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal is made with the standard library's pty")
@@ -440,7 +441,7 @@ def test_the_users_own_files_stay_in_the_output_folder(cli: Cli, detector: Appli
     outcome = cli("apply", tmp_path / "detector.yaml", "--out", tmp_path / "parts", "--model-io", tmp_path / "model_io")
     assert outcome.code == 0, outcome.err
     names = {path.name for path in (tmp_path / "parts").iterdir()}
-    assert names == {*(f"{name}.onnx" for name in PARTS), "manifest.json", "run.json", "notes.txt"}
+    assert names == {*(f"{name}.onnx" for name in PARTS), "manifest.json", "run.json", "report.html", "notes.txt"}
 
 
 def test_the_working_directory_can_be_the_output_folder(
