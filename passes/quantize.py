@@ -35,7 +35,7 @@ from graphsurgery import quantize as quantizers
 from graphsurgery.model import Model, walk_protos
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
-from graphsurgery.quantize.sqnr import sqnr
+from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.rewrite import Editor, ModelPass
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -120,16 +120,13 @@ class Quantize(ModelPass):
             edit.skip(None, "all of it that could be quantized is excluded")
             return model
         edit.details |= {"backend": self.backend, "feeds": len(feeds), "excluded": excluded}
-        edit.details["sqnr_db"] = sqnr(plain, quantized, feeds, phase())
+        found_db = output_sqnr(quantized, plain, feeds, phase())
+        edit.details["sqnr_db"] = {name: _in_json(decibels) for name, decibels in found_db.items()}
         if self.explain:
             from graphsurgery.quantize.sensitivity import layer_losses
 
             edit.details["layers"] = [
-                {
-                    "name": loss.name,
-                    "op": loss.op,
-                    "sqnr_db": round(loss.sqnr_db, 2) if math.isfinite(loss.sqnr_db) else None,
-                }
+                {"name": loss.name, "op": loss.op, "sqnr_db": _in_json(loss.sqnr_db)}
                 for loss in layer_losses(quantize_but, plain, feeds, phase())
             ]
         return quantized
@@ -142,6 +139,11 @@ class Quantize(ModelPass):
                 some = ", ".join(node.name for node in nodes if node.op_type in LAYERS)
                 raise edit.fail(f"exclude: no node is called like '{pattern}'; there are {_shortened(some)}")
         return [node.name for node in nodes if quantizers.is_excluded(node, self._settings)]
+
+
+def _in_json(decibels: float) -> float | None:
+    """Return what JSON can hold; None for outputs that are equal."""
+    return round(decibels, 2) if math.isfinite(decibels) else None
 
 
 def _refusal(model: ModelProto) -> str | None:

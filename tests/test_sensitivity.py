@@ -16,7 +16,8 @@ from graphsurgery.equivalence import Tolerances, compare
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.quantize import Settings, prepare
 from graphsurgery.quantize.calibration import Feeds
-from graphsurgery.quantize.sensitivity import RANKING_RUNS, exclude_until, layer_losses, output_sqnr
+from graphsurgery.quantize.sensitivity import RANKING_RUNS, exclude_until, layer_losses
+from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.quantize.switches import Switchable
 from graphsurgery.rewrite import BATCH_NOTE
 from graphsurgery.session import Session, run

@@ -20,31 +20,25 @@ roughly what the whole loses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import ModelProto
 
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.quantize import Calibration
-from graphsurgery.quantize.calibration import Feeds, Run
+from graphsurgery.quantize.sqnr import Noise, Progress, output_sqnr, runs, silent, sqnr_over
 from graphsurgery.quantize.switches import Switchable
 from graphsurgery.session import Session
 
-__all__ = ["Excluded", "LayerLoss", "exclude_until", "layer_losses", "output_sqnr"]
+__all__ = ["Excluded", "LayerLoss", "exclude_until", "layer_losses"]
 
-Array = npt.NDArray[Any]
-Progress = Callable[[int, int], None]
 Quantize = Callable[[tuple[str, ...]], ModelProto]
 
 # A ranking needs no more: each holds thousands of values of every tensor, and the next images say the same.
 RANKING_RUNS = 4
-# Elements converted to float64 at a time
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -63,10 +57,6 @@ class Excluded:
     model: ModelProto
     excluded: tuple[str, ...]
     sqnr_db: dict[str, float]
-
-
-def silent(done: int, total: int) -> None:
-    """Tell nobody how far the work is."""
 
 
 def layer_losses(
@@ -128,31 +118,6 @@ def exclude_until(
     )
 
 
-def output_sqnr(model: ModelProto, reference: ModelProto, calibration: Calibration) -> dict[str, float]:
-    """Return the SQNR of each output of `model`, in dB, over all runs; one at a time is in memory."""
-    return _sqnr(model, reference, _runs(calibration))
-
-
-def _sqnr(model: ModelProto, reference: ModelProto, runs: Iterable[Run]) -> dict[str, float]:
-    one, other = Session(reference, name="the float model"), Session(model, name="the quantized model")
-    noise = _Noise()
-    for inputs, rows in runs:
-        wanted, computed = one.run(inputs), other.run(inputs)
-        lost = next((name for name in wanted if name not in computed), None)
-        if lost is not None:
-            raise PassError(f"the quantized model has no output '{lost}', which the float one has")
-        noise.add(wanted, computed, rows)
-    return noise.decibels()
-
-
-def _runs(calibration: Calibration) -> Iterator[Run]:
-    """Yield the inputs of each run, with the number of rows in it that are data."""
-    if isinstance(calibration, Feeds):
-        yield from calibration.runs()
-    else:
-        yield from (Run(dict(inputs), None) for inputs in calibration)
-
-
 def _measure(
     quantize: Quantize, quantized: ModelProto, reference: ModelProto, calibration: Calibration, progress: Progress
 ) -> list[tuple[str, str, dict[str, float]]]:
@@ -170,9 +135,9 @@ def _by_switching(
     """Run the float model once per run and layer, with the layer's rounding switched on."""
     session = Session(switchable.model, name="the model with switches")
     names = [output.name for output in reference.graph.output]
-    noises = [_Noise() for _ in switchable.layers]
+    noises = [Noise() for _ in switchable.layers]
     done, total = 0, min(len(calibration), RANKING_RUNS) * len(noises)
-    for inputs, rows in islice(_runs(calibration), RANKING_RUNS):
+    for inputs, rows in islice(runs(calibration), RANKING_RUNS):
         wanted = dict(zip(names, session.run(inputs).values(), strict=True))
         for layer, noise in zip(switchable.layers, noises, strict=True):
             switched = {**inputs, **{switch: np.array(True) for switch in layer.switches}}
@@ -194,7 +159,7 @@ def _by_quantizing(
     measured = []
     for done, (layer, op) in enumerate(layers, start=1):
         model = quantize(tuple(name for name in names if name != layer))
-        measured.append((layer, op, _sqnr(model, reference, islice(_runs(calibration), RANKING_RUNS))))
+        measured.append((layer, op, sqnr_over(model, reference, islice(runs(calibration), RANKING_RUNS))))
         progress(done, len(layers))
     return measured
 
@@ -210,56 +175,6 @@ def _replaced(quantized: ModelProto, reference: ModelProto) -> list[tuple[str, s
             "name the nodes, or exclude fewer"
         )
     return found
-
-
-@dataclass
-class _Noise:
-    """The power of each output and of what it is off by, summed up over the runs."""
-
-    signal: dict[str, float] = field(default_factory=dict)
-    noise: dict[str, float] = field(default_factory=dict)
-
-    def add(self, reference: Mapping[str, Array], computed: Mapping[str, Array], rows: int | None) -> None:
-        """Add the outputs of a run, the first `rows` rows of them; None for all."""
-        for name, wanted in reference.items():
-            if not isinstance(wanted, np.ndarray) or wanted.dtype.kind not in "fiub":
-                continue
-            got = computed[name]
-            if wanted.shape != got.shape:
-                raise PassError(f"output '{name}' is {got.shape} when quantized, and {wanted.shape} in float")
-            signal, noise = _powers(wanted[:rows], got[:rows]) if rows is not None else _powers(wanted, got)
-            self.signal[name] = self.signal.get(name, 0.0) + signal
-            self.noise[name] = self.noise.get(name, 0.0) + noise
-
-    def decibels(self) -> dict[str, float]:
-        if not self.signal:
-            raise InputError("there is nothing to run the model on, or it has no output of numbers; capture samples")
-        return {name: _ratio(signal, self.noise[name]) for name, signal in self.signal.items()}
-
-
-def _powers(reference: Array, computed: Array) -> tuple[float, float]:
-    signal = noise = 0.0
-    one, other = reference.reshape(-1), computed.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, one.size, _CHUNK):
-            wanted = one[start : start + _CHUNK].astype(np.float64)
-            off = wanted - other[start : start + _CHUNK]
-            power = float(np.square(wanted).sum()), float(np.square(off).sum())
-            if not all(map(math.isfinite, power)):
-                # what is not finite in the original measures nothing; what has become so is infinitely wrong
-                known = np.isfinite(wanted)
-                wanted, off = wanted[known], off[known]
-                power = float(np.square(wanted).sum()), float(np.square(off).sum())
-                if math.isnan(power[1]):
-                    power = power[0], math.inf
-            signal, noise = signal + power[0], noise + power[1]
-    return signal, noise
-
-
-def _ratio(signal: float, noise: float) -> float:
-    if not noise:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal and noise < math.inf else -math.inf
 
 
 def _worst(decibels: Mapping[str, float]) -> float:
