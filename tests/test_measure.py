@@ -106,6 +106,7 @@ def test_results_are_written_as_coco_has_them(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     measured = measure([column], dataset, Quiet(), results=tmp_path)
     truth = coco.COCO(str(tmp_path / "instances.json"))
+    truth.dataset.setdefault("info", {})  # pycocotools 2.0.10 wants it
     assert len(truth.loadRes(str(tmp_path / "results_parts.json")).anns) == 7  # image 3 has one bar, the others two
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == measured.evaluation
     assert not list(tmp_path.glob(".*"))

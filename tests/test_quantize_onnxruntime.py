@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from graphsurgery import session
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.quantize import Settings, backend, name_nodes, prepare
 from graphsurgery.testing import parse, random_inputs
 
@@ -173,7 +173,9 @@ def test_symmetric_activations_have_their_zero_in_the_middle(kind: str, zero: in
     result = quantized(filled(CONVS), activations=kind, symmetric_activations=True)
     found = parameters(result)
     assert found
-    assert {int(point) for _, point in found} == {zero}
+    # between 127 and 128 lies the middle of uint8; ONNX Runtime rounds it down until 1.23
+    middle = {zero, zero - 1} if kind.startswith("u") else {zero}
+    assert {int(point) for _, point in found} <= middle
     assert {point.dtype for _, point in found} == {np.dtype(kind)}
 
 
@@ -401,7 +403,12 @@ def test_it_works_in_every_opset_with_quantize_linear(opset: int) -> None:
     result = quantized(model)
     vectors = any(scale.size > 1 for scale, _ in parameters(result, "DequantizeLinear"))
     assert vectors == (opset >= 13)
-    assert loss(model, result) > 20
+    try:
+        assert loss(model, result) > 20
+    except ModelError as error:  # 1.23 has no QuantizeLinear of operator set 23
+        if "NOT_IMPLEMENTED" not in str(error):
+            raise
+        pytest.skip(f"this ONNX Runtime can't run operator set {opset}")
 
 
 def test_an_opset_without_quantize_linear_is_refused() -> None:
