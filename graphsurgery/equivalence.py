@@ -7,7 +7,7 @@ the same value everywhere, which proves nothing. Detections and proposals are co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from graphsurgery.detections import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.errors import InputError
+from graphsurgery.metrics import Measured, is_float, measure
 from graphsurgery.tolerances import DEFAULT_TOLERANCE, Kind, Tolerance, Tolerances
 
 __all__ = [
@@ -37,8 +38,6 @@ __all__ = [
 Array = NDArray[Any]
 Outcome = Literal["passed", "failed", "inconclusive"]
 
-# Elements converted to float64 at a time: 2 MB per temporary, however big the tensor is.
-_CHUNK = 1 << 18
 _RANK: dict[Outcome, int] = {"failed": 2, "passed": 1, "inconclusive": 0}
 
 
@@ -245,14 +244,14 @@ def _compare_tensor(name: str, reference: Array, candidate: Array, tolerance: To
         return TensorReport(name, "failed", f"dtype {seen} where {captured} was captured")
     if reference.dtype.kind in "SUT":
         return _compare_strings(name, reference, candidate)
-    measured = _measure(reference, candidate)
-    allowed, kind = tolerance.allows(measured.largest, floating=_is_float(reference.dtype))
-    report = measured.report(name, allowed, kind)
+    measured = measure(reference, candidate)
+    allowed, kind = tolerance.allows(measured.largest, floating=is_float(reference.dtype))
+    report = _report(measured, name, allowed, kind)
     different = measured.not_finite()
     if different:
         return replace(report, verdict="failed", reason=different, needed=None)
     if measured.max_abs > allowed:
-        if tolerance.sqnr is None or report.sqnr_db is None or not _is_float(reference.dtype):
+        if tolerance.sqnr is None or report.sqnr_db is None or not is_float(reference.dtype):
             return replace(report, verdict="failed", reason=_off(measured.max_abs, allowed))
         report = replace(report, asked_db=tolerance.sqnr)
         if report.sqnr_db is None or report.sqnr_db < tolerance.sqnr:
@@ -277,127 +276,21 @@ def _compare_strings(name: str, reference: Array, candidate: Array) -> TensorRep
     return TensorReport(name, "passed")
 
 
-@dataclass
-class _Measured:
-    """Sums over two tensors of equal shape and dtype, over the places where both are finite."""
-
-    count: int = 0
-    max_abs: float = 0.0
-    max_rel: float = 0.0
-    sum_abs: float = 0.0
-    dot: float = 0.0
-    reference_squares: float = 0.0
-    candidate_squares: float = 0.0
-    difference_squares: float = 0.0
-    largest: float = 0.0
-    lowest: float = math.inf
-    highest: float = -math.inf
-    constant: bool = True
-    nan_added: int = 0
-    nan_lost: int = 0
-    inf_differs: int = 0
-
-    def add_not_finite(self, reference: Array, candidate: Array) -> None:
-        """Count where one side is NaN, or Inf, and the other is not the same."""
-        nan, candidate_nan = np.isnan(reference), np.isnan(candidate)
-        self.nan_added += int(np.count_nonzero(candidate_nan & ~nan))
-        self.nan_lost += int(np.count_nonzero(nan & ~candidate_nan))
-        infinite = (np.isinf(reference) | np.isinf(candidate)) & ~nan & ~candidate_nan
-        self.inf_differs += int(np.count_nonzero(infinite & (reference != candidate)))
-
-    def add(self, reference: Array, candidate: Array, difference: Array) -> None:
-        """Add a chunk of finite float64 values and their absolute differences."""
-        if not reference.size:
-            return
-        size = np.abs(reference)
-        self.count += reference.size
-        self.max_abs = max(self.max_abs, float(difference.max()))
-        relative = np.divide(difference, size, out=np.zeros_like(size), where=size > 0)
-        self.max_rel = max(self.max_rel, float(relative.max()))
-        self.sum_abs += float(difference.sum())
-        # not by @: BLAS wakes a thread for each core, which takes longer than the sum where the cores are busy
-        self.dot += float(np.sum(reference * candidate))
-        self.reference_squares += float(np.sum(np.square(reference)))
-        self.candidate_squares += float(np.sum(np.square(candidate)))
-        self.difference_squares += float(np.sum(np.square(difference)))
-
-    def add_range(self, reference: Array) -> None:
-        """Widen the range by a chunk of finite values of the reference."""
-        if reference.size:
-            self.lowest = min(self.lowest, float(reference.min()))
-            self.highest = max(self.highest, float(reference.max()))
-            self.largest = max(abs(self.lowest), abs(self.highest))
-
-    def not_finite(self) -> str:
-        """Say how NaN and Inf differ; empty if they don't."""
-        seen = (
-            (self.nan_added, "NaN at {} places where the reference has none"),
-            (self.nan_lost, "no NaN at {} places where the reference has one"),
-            (self.inf_differs, "Inf at {} places is new, lost, or of the other sign"),
-        )
-        text = ", ".join(words.format(count) for count, words in seen if count)
-        return text.replace(" 1 places", " 1 place")
-
-    def report(self, name: str, allowed: float, kind: Kind) -> TensorReport:
-        if not self.count:
-            return TensorReport(name, "passed", allowed=allowed, needed=0.0, needed_kind=kind)
-        lengths = math.sqrt(self.reference_squares) * math.sqrt(self.candidate_squares)
-        cosine = self.dot / lengths if 0 < lengths < math.inf else math.nan
-        if not self.difference_squares:
-            sqnr = math.inf if not self.max_abs else math.nan
-        elif not self.reference_squares:
-            sqnr = -math.inf
-        else:
-            sqnr = 10 * (math.log10(self.reference_squares) - math.log10(self.difference_squares))
-        return TensorReport(
-            name,
-            "passed",
-            max_abs=self.max_abs,
-            max_rel=self.max_rel,
-            mean_abs=self.sum_abs / self.count,
-            cosine=None if math.isnan(cosine) else min(1.0, max(-1.0, cosine)),
-            sqnr_db=None if math.isnan(sqnr) else sqnr,
-            allowed=allowed,
-            needed=_share(self.max_abs, 1.0 if kind == "absolute" else self.largest),
-            needed_kind=kind,
-        )
-
-
-def _measure(reference: Array, candidate: Array) -> _Measured:
-    measured = _Measured()
-    floating = _is_float(reference.dtype)
-    # Values of the size of float64's limits overflow in the squares; the metrics then say None, not a number.
-    with np.errstate(over="ignore", invalid="ignore"):
-        for one, other in _chunks(reference, candidate):
-            first = reference.flat[0]
-            measured.constant &= bool(np.all((one == first) | ((one != one) & (first != first))))
-            if not floating:
-                measured.add_range(one.astype(np.float64))
-                measured.add(*(part.astype(np.float64) for part in (one, other, _distance(one, other))))
-                continue
-            one, other = one.astype(np.float64), other.astype(np.float64)
-            finite = np.isfinite(one)
-            both = finite & np.isfinite(other)
-            if not both.all():
-                measured.add_not_finite(one, other)
-            measured.add_range(one[finite])
-            one, other = one[both], other[both]
-            measured.add(one, other, np.abs(one - other))
-    return measured
-
-
-def _chunks(reference: Array, candidate: Array) -> Iterator[tuple[Array, Array]]:
-    flat, other = reference.reshape(-1), candidate.reshape(-1)
-    for start in range(0, flat.size, _CHUNK):
-        yield flat[start : start + _CHUNK], other[start : start + _CHUNK]
-
-
-def _distance(reference: Array, candidate: Array) -> Array:
-    """Return |a - b| of integers or bools as uint64, which holds every difference of two 64-bit integers."""
-    wide = np.int64 if reference.dtype.kind == "i" else np.uint64
-    one, other = reference.astype(wide), candidate.astype(wide)
-    # In two's complement the wrapped difference of the bit patterns is the true one: larger - smaller >= 0.
-    return np.maximum(one, other).view(np.uint64) - np.minimum(one, other).view(np.uint64)
+def _report(measured: Measured, name: str, allowed: float, kind: Kind) -> TensorReport:
+    if not measured.count:
+        return TensorReport(name, "passed", allowed=allowed, needed=0.0, needed_kind=kind)
+    return TensorReport(
+        name,
+        "passed",
+        max_abs=measured.max_abs,
+        max_rel=measured.max_rel,
+        mean_abs=measured.sum_abs / measured.count,
+        cosine=measured.cosine,
+        sqnr_db=measured.sqnr_db,
+        allowed=allowed,
+        needed=_share(measured.max_abs, 1.0 if kind == "absolute" else measured.largest),
+        needed_kind=kind,
+    )
 
 
 def _share(value: float, whole: float) -> float | None:
@@ -415,14 +308,9 @@ def _require_plain(place: str, tensor: object) -> None:
     if type(tensor) not in (np.ndarray, np.memmap):
         raise InputError(f"{place} is a {type(tensor).__name__}: give a plain numpy array")
     dtype = np.asarray(tensor).dtype
-    number = (dtype.kind in "biu" or _is_float(dtype)) and dtype.itemsize <= 8
+    number = (dtype.kind in "biu" or is_float(dtype)) and dtype.itemsize <= 8
     if not number and dtype.kind not in "SUT":
         raise InputError(f"{place} has dtype {dtype}: give numbers of at most 64 bits, bools or strings")
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    # ml_dtypes' small floats are of kind "V".
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat16", "float8"))
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:

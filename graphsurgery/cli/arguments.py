@@ -31,6 +31,19 @@ Tolerance = Annotated[
 ModelIo = Annotated[
     Path | None, typer.Option(help="Where the captured tensors are; model/model_io/RECIPE if not given.")
 ]
+PartsFolder = Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="DEVICE=PROVIDER", help="For example npu=qnn,soc_model=60. Repeatable."),
+]
+AllowFallback = Annotated[
+    bool, typer.Option("--allow-fallback", help="Nodes that a provider leaves to the CPU are no error.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")]
+PipelineDepth = Annotated[
+    int | None,
+    typer.Option("--pipeline", min=1, metavar="N", help="Let parts of successive images overlap, N waiting."),
+]
 
 
 def recipe_of(name: str, weights: str | None, overrides: list[str] | None, plugins: list[Path] | None) -> Recipe:

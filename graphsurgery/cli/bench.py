@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder, PipelineDepth, Threads
 from graphsurgery.cli.screen import Display, screen_for, write_json
 from graphsurgery.report import terminal
 
@@ -18,23 +18,15 @@ if TYPE_CHECKING:
 
 @app.command("bench")
 def bench_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")],
+    folder: PartsFolder,
     image: Annotated[
         Path | None, typer.Option(help="An image, or a folder of them; one is drawn if not given.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Detect so many times.")] = 20,
-    device: Annotated[
-        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For example npu=vitisai. Repeatable.")
-    ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")
-    ] = 0,
-    pipeline: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Let parts of successive images overlap, N waiting.")
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Let a provider leave nodes to the CPU.")
-    ] = False,
+    device: Devices = None,
+    threads: Threads = 0,
+    pipeline: PipelineDepth = None,
+    allow_fallback: AllowFallback = False,
     json_: JsonFile = None,
 ) -> None:
     """Measure what each part takes, and how many images a second go through.

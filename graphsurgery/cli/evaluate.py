@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile, Plugins, recipe_of
+from graphsurgery.cli.arguments import Devices, JsonFile, Plugins, recipe_of
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.report import terminal
@@ -29,9 +29,7 @@ def evaluate_command(
     images: Annotated[Path | None, typer.Option(help="A folder of images; the demo's own are drawn.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO annotations of these images.")] = None,
     max_samples: Annotated[int | None, typer.Option(min=1, help="The first so many images, by ascending id.")] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For the parts, such as npu=qnn. Repeatable.")
-    ] = None,
+    device: Devices = None,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also show the AP of each category.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as pay, if not given. The result is the same.")

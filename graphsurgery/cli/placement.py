@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder
 from graphsurgery.cli.screen import screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -21,14 +18,9 @@ _SHOWN = 20
 
 @app.command("placement")
 def placement_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")],
-    device: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DEVICE=PROVIDER", help="For example npu=qnn,soc_model=60. Repeatable."),
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Nodes that a provider leaves to the CPU are no error.")
-    ] = False,
+    folder: PartsFolder,
+    device: Devices = None,
+    allow_fallback: AllowFallback = False,
     json_: JsonFile = None,
 ) -> None:
     """Show which nodes run on the accelerator, their share of the multiply-adds, and why others are left to the CPU.

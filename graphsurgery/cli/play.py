@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder, PipelineDepth, Threads
 from graphsurgery.cli.screen import Display, save, screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -26,25 +26,17 @@ if TYPE_CHECKING:
 
 @app.command("run")
 def run_command(
-    folder: Annotated[Path, typer.Argument(help="A folder of parts that 'apply' wrote.")],
+    folder: PartsFolder,
     image: Annotated[list[Path], typer.Option(help="The image to detect objects in, or a folder. Repeatable.")],
     out_: Annotated[
         Path | None,
         typer.Option("--out", help="Where the picture goes, or the folder of several; NAME.detections.png beside it."),
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
-    device: Annotated[
-        list[str] | None, typer.Option(metavar="DEVICE=PROVIDER", help="For example npu=vitisai. Repeatable.")
-    ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")
-    ] = 0,
-    pipeline: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Let parts of successive images overlap, N waiting.")
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Let a provider leave nodes to the CPU.")
-    ] = False,
+    device: Devices = None,
+    threads: Threads = 0,
+    pipeline: PipelineDepth = None,
+    allow_fallback: AllowFallback = False,
     json_: JsonFile = None,
 ) -> None:
     """Play the parts on images; write the detections as JSON and draw them on the image.
