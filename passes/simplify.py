@@ -32,7 +32,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery import simplifier
-from graphsurgery.graph import RANDOM_OPS
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
 from graphsurgery.model import Model, bodies, stored_outside, walk_protos
 from graphsurgery.rewrite import Editor, ModelPass
 
@@ -222,14 +222,19 @@ def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
 
 
 def _lift_constants(graph: GraphProto) -> None:
-    """Turn the Constant nodes of `graph` into initializers, but for its outputs; onnxsim reorders them in each run."""
+    """Turn the Constant nodes of `graph` into initializers; onnxsim reorders them in each run.
+
+    Those that write its outputs stay, before all other nodes and by name.
+    """
     promised = {info.name for info in graph.output}
-    kept = []
+    constants, others = [], []
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value" and node.output[0] not in promised:
+        if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
+            others.append(node)
+        elif node.attribute[0].name == "value" and node.output[0] not in promised:
             graph.initializer.append(node.attribute[0].t)
             graph.initializer[-1].name = node.output[0]
         else:
-            kept.append(node)
+            constants.append(node)
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend([*sorted(constants, key=lambda node: str(node.output[0])), *others])

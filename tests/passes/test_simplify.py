@@ -89,6 +89,22 @@ def test_a_second_run_changes_nothing_though_onnxsim_turns_constant_nodes_around
     assert apply_pass(Simplify(), once).model.fingerprint == once.fingerprint
 
 
+def test_a_second_run_changes_nothing_where_constants_are_outputs() -> None:
+    text = f"""
+        {HEAD}
+        g (float[2, 2, 4, 1] x) => (float[2, 2, 4, 1] y, float[2] b, float[2, 2, 1, 1] w, float[1] n, float[1] m) {{
+            w = Constant <value = float[2, 2, 1, 1] {{2, -1, -3, 1}}> ()
+            k = Constant <value = float[1] {{4}}> ()
+            b = Constant <value = float[2] {{-1, -1}}> ()
+            n = Add (k, k)
+            m = Identity (n)
+            c = Conv (x, w, b)
+            y = Mul (c, n)
+        }}"""
+    once = apply(text).model
+    assert apply_pass(Simplify(), once).model.fingerprint == once.fingerprint
+
+
 def test_takes_nodes_in_any_order() -> None:
     model = parse(PLAIN)
     nodes = list(reversed(model.graph.node))
