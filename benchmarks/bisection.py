@@ -26,12 +26,12 @@ import numpy as np
 import onnx
 import psutil
 
-from graphsurgery import capture as captures
-from graphsurgery import pipeline
-from graphsurgery.output import OutputFolder
-from graphsurgery.recipe import load_recipe
-from graphsurgery.record import Record
-from graphsurgery.registry import discover
+from graphsurgery.capture import samples as captures
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.recipe.load import load_recipe
+from graphsurgery.report.run_record import Record
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.sources import open_source
 
 # which Conv's weight is multiplied, and by what

@@ -26,9 +26,8 @@ import numpy as np
 import psutil
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from graphsurgery import registry
-from graphsurgery.model import Model
-from graphsurgery.rewrite import ModelPass, Pass, apply_passes
+from graphsurgery.graph.model import Model
+from graphsurgery.rewrite import ModelPass, Pass, apply_passes, registry
 
 NODE_PASSES = ("fold-batchnorm", "lower-clip", "merge-transposes", "drop-identity", "fill-default-attributes")
 BASE = 100_000

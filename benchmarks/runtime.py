@@ -32,20 +32,20 @@ import numpy as np
 import onnx
 import psutil
 
-from graphsurgery import capture as captures
-from graphsurgery import pipeline
-from graphsurgery.bench import synthetic_image
-from graphsurgery.images import Placed
-from graphsurgery.manifest import Manifest
-from graphsurgery.model import Model
-from graphsurgery.output import OutputFolder
+from graphsurgery.capture import samples as captures
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Placed
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.parts.manifest import Manifest
 from graphsurgery.passes.quantize import Quantize
-from graphsurgery.pipelined import Pipelined
-from graphsurgery.recipe import Recipe, load_recipe
-from graphsurgery.record import Record
-from graphsurgery.registry import discover
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.recipe.load import Recipe, load_recipe
+from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite import Surroundings, apply_passes
-from graphsurgery.runtime import Detector
+from graphsurgery.rewrite.registry import discover
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.latency import synthetic_image
+from graphsurgery.runtime.overlap import Pipelined
 from graphsurgery.sources import open_source
 
 GOALS = {"chain / whole": 0.95, "chain / torch": 0.5, "int8 chain / whole": 0.45}

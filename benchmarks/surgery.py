@@ -24,13 +24,14 @@ from pathlib import Path
 import psutil
 from onnx import ModelProto
 
-from graphsurgery import capture as captures
-from graphsurgery import pipeline, simplifier
-from graphsurgery.capture import Capture
-from graphsurgery.output import OutputFolder
-from graphsurgery.recipe import Recipe, load_recipe
-from graphsurgery.record import Record
-from graphsurgery.registry import discover
+from graphsurgery.capture import samples as captures
+from graphsurgery.capture.samples import Capture
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.processes import onnxsim_process
+from graphsurgery.recipe.load import Recipe, load_recipe
+from graphsurgery.report.run_record import Record
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.sources import Source, open_source
 
 ONNXSIM = "import sys, onnx, onnxsim; onnx.save(onnxsim.simplify(onnx.load(sys.argv[1]))[0], sys.argv[2])"
@@ -90,7 +91,7 @@ def run_onnxsim(folder: Path) -> float:
 
 
 def run_surgery(recipe: Recipe, source: Source, capture: Capture, folder: Path) -> float:
-    simplifier.shutdown()
+    onnxsim_process.shutdown()
     record = Record(recipe.to_json())
     with OutputFolder(folder / "parts") as output:
         pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, record), output)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from graphsurgery.runtime import Detector
+    from graphsurgery.runtime.detector import Detector
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ def load(folder: str | Path, devices: dict[str, str] | None = None) -> Detector:
     ({"npu": "qnn,soc_model=60"}); what is not named runs as the manifest says, on the cpu where that says nothing.
     Raises InputError when the folder holds no valid manifest, MissingTool when a provider is not available.
     """
-    from graphsurgery.providers import parse_devices
-    from graphsurgery.runtime import Detector
+    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.runtime.detector import Detector
 
     return Detector.load(Path(folder), parse_devices(f"{name}={value}" for name, value in (devices or {}).items()))

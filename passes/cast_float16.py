@@ -33,8 +33,8 @@ from onnx import TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, consumers, is_op, producer
-from graphsurgery.passes._silu import excluded
-from graphsurgery.passes._static_shapes import free_inputs
+from graphsurgery.operators.activations import excluded
+from graphsurgery.operators.static_shapes import free_inputs
 from graphsurgery.rewrite import Editor, GraphPass
 
 KEEP = (

@@ -32,8 +32,8 @@ from onnx import TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, consumers, is_op, producer
-from graphsurgery.passes._axes import bounds
-from graphsurgery.passes._intervals import INT32, MOVES, Intervals, fits
+from graphsurgery.operators.axes import bounds
+from graphsurgery.operators.value_ranges import INT32, MOVES, Intervals, fits
 from graphsurgery.rewrite import Editor, GraphPass
 
 # Per operator: the groups of inputs and outputs that have one type in common; None stands for all inputs.

@@ -39,8 +39,8 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
-from graphsurgery.images import paste_masks
-from graphsurgery.passes._flow import bottlenecks, flow, is_fixed_shape, is_shape, upstream, weighted_input
+from graphsurgery.images.canvas import paste_masks
+from graphsurgery.operators.dataflow import bottlenecks, flow, is_fixed_shape, is_shape, upstream, weighted_input
 from graphsurgery.rewrite import MASKS_NOTE, NORMALISATION_NOTE, Editor, GraphPass
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")

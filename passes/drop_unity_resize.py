@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
 from graphsurgery.rewrite import Editor, NodePass
 
 

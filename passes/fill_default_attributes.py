@@ -33,7 +33,7 @@ import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._window import window
+from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
 
 # which input holds the weight

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, is_op, producer
-from graphsurgery.passes._channels import (
+from graphsurgery.operators.channels import (
     Affine,
     arithmetic,
     channels_out,

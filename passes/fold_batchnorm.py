@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
-from graphsurgery.passes._channels import Affine, batchnorm, conv_window, fold_in, fold_out, read_once, why_no_weights
+from graphsurgery.operators.channels import Affine, batchnorm, conv_window, fold_in, fold_out, read_once, why_no_weights
 from graphsurgery.rewrite import Editor, NodePass
 
 

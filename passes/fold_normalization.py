@@ -29,7 +29,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.passes._channels import (
+from graphsurgery.operators.channels import (
     Affine,
     Weights,
     arithmetic,
@@ -40,7 +40,7 @@ from graphsurgery.passes._channels import (
     weights_of,
     why_no_weights,
 )
-from graphsurgery.passes._window import Window
+from graphsurgery.operators.windows import Window
 from graphsurgery.rewrite import Editor, NodePass
 
 

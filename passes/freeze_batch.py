@@ -32,9 +32,9 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.model import Model
-from graphsurgery.passes._rows import Rows, counted_by
-from graphsurgery.passes._static_shapes import free_inputs, settle, shape_text, size_of
+from graphsurgery.graph.model import Model
+from graphsurgery.operators.batch_rows import Rows, counted_by
+from graphsurgery.operators.static_shapes import free_inputs, settle, shape_text, size_of
 from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
 
 # A prime that no layer has as a size: with so many rows, a dimension that has to do with their number shows it.

@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op
-from graphsurgery.passes._static_shapes import dynamic_values, free_inputs, settle, shape_text, size_of
+from graphsurgery.operators.static_shapes import dynamic_values, free_inputs, settle, shape_text, size_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 _CHANNELS = (1, 3, 4)

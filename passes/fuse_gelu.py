@@ -26,7 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
-from graphsurgery.passes._arithmetic import FLOATS, rank, scalar
+from graphsurgery.operators.operands import FLOATS, rank, scalar
 from graphsurgery.rewrite import Editor, NodePass
 
 # A sum of products of symbols: {("x",): 2.0, ("f", "x"): 0.5} is 2 * x + 0.5 * f * x.

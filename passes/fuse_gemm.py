@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op, producer
-from graphsurgery.passes._arithmetic import FLOATS, only_reader
+from graphsurgery.operators.operands import FLOATS, only_reader
 from graphsurgery.rewrite import Editor, NodePass
 
 

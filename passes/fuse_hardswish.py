@@ -23,8 +23,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
-from graphsurgery.passes._arithmetic import only_reader, rank, scalar
-from graphsurgery.passes._silu import ALPHA, gated, is_torch_hard_sigmoid
+from graphsurgery.operators.activations import ALPHA, gated, is_torch_hard_sigmoid
+from graphsurgery.operators.operands import only_reader, rank, scalar
 from graphsurgery.rewrite import Editor, NodePass
 
 

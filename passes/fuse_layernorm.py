@@ -28,8 +28,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, consumers, is_op, producer
-from graphsurgery.passes._arithmetic import only_reader, rank, scalar
-from graphsurgery.passes._axes import integers, keeps_dims, normalised
+from graphsurgery.operators.axes import integers, keeps_dims, normalised
+from graphsurgery.operators.operands import only_reader, rank, scalar
 from graphsurgery.rewrite import Editor, NodePass
 
 

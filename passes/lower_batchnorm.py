@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._channels import FLOATS, batchnorm, held
+from graphsurgery.operators.channels import FLOATS, batchnorm, held
 from graphsurgery.rewrite import Editor, NodePass
 
 

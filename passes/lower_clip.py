@@ -26,7 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, is_op
-from graphsurgery.passes._arithmetic import FLOATS
+from graphsurgery.operators.operands import FLOATS
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op
-from graphsurgery.passes._channels import weights_of, why_no_weights
+from graphsurgery.operators.channels import weights_of, why_no_weights
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, consumers, is_op
-from graphsurgery.passes._slices import Link, chain, relabelled, reshaping, sizes
+from graphsurgery.operators.slices import Link, chain, relabelled, reshaping, sizes
 from graphsurgery.rewrite import Editor, NodePass
 
 # Not PRelu: its slope is broadcast to the data, never the other way.

@@ -31,8 +31,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op, producer
-from graphsurgery.passes._axes import Bounds, bounds, normalised
-from graphsurgery.passes._slices import picked, reaches_the_end, sizes, takes_all
+from graphsurgery.operators.axes import Bounds, bounds, normalised
+from graphsurgery.operators.slices import picked, reaches_the_end, sizes, takes_all
 from graphsurgery.rewrite import Editor, NodePass
 
 _FLOATS = ("float32", "float16", "float64")

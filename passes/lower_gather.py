@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op
-from graphsurgery.passes._axes import Bounds
-from graphsurgery.passes._slices import TO_THE_END, chain, locate, slicing, squeezing
+from graphsurgery.operators.axes import Bounds
+from graphsurgery.operators.slices import TO_THE_END, chain, locate, slicing, squeezing
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op
-from graphsurgery.passes._arithmetic import FLOATS, scaled
+from graphsurgery.operators.operands import FLOATS, scaled
 from graphsurgery.rewrite import Editor, NodePass
 
 

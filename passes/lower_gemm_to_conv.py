@@ -28,7 +28,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
-from graphsurgery.passes._arithmetic import FLOATS, scaled
+from graphsurgery.operators.operands import FLOATS, scaled
 from graphsurgery.rewrite import Editor, NodePass
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")

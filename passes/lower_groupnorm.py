@@ -26,7 +26,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op
-from graphsurgery.passes._arithmetic import FLOATS
+from graphsurgery.operators.operands import FLOATS
 from graphsurgery.rewrite import Editor, NodePass
 
 

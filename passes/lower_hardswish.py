@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._silu import ALPHA, BETA
+from graphsurgery.operators.activations import ALPHA, BETA
 from graphsurgery.rewrite import Editor, NodePass
 
 

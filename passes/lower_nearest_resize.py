@@ -37,7 +37,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
 from graphsurgery.rewrite import Editor, NodePass
 
 _FLOATS = ("float32", "float16", "float64")
@@ -72,7 +72,7 @@ class LowerNearestResize(NodePass):
             return edit.skip(node, grown)
         if all(factor == 1 for factor in grown):
             return edit.skip(node, "it changes no size; drop-unity-resize drops it")
-        if len(grown) != 4 or grown[:2] != (1, 1) or any(factor.denominator != 1 for factor in grown):
+        if len(grown) != 4 or not grown[0] == grown[1] == 1 or any(factor.denominator != 1 for factor in grown):
             return edit.skip(node, f"it resizes by {shown(grown)}, not height and width by whole numbers")
         if not _repeats(node, grown, edit):
             how = f"{coordinates(node, edit)} with {rounding(node, edit)}"

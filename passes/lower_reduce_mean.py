@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._axes import integers, keeps_dims, normalised
+from graphsurgery.operators.axes import integers, keeps_dims, normalised
 from graphsurgery.rewrite import Editor, NodePass
 
 _FLOATS = ("float32", "float16", "float64")

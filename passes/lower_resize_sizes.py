@@ -25,7 +25,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._resize import factors, given
+from graphsurgery.operators.resize import factors, given
 from graphsurgery.rewrite import Editor, NodePass
 
 _OF_SIZES = ("axes", "keep_aspect_ratio_policy")

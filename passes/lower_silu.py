@@ -17,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._arithmetic import FLOATS
+from graphsurgery.operators.operands import FLOATS
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -20,8 +20,8 @@ from itertools import accumulate
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._axes import Bounds, integers
-from graphsurgery.passes._slices import locate, slicing
+from graphsurgery.operators.axes import Bounds, integers
+from graphsurgery.operators.slices import locate, slicing
 from graphsurgery.rewrite import Editor, NodePass
 
 

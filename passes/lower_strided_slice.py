@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._axes import Bounds, bounds, integers, normalised
-from graphsurgery.passes._slices import TO_THE_END, Link, chain, picked, reshaping, sizes, slicing
+from graphsurgery.operators.axes import Bounds, bounds, integers, normalised
+from graphsurgery.operators.slices import TO_THE_END, Link, chain, picked, reshaping, sizes, slicing
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._axes import integers, normalised
-from graphsurgery.passes._slices import chain, relabelled, reshaping, sizes
+from graphsurgery.operators.axes import integers, normalised
+from graphsurgery.operators.slices import chain, relabelled, reshaping, sizes
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -32,8 +32,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.passes._axes import integers, normalised
-from graphsurgery.passes._window import Window, window
+from graphsurgery.operators.axes import integers, normalised
+from graphsurgery.operators.windows import Window, window
 from graphsurgery.rewrite import Editor, NodePass
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")

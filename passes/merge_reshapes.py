@@ -27,7 +27,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.passes._axes import integers, normalised
+from graphsurgery.operators.axes import integers, normalised
 from graphsurgery.rewrite import Editor, NodePass
 
 _RELAYOUTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

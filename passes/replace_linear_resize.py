@@ -22,7 +22,7 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._resize import coordinates, mode
+from graphsurgery.operators.resize import coordinates, mode
 from graphsurgery.rewrite import Editor, NodePass
 
 _COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel")

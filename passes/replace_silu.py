@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._arithmetic import only_reader
-from graphsurgery.passes._silu import ALPHA, BETA, excluded, gated
+from graphsurgery.operators.activations import ALPHA, BETA, excluded, gated
+from graphsurgery.operators.operands import only_reader
 from graphsurgery.rewrite import Editor, NodePass
 
 

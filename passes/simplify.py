@@ -31,9 +31,9 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
 from graphsurgery import graph as graphs
-from graphsurgery import simplifier
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
-from graphsurgery.model import Model, bodies, stored_outside, walk_protos
+from graphsurgery.graph.model import Model, bodies, stored_outside, walk_protos
+from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Editor, ModelPass
 
 # Dropout draws too, in training mode
@@ -68,7 +68,7 @@ class Simplify(ModelPass):
                 raise ValueError(f"{option} must be above 0, not {getattr(self, option)}")
 
     def prepare(self) -> None:
-        simplifier.start()
+        onnxsim_process.start()
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         reason = _refusal(model)
@@ -87,7 +87,7 @@ class Simplify(ModelPass):
         given_names = {name: before for before, name in freed.items()}
         for _ in range(MAX_ROUNDS):
             skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(given) else [])]  # a Dropout goes in the first round
-            done = simplifier.simplify(
+            done = onnxsim_process.simplify(
                 given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
             )
             if done.note is not None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._window import Window, window
+from graphsurgery.operators.windows import Window, window
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.passes._window import window
+from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
 
 _WINDOWED = {"GlobalAveragePool": "AveragePool", "GlobalMaxPool": "MaxPool"}

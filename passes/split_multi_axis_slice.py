@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.passes._axes import bounds
-from graphsurgery.passes._slices import chain, slicing, takes_all
+from graphsurgery.operators.axes import bounds
+from graphsurgery.operators.slices import chain, slicing, takes_all
 from graphsurgery.rewrite import Editor, NodePass
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from graphsurgery.evaluation.columns import Opened, PartsColumn
 from graphsurgery.evaluation.dataset import Dataset, open_dataset
-from graphsurgery.images import Canvas, Placed
-from graphsurgery.manifest import FILE_NAME, describe_parts
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import FILE_NAME, describe_parts
 from graphsurgery.sources import SourceSpec, open_source
 from graphsurgery.testing import parse
 

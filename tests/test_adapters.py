@@ -7,11 +7,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
-from graphsurgery import adapters
 from graphsurgery.errors import MissingTool, PassError
-from graphsurgery.model import Model
-from graphsurgery.registry import Registry, picture, source_file
-from graphsurgery.rewrite import Pass, apply_pass
+from graphsurgery.graph.model import Model
+from graphsurgery.rewrite import Pass, adapters, apply_pass
+from graphsurgery.rewrite.registry import Registry, picture, source_file
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

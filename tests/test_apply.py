@@ -13,13 +13,13 @@ import pytest
 from conftest import PARTS, Applied, Cli, Outcome, Snapshot
 
 import graphsurgery
-from graphsurgery.capture import Capture
+from graphsurgery.capture.samples import Capture
 from graphsurgery.demo.shapes import CAPTURE_SEED, draw
-from graphsurgery.equivalence import Tolerances, compare
 from graphsurgery.errors import ModelError
-from graphsurgery.images import Placed
-from graphsurgery.model import Model
-from graphsurgery.naming import clean_name
+from graphsurgery.gate.equivalence import Tolerances, compare
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Placed
+from graphsurgery.partition.boundary_names import clean_name
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 ACCELERATED = ("backbone_rpn", "box_head", "mask_head")

@@ -30,11 +30,11 @@ import pytest
 from onnx import GraphProto, ModelProto, TypeProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from graphsurgery import registry, session
+from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.graph import RANDOM_OPS
-from graphsurgery.model import Model, walk_protos
-from graphsurgery.rewrite import Editor, ModelPass, NodePass, Pass, apply_pass
+from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.rewrite import Editor, ModelPass, NodePass, Pass, apply_pass, registry
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 SHARDS = 4

@@ -16,11 +16,11 @@ from conftest import Cli
 from PIL import Image
 from test_runtime import write_detector
 
-from graphsurgery.bench import measure_latency, measure_pipeline, synthetic_image
 from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import InputError
-from graphsurgery.images import Canvas
-from graphsurgery.runtime import Detector
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.latency import measure_latency, measure_pipeline, synthetic_image
 
 PARTS = ["backbone", "proposal", "heads", "postprocess"]
 KEYS = {"mean_ms", "p50_ms", "p90_ms"}

@@ -18,12 +18,12 @@ from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
 from graphsurgery.debugging.divergence import Bisection, Divergence
 from graphsurgery.debugging.outline import Outline
 from graphsurgery.debugging.stepping import Steps
-from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import InputError
-from graphsurgery.model import Model
-from graphsurgery.pipeline import Silent
-from graphsurgery.registry import discover
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.graph.model import Model
+from graphsurgery.pipeline.apply import Silent
 from graphsurgery.rewrite import apply_pass
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>\n'
@@ -449,8 +449,8 @@ from pathlib import Path
 import numpy as np
 from onnx import helper, TensorProto
 from graphsurgery.debugging.bisect import bisect
-from graphsurgery.equivalence import Tolerances
-from graphsurgery.model import Model
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.graph.model import Model
 
 def chain(op):
     ops = ["Abs"] * 100 + [op] + ["Abs"] * 100

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphsurgery.capture import (
+from graphsurgery.capture.samples import (
     Capture,
     InputImage,
     capture,
@@ -23,7 +23,7 @@ from graphsurgery.capture import (
     reference_detections,
 )
 from graphsurgery.errors import CaptureError, InputError
-from graphsurgery.images import Canvas
+from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources import Tensors
 
 

@@ -21,9 +21,9 @@ import pytest
 from conftest import PARTS, Applied, Cli, Outcome, Snapshot
 from PIL import Image
 
-from graphsurgery.capture import Capture
+from graphsurgery.capture.samples import Capture
 from graphsurgery.demo.shapes import VAL_SEED, draw, write_dataset
-from graphsurgery.registry import discover
+from graphsurgery.rewrite.registry import discover
 
 COMMANDS = (
     *("apply", "capture", "run", "evaluate", "bench", "placement", "report", "quantize"),
@@ -368,7 +368,7 @@ def writing(child: psutil.Process, root: Path) -> bool:
 
 
 def simplifying(child: psutil.Process, root: Path) -> bool:
-    return any("graphsurgery.simplifier" in worker.cmdline() for worker in child.children())
+    return any("graphsurgery.processes.onnxsim_process" in worker.cmdline() for worker in child.children())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")

@@ -14,7 +14,7 @@ import pytest
 from conftest import Cli, Snapshot
 from onnx import helper, numpy_helper
 
-from graphsurgery.images import Canvas
+from graphsurgery.images.canvas import Canvas
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from bars import change, write_parts
 
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.evaluation.columns import Loaded, OriginalColumn, PartsColumn, variants
-from graphsurgery.images import Canvas, Placed
-from graphsurgery.manifest import Manifest
+from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.parts.manifest import Manifest
 
 PLACED = Placed(np.zeros((3, 8, 12), np.float32), 8, 12, (8, 12))
 

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from graphsurgery.cost import multiply_adds
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.multiply_adds import multiply_adds
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "other": 1]>'
 

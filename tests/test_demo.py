@@ -34,7 +34,7 @@ from graphsurgery.demo.shapes import main as shapes_main
 from graphsurgery.demo.train import average_precision
 from graphsurgery.demo.train import main as train_main
 from graphsurgery.errors import InputError
-from graphsurgery.rle import encode_rle
+from graphsurgery.images.run_lengths import encode_rle
 
 
 @pytest.fixture(scope="module")

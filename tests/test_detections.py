@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphsurgery.detections import DETECTIONS, Group, RowMatch, align, match_detections, match_rows
 from graphsurgery.errors import InputError
+from graphsurgery.gate.matched_rows import DETECTIONS, Group, RowMatch, align, match_detections, match_rows
 
 Array = NDArray[Any]
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 40, 50], [100, 5, 130, 25]], dtype=np.float32)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Applied, Cli
 
-from graphsurgery import registry
+from graphsurgery.rewrite import registry
 
 pytest.importorskip("torchvision")
 
@@ -47,8 +47,8 @@ check:
 TOGETHER = """\
 from dataclasses import dataclass
 
-from graphsurgery.model import Model
-from graphsurgery.registry import discover
+from graphsurgery.graph.model import Model
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.rewrite import ModelPass, apply_passes
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from graphsurgery.registry import discover
 from graphsurgery.report.passes import reference
+from graphsurgery.rewrite.registry import discover
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "write-a-pass.md"

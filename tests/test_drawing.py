@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.drawing import PALETTE, colour_of, draw_detections, tag_place
 from graphsurgery.errors import InputError
+from graphsurgery.images.drawing import PALETTE, colour_of, draw_detections, tag_place
 
 NAMES = ("background", "circle", "square", "triangle")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.editor import Editor
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import GraphPass, NodePass, Pass, apply_pass, apply_passes
+from graphsurgery.rewrite.editor import Editor
 from graphsurgery.testing import assert_same_outputs, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

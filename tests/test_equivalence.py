@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphsurgery.equivalence import Comparison, Group, TensorReport, Tolerance, Tolerances, compare, merge
 from graphsurgery.errors import InputError
+from graphsurgery.gate.equivalence import Comparison, Group, TensorReport, Tolerance, Tolerances, compare, merge
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

@@ -17,7 +17,7 @@ import pytest
 from conftest import DETECTOR, Applied, Cli, Outcome, Snapshot
 from PIL import Image
 
-from graphsurgery.providers import PROVIDERS
+from graphsurgery.devices.providers import PROVIDERS
 
 
 @pytest.fixture

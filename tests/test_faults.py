@@ -18,13 +18,13 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from graphsurgery.capture import Capture
-from graphsurgery.equivalence import Tolerances
+from graphsurgery.capture.samples import Capture
 from graphsurgery.errors import InputError
-from graphsurgery.gate import Gate
-from graphsurgery.manifest import Manifest
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import Manifest
 
 RELATIVE = 1e-4  # of the largest value: what every tensor is allowed here
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
@@ -66,7 +66,7 @@ class Bench:
         """Say from the values alone what the verdict must be; "either" at the edge of the tolerance."""
         if fault.expected is not None:
             return fault.expected
-        from graphsurgery import session
+        from graphsurgery.devices import session
 
         given = self.inputs(fault.part)
         sound = session.run(self.parts[fault.part].model.proto, given)

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from graphsurgery.fuzzing import Builder, Case, check_case, fuzz
 from graphsurgery.graph import constant, is_op, producer
-from graphsurgery.model import walk_protos
+from graphsurgery.graph.model import walk_protos
 from graphsurgery.rewrite import Editor, NodePass, Pass
 from graphsurgery.testing import parse
+from graphsurgery.testing.fuzzing import Builder, Case, check_case, fuzz
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "fuzz"
 

@@ -6,9 +6,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphsurgery import graph as graphs
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import ModelError
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Editor
 from graphsurgery.testing import parse
 

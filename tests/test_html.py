@@ -20,8 +20,7 @@ import yaml
 from conftest import Cli
 from PIL import Image
 
-from graphsurgery import environment
-from graphsurgery.report import numbers
+from graphsurgery.report import environment, numbers
 from graphsurgery.report.headline import headline
 from graphsurgery.report.html import Picture, render
 from graphsurgery.report.pictures import encode

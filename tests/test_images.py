@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.images import Canvas, Placed, paste_masks, resize
+from graphsurgery.images.canvas import Canvas, Placed, paste_masks, resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)

@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.images import Canvas
-from graphsurgery.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.testing import parse
 

@@ -19,7 +19,7 @@ from graphsurgery.evaluation.measure import BadImages, average_precision, measur
 from graphsurgery.evaluation.store import FileStore
 from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Done, in_process
-from graphsurgery.images import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, Placed
 
 pytest.importorskip("pycocotools")
 

@@ -6,9 +6,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphsurgery import session
-from graphsurgery.model import Model
-from graphsurgery.naming import clean_name, expose, fresh, name_by_value, rename_tensors, tensor_names, values_of
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.boundary_names import (
+    clean_name,
+    expose,
+    fresh,
+    name_by_value,
+    rename_tensors,
+    tensor_names,
+    values_of,
+)
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_runtime import HEAD, change_manifest, part, rows, write_detector
 
-from graphsurgery.manifest import describe_part
-from graphsurgery.model import Model
-from graphsurgery.open_batch import with_open_batch
-from graphsurgery.runtime import Detector, PartPlayer
+from graphsurgery.graph.model import Model
+from graphsurgery.parts.manifest import describe_part
+from graphsurgery.runtime.detector import Detector, PartPlayer
+from graphsurgery.runtime.unfrozen_batch import with_open_batch
 
 ROWWISE = f"""
     {HEAD}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.manifest import FILE_NAME
-from graphsurgery.output import OutputFolder
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.parts.manifest import FILE_NAME
 
 
 def manifest(*parts: str) -> str:

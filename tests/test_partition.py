@@ -6,10 +6,10 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.model import Model
-from graphsurgery.partition import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, Part, extract_parts, find_cut
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, Part, extract_parts, find_cut
 from graphsurgery.rewrite import Editor
 from graphsurgery.testing import parse, random_inputs
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphsurgery.capture import Sample
-from graphsurgery.drawing import colour_of
-from graphsurgery.images import Canvas, Placed
+from graphsurgery.capture.samples import Sample
+from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.drawing import colour_of
 from graphsurgery.report.pictures import encode, sample_pictures
 
 HEIGHT, WIDTH = 60, 80

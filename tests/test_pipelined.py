@@ -14,8 +14,8 @@ import pytest
 from test_runtime import write_detector
 
 from graphsurgery.errors import InputError
-from graphsurgery.pipelined import Pipelined
-from graphsurgery.runtime import Detector
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.overlap import Pipelined
 
 SIZES = [(8, 12), (16, 24), (30, 20), (1, 40), (5, 100)]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from graphsurgery import placement
+from graphsurgery.devices import placement
+from graphsurgery.devices.placement import PlacedNode, Placement, place, shares
+from graphsurgery.devices.providers import CPU, DeviceChoice
 from graphsurgery.errors import InputError, MissingTool, ModelError
-from graphsurgery.model import Model
-from graphsurgery.placement import PlacedNode, Placement, place, shares
-from graphsurgery.providers import CPU, DeviceChoice
+from graphsurgery.graph.model import Model
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from conftest import Cli
 
-from graphsurgery.registry import discover
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import assert_rewrites, assert_untouched
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from graphsurgery import providers
-from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.providers import (
+from graphsurgery.devices import providers
+from graphsurgery.devices.providers import (
     PROVIDERS,
     DeviceChoice,
     parse_devices,
@@ -19,6 +18,7 @@ from graphsurgery.providers import (
     require_installed,
     session_options,
 )
+from graphsurgery.errors import InputError, MissingTool
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

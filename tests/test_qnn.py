@@ -17,11 +17,11 @@ import pytest
 from conftest import Applied, Cli
 from onnx import ModelProto, numpy_helper
 
+from graphsurgery.devices.placement import Placement, place
+from graphsurgery.devices.providers import DeviceChoice
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError
-from graphsurgery.model import Model
-from graphsurgery.placement import Placement, place
-from graphsurgery.providers import DeviceChoice
-from graphsurgery.session import Session
+from graphsurgery.graph.model import Model
 from graphsurgery.testing import parse
 
 _HERE = (sys.platform, platform.machine().lower()) in {("linux", "x86_64"), ("win32", "arm64")}
@@ -114,8 +114,8 @@ def test_a_second_session_finds_the_plug_in_registered() -> None:
 def test_nothing_is_written_to_standard_output_where_json_may_be_on_its_way(tmp_path: Path) -> None:
     onnx.save(PLAIN, tmp_path / "m.onnx")
     code = (
-        "import sys; from pathlib import Path; from graphsurgery.session import Session; "
-        "from graphsurgery.providers import DeviceChoice; print('before', end=' ', flush=True); "
+        "import sys; from pathlib import Path; from graphsurgery.devices.session import Session; "
+        "from graphsurgery.devices.providers import DeviceChoice; print('before', end=' ', flush=True); "
         "Session(Path(sys.argv[1]), device=DeviceChoice('qnn')); print('after')"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "m.onnx")]

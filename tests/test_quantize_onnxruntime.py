@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.quantize import Settings, backend, name_nodes, prepare
 from graphsurgery.testing import parse, random_inputs

@@ -15,9 +15,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, MissingTool, PassError
 from graphsurgery.quantize import Settings, quark
-from graphsurgery.session import Session
 
 # A quark.onnx that writes what it was asked to do into call.json beside it, and copies the model as `MAKE` says.
 STAND_IN = """

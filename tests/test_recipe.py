@@ -10,12 +10,12 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import InputError, RecipeError
-from graphsurgery.recipe import Recipe, load_recipe
-from graphsurgery.recipe_files import packaged_recipes
-from graphsurgery.registry import Registry, discover
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.recipe.layers import packaged_recipes
+from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.rewrite import GraphPass
+from graphsurgery.rewrite.registry import Registry, discover
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.equivalence import Tolerances, Verdict, compare, merge
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
-from graphsurgery.record import Record, Step, peak_rss_mb
+from graphsurgery.gate.equivalence import Tolerances, Verdict, compare, merge
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import Part
+from graphsurgery.report.run_record import Record, Step, peak_rss_mb
 from graphsurgery.rewrite import Skip
 from graphsurgery.testing import parse
 

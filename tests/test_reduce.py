@@ -15,11 +15,11 @@ from conftest import Applied, Cli, Snapshot
 
 from graphsurgery.debugging.breaks import break_whole
 from graphsurgery.debugging.reduce import Reduction, configured, reduce_file
-from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import InputError
+from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.graph import is_op, producer, subgraphs
-from graphsurgery.model import Model, walk_protos
-from graphsurgery.pipeline import Silent
+from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.pipeline.apply import Silent
 from graphsurgery.rewrite import Editor, GraphPass, NodePass, Pass
 from graphsurgery.testing import parse
 

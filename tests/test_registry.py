@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 import graphsurgery
-from graphsurgery import registry
 from graphsurgery.errors import InputError
-from graphsurgery.registry import ENTRY_POINT_GROUP, Registry, discover, picture, source_file, suggest
-from graphsurgery.rewrite import GraphPass, ModelPass, NodePass
+from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, registry
+from graphsurgery.rewrite.registry import ENTRY_POINT_GROUP, Registry, discover, picture, source_file, suggest
 
 ROOT = Path(graphsurgery.__file__).parent.parent
 FILES = sorted(path for path in (ROOT / "passes").glob("*.py") if not path.name.startswith("_"))

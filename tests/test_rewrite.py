@@ -10,19 +10,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphsurgery import graph as graphs
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import MissingTool, PassError
-from graphsurgery.model import Model
-from graphsurgery.rewrite import (
-    BATCH_NOTE,
-    MAX_SWEEPS,
-    NORMALISATION_NOTE,
-    Editor,
-    GraphPass,
-    ModelPass,
-    NodePass,
-    apply_pass,
-)
+from graphsurgery.graph.model import Model
+from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE, Editor, GraphPass, ModelPass, NodePass, apply_pass
+from graphsurgery.rewrite.apply import MAX_SWEEPS
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.rle import compress_rle, encode_rle
+from graphsurgery.images.run_lengths import compress_rle, encode_rle
 
 
 def masks() -> list[Any]:

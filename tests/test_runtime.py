@@ -14,14 +14,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, MissingTool, ModelError
-from graphsurgery.images import Canvas, paste_masks
-from graphsurgery.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
-from graphsurgery.providers import DeviceChoice
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas, paste_masks
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
-from graphsurgery.runtime import Chain, Detector, PartPlayer, Timer
+from graphsurgery.runtime.detector import Chain, Detector, PartPlayer, Timer
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -15,10 +15,10 @@ import pytest
 from conftest import Cli
 
 import graphsurgery
-from graphsurgery import scaffold
 from graphsurgery.errors import InputError
-from graphsurgery.registry import Registry
-from graphsurgery.scaffold import new_pass
+from graphsurgery.rewrite.registry import Registry
+from graphsurgery.testing import new_pass as scaffold
+from graphsurgery.testing.new_pass import new_pass
 
 ROOT = Path(graphsurgery.__file__).parent.parent
 # one input, weights, integers, several outputs, required attributes, none of a tensor type, gone since, none at all
@@ -63,7 +63,7 @@ def test_a_plugin_and_its_test_load_and_fail_only_where_the_rewrite_is_missing(c
 def test_in_a_checkout_the_files_lie_where_a_pass_and_its_test_belong(
     cli: Cli, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scaffold, "__file__", str(checkout / "graphsurgery" / "scaffold.py"))
+    monkeypatch.setattr(scaffold, "__file__", str(checkout / "graphsurgery" / "testing" / "new_pass.py"))
     outcome = cli("new-pass", "lower-oddity", "--matches", "Relu", "--effect", "approximate")
     assert outcome.code == 0, outcome.err
     file = checkout / "passes" / "lower_oddity.py"

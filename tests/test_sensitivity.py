@@ -12,15 +12,15 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper, version_converter
 
-from graphsurgery.equivalence import Tolerances, compare
+from graphsurgery.devices.session import Session, run
 from graphsurgery.errors import InputError, PassError
+from graphsurgery.gate.equivalence import Tolerances, compare
 from graphsurgery.quantize import Settings, prepare
 from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sensitivity import RANKING_RUNS, exclude_until, layer_losses
 from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.quantize.switches import Switchable
 from graphsurgery.rewrite import BATCH_NOTE
-from graphsurgery.session import Session, run
 
 Array = np.ndarray
 SETTINGS = [

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphsurgery import session
+from graphsurgery.devices import session
+from graphsurgery.devices.providers import DeviceChoice
+from graphsurgery.devices.session import Session, first_line
 from graphsurgery.errors import InputError, MissingTool, ModelError
-from graphsurgery.providers import DeviceChoice
-from graphsurgery.session import Session, first_line
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

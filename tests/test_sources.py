@@ -18,8 +18,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphsurgery.demo.shapes import embedded_images
+from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
-from graphsurgery.session import run
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 SIZE = (128, 160)

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from graphsurgery.equivalence import TensorReport, Tolerance, Tolerances, Verdict, compare, merge
-from graphsurgery.record import Step, VariantRecord
+from graphsurgery.gate.equivalence import TensorReport, Tolerance, Tolerances, Verdict, compare, merge
 from graphsurgery.report import terminal
+from graphsurgery.report.run_record import Step, VariantRecord
 
 LONG = "backbone.fpn.layer_blocks.4.0/conv/BatchNormalization_output_0"
 LONGER = "a_name_without_any_place_to_break_it_" * 4

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from graphsurgery.sources.threads import torch_threads  # noqa: E402  it imports torch
+from graphsurgery.sources.torch_threads import torch_threads  # noqa: E402  it imports torch
 
 
 def test_torch_computes_with_so_many_threads_within_the_block_only() -> None:

@@ -5,12 +5,12 @@ import onnx
 import pytest
 from conftest import Applied, Cli, Snapshot
 
-from graphsurgery import variants
 from graphsurgery.errors import Difference
-from graphsurgery.manifest import Manifest
-from graphsurgery.recipe import load_recipe
-from graphsurgery.record import Record, VariantRecord
-from graphsurgery.registry import discover
+from graphsurgery.parts.manifest import Manifest
+from graphsurgery.pipeline import variants
+from graphsurgery.recipe.load import load_recipe
+from graphsurgery.report.run_record import Record, VariantRecord
+from graphsurgery.rewrite.registry import discover
 
 VARIANTS = """
 variants:

@@ -12,18 +12,19 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery import capture as captures
-from graphsurgery import runtime, session
-from graphsurgery.equivalence import Tolerance, Tolerances, Verdict
+from graphsurgery.capture import samples as captures
+from graphsurgery.debugging.compare_paths import compare_paths, parse_tolerances
+from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.images import Canvas
-from graphsurgery.manifest import FILE_NAME, describe_parts
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
-from graphsurgery.record import Step
+from graphsurgery.gate.equivalence import Tolerance, Tolerances, Verdict
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.report.run_record import Step
 from graphsurgery.rewrite import BATCH_NOTE
+from graphsurgery.runtime import detector
 from graphsurgery.testing import parse
-from graphsurgery.versus import compare_paths, parse_tolerances
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 WHOLE = f"""
@@ -184,7 +185,7 @@ def test_graph_optimisation_is_off(tmp_path: Path, capture: Path, kind: str, mon
             opened.append(optimise)
             super().__init__(*arguments, optimise=optimise, **named)
 
-    monkeypatch.setattr(runtime, "Session", Noted)
+    monkeypatch.setattr(detector, "Session", Noted)
     check(capture, write(tmp_path / "whole.onnx", WHOLE) if kind == "file" else write_parts(tmp_path / "parts"))
     assert opened == [False] * (1 if kind == "file" else 2)
 

@@ -9,9 +9,9 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.view import to_graph, to_proto
 from graphsurgery.testing import parse
-from graphsurgery.view import to_graph, to_proto
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 PLAIN = f"""

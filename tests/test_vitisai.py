@@ -9,16 +9,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from graphsurgery import accelerator
+from graphsurgery.devices import accelerated_session
+from graphsurgery.devices.providers import DeviceChoice
+from graphsurgery.devices.session import Session
+from graphsurgery.devices.vitisai import refuse_what_aborts, vitisai_options
 from graphsurgery.errors import InputError
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fill_default_attributes import FillDefaultAttributes
 from graphsurgery.passes.inline_if import InlineIf
-from graphsurgery.providers import DeviceChoice
 from graphsurgery.rewrite import apply_pass
-from graphsurgery.session import Session
 from graphsurgery.testing import parse
-from graphsurgery.vitisai import refuse_what_aborts, vitisai_options
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 FULL = "<kernel_shape=[1,1], strides=[1,1], pads=[0,0,0,0], dilations=[1,1], group=1>"
@@ -181,7 +181,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, made: list[Any]) -> None:
             made.append((name, options, self.get_session_config_entry("session.disable_cpu_ep_fallback")))
 
     monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
-    monkeypatch.setattr(accelerator, "require", lambda choice, place: None)
+    monkeypatch.setattr(accelerated_session, "require", lambda choice, place: None)
 
 
 @pytest.mark.parametrize(("allowed", "entry"), [(False, "1"), (True, "0")])

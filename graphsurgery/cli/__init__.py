@@ -10,7 +10,7 @@ import sys
 # in the order in which --help lists the commands
 # ruff: isort: off
 from graphsurgery.cli.app import app
-from graphsurgery.cli import apply, play, evaluate, bench, placement, report, quantize  # noqa: F401  each registers its
+from graphsurgery.cli import apply, run, evaluate, bench, placement, report, quantize  # noqa: F401  each registers its
 from graphsurgery.cli import compare, inspect, passes  # noqa: F401  commands
 from graphsurgery.cli.exits import EXIT_INTERRUPTED, one_line_errors
 # ruff: isort: on

@@ -23,9 +23,9 @@ from graphsurgery.cli.arguments import (
 )
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
 from graphsurgery.errors import InputError
-from graphsurgery.output import REPORT
-from graphsurgery.record import Record
+from graphsurgery.parts.folder import REPORT
 from graphsurgery.report import terminal
+from graphsurgery.report.run_record import Record
 
 
 @app.command("apply")
@@ -51,7 +51,7 @@ def apply_command(
 
     Example: python -m graphsurgery apply shapes
     """
-    from graphsurgery.job import Options, apply_recipe
+    from graphsurgery.pipeline.whole_run import Options, apply_recipe
 
     screen = screen_for(json_)
     loaded = recipe_of(recipe, weights, set_, plugin)
@@ -119,7 +119,7 @@ def capture_command(
 
     Example: python -m graphsurgery capture maskrcnn --weights random:0 --images photos --max-samples 3
     """
-    from graphsurgery.job import Options, capture_samples
+    from graphsurgery.pipeline.whole_run import Options, capture_samples
     from graphsurgery.sources import open_source
 
     screen = screen_for(json_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from graphsurgery.recipe import Recipe
+    from graphsurgery.recipe.load import Recipe
 
 RecipeName = Annotated[str, typer.Argument(help="A name under recipes/, or a .yaml file.")]
 JsonFile = Annotated[
@@ -48,8 +48,8 @@ PipelineDepth = Annotated[
 
 def recipe_of(name: str, weights: str | None, overrides: list[str] | None, plugins: list[Path] | None) -> Recipe:
     """Read the recipe with everything that the options say."""
-    from graphsurgery.recipe import load_recipe
-    from graphsurgery.registry import discover
+    from graphsurgery.recipe.load import load_recipe
+    from graphsurgery.rewrite.registry import discover
 
     return load_recipe(name, overrides or [], registry=discover(plugins or []), weights=weights)
 

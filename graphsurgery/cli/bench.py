@@ -13,7 +13,7 @@ from graphsurgery.cli.screen import Display, screen_for, write_json
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
-    from graphsurgery.runtime import Detector
+    from graphsurgery.runtime.detector import Detector
 
 
 @app.command("bench")
@@ -33,10 +33,10 @@ def bench_command(
 
     Example: python -m graphsurgery bench model/shapes --runs 50 --threads 2
     """
-    from graphsurgery.bench import measure_latency, measure_pipeline, synthetic_image
-    from graphsurgery.image_files import load_image, read_images
-    from graphsurgery.providers import parse_devices
-    from graphsurgery.runtime import Detector
+    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.images.files import load_image, read_images
+    from graphsurgery.runtime.detector import Detector
+    from graphsurgery.runtime.latency import measure_latency, measure_pipeline, synthetic_image
 
     screen = screen_for(json_)
     pictures = [load_image(file.path) for file in read_images(image, max_samples=runs)] if image else None

@@ -31,7 +31,7 @@ def check_command(
 
     Example: python -m graphsurgery check model/model_io/shapes model/shapes
     """
-    from graphsurgery.versus import compare_paths, parse_tolerances
+    from graphsurgery.debugging.compare_paths import compare_paths, parse_tolerances
 
     screen = screen_for(json_)
     with Display() as display:
@@ -66,7 +66,7 @@ def bisect_command(
     Example: python -m graphsurgery bisect before.onnx after.onnx --inputs model/model_io/shapes/0
     """
     from graphsurgery.debugging.bisect import bisect_files
-    from graphsurgery.versus import parse_tolerances
+    from graphsurgery.debugging.compare_paths import parse_tolerances
 
     screen = screen_for(json_)
     with Display() as display:
@@ -106,7 +106,7 @@ def reduce_command(
     Example: python -m graphsurgery reduce before.onnx --pass widen-maxpool --inputs model/model_io/shapes/0
     """
     from graphsurgery.debugging import reduce, reproduction
-    from graphsurgery.versus import parse_tolerances
+    from graphsurgery.debugging.compare_paths import parse_tolerances
 
     screen = screen_for(json_)
     configured = reduce.configured(pass_, option or [], plugin or [])

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from graphsurgery.evaluation.columns import Column, OriginalColumn
     from graphsurgery.evaluation.tasks import Desk
     from graphsurgery.evaluation.workers import Runner
-    from graphsurgery.manifest import Manifest
-    from graphsurgery.recipe import Recipe
+    from graphsurgery.parts.manifest import Manifest
+    from graphsurgery.recipe.load import Recipe
 
 
 @app.command("evaluate")
@@ -63,7 +63,7 @@ def evaluate_command(
     from graphsurgery.evaluation.measure import BadImages, measure, missing
     from graphsurgery.evaluation.store import FileStore
     from graphsurgery.evaluation.tasks import Desk
-    from graphsurgery.manifest import Manifest
+    from graphsurgery.parts.manifest import Manifest
 
     screen = screen_for(json_)
     if scheduler is not None and workers is not None:
@@ -139,7 +139,7 @@ def evaluate_command(
 
 def _devices(choices: list[str]) -> dict[str, str]:
     """Check --device options and return them as they are written, which a column keeps."""
-    from graphsurgery.providers import parse_devices
+    from graphsurgery.devices.providers import parse_devices
 
     parse_devices(choices)
     return {device: provider for device, _, provider in (choice.partition("=") for choice in choices)}

@@ -23,8 +23,8 @@ def inspect_command(
 
     Example: python -m graphsurgery inspect model/shapes/backbone_rpn.onnx
     """
-    from graphsurgery.manifest import Manifest
-    from graphsurgery.model import Model
+    from graphsurgery.graph.model import Model
+    from graphsurgery.parts.manifest import Manifest
 
     screen = screen_for(json_)
     files = [path / part.file for part in Manifest.read(path).parts] if path.is_dir() else [path]
@@ -42,8 +42,8 @@ def inspect_command(
 
 
 def _inspect(model: Any) -> dict[str, Any]:
-    from graphsurgery.model import Model, walk_protos
-    from graphsurgery.pipeline import dynamic_values
+    from graphsurgery.graph.model import Model, walk_protos
+    from graphsurgery.pipeline.apply import dynamic_values
     from graphsurgery.rewrite import Editor
 
     view = model.graph()

@@ -27,8 +27,8 @@ def passes_command(
 
     Example: python -m graphsurgery passes widen-maxpool
     """
-    from graphsurgery.registry import discover, picture
     from graphsurgery.report.passes import describe_pass, reference
+    from graphsurgery.rewrite.registry import discover, picture
 
     screen = screen_for(json_)
     registry = discover(plugin or [])
@@ -71,7 +71,7 @@ def new_pass_command(
 
     Example: python -m graphsurgery new-pass lower-det --matches Det --plugin lower_det.py
     """
-    from graphsurgery.scaffold import new_pass
+    from graphsurgery.testing.new_pass import new_pass
 
     written = new_pass(name, matches, effect, plugin)
     written.write()

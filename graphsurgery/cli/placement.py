@@ -11,7 +11,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
-    from graphsurgery.placement import Placement
+    from graphsurgery.devices.placement import Placement
 
 _SHOWN = 20
 
@@ -27,10 +27,10 @@ def placement_command(
 
     Example: python -m graphsurgery placement model/shapes --device npu=qnn
     """
-    from graphsurgery.manifest import Manifest
-    from graphsurgery.model import Model
-    from graphsurgery.placement import place, shares
-    from graphsurgery.providers import CPU, PROVIDERS, parse_devices, refuse_unknown_devices
+    from graphsurgery.devices.placement import place, shares
+    from graphsurgery.devices.providers import CPU, PROVIDERS, parse_devices, refuse_unknown_devices
+    from graphsurgery.graph.model import Model
+    from graphsurgery.parts.manifest import Manifest
 
     screen = screen_for(json_)
     manifest = Manifest.read(folder)

@@ -47,8 +47,8 @@ def quantize_command(
 
     Example: python -m graphsurgery quantize model/shapes/backbone_rpn.onnx --inputs model/model_io/shapes --explain
     """
-    from graphsurgery.capture import Capture
-    from graphsurgery.model import Model
+    from graphsurgery.capture.samples import Capture
+    from graphsurgery.graph.model import Model
     from graphsurgery.rewrite import Surroundings, apply_pass
 
     screen = screen_for(json_)

@@ -13,7 +13,7 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import model_io_of
 from graphsurgery.cli.screen import err, out, save
 from graphsurgery.errors import GraphSurgeryError, InputError
-from graphsurgery.output import REPORT
+from graphsurgery.parts.folder import REPORT
 
 
 @app.command("report")
@@ -67,9 +67,9 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _pictures(folder: Path, run: Mapping[str, Any], model_io: Path | None) -> list[Any]:
     """Draw the samples; none where no folder was named and the usual one is not there."""
-    from graphsurgery import capture as captures
+    from graphsurgery.capture import samples as captures
     from graphsurgery.report.pictures import sample_pictures
-    from graphsurgery.runtime import Detector
+    from graphsurgery.runtime.detector import Detector
 
     place = model_io or model_io_of(str((run.get("recipe") or {}).get("name")))
     if model_io is None and not captures.exists(place):

@@ -12,8 +12,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from graphsurgery.errors import InputError
-from graphsurgery.record import Step
 from graphsurgery.report import terminal
+from graphsurgery.report.run_record import Step
 
 out = terminal.console()
 err = terminal.console(stderr=True)

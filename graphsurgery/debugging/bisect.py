@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import AttributeProto, helper
 
-from graphsurgery.capture import Capture, Sample
-from graphsurgery.capture import exists as is_capture
+from graphsurgery.capture.samples import Capture, Sample
+from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.debugging.divergence import Bisection, Divergence, difference, gap
 from graphsurgery.debugging.levels import Level, enter
 from graphsurgery.debugging.outline import Array, Outline, Value, Values
 from graphsurgery.debugging.stepping import Failure, Steps
-from graphsurgery.equivalence import TensorReport, Tolerances
 from graphsurgery.errors import InputError
-from graphsurgery.manifest import describe_part
-from graphsurgery.model import Model, bodies
-from graphsurgery.partition import Part
+from graphsurgery.gate.equivalence import TensorReport, Tolerances
+from graphsurgery.graph.model import Model, bodies
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import describe_part
 from graphsurgery.testing import random_inputs
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline import Watcher
+    from graphsurgery.pipeline.apply import Watcher
 
 RANDOM_SAMPLES = 3
 MAX_SHOWN = 8  # divergences that are looked at closely; each may take a run of a whole loop

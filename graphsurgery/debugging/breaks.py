@@ -11,11 +11,11 @@ from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.divergence import Bisection, difference
 from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.debugging.stepping import Steps
-from graphsurgery.equivalence import TensorReport, Tolerances
+from graphsurgery.devices.session import Session, run
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
-from graphsurgery.model import Model
+from graphsurgery.gate.equivalence import TensorReport, Tolerances
+from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Pass, apply_pass
-from graphsurgery.session import Session, run
 
 Kind = Literal["crash", "stop", "invalid", "difference"]
 

@@ -13,14 +13,14 @@ from onnx import GraphProto, ValueInfoProto, helper
 from graphsurgery.debugging.breaks import Break, judge
 from graphsurgery.debugging.outline import Outline, Value, Values, constant_of, typed
 from graphsurgery.debugging.stepping import Failure, Steps
-from graphsurgery.editor import Editor
-from graphsurgery.equivalence import Tolerances
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
-from graphsurgery.model import Model
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.editor import Editor
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline import Watcher
+    from graphsurgery.pipeline.apply import Watcher
 
 # Captured values that are kept between two tries; more are computed again.
 _KEPT_BYTES = 512 << 20

@@ -10,7 +10,7 @@ import numpy as np
 from graphsurgery.debugging.levels import Level
 from graphsurgery.debugging.outline import Array, Value
 from graphsurgery.debugging.stepping import Failure
-from graphsurgery.equivalence import TensorReport, Tolerances, compare
+from graphsurgery.gate.equivalence import TensorReport, Tolerances, compare
 
 _CHUNK = 1 << 16  # elements at a time: they stay in the processor's cache
 

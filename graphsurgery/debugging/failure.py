@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.capture import Sample
+from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.reproduction import save_tensors
-from graphsurgery.equivalence import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.errors import GraphSurgeryError
-from graphsurgery.manifest import describe_part
-from graphsurgery.model import Model
-from graphsurgery.partition import Part
+from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import describe_part
 
 
 def leave(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:

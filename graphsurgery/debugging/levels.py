@@ -14,10 +14,10 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
 from graphsurgery.debugging.outline import Outline, Value, Values, captured, plain, typed
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
-from graphsurgery.model import Model
-from graphsurgery.session import Session
+from graphsurgery.graph.model import Model
 
 # Yields what an iteration is given, in the order of the body's inputs, and is sent what it returns.
 Turns = Generator[list[Value], Sequence[Value], None]

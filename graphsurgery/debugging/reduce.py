@@ -27,18 +27,18 @@ from graphsurgery.debugging.breaks import Break, break_whole
 from graphsurgery.debugging.cutter import Cutter, Piece
 from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.debugging.outline import Array, Outline, Values
-from graphsurgery.editor import Editor
-from graphsurgery.equivalence import Tolerances
+from graphsurgery.devices.session import run
 from graphsurgery.errors import GraphSurgeryError, ModelError
-from graphsurgery.model import Model, walk_protos
-from graphsurgery.recipe_schema import make_pass
-from graphsurgery.registry import discover
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.recipe.validate import make_pass
+from graphsurgery.recipe.yaml_positions import Entry, Fields, Place, parse_yaml
 from graphsurgery.rewrite import Pass
-from graphsurgery.session import run
-from graphsurgery.yaml_positions import Entry, Fields, Place, parse_yaml
+from graphsurgery.rewrite.editor import Editor
+from graphsurgery.rewrite.registry import discover
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline import Watcher
+    from graphsurgery.pipeline.apply import Watcher
 
 Judge = Callable[[Model, Values], Break | None]
 

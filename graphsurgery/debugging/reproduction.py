@@ -23,8 +23,8 @@ import numpy as np
 from graphsurgery import __version__
 from graphsurgery.debugging.reduce import Reduction
 from graphsurgery.errors import InputError
-from graphsurgery.model import walk_protos
-from graphsurgery.registry import source_file
+from graphsurgery.graph.model import walk_protos
+from graphsurgery.rewrite.registry import source_file
 
 _PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
 _FIRST_LINE = "What a pass breaks, reduced by graphsurgery"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.debugging.outline import Outline, Value, Values, label, plain
+from graphsurgery.devices.session import Session, first_line
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
-from graphsurgery.session import Session, first_line
 
 # A second thread is worth its start for these alone.
 _HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "If", "Loop", "MatMul", "RoiAlign", "Scan"])

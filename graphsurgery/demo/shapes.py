@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphsurgery.errors import InputError
-from graphsurgery.rle import Mask, encode_rle
+from graphsurgery.images.run_lengths import Mask, encode_rle
 
 HEIGHT, WIDTH = 256, 320
 TRAIN_SEED, VAL_SEED = 1, 2

@@ -23,10 +23,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from graphsurgery import __version__
+from graphsurgery.devices.session import first_line
 from graphsurgery.errors import GraphSurgeryError, InputError, MissingTool, missing_extra
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Done, do
-from graphsurgery.session import first_line
 
 # seconds: until a scheduler must have answered, until there must be a worker, between looks at the cluster
 _ANSWER, _WORKER, _LOOK = 10, 30, 5

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.errors import InputError, missing_extra
-from graphsurgery.images import paste_masks
-from graphsurgery.rle import compress_rle, encode_rle
+from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.run_lengths import compress_rle, encode_rle
 
 Array = npt.NDArray[Any]
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from graphsurgery.devices.providers import parse_devices
 from graphsurgery.errors import InputError
-from graphsurgery.images import Canvas, Placed
-from graphsurgery.manifest import FILE_NAME, Manifest
-from graphsurgery.model import Model, stored_outside
-from graphsurgery.providers import parse_devices
+from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.sources import SourceSpec
 
 Detections = Mapping[str, npt.NDArray[Any]]
@@ -117,7 +117,7 @@ class PartsColumn:
 
     def open(self, threads: int) -> Opened:
         """As Column. Raises what check() and Detector.load do."""
-        from graphsurgery.runtime import Detector
+        from graphsurgery.runtime.detector import Detector
 
         self.check()
         devices = parse_devices([f"{device}={provider}" for device, provider in self.devices])
@@ -183,7 +183,7 @@ class OriginalColumn:
             )
         if self.spec.kind == "onnx":
             return Opened(source.canvas, lambda placed: source.detect(placed.input))
-        from graphsurgery.sources.threads import torch_threads
+        from graphsurgery.sources.torch_threads import torch_threads
 
         def detect(placed: Placed) -> dict[str, np.ndarray]:
             with torch_threads(threads):

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import read_annotations
-from graphsurgery.image_files import ImageFile, read_images
+from graphsurgery.images.files import ImageFile, read_images
 
 # what torchvision's lists of classes have where COCO numbers no category
 _NO_CLASS = ("n/a", "background", "__background__")

@@ -13,7 +13,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import coco_results
 from graphsurgery.evaluation.columns import Column, Opened
 from graphsurgery.evaluation.dataset import Picture
-from graphsurgery.image_files import load_image
+from graphsurgery.images.files import load_image
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, ValueInfoProto
 
-from graphsurgery.editor import Captured
 from graphsurgery.errors import CaptureError, ModelError
 from graphsurgery.rewrite import BATCH_NOTE
+from graphsurgery.rewrite.editor import Captured
 
 
 class Run(NamedTuple):

@@ -31,7 +31,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
-from graphsurgery.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model, bodies, walk_protos
 from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded, name_nodes
 from graphsurgery.quantize.ranges import Range, ranges
 

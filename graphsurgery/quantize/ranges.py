@@ -22,8 +22,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
+from graphsurgery.devices.session import Session
 from graphsurgery.quantize import Calibration, Progress
-from graphsurgery.session import Session
 
 Method = Literal["minmax", "entropy", "percentile"]
 

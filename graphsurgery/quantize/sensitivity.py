@@ -27,11 +27,11 @@ from itertools import islice
 import numpy as np
 from onnx import ModelProto
 
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.quantize import Calibration
 from graphsurgery.quantize.sqnr import Noise, Progress, output_sqnr, runs, silent, sqnr_over
 from graphsurgery.quantize.switches import Switchable
-from graphsurgery.session import Session
 
 __all__ = ["Excluded", "LayerLoss", "exclude_until", "layer_losses"]
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.quantize import Calibration, Progress
 from graphsurgery.quantize.calibration import Feeds, Run
-from graphsurgery.session import Session
 
 __all__ = ["Noise", "Progress", "output_sqnr", "runs", "silent", "sqnr_over"]
 

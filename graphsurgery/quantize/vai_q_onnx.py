@@ -26,7 +26,7 @@ from onnx import ModelProto
 
 from graphsurgery.errors import MissingTool
 from graphsurgery.quantize import Calibration, Settings
-from graphsurgery.quantize.worker import FLOAT, QUANTIZED, Reader, quantize_apart, ready, serve
+from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, ready, serve
 
 __all__ = ["check", "quantize"]
 

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphsurgery.registry import picture, source_file
 from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.registry import picture, source_file
 
 _HEAD = """\
 # Passes

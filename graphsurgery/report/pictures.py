@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graphsurgery.capture import Sample
-from graphsurgery.drawing import draw_detections
+from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import InputError
-from graphsurgery.images import Placed
-from graphsurgery.runtime import Detector
+from graphsurgery.images.canvas import Placed
+from graphsurgery.images.drawing import draw_detections
+from graphsurgery.runtime.detector import Detector
 
 Array = npt.NDArray[Any]
 

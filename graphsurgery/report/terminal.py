@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.debugging.divergence import Bisection
-from graphsurgery.equivalence import Comparison, TensorReport
-from graphsurgery.record import Step, VariantRecord
+from graphsurgery.gate.equivalence import Comparison, TensorReport
+from graphsurgery.report.run_record import Step, VariantRecord
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
 

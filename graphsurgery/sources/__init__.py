@@ -18,7 +18,7 @@ from graphsurgery.errors import InputError, missing_extra
 if TYPE_CHECKING:
     import onnx
 
-    from graphsurgery.images import Canvas
+    from graphsurgery.images.canvas import Canvas
 
 Tensors = dict[str, npt.NDArray[Any]]
 Image = npt.NDArray[np.float32]

@@ -22,9 +22,9 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
 from graphsurgery.demo.shapes import HEIGHT, WIDTH, draw
+from graphsurgery.devices.session import first_line
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.images import Canvas
-from graphsurgery.session import first_line
+from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources import SourceSpec
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.random_weights import calibrate

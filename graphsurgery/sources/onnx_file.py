@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from graphsurgery.devices.session import Session, first_line
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.images import Canvas
-from graphsurgery.model import Model, stored_outside
-from graphsurgery.session import Session, first_line
+from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources import Image, SourceSpec, Tensors
 
 _DETECTIONS = ("boxes", "labels", "scores", "masks", "keypoints", "keypoints_scores")

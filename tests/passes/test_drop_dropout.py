@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.drop_dropout import DropDropout
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 WEIGHTS = "float half = {0.5}, float zero = {0.0}, bool yes = {1}, bool no = {0}"
 

@@ -1,8 +1,8 @@
 import numpy as np
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

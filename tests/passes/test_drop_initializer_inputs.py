@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.drop_initializer_inputs import DropInitializerInputs
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 WEIGHTS = "<float[2] w = {1, 2}, float[2] v = {3, 4}>"
 NODES = "{ a = Add (x, w) y = Mul (a, v) }"

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
-from graphsurgery.fuzzing import Builder, Fuzzed, fuzz
-from graphsurgery.fuzzing.builder import Draw
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.drop_preprocessing import DropPreprocessing
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.rewrite import NORMALISATION_NOTE, Applied, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, Fuzzed, fuzz
+from graphsurgery.testing.fuzzing.builder import Draw
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 WEIGHTS = "float[1, 3, 1, 1] w = {1, 2, 3}"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.drop_unity_resize import DropUnityResize
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 X, Y = "float[1, 2, 3, 4] x", "float[1, 2, 3, 4] y"
 ONES = "s = Constant <value = float[4] {1, 1, 1, 1}> ()"

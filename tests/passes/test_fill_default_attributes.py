@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fill_default_attributes import FillDefaultAttributes
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 FULL = "dilations = [1, 1], group = 1, kernel_shape = [3, 2], pads = [0, 0, 0, 0], strides = [1, 1]"
 W = "<float[2, 1, 3, 2] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>"

@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.fold_affine import FoldAffine
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 W = "float[2, 1, 3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 0, 1, 0, 1, 0, 1, 0, 1}"

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fold_batchnorm import FoldBatchnorm
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 # scale 3 and 4 over a deviation of 2 and 4: times 1.5 and 1, plus 5 - 1.5 * 2 = 2 and 6 - 8 = -2

@@ -3,12 +3,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fold_normalization import FoldNormalization
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 # one filter that adds three channels, weighted; the mean is subtracted, the result divided
 W = "float[1, 3, 1, 1] w = {1, 2, 4}"

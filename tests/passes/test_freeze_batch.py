@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
-from graphsurgery.fuzzing import Builder, Fuzzed
-from graphsurgery.fuzzing.builder import Draw
-from graphsurgery.fuzzing.twists import Rejected, with_types
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.freeze_batch import FreezeBatch
 from graphsurgery.rewrite import BATCH_NOTE, apply_pass
 from graphsurgery.testing import assert_rewrites, parse
+from graphsurgery.testing.fuzzing import Builder, Fuzzed
+from graphsurgery.testing.fuzzing.builder import Draw
+from graphsurgery.testing.fuzzing.twists import Rejected, with_types
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

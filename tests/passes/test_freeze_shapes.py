@@ -7,13 +7,13 @@ import onnx
 import pytest
 
 from graphsurgery import graph as graphs
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import PassError
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

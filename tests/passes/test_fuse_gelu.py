@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fuse_gelu import FuseGelu
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 CONSTANTS = {
     "half": 0.5, "one": 1, "two": 2, "three": 3, "root": 1.4142135381698608, "inverse": 0.7071067690849304,

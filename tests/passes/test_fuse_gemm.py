@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.fuse_gemm import FuseGemm
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 TYPES = "float[n, 3] a, float[3, 2] b, float[2] c"
 PAIR = "p = MatMul (a, b)  y = Add (p, c)"

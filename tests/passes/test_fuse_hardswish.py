@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.fuse_hardswish import FuseHardswish
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 PASS = FuseHardswish()
 SIXTH = "alpha = 0.16666667, beta = 0.5"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.fuse_layernorm import FuseLayernorm
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 EPSILON = "float epsilon = {0.00001}"
 PARAMETERS = "float[4] gamma = {1, 2, 3, 4}, float[4] beta = {5, 6, 7, 8}"

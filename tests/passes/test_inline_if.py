@@ -3,11 +3,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model, walk_protos
+from graphsurgery.graph.model import Model, walk_protos
 from graphsurgery.passes.inline_if import InlineIf
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 YES, NO = "bool c = {1}", "bool c = {0}"

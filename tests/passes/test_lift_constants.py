@@ -3,11 +3,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lift_constants import LiftConstants
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

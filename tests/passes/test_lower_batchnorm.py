@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_batchnorm import LowerBatchnorm
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 # scale 3 and 4 over a deviation of 2 and 4: times 1.5 and 1, plus 5 - 1.5 * 2 = 2 and 6 - 8 = -2
 PARAMETERS = "float[2] s = {3, 4}, float[2] b = {5, 6}, float[2] m = {2, 8}, float[2] v = {4, 16}"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_expand import LowerExpand
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 X, Y = "float[1, 3, 1] x", "float[1, 3, 5] y"
 

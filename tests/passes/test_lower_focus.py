@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_focus import LowerFocus
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 YOLOV5 = [(0, 0), (1, 0), (0, 1), (1, 1)]
 ROWS_FIRST = [(0, 0), (0, 1), (1, 0), (1, 1)]

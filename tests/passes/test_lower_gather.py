@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_gather import LowerGather
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 
 def model(nodes: str, weights: str, x: str = "float[2, 5, 3] x", y: str = "float[2, 3] y", opset: int = 17) -> str:

@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_gemm_to_conv import LowerGemmToConv
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 W = "float[3, 8] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 7, 8}"
 TAPS = "1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 7, 8"

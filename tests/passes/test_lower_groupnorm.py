@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_groupnorm import LowerGroupnorm
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 LAYER = "GroupNormalization <num_groups: int = 2>"
 INSTANCES = "InstanceNormalization <epsilon: float = 0.00001>"

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.fuse_hardswish import FuseHardswish
 from graphsurgery.passes.lower_hardswish import LowerHardswish
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 PASS = LowerHardswish()
 HEAD = '<ir_version: 8, opset_import: ["": 14, "mine": 1]>'

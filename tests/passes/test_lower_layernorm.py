@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_layernorm import LowerLayernorm
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 
 def model(body: str, constants: str = "", kind: str = "float", opset: int = 17, y: str = "") -> str:

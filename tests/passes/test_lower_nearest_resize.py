@@ -2,12 +2,12 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_nearest_resize import LowerNearestResize
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 X, Y = "float[1, 2, 3, 4] x", "float[1, 2, 6, 12] y"
 SCALES = "s = Constant <value = float[4] {1, 1, 2, 3}> ()"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_reduce_mean import LowerReduceMean
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 
 def model(body: str, x: str = "float[2, 3, 4, 5] x", y: str = "float[2, 3, 1, 1] y", opset: int = 17) -> str:

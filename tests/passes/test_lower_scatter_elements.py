@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.lower_scatter_elements import LowerScatterElements
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse, random_inputs
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 WEIGHTS = "int64[2, 1, 1] rows = {4, 1}, int64[3] spread = {2, 3, 2}"
 SPREAD = "indices = Expand (rows, spread)"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_silu import LowerSilu
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 PASS = LowerSilu()
 HEAD = '<ir_version: 10, opset_import: ["": 24, "mine": 1]>'

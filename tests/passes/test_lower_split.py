@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_split import LowerSplit
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 
 def split(opset: int, node: str, weights: str = "", x: str = "float[2, 5] x", outputs: str = "") -> str:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.lower_unsqueeze import LowerUnsqueeze
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 X, Y = "float[2, 3] x", "float[1, 2, 1, 3] y"
 BOTH = LowerUnsqueeze(squeeze=True)

@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import CaptureError, PassError, RecipeError
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.quantize import Quantize
-from graphsurgery.recipe import load_recipe
-from graphsurgery.registry import discover
+from graphsurgery.recipe.load import load_recipe
 from graphsurgery.rewrite import BATCH_NOTE, Applied, Surroundings, apply_pass
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import assert_untouched, parse, random_inputs
 
 CONVS = """

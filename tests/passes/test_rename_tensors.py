@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import PassError
-from graphsurgery.fuzzing import Builder, Fuzzed
-from graphsurgery.model import Model
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.rename_tensors import RenameTensors
 from graphsurgery.rewrite import MASKS_NOTE, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, Fuzzed
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from graphsurgery import session
+from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
-from graphsurgery.fuzzing import Builder, Fuzzed
-from graphsurgery.fuzzing.builder import Draw
-from graphsurgery.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model, bodies, walk_protos
 from graphsurgery.passes.set_attributes import SetAttributes
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, Fuzzed
+from graphsurgery.testing.fuzzing.builder import Draw
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "my": 1]>'
 

@@ -12,13 +12,14 @@ import onnx
 import psutil
 import pytest
 
-from graphsurgery import session, simplifier
+from graphsurgery.devices import session
 from graphsurgery.errors import PassError
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model, walk_protos
+from graphsurgery.graph.model import Model, walk_protos
 from graphsurgery.passes.simplify import Simplify
+from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_same_outputs, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 PLAIN = f"""
@@ -48,8 +49,8 @@ def apply(text: str | onnx.ModelProto, pass_: Simplify | None = None) -> Applied
 
 
 def worker() -> psutil.Process:
-    assert simplifier._worker is not None
-    return psutil.Process(simplifier._worker.pid)
+    assert onnxsim_process._worker is not None
+    return psutil.Process(onnxsim_process._worker.pid)
 
 
 def ops(model: Model) -> list[str]:
@@ -292,10 +293,10 @@ def test_an_interruption_leaves_no_process_at_work(monkeypatch: pytest.MonkeyPat
     apply(PLAIN)
     over = worker()
 
-    def interrupt(self: simplifier.Worker) -> float:
+    def interrupt(self: onnxsim_process.Worker) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simplifier.Worker, "_resident_mb", interrupt)
+    monkeypatch.setattr(onnxsim_process.Worker, "_resident_mb", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply(HUGE)
     assert not over.is_running()
@@ -306,7 +307,8 @@ def test_the_process_ends_with_the_one_that_started_it(end: str) -> None:
     if "kill" in end and sys.platform == "win32":
         end = "import os; os.kill(os.getpid(), 15)"
     code = (
-        "import json, psutil, graphsurgery.simplifier as s; w = s.Worker(); s._worker = w; s.atexit.register(w.stop);"
+        "import json, psutil, graphsurgery.processes.onnxsim_process as s; "
+        "w = s.Worker(); s._worker = w; s.atexit.register(w.stop);"
         f"print(json.dumps([w.pid, psutil.Process(w.pid).create_time()]), flush=True); {end}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=60)
@@ -343,7 +345,7 @@ def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> N
         "import onnx;"
         "m.simplify = lambda path, **_: (os.write(1, b'noise'), print('more'), (onnx.load(path), True))[-1];"
         "sys.modules['onnxsim'] = m;"
-        "from graphsurgery.simplifier import serve; serve()"
+        "from graphsurgery.processes.onnxsim_process import serve; serve()"
     )
     onnx.save(parse(PLAIN), str(tmp_path / "before.onnx"))
     request = {"before": str(tmp_path / "before.onnx"), "after": str(tmp_path / "after.onnx")}

@@ -1,8 +1,8 @@
 import numpy as np
 
-from graphsurgery.fuzzing import Builder, fuzz
 from graphsurgery.passes.split_multi_axis_slice import SplitMultiAxisSlice
 from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 Y = "float[2, 2, 4] y"
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from graphsurgery import session
-from graphsurgery.fuzzing import Builder, fuzz
-from graphsurgery.model import Model
+from graphsurgery.devices import session
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 UNIT = f"""

@@ -1,0 +1,122 @@
+"""run: what a folder of parts finds in images."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder, PipelineDepth, Threads
+from graphsurgery.cli.screen import Display, save, screen_for, write_json
+from graphsurgery.errors import InputError
+from graphsurgery.report import terminal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from graphsurgery.runtime.detector import Detector
+
+
+@app.command("run")
+def run_command(
+    folder: PartsFolder,
+    image: Annotated[list[Path], typer.Option(help="The image to detect objects in, or a folder. Repeatable.")],
+    out_: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where the picture goes, or the folder of several; NAME.detections.png beside it."),
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
+    device: Devices = None,
+    threads: Threads = 0,
+    pipeline: PipelineDepth = None,
+    allow_fallback: AllowFallback = False,
+    json_: JsonFile = None,
+) -> None:
+    """Play the parts on images; write the detections as JSON and draw them on the image.
+
+    Example: python -m graphsurgery run model/shapes --image photo.png
+    """
+    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.evaluation.coco import describe_detections
+    from graphsurgery.images.drawing import draw_detections
+    from graphsurgery.images.files import load_image, read_images
+    from graphsurgery.runtime.detector import Detector
+
+    screen = screen_for(json_)
+    files = [file.path for path in image for file in read_images(path)]
+    several = len(files) > 1 or image[0].is_dir()
+    targets = _targets(files, out_, several)
+    first = load_image(files[0])  # what is no image is told before the parts are loaded
+    devices = parse_devices(device or [])
+    detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
+    results: list[dict[str, Any]] = []
+    with Display() as display, closing(_detect(detector, first, files[1:], pipeline)) as found_in:
+        display.begin("run")
+        for file, target, (picture, found) in zip(files, targets, found_in, strict=True):
+            drawn = draw_detections(picture, found, detector.manifest.classes, score)
+            save(target, partial(drawn.save, format="PNG"))
+            detections = describe_detections(found, detector.manifest.classes)
+            results.append({"image": str(file), "folder": str(folder), "detections": detections})
+            if several:
+                write_json(str(target.with_suffix(".json")), results[-1])
+            display.advance(len(results), len(files))
+    if several:
+        write_json(json_, {"folder": str(folder), "images": results, "seconds": detector.seconds})
+        rows = [[Path(each["image"]).name, str(len(_shown(each, score)))] for each in results]
+        screen.print(terminal.plain_table(f"Detections in {len(files)} images", ["image", "detections"], rows))
+        written = [targets[0].parent] if json_ in (None, "-") else [Path(str(json_)), targets[0].parent]
+    else:
+        target = Path(json_) if json_ and json_ != "-" else targets[0].with_suffix(".json")
+        write_json("-" if json_ == "-" else str(target), {**results[0], "seconds": detector.seconds})
+        shown = _shown(results[0], score)
+        screen.print(terminal.detections_table(f"{len(shown)} detections", shown[:20]))
+        written = targets if json_ == "-" else [target, *targets]
+    screen.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _detect(
+    detector: Detector, first: np.ndarray, files: Sequence[Path], pipeline: int | None
+) -> Generator[tuple[np.ndarray, dict[str, np.ndarray]], None, None]:
+    """Yield each image with what is found in it; images are read as they are needed."""
+    from graphsurgery.images.files import load_image
+    from graphsurgery.runtime.overlap import Pipelined
+
+    images = chain([first], map(load_image, files))
+    if pipeline is None:
+        for image in images:
+            yield image, detector(image)
+        return
+    waiting: deque[np.ndarray] = deque()
+
+    def noted() -> Iterator[np.ndarray]:
+        for image in images:
+            waiting.append(image)
+            yield image
+
+    with closing(Pipelined(detector, pipeline).run(noted())) as found_in:
+        for found in found_in:
+            yield waiting.popleft(), found
+
+
+def _targets(files: Sequence[Path], out: Path | None, several: bool) -> list[Path]:
+    """Return where the picture of each image goes. Raises InputError where two would be one."""
+    if not several:
+        return [out or files[0].with_name(f"{files[0].stem}.detections.png")]
+    if out is not None and not out.is_dir():
+        raise InputError(f"--out {out}: is no folder; several images need one that exists")
+    targets = [(out or file.parent) / f"{file.stem}.detections.png" for file in files]
+    for target, count in Counter(str(target).casefold() for target in targets).items():
+        if count > 1:
+            raise InputError(f"{count} images would be drawn to {target}; give them names of their own")
+    return targets
+
+
+def _shown(result: Mapping[str, Any], score: float) -> list[dict[str, Any]]:
+    return [found for found in result["detections"] if found["score"] is not None and found["score"] >= score]

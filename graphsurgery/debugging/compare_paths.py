@@ -1,0 +1,292 @@
+"""Compares any two of: an ONNX file, a folder of parts, a model_io folder. The first is the reference.
+
+    model_io and model     the model is fed the captured inputs, its outputs are compared with the captured ones
+    model and model        both are fed a model_io folder's inputs, or seeded random ones
+    model_io and model_io  tensor by tensor
+
+Graph optimisation is off and everything runs on the CPU, so that ONNX Runtime repairs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.capture.samples import Capture, Sample
+from graphsurgery.capture.samples import exists as is_capture
+from graphsurgery.errors import InputError
+from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerances, Verdict, compare, merge
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts import manifest as manifests
+from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
+from graphsurgery.runtime.detector import Chain, PartPlayer
+
+if TYPE_CHECKING:
+    from graphsurgery.pipeline.apply import Watcher
+
+Arrays = dict[str, npt.NDArray[Any]]
+_Value = TypeVar("_Value")
+
+RANDOM_SAMPLES = 3
+# Random integers are below this: they may be indices, and a small range hits every case.
+_INTEGERS_BELOW = 5
+
+
+@dataclass(frozen=True)
+class Playable:
+    """A model that can be played: an ONNX file, or the parts in a folder from the image to the detections.
+
+    `inputs` and `outputs` are what it declares, with any number of rows where it takes them in slices of `rows`.
+    """
+
+    path: Path
+    chain: Chain
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    rows: int | None
+
+
+def compare_paths(a: Path, b: Path, inputs: Path | None, tolerances: Tolerances, watcher: Watcher) -> Verdict:
+    """Compare `b` with the reference `a`; `inputs` is a model_io folder to feed two models from.
+
+    One sample at a time is in memory. Raises InputError for a path that is none of the three kinds, for models with
+    different inputs, and where an input or a captured output is missing.
+    """
+    one, other = _open(a), _open(b)
+    watcher.begin(f"compare {a.name} and {b.name}")
+    if isinstance(one, Playable) and isinstance(other, Playable):
+        return _models(one, other, inputs, tolerances, watcher)
+    if inputs is not None:
+        raise InputError(f"--inputs {inputs}: one side holds captured tensors already; leave --inputs out")
+    if isinstance(one, Playable):
+        assert isinstance(other, Capture)
+        compared, total = _replay(other, one, tolerances, model_first=True), len(other.samples)
+    elif isinstance(other, Playable):
+        compared, total = _replay(one, other, tolerances, model_first=False), len(one.samples)
+    else:
+        compared, total = _captures(one, other, tolerances), len({s.id for s in (*one.samples, *other.samples)})
+    return merge(_watched(compared, total, watcher))
+
+
+def parse_tolerances(choices: Sequence[str]) -> Tolerances:
+    """Read `--tolerance NAME=NUMBER` and `NAME=rel:NUMBER` options; a NAME may be a pattern, or `unmatched`.
+
+    Raises InputError that quotes the option.
+    """
+    rules: dict[str, Any] = {}
+    for choice in choices:
+        name, separator, text = choice.rpartition("=")  # a tensor's name may hold a =
+        kind, _, relative = text.partition(":")
+        number = _number(relative if kind == "rel" else text)
+        if not separator or not name or number is None:
+            raise InputError(f"--tolerance {choice}: write NAME=NUMBER or NAME=rel:NUMBER, for example boxes=0.001")
+        if name in rules:
+            raise InputError(f"--tolerance {choice}: '{name}' is given twice; give it once")
+        whole = name == "unmatched" and number.is_integer() and kind != "rel"
+        rules[name] = {"relative": number} if kind == "rel" else int(number) if whole else number
+    try:
+        return Tolerances.parse(rules)
+    except InputError as error:
+        raise InputError(f"--tolerance: {error}") from error
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _open(path: Path) -> Capture | Playable:
+    if path.is_file():
+        return _file(path)
+    if is_capture(path):
+        return Capture.open(path)
+    if (path / manifests.FILE_NAME).is_file():
+        return _parts(path)
+    seen = "holds neither manifest.json nor capture.json" if path.is_dir() else "there is no such file or folder"
+    raise InputError(f"{path}: {seen}; give an ONNX file, a folder of parts, or a model_io folder")
+
+
+def _file(path: Path) -> Playable:
+    entry = describe_part(Part(path.name, "cpu", False, Model.load(path)))
+    player = PartPlayer.open(path, entry, optimise=False)
+    return _playable(path, Chain((player,), tuple(entry.outputs)), tuple(entry.inputs))
+
+
+def _parts(folder: Path) -> Playable:
+    manifest = Manifest.read(folder)
+    return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input,))
+
+
+def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:
+    declared: dict[str, Tensor] = {}
+    rows = None
+    for entry in (player.entry for player in chain.players):
+        for name, tensor in (*entry.inputs.items(), *entry.outputs.items()):
+            # rows that only fill up a batch are cut off again
+            if entry.batch is not None and tensor.shape:
+                tensor = Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype)
+            declared[name] = tensor
+        if entry.batch is not None and any(name in inputs for name in entry.inputs):
+            rows = entry.batch.size
+    return Playable(path, chain, _only(declared, inputs), _only(declared, chain.outputs), rows)
+
+
+def _only(tensors: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
+    return {name: tensors[name] for name in names}
+
+
+def _captures(one: Capture, other: Capture, tolerances: Tolerances) -> Iterator[tuple[str, Comparison]]:
+    """Compare two model_io folders; a sample that only one of them holds has failed."""
+    twins = {sample.id: sample for sample in other.samples}
+    for sample in one.samples:
+        if sample.id in twins:
+            yield sample.id, compare(_all(sample), _all(twins[sample.id]), tolerances)
+        else:
+            yield sample.id, _alone(sample, other.folder)
+    known = {sample.id for sample in one.samples}
+    for sample in other.samples:
+        if sample.id not in known:
+            yield sample.id, _alone(sample, one.folder)
+
+
+def _alone(sample: Sample, folder: Path) -> Comparison:
+    reason = f"the sample is missing in {folder}"
+    return Comparison(tuple(TensorReport(name, "failed", reason) for name in sample.names))
+
+
+def _replay(
+    capture: Capture, model: Playable, tolerances: Tolerances, *, model_first: bool
+) -> Iterator[tuple[str, Comparison]]:
+    """Feed a model the captured inputs and compare its outputs with the captured ones."""
+    for sample in capture.samples:
+        captured = _take(sample, model.outputs, f"{model.path} writes", capture.folder)
+        computed = model.chain.play(_take(sample, model.inputs, f"{model.path} reads", capture.folder))
+        pair = (computed, captured) if model_first else (captured, computed)
+        yield sample.id, compare(*pair, tolerances)
+
+
+def _models(one: Playable, other: Playable, inputs: Path | None, tolerances: Tolerances, watcher: Watcher) -> Verdict:
+    """Compare what two models declare, then what both compute from the same inputs."""
+    total, feeds = _feeds(one, other, inputs)
+    failed = _declared(one.outputs, other.outputs)
+    names = [name for name in one.outputs if all(report.name != name for report in failed)]
+    compared = (
+        (sample, compare(_only(one.chain.play(given), names), _only(other.chain.play(given), names), tolerances))
+        for sample, given in feeds
+    )
+    verdict = merge(_watched(compared, total, watcher)) if names else Verdict(())
+    return replace(verdict, tensors=(*failed, *verdict.tensors))
+
+
+def _declared(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[TensorReport]:
+    """Report the outputs that only one model has, or that can't be equal by their declared shape and dtype."""
+    failed = []
+    for name, tensor in one.items():
+        if name not in other:
+            failed.append(TensorReport(name, "failed", "missing: only the reference writes it"))
+        elif _common(tensor, other[name]) is None:
+            reason = f"declared as {_text(other[name])} where the reference declares {_text(tensor)}"
+            failed.append(TensorReport(name, "failed", reason))
+    extra = [name for name in other if name not in one]
+    return failed + [TensorReport(name, "failed", "extra: the reference does not write it") for name in extra]
+
+
+def _feeds(one: Playable, other: Playable, inputs: Path | None) -> tuple[int, Iterator[tuple[str, Arrays]]]:
+    """Return how many samples there are, and their inputs for both models. Raises InputError where they differ."""
+    common: dict[str, Tensor] = {}
+    for name in one.inputs:
+        both = _common(one.inputs[name], other.inputs[name]) if name in other.inputs else None
+        if both is not None:
+            common[name] = both
+    if not len(one.inputs) == len(other.inputs) == len(common):
+        reads = (
+            f"{each.path} reads {', '.join(f'{name} {_text(t)}' for name, t in each.inputs.items()) or 'nothing'}"
+            for each in (one, other)
+        )
+        raise InputError(f"{' but '.join(reads)}; give two models with the same inputs")
+    if inputs is not None:
+        capture = Capture.open(inputs)
+        feeds = ((s.id, _take(s, common, f"{one.path} reads", inputs)) for s in capture.samples)
+        return len(capture.samples), feeds
+    shapes = {name: _static(name, tensor, one.rows or other.rows) for name, tensor in common.items()}
+    return RANDOM_SAMPLES, ((f"random {seed}", _random(common, shapes, seed)) for seed in range(RANDOM_SAMPLES))
+
+
+def _static(name: str, tensor: Tensor, rows: int | None) -> list[int]:
+    """Return the shape to fill with random values; `rows` stands in for an open first dimension."""
+    shape = tensor.shape
+    if shape and not isinstance(shape[0], int) and rows is not None:
+        shape = [rows, *shape[1:]]
+    known = [size for size in shape or () if isinstance(size, int) and size >= 0]
+    if shape is None or len(known) != len(shape):
+        raise InputError(
+            f"input '{name}' is {_text(tensor)}, which is not static; give --inputs with a model_io folder"
+        )
+    if np.dtype(tensor.dtype).kind not in "fiub":
+        raise InputError(
+            f"input '{name}' is {tensor.dtype}, which has no random values; give --inputs with a model_io folder"
+        )
+    return known
+
+
+def _random(tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], seed: int) -> Arrays:
+    generator = np.random.default_rng(seed)
+    values: Arrays = {}
+    for name, tensor in tensors.items():
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind == "f":
+            values[name] = generator.standard_normal(shapes[name]).astype(dtype)
+        else:
+            values[name] = generator.integers(0, 2 if dtype.kind == "b" else _INTEGERS_BELOW, shapes[name]).astype(
+                dtype
+            )
+    return values
+
+
+def _common(one: Tensor, other: Tensor) -> Tensor | None:
+    """Return what two declarations say together, None where they contradict each other."""
+    if one.dtype != other.dtype:
+        return None
+    if one.shape is None or other.shape is None:
+        return one if other.shape is None else other
+    if len(one.shape) != len(other.shape):
+        return None
+    pairs = list(zip(one.shape, other.shape, strict=True))
+    if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+        return None
+    return Tensor(shape=[a if isinstance(a, int) else b for a, b in pairs], dtype=one.dtype)
+
+
+def _text(tensor: Tensor) -> str:
+    if tensor.shape is None:
+        return f"{tensor.dtype} of unknown rank"
+    return f"{tensor.dtype} [{', '.join('?' if size is None else str(size) for size in tensor.shape)}]"
+
+
+def _take(sample: Sample, names: Collection[str], who: str, folder: Path) -> Arrays:
+    """Load tensors of a sample. Raises InputError that says what is there where one is not."""
+    absent = [name for name in names if name not in sample]
+    if absent:
+        there = ", ".join(sample.names) or "nothing"
+        raise InputError(f"{folder}: sample '{sample.id}' has no '{absent[0]}', which {who}; it has {there}")
+    return {name: sample.load(name) for name in names}
+
+
+def _all(sample: Sample) -> Arrays:
+    return {name: sample.load(name) for name in sample.names}
+
+
+def _watched(
+    comparisons: Iterable[tuple[str, Comparison]], total: int, watcher: Watcher
+) -> Iterator[tuple[str, Comparison]]:
+    for done, comparison in enumerate(comparisons, start=1):
+        yield comparison
+        watcher.advance(done, total)

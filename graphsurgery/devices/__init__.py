@@ -1,0 +1,8 @@
+"""ONNX Runtime: sessions on the CPU and on accelerators, and where the nodes of a model really run.
+
+providers             the accelerators that are known, their options, what a user asks for
+session               makes sessions; the only place, with accelerated_session
+accelerated_session   on an accelerator: refuses to fall back, keeps what was compiled
+placement             which provider runs each node, and why not
+vitisai               what is peculiar to AMD's provider
+"""

@@ -1,0 +1,228 @@
+"""Opens ONNX Runtime sessions on accelerators: registers plug-ins, refuses to fall back, keeps what was compiled.
+
+ONNX Runtime puts whatever a provider does not take on the CPU, and says nothing of it: on Qualcomm's HTP one dynamic
+batch sends the whole graph there, and the session succeeds. Here that is an error, unless it is allowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, StringStringEntryProto
+
+from graphsurgery.devices.providers import DeviceChoice, Provider, require, session_options
+from graphsurgery.devices.session import first_line
+from graphsurgery.devices.vitisai import refuse_what_aborts, vitisai_options
+from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.partition.boundary_names import clean_name
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_MADE_OF = "graphsurgery.made_of"
+_MADE_FOR = "graphsurgery.part"
+_FELL_BACK = "fallback to CPU EP has been explicitly disabled"
+
+_lock = threading.Lock()
+
+
+def open_session(
+    source: ModelProto | Path,
+    new_options: Callable[[], ort.SessionOptions],
+    choice: DeviceChoice,
+    *,
+    name: str,
+    allow_fallback: bool,
+) -> ort.InferenceSession:
+    """Load a model on the provider of `choice`; `name` says in messages which it is.
+
+    Raises MissingTool when the provider is not here, InputError when a node would be left to the CPU, naming it and
+    the provider's reason, and for what the provider is known to crash at; ModelError for what it can't compile.
+    """
+    import onnxruntime as ort
+
+    require(choice, f"{name} on {choice.provider}")
+    model = Model.load(source) if isinstance(source, Path) else Model(source)
+    if choice.provider == "vitisai":
+        refuse_what_aborts(model, name, allow_fallback=allow_fallback)
+
+    def ready(entries: dict[str, str] | None = None) -> ort.SessionOptions:
+        options = new_options()
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if allow_fallback else "1")
+        for key, value in (entries or {}).items():
+            options.add_session_config_entry(key, value)
+        attach(options, choice, model, name)
+        return options
+
+    given = str(source) if isinstance(source, Path) else source.SerializeToString()
+    try:
+        if "context" not in choice.options:
+            return ort.InferenceSession(given, ready())
+        kept = _KeptContext.of(choice, model, name, new_options().graph_optimization_level.name)
+        if kept.valid:
+            with contextlib.suppress(Exception):  # of another driver, say: then it is compiled again
+                return ort.InferenceSession(str(kept.path), ready())
+        with kept.renewed() as path:
+            entries = {"ep.context_enable": "1", "ep.context_embed_mode": "1", "ep.context_file_path": str(path)}
+            return ort.InferenceSession(given, ready(entries))
+    except (InputError, MissingTool):
+        raise
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
+        if not allow_fallback and _FELL_BACK in str(error):
+            from graphsurgery.devices.placement import place
+
+            optimise = new_options().graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+            placement = place(model, choice, name=name, optimise=optimise)
+            if placement.left:
+                raise InputError(placement.complaint()) from error
+        raise ModelError(f"{name}: {choice.provider} can't load it: {first_line(error)}") from error
+
+
+def attach(options: ort.SessionOptions, choice: DeviceChoice, model: Model, name: str) -> None:
+    """Add the provider to a session's options; it is registered first where it is a plug-in.
+
+    Raises MissingTool when the plug-in finds nothing to run on.
+    """
+    provider = choice.details
+    options.enable_mem_pattern = options.enable_mem_pattern and provider.memory_pattern
+    if choice.provider == "vitisai":
+        options.add_provider(provider.ort_name, vitisai_options(choice, name, model.fingerprint))
+    elif provider.plugin is not None and importlib.util.find_spec(provider.plugin) is not None:
+        devices, backend = _plugin(provider, name)
+        options.add_provider_for_devices(devices, {**backend, **session_options(choice)})
+    else:
+        built_in = {"backend_type": "htp"} if choice.provider == "qnn" else {}
+        options.add_provider(provider.ort_name, {**built_in, **session_options(choice)})
+
+
+def _plugin(provider: Provider, name: str) -> tuple[list[Any], dict[str, str]]:
+    """Return the device of a plug-in provider, the NPU if there is one, and the options that its package knows."""
+    import onnxruntime as ort
+
+    assert provider.plugin is not None
+    plugin = importlib.import_module(provider.plugin)
+    backend, library = Path(plugin.get_qnn_htp_path()), Path(plugin.get_library_path())
+    absent = [path.name for path in (backend, library) if not path.is_file()]
+    if absent:
+        raise MissingTool(f"{name}: {provider.plugin} has no {absent[0]} for this machine; {provider.install}")
+    with _lock:
+        if not _devices(provider):
+            with _quiet_output():
+                ctypes.CDLL(str(backend))
+            ort.register_execution_provider_library(provider.ort_name, str(library))
+        devices = _devices(provider)
+    if not devices:
+        raise MissingTool(f"{name}: {provider.plugin} finds no device on this machine that it can use")
+    npus = [device for device in devices if device.device.type == ort.OrtHardwareDeviceType.NPU]
+    return (npus or devices)[:1], {"backend_path": str(backend)}
+
+
+def _devices(provider: Provider) -> list[Any]:
+    import onnxruntime as ort
+
+    return [device for device in ort.get_ep_devices() if device.ep_name == provider.ort_name]
+
+
+@contextlib.contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Swallow what a library writes to standard output while it is loaded: JSON may be on its way there.
+
+    Qualcomm's emulator writes a line on thread-local storage.
+    """
+    if sys.platform != "linux":  # the emulator is nowhere else
+        yield
+        return
+    try:
+        kept = os.dup(1)
+    except OSError:  # no standard output at all
+        yield
+        return
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    libc, nothing = ctypes.CDLL(None), os.open(os.devnull, os.O_WRONLY)
+    libc.fflush(None)
+    try:
+        os.dup2(nothing, 1)
+        yield
+        libc.fflush(None)
+    finally:
+        os.dup2(kept, 1)
+        os.close(nothing)
+        os.close(kept)
+
+
+class _KeptContext:
+    """A compiled model in a file, which says what it was made of: model, options, versions of the compiler."""
+
+    def __init__(self, path: Path, key: str, part: str) -> None:
+        self.path, self._key, self._part = path, key, part
+
+    @staticmethod
+    def of(choice: DeviceChoice, model: Model, part: str, level: str) -> _KeptContext:
+        """Return the place of the compiled `part`. Raises InputError when another part's lies in that file."""
+        import onnxruntime as ort
+
+        place = Path(choice.options["context"])
+        plugin = importlib.import_module(choice.details.plugin) if choice.details.plugin else None
+        parts = [model.fingerprint, sorted(session_options(choice).items()), level]
+        parts += [ort.__version__, getattr(plugin, "__version__", "")]
+        for tensor in stored_outside(model.proto):  # the fingerprint tells where these are, not what
+            location = next(entry.value for entry in tensor.external_data if entry.key == "location")
+            stat = ((model.folder or Path()) / location).stat()
+            parts.append([location, stat.st_size, stat.st_mtime_ns])
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        kept = _KeptContext(place if place.suffix == ".onnx" else place / f"{clean_name(part)}.onnx", key, part)
+        owner = kept._notes().get(_MADE_FOR)
+        if owner is None and kept.path.exists():
+            raise InputError(f"{part}: context={kept.path} is another file; give a place for what is compiled")
+        if owner not in (None, part):
+            raise InputError(f"{part}: context={place} keeps what {owner} was compiled to; give a folder")
+        return kept
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is there and was made of the same."""
+        return self._notes().get(_MADE_OF) == self._key
+
+    def _notes(self) -> dict[str, str]:
+        proto = ModelProto()
+        try:
+            proto.ParseFromString(self.path.read_bytes())
+        except (OSError, DecodeError):
+            return {}
+        return {entry.key: entry.value for entry in proto.metadata_props}
+
+    @contextlib.contextmanager
+    def renewed(self) -> Iterator[Path]:
+        """Yield a path to compile to; what is there afterwards takes the place of the old one."""
+        temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.onnx")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if not temporary.exists():  # nothing was compiled: all of it fell back, which was allowed
+                return
+            proto = ModelProto.FromString(temporary.read_bytes())
+            for key, value in ((_MADE_OF, self._key), (_MADE_FOR, self._part)):
+                proto.metadata_props.append(StringStringEntryProto(key=key, value=value))
+            temporary.write_bytes(proto.SerializeToString())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise InputError(
+                f"{self._part}: context={self.path}: can't be written ({error.strerror or error})"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

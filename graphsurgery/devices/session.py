@@ -1,0 +1,98 @@
+"""ONNX Runtime sessions: the only place that makes them.
+
+A session that judges a pass runs with graph optimisation off, so that it does not repair what the pass broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphsurgery.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from graphsurgery.devices.providers import DeviceChoice
+
+
+class Session:
+    """A model that can be run again and again.
+
+    `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
+    the CPU is an error unless `allow_fallback`. `threads` 0 leaves the number to ONNX Runtime; without `spin` a
+    thread that has nothing to do sleeps at once. Raises ModelError when the model can't be loaded, InputError when a
+    node falls back, MissingTool when the provider is not here.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | Path,
+        *,
+        name: str = "model",
+        optimise: bool = False,
+        threads: int = 0,
+        device: DeviceChoice | None = None,
+        allow_fallback: bool = False,
+        spin: bool = True,
+    ) -> None:
+        import onnxruntime as ort
+
+        def options() -> ort.SessionOptions:
+            made, level = ort.SessionOptions(), ort.GraphOptimizationLevel
+            made.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+            made.intra_op_num_threads = threads
+            if not spin:
+                made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            made.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
+            return made
+
+        self.name = name
+        if device is not None and device.accelerates:
+            from graphsurgery.devices.accelerated_session import open_session
+
+            self._session = open_session(model, options, device, name=name, allow_fallback=allow_fallback)
+        else:
+            try:
+                source = str(model) if isinstance(model, Path) else model.SerializeToString()
+                self._session = ort.InferenceSession(source, options(), providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
+                raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+        self._defaults = [item.name for item in self._session.get_overridable_initializers()]
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs.
+
+        An initializer that is an input as well takes the given value where there is one. Nothing is copied on the CPU:
+        a contiguous input is read where it lies, and an output is the memory that ONNX Runtime wrote.
+        """
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise InputError(f"{self.name}: input '{missing[0]}' is not given")
+        wanted = list(outputs) if outputs is not None else self.outputs
+        if not wanted:  # ONNX Runtime would take that for all of them
+            return {}
+        try:
+            given = {name: inputs[name] for name in (*self.inputs, *self._defaults) if name in inputs}
+            values = self._session.run(wanted, given)
+        except Exception as error:  # as above
+            raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
+        return dict(zip(wanted, values, strict=True))
+
+
+def run(
+    model: ModelProto | Path, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None, name: str = "model"
+) -> dict[str, np.ndarray]:
+    """Run `model` once with optimisation off and return its outputs by name."""
+    return Session(model, name=name).run(inputs, outputs)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

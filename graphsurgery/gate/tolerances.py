@@ -1,0 +1,126 @@
+"""How far off a tensor may be, and how many rows may lack a partner."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from graphsurgery.errors import InputError
+
+Kind = Literal["absolute", "relative"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a tensor may be off: `absolute`, or `relative` to the reference's largest finite magnitude.
+
+    With both, the larger is allowed. `sqnr` is for quantized networks, where single values may be far off: a
+    signal-to-quantization-noise ratio in dB that is enough, whatever the largest difference is. For integers and bools
+    `relative` counts as 0 and `sqnr` for nothing: they must be equal unless `absolute` says otherwise.
+    Raises InputError unless the numbers are finite and at least 0.
+    """
+
+    absolute: float | None = None
+    relative: float | None = None
+    sqnr: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [number for number in (self.absolute, self.relative, self.sqnr) if number is not None]
+        if not given:
+            raise InputError("a tolerance needs a number: absolute, relative or sqnr")
+        for number in given:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if not is_number or not 0 <= number <= sys.float_info.max:
+                raise InputError(f"{number!r} is no tolerance: give a finite number of at least 0")
+
+    def allows(self, largest: float, *, floating: bool) -> tuple[float, Kind]:
+        """Return the absolute number allowed and its kind; `largest` is max |finite reference|."""
+        relative = self.relative * largest if floating and self.relative is not None else None
+        if relative is not None and (self.absolute is None or relative > self.absolute):
+            return relative, "relative"
+        return self.absolute or 0.0, "absolute"
+
+    def or_larger(self, other: Tolerance) -> Tolerance:
+        """Return the tolerance that allows what either of the two allows."""
+        ratios = [ratio for ratio in (self.sqnr, other.sqnr) if ratio is not None]
+        absolute, relative = _larger(self.absolute, other.absolute), _larger(self.relative, other.relative)
+        return Tolerance(absolute, relative, min(ratios, default=None))
+
+
+DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Tolerances by tensor name or pattern: the exact name, else the first matching pattern, else a default.
+
+    Patterns are case sensitive. Of each group (`matched_rows`), `unmatched` rows may be without partner, both sides
+    counted together; `unmatched_of` says it for one group, by its first tensor. `grants` only ever widen.
+    """
+
+    rules: Mapping[str, Tolerance] = field(default_factory=dict)
+    unmatched: int = 0
+    unmatched_of: Mapping[str, int] = field(default_factory=dict)
+    grants: tuple[Tolerances, ...] = ()
+
+    @classmethod
+    def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
+        """Read `{name: number}`, `{name: {relative: number}}`, `{name: {sqnr: dB}}`.
+
+        `unmatched` is a count, or `{tensor: count}` for one group of rows.
+
+        Raises InputError that names the key.
+        """
+        rules = {name: _parse_rule(name, value) for name, value in mapping.items() if name != "unmatched"}
+        unmatched = mapping.get("unmatched", 0)
+        groups = unmatched if isinstance(unmatched, Mapping) else {"": unmatched}
+        if not groups.keys().isdisjoint(("absolute", "relative", "sqnr")):
+            raise InputError(f"tolerance 'unmatched': {unmatched!r} is no count: give a whole number >= 0")
+        for count in groups.values():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise InputError(f"tolerance 'unmatched': {count!r} is no count: give a whole number >= 0")
+        counts = {name: int(count) for name, count in groups.items()}
+        return cls(rules, counts.pop("", 0), counts)
+
+    def may_lack_partner(self, group: str) -> int:
+        """Return how many rows of the group whose first tensor is `group` may be without partner."""
+        return max(self.unmatched_of.get(group, self.unmatched), *(g.may_lack_partner(group) for g in self.grants), 0)
+
+    def lookup(self, name: str) -> Tolerance:
+        """Return the tolerance of a tensor, grants included."""
+        found = self._rule(name) or DEFAULT_TOLERANCE
+        for grant in self.grants:
+            granted = grant._rule(name)
+            found = found.or_larger(granted) if granted else found
+        return found
+
+    def widened(self, grant: Tolerances) -> Tolerances:
+        """Allow what either allows; a tensor that `grant` doesn't name stays as it is."""
+        grants = (*self.grants, replace(grant, grants=()), *grant.grants)
+        return replace(self, grants=grants)
+
+    def _rule(self, name: str) -> Tolerance | None:
+        if name in self.rules:
+            return self.rules[name]
+        return next((rule for pattern, rule in self.rules.items() if fnmatchcase(name, pattern)), None)
+
+
+def _parse_rule(name: object, value: object) -> Tolerance:
+    try:
+        if not isinstance(name, str):
+            raise InputError("a tensor name or pattern is text")
+        if not isinstance(value, Mapping):
+            return Tolerance(absolute=value)  # type: ignore[arg-type]  # __post_init__ refuses what is no number
+        unknown = sorted(map(str, value.keys() - {"absolute", "relative", "sqnr"}))
+        if unknown:
+            raise InputError(f"unknown key {unknown[0]!r}: give a number, {{relative: number}} or {{sqnr: dB}}")
+        return Tolerance(**value)
+    except InputError as error:
+        raise InputError(f"tolerance {name!r}: {error}") from None
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return max((number for number in (one, other) if number is not None), default=None)

@@ -1,0 +1,249 @@
+"""A model on its way through the passes: read safely, seen as a graph, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto, TensorProto
+
+from graphsurgery.devices.session import first_line
+from graphsurgery.errors import ModelError
+from graphsurgery.graph import view
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX model and the folder that its external data lies in (None: it has none, or is not from a file)."""
+
+    proto: ModelProto
+    folder: Path | None = None
+
+    @staticmethod
+    def load(path: str | Path) -> Model:
+        """Read an ONNX file; external data stays on disk.
+
+        Raises ModelError for a missing, truncated or foreign file, and for external data outside its folder.
+        """
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: can't be read ({error.strerror or error}); give an ONNX file") from error
+        proto = ModelProto()
+        try:
+            proto.ParseFromString(data)
+        except DecodeError as error:
+            raise ModelError(f"{path}: not an ONNX file, or a truncated one ({len(data)} bytes)") from error
+        if not proto.HasField("graph") or not proto.opset_import:
+            raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset; give a file from an exporter")
+        folder = path.resolve().parent
+        for tensor in stored_outside(proto):
+            check_location(tensor, folder, str(path))
+        return Model(proto, folder)
+
+    def graph(self) -> gs.Graph:
+        """Return a graphsurgeon view to work on; `Model.of(graph)` turns it back."""
+        return view.to_graph(self.proto, self.folder)
+
+    @staticmethod
+    def of(graph: gs.Graph, folder: Path | None = None) -> Model:
+        """Return the model that `graph` describes; unchanged pieces are the original ones."""
+        return Model(view.to_proto(graph), folder)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the inputs that must be given; one with an initializer of its name need not."""
+        defaults = {tensor.name for tensor in self.proto.graph.initializer}
+        return [info.name for info in self.proto.graph.input if info.name not in defaults]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [info.name for info in self.proto.graph.output]
+
+    def with_values_inside(self) -> Model:
+        """Return the model with its external data read in, so that it can be cut up and run from memory.
+
+        Raises ModelError when that can't be read.
+        """
+        if self.folder is None or not stored_outside(self.proto):
+            return self
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        try:
+            onnx.load_external_data_for_model(proto, str(self.folder))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"{self.folder}: external data can't be read: {first_line(error)}") from error
+        left = stored_outside(proto)
+        if left:
+            raise ModelError(f"{self.folder}: onnx does not read the external data of tensor '{left[0].name}'")
+        return Model(proto)
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, those in If and Loop bodies included."""
+        return sum(1 for _ in walk_protos(self.proto.graph))
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return next((entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything in the model; two models with the same one are the same.
+
+        Of external data it holds the file's name and place in it, not what stands there.
+        """
+        digest = hashlib.sha256()
+
+        def add(piece: bytes) -> None:
+            digest.update(len(piece).to_bytes(8, "little"))
+            digest.update(piece)
+
+        add(_without_weights(self.proto).SerializeToString(deterministic=True))
+        for tensor in self.proto.graph.initializer:
+            add(_without_values(tensor).SerializeToString(deterministic=True))
+            add(tensor.raw_data)
+        return digest.hexdigest()
+
+    def check(self, name: str) -> None:
+        """Run the ONNX checker; `name` says in the message what was checked. Raises ModelError."""
+        try:
+            onnx.checker.check_model(self.proto)
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
+        except (ValueError, EncodeError) as error:  # above protobuf's 2 GB the checker can't take it from memory
+            raise ModelError(f"{name}: can't be checked: {first_line(error)}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write to a temporary name beside `path`, then rename, so that `path` is never half a file.
+
+        External data is written by reference: the file must land in the folder that holds it. Raises ModelError when
+        it would not, and when the file can't be written.
+        """
+        path = Path(path)
+        folder = path.resolve().parent
+        if self.folder != folder:
+            for tensor in stored_outside(self.proto):
+                if self.folder is not None:
+                    raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
+                check_location(tensor, folder, str(path))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(self.proto.SerializeToString())
+            temporary.replace(path)
+        except OSError as error:
+            raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
+        except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
+            raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
+        finally:
+            with contextlib.suppress(OSError):  # where its folder can't even be looked into, there is no such file
+                temporary.unlink()
+
+
+def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph` and of the bodies inside it."""
+    nodes: list[onnx.NodeProto] = []
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        for node in current.node:
+            nodes.append(node)
+            pending.extend(bodies(node))
+    return nodes
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that `node` holds as attributes."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def stored_outside(proto: ModelProto) -> list[TensorProto]:
+    """Return the tensors of `proto` whose values lie in other files."""
+    tops = [proto.graph, *(graph for info in proto.training_info for graph in (info.initialization, info.algorithm))]
+    tops += [onnx.GraphProto(node=function.node) for function in proto.functions]
+    nodes = [node for top in tops for node in walk_protos(top)]
+    found: list[TensorProto] = []
+    for graph in [*tops, *(body for node in nodes for body in bodies(node))]:
+        found += graph.initializer
+        found += _pieces(graph.sparse_initializer)
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        found += [*attribute.tensors, *_pieces(attribute.sparse_tensors)]
+        found += [attribute.t] if attribute.HasField("t") else []
+        found += _pieces([attribute.sparse_tensor]) if attribute.HasField("sparse_tensor") else []
+    return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
+    """Raise ModelError unless the external data of `tensor` is a file inside `folder`, symbolic links followed."""
+    locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    if len(locations) != 1:  # of several, one reader takes the first and another the last
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' has {len(locations)} locations, not 1")
+    location = locations[0]
+    try:
+        outside = (
+            not location
+            or PurePosixPath(location).is_absolute()
+            or PureWindowsPath(location).is_absolute()
+            or bool(PureWindowsPath(location).drive)
+            or ".." in PureWindowsPath(location).parts
+            or not (folder / location).resolve().is_relative_to(folder.resolve())
+        )
+        missing = not (folder / location).is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of symbolic links
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' is nowhere: {error}") from error
+    if outside:
+        raise ModelError(f"{place}: tensor '{tensor.name}' points outside the model's folder ({location!r})")
+    if missing:
+        raise ModelError(f"{place}: the external data {location!r} of tensor '{tensor.name}' is missing")
+
+
+def _pieces(sparse: Iterable[onnx.SparseTensorProto]) -> list[TensorProto]:
+    return [piece for tensor in sparse for piece in (tensor.values, tensor.indices)]
+
+
+def _without_values(tensor: TensorProto) -> TensorProto:
+    """Return `tensor` without raw_data, which may be hundreds of MB; its other ways to hold values are kept."""
+    bare = TensorProto()
+    for descriptor, value in tensor.ListFields():
+        if descriptor.is_repeated:
+            getattr(bare, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(bare, descriptor.name).CopyFrom(value)
+        elif descriptor.name != "raw_data":
+            setattr(bare, descriptor.name, value)
+    return bare
+
+
+def _without_weights(proto: ModelProto) -> ModelProto:
+    bare = ModelProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name == "graph":
+            for inner, content in value.ListFields():
+                if inner.name == "initializer":
+                    continue
+                if inner.is_repeated:
+                    getattr(bare.graph, inner.name).extend(content)
+                else:
+                    setattr(bare.graph, inner.name, content)
+        elif descriptor.is_repeated:
+            getattr(bare, descriptor.name).extend(value)
+        else:
+            setattr(bare, descriptor.name, value)
+    return bare

@@ -1,0 +1,18 @@
+"""The lossless graphsurgeon view of a ModelProto: what a pass does not change comes out as it went in.
+
+graphsurgeon's own import and export drop doc strings, metadata_props, attribute kinds they don't know, and
+initializers that are also inputs. Here every gs object keeps the proto it was made from as `origin`, and the way
+back reuses that proto for everything still equal to it. Weights are referenced, not copied, and external data is
+read only when a pass asks for the values of that tensor.
+
+What a pass sees:
+- an initializer is a gs.Constant; one that is also a graph input is a gs.Variable, since a caller may override it
+- If, Loop and Scan bodies are gs.Graphs that share the tensors of the graph around them
+- `graph.metadata`, a dict: the model's metadata_props; a pass may leave a note there for later steps
+- model-local functions stay out of sight and come back untouched
+"""
+
+from graphsurgery.graph.view.exporting import to_proto
+from graphsurgery.graph.view.importing import tensor_type, to_graph
+
+__all__ = ["tensor_type", "to_graph", "to_proto"]

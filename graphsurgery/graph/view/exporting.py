@@ -1,0 +1,327 @@
+"""From the view back to a ModelProto."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from graphsurgery import graph as graphs
+from graphsurgery.errors import ModelError
+from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues
+
+
+def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
+    """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos.
+
+    With `largest`, it is for shape inference: of an initializer with more elements only the type is written, as an
+    input, and so it is of one that is an input too.
+    """
+    model = ModelProto()
+    base: ModelProto | None = vars(view).get("base")
+    if base is not None:
+        for descriptor, value in base.ListFields():
+            if descriptor.name == "graph":
+                continue
+            if descriptor.is_repeated:
+                getattr(model, descriptor.name).extend(value)
+            else:
+                setattr(model, descriptor.name, value)
+    else:
+        opset = onnx.helper.make_opsetid("", view.opset)
+        model.ir_version = view.ir_version or onnx.helper.find_min_ir_version_for([opset])
+        model.opset_import.extend(view.import_domains or [])
+        model.producer_name = "graphsurgery"
+    _export_opsets(view, model)
+    metadata: dict[str, str] = vars(view).get("metadata", {})
+    if metadata != {entry.key: entry.value for entry in model.metadata_props}:
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, metadata)
+    _export_graph(view, model.graph, outer={}, largest=largest)
+    if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
+        model.ir_version = 4  # before, every initializer had to be an input as well
+    return model
+
+
+def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
+    names = {entry.domain: entry for entry in model.opset_import}
+    for default in ("", "ai.onnx"):
+        if default in names:
+            names[default].version = view.opset
+            break
+    else:
+        names[""] = onnx.helper.make_opsetid("", view.opset)
+        if any(node.domain in graphs.STANDARD_DOMAINS for node in graphs.walk_nodes(view)):
+            model.opset_import.append(names[""])
+    asked = {entry.domain: entry.version for entry in view.import_domains or ()}
+    used = {node.domain for node in graphs.walk_nodes(view) if node.domain not in graphs.STANDARD_DOMAINS}
+    for domain in sorted(used - set(names)):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
+
+
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int | None = None) -> None:
+    origin: GraphOrigin | None = vars(view).get("origin")
+    if origin is not None:
+        for descriptor, value in origin.proto.ListFields():
+            if descriptor.name in ("metadata_props", "quantization_annotation", "sparse_initializer"):
+                getattr(proto, descriptor.name).extend(value)
+    for field in ("name", "doc_string"):
+        if getattr(view, field) or (origin is not None and origin.proto.HasField(field)):
+            setattr(proto, field, getattr(view, field))
+
+    written: dict[str, gs.Tensor] = {tensor.name: tensor for node in view.nodes for tensor in node.outputs}
+    written.update((tensor.name, tensor) for tensor in view.inputs)
+    constants: dict[str, gs.Constant] = {}
+    for tensor in _constants(view, origin):
+        if tensor.name in written:
+            if written[tensor.name] is not tensor:
+                raise ModelError(f"an initializer has the name of a computed tensor, '{tensor.name}'; rename one")
+        elif tensor.name and outer.get(tensor.name) is not tensor:
+            other = constants.setdefault(tensor.name, tensor)
+            if other is not tensor and not np.array_equal(other.values, tensor.values):
+                raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
+    visible = {**outer, **written, **constants}
+    for node in view.nodes:
+        if _is_original(node):
+            proto.node.append(node.origin.proto)
+        else:
+            _export_node(node, proto.node.add(), visible)
+    for tensor in view.inputs:
+        _export_value(tensor, proto.input.add())
+    for tensor in view.outputs:
+        _export_value(tensor, proto.output.add())
+    inputs = {tensor.name for tensor in view.inputs}
+    for name, default in (origin.defaults if origin else {}).items():
+        if name in inputs and largest is None:  # else inference would rely on what a caller may override
+            proto.initializer.append(default)
+    for constant in constants.values():
+        if _exceeds(constant.shape, largest):
+            _export_value(constant, proto.input.add())
+        else:
+            proto.initializer.append(_tensor(constant))
+    _export_value_info(view, proto, origin)
+
+
+def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
+    return largest is not None and math.prod(shape) > largest
+
+
+def _constants(view: gs.Graph, origin: GraphOrigin | None) -> Iterable[gs.Constant]:
+    """Yield the initializers of `view` in their old order, then the new ones; not those that nothing reads any more."""
+    if origin is not None:
+        yield from (tensor for tensor in origin.constants if tensor.outputs or id(tensor) not in origin.read)
+    for node in view.nodes:
+        yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
+    yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
+
+
+def _export_value_info(view: gs.Graph, proto: GraphProto, origin: GraphOrigin | None) -> None:
+    ends = {tensor.name: tensor for tensor in (*view.inputs, *view.outputs)}
+    done = set(ends)
+    current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
+    for info in origin.proto.value_info if origin else ():
+        if info.name in done:
+            listed_twice = origin is not None and info.name in origin.interface
+            if listed_twice and info.name in ends and _unchanged(ends[info.name]) is not None:
+                proto.value_info.append(info)
+        elif info.name in current:
+            if _has_type(current[info.name]):
+                _export_value(current[info.name], proto.value_info.add())
+            done.add(info.name)
+        elif origin is not None and info.name not in origin.written:
+            proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
+            done.add(info.name)
+    for name, tensor in current.items():
+        if name not in done and _has_type(tensor):
+            _export_value(tensor, proto.value_info.add())
+
+
+def _has_type(tensor: gs.Tensor) -> bool:
+    """Whether there is something to say about `tensor`: a type and a shape, or what the file said."""
+    return (tensor.dtype is not None and tensor.shape is not None) or _unchanged(tensor) is not None
+
+
+def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
+    """Return what the file said about `tensor`, if no pass has changed its type or shape since."""
+    known = getattr(tensor, "origin", None)
+    if not isinstance(known, tuple):  # new, or an initializer
+        return None
+    info: ValueInfoProto | None = known[0]
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return info if known[1:] == (tensor.dtype, shape) else None
+
+
+def _is_original(node: gs.Node) -> bool:
+    """Whether `node` is certainly as it came in, which most nodes are after most passes; one with tensors or bodies
+    among its attributes is looked at closer."""
+    origin: NodeOrigin | None = getattr(node, "origin", None)
+    if origin is None:
+        return False
+    proto, kept = origin.proto, origin.attrs
+    return (
+        node.op == proto.op_type
+        and node.name == proto.name
+        and node.domain == (proto.domain if proto.HasField("domain") else None)
+        and list(node.attrs) == list(kept)
+        and all(
+            _is_plain(value) and type(value) is type(kept[name][0]) and value == kept[name][0]
+            for name, value in node.attrs.items()
+        )
+        and [tensor.name for tensor in node.inputs] == proto.input
+        and [tensor.name for tensor in node.outputs] == proto.output
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str | bytes) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | bytes)
+    )
+
+
+def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
+    origin: NodeOrigin | None = getattr(node, "origin", None)
+    if origin is not None:
+        for descriptor, value in origin.proto.ListFields():
+            if descriptor.name in ("doc_string", "overload"):
+                setattr(proto, descriptor.name, value)
+            elif descriptor.name in ("metadata_props", "device_configurations"):
+                getattr(proto, descriptor.name).extend(value)
+    proto.op_type = node.op
+    if node.name or (origin is not None and origin.proto.HasField("name")):
+        proto.name = node.name
+    if node.domain is not None:
+        proto.domain = node.domain
+    proto.input.extend(tensor.name for tensor in node.inputs)
+    proto.output.extend(tensor.name for tensor in node.outputs)
+    kept = origin.attrs if origin is not None else {}
+    for name, value in node.attrs.items():
+        _export_attribute(name, value, kept.get(name), proto, visible)
+
+
+def _export_attribute(
+    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, node: NodeProto, visible: Scope
+) -> None:
+    if isinstance(value, AttributeProto):
+        node.attribute.append(value)
+    elif isinstance(value, gs.Graph):
+        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPH), kept)
+        _export_graph(value, attribute.g, visible)
+    elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
+        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPHS), kept)
+        for item in value:
+            _export_graph(item, attribute.graphs.add(), visible)
+    elif isinstance(value, gs.Constant):
+        tensor = _tensor(value)
+        stored: StoredValues | None = getattr(value, "origin", None)
+        if kept is not None and isinstance(stored, StoredValues) and tensor is stored.tensor:
+            node.attribute.append(kept[1])
+        else:
+            node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), kept))
+    elif kept is not None and type(kept[0]) is type(value) and (kept[0] == value or kept[0] is value):
+        node.attribute.append(kept[1])
+    elif isinstance(value, list | tuple) and not value:
+        node.attribute.add(name=name, type=kept[1].type if kept is not None else _declared_kind(node, name))
+    else:
+        node.attribute.append(_new_attribute(name, value, node))
+
+
+def _with_doc(attribute: AttributeProto, kept: tuple[Any, AttributeProto] | None) -> AttributeProto:
+    if kept is not None and kept[1].HasField("doc_string"):
+        attribute.doc_string = kept[1].doc_string
+    return attribute
+
+
+def _new_attribute(name: str, value: Any, node: NodeProto) -> AttributeProto:
+    if isinstance(value, type | np.dtype):  # graphsurgeon's way to write Cast's `to`
+        value = _elem_type(value)
+    try:
+        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        return onnx.helper.make_attribute(name, plain)
+    except (TypeError, ValueError) as error:
+        where = f"node '{node.name}' ({node.op_type})"
+        raise ModelError(f"{where}: attribute '{name}' can't be {value!r}: {str(error).splitlines()[0]}") from error
+
+
+def _declared_kind(node: NodeProto, name: str) -> AttributeProto.AttributeType:
+    """Return the kind of an attribute as the operator's definition says; an empty list does not tell."""
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        declared = onnx.defs.get_schema(node.op_type).attributes.get(name)
+        if declared is not None:
+            kind: AttributeProto.AttributeType = AttributeProto.AttributeType.Value(
+                str(declared.type).rpartition(".")[2]
+            )
+            return kind
+    where = f"node '{node.name}' ({node.op_type})"
+    raise ModelError(f"{where}: attribute '{name}' is an empty list, and ONNX does not say of what; leave it out")
+
+
+def _is_new(tensor: gs.Tensor) -> bool:
+    """Whether `tensor` is an initializer that a pass has made."""
+    return isinstance(tensor, gs.Constant) and not hasattr(tensor, "origin")
+
+
+def _tensor(constant: gs.Constant) -> TensorProto:
+    """Return the TensorProto of `constant`; the stored one when neither its values nor its name changed."""
+    origin = getattr(constant, "origin", None)
+    stored = origin if isinstance(origin, StoredValues) else None  # else it was a computed tensor
+    values = constant._values
+    if isinstance(values, LazyValues):
+        tensor: TensorProto = values.tensor
+    elif stored is not None and _same(values, stored):
+        tensor = stored.tensor
+    else:
+        array = np.asarray(values)
+        if constant._export_dtype is not None:
+            array = array.astype(constant._export_dtype)
+        tensor = onnx.numpy_helper.from_array(array, constant.name)
+        if stored is not None:
+            if stored.tensor.doc_string:
+                tensor.doc_string = stored.tensor.doc_string
+            tensor.metadata_props.extend(stored.tensor.metadata_props)
+        return tensor
+    if tensor.name == constant.name:
+        return tensor
+    renamed = TensorProto()
+    renamed.CopyFrom(tensor)
+    renamed.name = constant.name
+    return renamed
+
+
+def _same(values: np.ndarray, stored: StoredValues) -> bool:
+    if list(values.shape) != stored.shape or values.dtype != stored.dtype:
+        return False
+    original = stored.load()
+    if values.dtype == object:
+        return bool(np.array_equal(values, original))
+    return np.ascontiguousarray(values).tobytes() == original.tobytes()
+
+
+def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
+    same = _unchanged(tensor)
+    if same is not None:
+        proto.CopyFrom(same)
+        proto.name = tensor.name
+        return
+    known = getattr(tensor, "origin", None)
+    if isinstance(known, tuple) and known[0] is not None:
+        for descriptor, value in known[0].ListFields():
+            if descriptor.name == "metadata_props":
+                proto.metadata_props.extend(value)
+            elif descriptor.name == "doc_string":
+                proto.doc_string = value
+    proto.name = tensor.name
+    if tensor.dtype is None:
+        return
+    shape = None if tensor.shape is None else list(tensor.shape)
+    proto.type.CopyFrom(onnx.helper.make_tensor_type_proto(_elem_type(tensor.dtype), shape))
+
+
+def _elem_type(dtype: Any) -> int:
+    """Return ONNX's number for an element type, which graphsurgeon lets a pass give as that number or NumPy's way."""
+    return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -1,0 +1,183 @@
+"""From a ModelProto to the view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+
+from graphsurgery import graph as graphs
+from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues, numpy_dtype
+
+
+def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
+    """Return the view of `model`; `folder` is where its external data lies."""
+    view = _import_graph(model.graph, {}, folder)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    view.opset = versions.get("", versions.get("ai.onnx", 1))
+    view.import_domains = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
+    view.ir_version = model.ir_version
+    view.producer_name, view.producer_version = model.producer_name, model.producer_version
+    view.base = model
+    view.metadata = {entry.key: entry.value for entry in model.metadata_props}
+    for inner in graphs.walk_graphs(view):
+        inner.opset, inner.import_domains = view.opset, view.import_domains
+        inner.base, inner.ir_version = model, view.ir_version
+    return view
+
+
+def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Graph:
+    values = {info.name: info for info in (*proto.value_info, *proto.output, *proto.input)}
+    inputs = {info.name for info in proto.input}
+    scope: dict[str, gs.Tensor] = {}
+    for info in proto.input:
+        scope[info.name] = _variable(info.name, info)
+    constants, defaults = [], {}
+    for tensor in proto.initializer:
+        if tensor.name in inputs:
+            defaults[tensor.name] = tensor
+            continue
+        constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
+        constant.origin = constant._values
+        constants.append(constant)
+        scope[tensor.name] = constant
+    for sparse in proto.sparse_initializer:
+        scope[sparse.values.name] = _variable(sparse.values.name, None)
+    # all names first: a node may read what stands behind it, or what an outer node further down writes
+    for node in proto.node:
+        for name in node.output:
+            if name and name not in scope:
+                scope[name] = _variable(name, values.get(name))
+    seen = _Chain(scope, outer)
+    nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
+    view = gs.Graph(
+        nodes=nodes,
+        inputs=[scope[info.name] for info in proto.input],
+        outputs=[_find(info.name, scope, seen, values) for info in proto.output],
+        name=proto.name,
+        doc_string=proto.doc_string,
+    )
+    read = {id(constant) for constant in constants if constant.outputs}
+    view.origin = GraphOrigin(proto, values, constants, defaults, read)
+    view.reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
+    view.reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
+    return view
+
+
+class _Chain(Mapping[str, gs.Tensor]):
+    """Names of a body, then those of the graphs around it."""
+
+    def __init__(self, inner: Scope, outer: Scope) -> None:
+        self.inner, self.outer = inner, outer
+
+    def __getitem__(self, name: str) -> gs.Tensor:
+        return self.inner[name] if name in self.inner else self.outer[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.inner or name in self.outer
+
+    def __iter__(self) -> Any:
+        return iter({**self.outer, **self.inner})
+
+    def __len__(self) -> int:
+        return len({**self.outer, **self.inner})
+
+
+def _find(name: str, scope: dict[str, gs.Tensor], seen: Scope, values: Mapping[str, ValueInfoProto]) -> gs.Tensor:
+    if not name:
+        return gs.Variable.empty()
+    if name not in seen:  # nothing writes it; the checker's business, not ours
+        scope[name] = _variable(name, values.get(name))
+    return seen[name]
+
+
+def _import_node(
+    proto: NodeProto,
+    scope: dict[str, gs.Tensor],
+    seen: Scope,
+    values: Mapping[str, ValueInfoProto],
+    folder: Path | None,
+) -> gs.Node:
+    attrs: dict[str, Any] = {}
+    kept: dict[str, tuple[Any, AttributeProto]] = {}
+    for attribute in proto.attribute:
+        value = _import_attribute(attribute, seen, folder)
+        attrs[attribute.name] = value
+        kept[attribute.name] = (list(value) if isinstance(value, list) else value, attribute)
+    node = gs.Node(
+        op=proto.op_type,
+        name=proto.name,
+        attrs=attrs,
+        inputs=[_find(name, scope, seen, values) for name in proto.input],
+        outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
+        domain=proto.domain if proto.HasField("domain") else None,
+    )
+    node.origin = NodeOrigin(proto, kept)
+    return node
+
+
+def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
+    kind = AttributeProto
+    if proto.ref_attr_name:
+        return gs.Node.AttributeRef(proto.ref_attr_name, object)
+    if proto.type == kind.FLOAT:
+        return proto.f
+    if proto.type == kind.INT:
+        return proto.i
+    if proto.type == kind.STRING:
+        return _text(proto.s)
+    if proto.type == kind.TENSOR:
+        values = StoredValues(proto.t, folder)
+        constant = gs.Constant(proto.t.name, values)
+        constant.origin = values
+        return constant
+    if proto.type == kind.GRAPH:
+        return _import_graph(proto.g, seen, folder)
+    if proto.type == kind.FLOATS:
+        return list(proto.floats)
+    if proto.type == kind.INTS:
+        return list(proto.ints)
+    if proto.type == kind.STRINGS:
+        return [_text(item) for item in proto.strings]
+    if proto.type == kind.GRAPHS:
+        return [_import_graph(item, seen, folder) for item in proto.graphs]
+    copy = AttributeProto()  # sparse tensors and type protos: as they are, but a pass may change them in place
+    copy.CopyFrom(proto)
+    return copy
+
+
+def _text(value: bytes) -> str | bytes:
+    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
+    variable = gs.Variable(name)
+    if info is not None:
+        variable.type = info.type.WhichOneof("value") or "tensor_type"
+        variable.dtype, variable.shape = tensor_type(info)
+    variable.origin = (info, variable.dtype, None if variable.shape is None else list(variable.shape))
+    return variable
+
+
+def tensor_type(info: ValueInfoProto) -> tuple[np.dtype[Any] | None, list[int | str | None] | None]:
+    """Return the element type and the shape that `info` gives; None for what it does not give, or is no tensor's."""
+    if info.type.WhichOneof("value") != "tensor_type":
+        return None, None
+    given = info.type.tensor_type
+    shape = [_dimension(dim) for dim in given.shape.dim] if given.HasField("shape") else None
+    return numpy_dtype(given.elem_type), shape
+
+
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return str(dim.dim_param) if dim.HasField("dim_param") else None

@@ -1,0 +1,106 @@
+"""Slice, Reshape and their like in the form that an operator set wants, and chains of them that take a node's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.operators.axes import Bounds, normalised
+from graphsurgery.rewrite import Editor
+
+TO_THE_END = 2**63 - 1
+# The specification of Slice: INT_MAX stands for the end of an axis whose size is not known.
+_BEYOND_ANY_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Link:
+    """An operator with one data input and constant parameters."""
+
+    op: str
+    parameters: tuple[gs.Tensor, ...] = ()
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+def slicing(edit: Editor, hint: str, taken: Sequence[Bounds]) -> Link:
+    """Return the Slice that takes `taken`; before operator set 10 all steps must be 1."""
+    starts, ends = [each.start for each in taken], [each.end for each in taken]
+    axes, steps = [each.axis for each in taken], [each.step for each in taken]
+    if edit.opset < 10:
+        return Link("Slice", (), {"axes": axes, "ends": ends, "starts": starts})
+    named = {"starts": starts, "ends": ends, "axes": axes} | ({"steps": steps} if set(steps) != {1} else {})
+    return Link("Slice", tuple(edit.constant(f"{hint}_{name}", values) for name, values in named.items()))
+
+
+def reshaping(edit: Editor, hint: str, sizes: Sequence[int]) -> Link:
+    """Return the Reshape to `sizes`; a 0 copies the size of the same axis, a -1 is computed."""
+    return Link("Reshape", (edit.constant(f"{hint}_shape", list(sizes)),))
+
+
+def squeezing(edit: Editor, hint: str, axis: int) -> Link:
+    """Return the Squeeze of one axis."""
+    if edit.opset < 13:
+        return Link("Squeeze", (), {"axes": [axis]})
+    return Link("Squeeze", (edit.constant(f"{hint}_axes", [axis]),))
+
+
+def chain(edit: Editor, node: gs.Node, data: gs.Tensor, links: Sequence[Link]) -> None:
+    """Send `data` through `links`, of which the last takes the place of `node` and writes what that wrote."""
+    *inner, last = links
+    for link in inner:
+        hint = f"{node.outputs[0].name}_{link.op.lower()}"
+        data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint, dtype=node.outputs[0].dtype)
+    edit.replace(node, last.op, [data, *last.parameters], last.attrs)
+
+
+def sizes(edit: Editor, tensor: gs.Tensor) -> list[int | None] | None:
+    """Return the shape of `tensor`, None for a size that is not known; None where the rank is not."""
+    shape = edit.shape(tensor)
+    return None if shape is None else [size if isinstance(size, int) and size >= 0 else None for size in shape]
+
+
+def locate(edit: Editor, tensor: gs.Tensor, axis: int) -> tuple[int, int | None] | None:
+    """Return `axis` of `tensor` as a new node may write it, and its size if known; None where it may not.
+
+    That is from the front, or as it stands where the rank is not known: operators count from the back since
+    operator set 11.
+    """
+    known = sizes(edit, tensor)
+    if known is None:
+        return (axis, None) if axis >= 0 or edit.opset >= 11 else None
+    found = normalised([axis], len(known))
+    return None if found is None else (found[0], known[found[0]])
+
+
+def picked(taken: Bounds, size: int) -> range:
+    """Return the indices that a Slice with a positive step takes of an axis of `size`."""
+    return range(*slice(taken.start, taken.end, taken.step).indices(size))  # Python clamps as ONNX does
+
+
+def takes_all(taken: Bounds) -> bool:
+    """Whether it takes the whole axis, whatever its size."""
+    return taken.start == 0 and taken.step == 1 and reaches_the_end(taken)
+
+
+def reaches_the_end(taken: Bounds) -> bool:
+    """Whether it goes on to the end of the axis, whatever its size."""
+    return bool(taken.end >= _BEYOND_ANY_SIZE)
+
+
+def relabelled(sources: Sequence[int | None], given: Sequence[int | None]) -> list[int] | None:
+    """Return the sizes to write for a Reshape which only adds or drops axes of size 1.
+
+    Axis i of the result is axis `sources[i]` of the input, whose shape is `given`, or new where that is None. None
+    where no such Reshape is right for every size that `given` leaves open: a size that is not known can be copied to
+    the same axis by a 0; elsewhere it must be computed from the others, which then may not be 0.
+    """
+    written: list[int] = []
+    for axis, source in enumerate(sources):
+        size = 1 if source is None else given[source]
+        if size == 0 and source != axis:
+            return None  # would copy another axis
+        written.append(size if size is not None else 0 if source == axis else -1)
+    return written if -1 not in written or (written.count(-1) == 1 and 0 not in written) else None

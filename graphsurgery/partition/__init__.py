@@ -1,0 +1,1 @@
+"""Cuts a graph into parts, by its structure, and gives the tensors between them their names."""

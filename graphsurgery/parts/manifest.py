@@ -1,0 +1,204 @@
+"""manifest.json: what the parts in a folder are, how they connect, and what the runtime does around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from graphsurgery import __version__
+from graphsurgery.errors import InputError, ModelError
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.partition.cut import Part
+from graphsurgery.rewrite import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
+
+FILE_NAME = "manifest.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tensor(_Section):
+    """Shape and dtype of a boundary tensor; a dimension that varies is its symbol, or null."""
+
+    shape: list[int | str | None] | None
+    dtype: str
+
+    @field_validator("dtype")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            np.dtype(name)
+        except TypeError as error:
+            raise ValueError(f"'{name}' is no dtype") from error
+        return name
+
+
+class Batch(_Section):
+    """How rows fill a frozen batch: padded to `size`, or looped in slices of `size`; see `runtime`."""
+
+    size: int = Field(gt=0)
+    mode: Literal["pad", "loop"]
+
+
+class PartEntry(_Section):
+    """One part: an ONNX file beside the manifest, and the device that the recipe wants it on."""
+
+    name: str
+    device: str
+    accelerator: bool
+    file: str
+    batch: Batch | None
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+class Manifest(_Section):
+    """The parts in the order they are played.
+
+    `classes` are the names of the labels, from 0 on, where the source knows them. `canvas` is the size of the network's
+    image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
+    dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
+    the one among them that holds mask probabilities for the runtime to paste. `devices` are the providers that a device
+    is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
+    same parts made otherwise, quantized for example.
+    """
+
+    format: Literal[1] = 1
+    graphsurgery: str = __version__
+    recipe: str
+    source: dict[str, Any]
+    classes: list[str] | None = None
+    canvas: dict[str, Any]
+    normalise: bool
+    input: str
+    outputs: list[str]
+    masks: str | None = None
+    parts: list[PartEntry]
+    devices: dict[str, str] = {}
+    variants: list[str] = []
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Read the manifest in `folder`. Raises InputError when there is none or it is not one."""
+        path = folder / FILE_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: can't be read; give a folder that 'apply' wrote") from error
+        try:
+            manifest = Manifest.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(f"{path}: not a manifest of this version: {where}: {first['msg']}") from error
+        for part in manifest.parts:
+            # what Windows takes for a path is none anywhere, so that a folder is as good on every system
+            if PureWindowsPath(part.file).name != part.file or not part.file.endswith(".onnx"):
+                raise InputError(f"{path}: part '{part.name}' has the file '{part.file}', which is not beside it")
+        try:
+            Canvas.from_json(manifest.canvas)
+            manifest.check_connections()
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        return manifest
+
+    def check_connections(self) -> None:
+        """Raise InputError unless parts read the image and what parts before them write, and outputs are written."""
+        if self.parts and all(self.input not in part.inputs for part in self.parts):
+            raise InputError(f"no part reads the image '{self.input}'")
+        written = {self.input}
+        for part in self.parts:
+            absent = [name for name in part.inputs if name not in written]
+            if absent:
+                raise InputError(f"part '{part.name}' reads '{absent[0]}', which no part before it writes")
+            written.update(part.outputs)
+        absent = [name for name in self.outputs if name not in written]
+        if absent:
+            raise InputError(f"no part writes the output '{absent[0]}'")
+        if self.masks is not None and self.masks not in self.outputs:
+            raise InputError(f"masks is '{self.masks}', which is no output")
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def describe_parts(
+    parts: list[Part],
+    recipe: str,
+    source: dict[str, Any],
+    canvas: Canvas,
+    inputs: list[str],
+    outputs: list[str],
+    classes: list[str] | None = None,
+) -> Manifest:
+    """Return the manifest of `parts`, whose graph had `inputs` and `outputs`; `classes` name its labels.
+
+    Raises InputError when there is not exactly one image input.
+    """
+    if len(inputs) != 1:
+        raise InputError(f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image")
+    note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
+    if note is not None:
+        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]))
+    return Manifest(
+        recipe=recipe,
+        source=source,
+        classes=classes,
+        canvas=canvas.to_json(),
+        normalise=note is not None,
+        input=inputs[0],
+        outputs=outputs,
+        masks=_mask_output(parts, canvas, outputs),
+        parts=[describe_part(part) for part in parts],
+    )
+
+
+def describe_part(part: Part) -> PartEntry:
+    """Return the manifest's entry for one part. Raises ModelError where it reads or writes what is no tensor."""
+    batch = _note(part.model, BATCH_NOTE)
+    graph = part.model.proto.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return PartEntry(
+        name=part.name,
+        device=part.device,
+        accelerator=part.accelerator,
+        file=f"{part.name}.onnx",
+        batch=Batch(**batch) if batch else None,
+        # before IR version 4 every initializer was an input too
+        inputs={info.name: _tensor(info, part.name) for info in graph.input if info.name not in constants},
+        outputs={info.name: _tensor(info, part.name) for info in graph.output},
+    )
+
+
+def _mask_output(parts: list[Part], canvas: Canvas, outputs: list[str]) -> str | None:
+    """Return the output with mask probabilities: the one a pass left a note of, else `masks` if not canvas-sized."""
+    noted = next((n for part in parts if (n := _note(part.model, MASKS_NOTE))), None)
+    if noted in outputs:
+        return str(noted)
+    declared = [info for part in parts for info in part.model.proto.graph.output if info.name == "masks"]
+    shape = _tensor(declared[0], "masks").shape if declared and "masks" in outputs else None
+    return None if shape is None or list(shape[-2:]) == [canvas.height, canvas.width] else "masks"
+
+
+def _note(model: Model, key: str) -> Any:
+    return next((json.loads(entry.value) for entry in model.proto.metadata_props if entry.key == key), None)
+
+
+def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:
+    kind = info.type.tensor_type
+    if not kind.elem_type:
+        seen = info.type.WhichOneof("value") or "no type"
+        raise ModelError(f"{place}: '{info.name}' has {seen}; inputs and outputs must be tensors of a known type")
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    if not kind.HasField("shape"):
+        return Tensor(shape=None, dtype=dtype)
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]
+    return Tensor(shape=dims, dtype=dtype)

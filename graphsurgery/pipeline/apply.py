@@ -1,0 +1,417 @@
+"""The pass manager. `apply` reads top to bottom: the whole way from a recipe to a folder of parts.
+
+    export -> capture -> passes on the whole graph -> cut -> passes on the parts -> chain -> write
+
+After every step the gate compares the graph with the captured tensors, and the first difference ends the run; what
+was in the output folder stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphsurgery import graph as graphs
+from graphsurgery.capture.samples import Sample
+from graphsurgery.debugging import failure
+from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
+from graphsurgery.gate.equivalence import Verdict
+from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import Model
+from graphsurgery.partition import boundary_names
+from graphsurgery.partition import cut as partition
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part, describe_parts
+from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
+from graphsurgery.report.run_record import Record, Step
+from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
+from graphsurgery.runtime.detector import PartPlayer
+from graphsurgery.sources import Source
+
+
+class Watcher(Protocol):
+    """Who wants to know how far a run is; the command line draws it."""
+
+    def begin(self, what: str) -> None:
+        """Something that takes a while starts."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So many of so many pieces of it are done."""
+
+    def finished(self, step: Step) -> None:
+        """A pass or a check is through."""
+
+
+class Silent:
+    """A watcher that does not look."""
+
+    def begin(self, what: str) -> None: ...
+    def advance(self, done: int, total: int) -> None: ...
+    def finished(self, step: Step) -> None: ...
+
+
+@dataclass
+class Run:
+    """What `apply` works on: the recipe, the captured samples, the record of what was done.
+
+    `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
+    None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
+    something; None: they are not kept.
+    """
+
+    recipe: Recipe
+    source: Source
+    samples: Sequence[Sample]
+    gate: Gate | None
+    record: Record
+    watcher: Watcher = field(default_factory=Silent)
+    failed: Path | None = None
+    calibration: Sequence[Sample] = ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The finished parts, and the manifest that was written with them."""
+
+    parts: Sequence[Part]
+    manifest: Manifest
+
+
+def apply(run: Run, output: OutputFolder) -> Parts:
+    """Take a detector through its recipe and write the parts into `output.work`; `output.publish` is up to the caller.
+
+    Raises Difference at the first pass or check that breaks something, naming it. Where it is a pass, the graphs before
+    and after it are left beside the output folder.
+    """
+    run.failed = failed_folder(output.path)
+    for use in (*run.recipe.passes, *(use for uses in run.recipe.part_passes.values() for use in uses)):
+        use.pass_.prepare()
+    whole = export(run)
+    for use in run.recipe.passes:
+        whole = rewrite_whole(run, use, whole)
+    parts = cut(run, whole)
+    parts = [rewrite_part(run, part) for part in parts]
+    parts = [certify_static(part) if part.accelerator else part for part in parts]
+    check_chain(run, parts, whole.inputs, whole.outputs)
+    return Parts(parts, write(run, parts, whole.inputs, whole.outputs, output))
+
+
+def failed_folder(out: Path) -> Path:
+    """Return where a failed run leaves what it has to show, beside the output folder."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.failed")
+
+
+def export(run: Run) -> Model:
+    """Export the whole model and compare it with the tensors captured from the original before any pass ran."""
+    run.watcher.begin("export")
+    with _timed(run.record, "export"):
+        model = Model(run.source.export(), run.source.folder).with_values_inside()
+        model.check("the export")
+    step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
+    run.record.checks.append(step)
+    if run.gate is not None:
+        _judge(run, step, lambda gate: gate.check_graph(model), run.gate, "the export, before any pass,")
+    run.watcher.finished(step)
+    return model
+
+
+def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
+    """Run one pass on the whole graph and compare its outputs with the captured ones."""
+    step, after = _rewrite(run, use, model, None)
+    if after.fingerprint != model.fingerprint:
+        after = _adopt_names(run, use, model, after)
+    if run.gate is not None:
+        if use.pass_.effect == "approximate":
+            run.gate.grant(use.name)
+        if after.fingerprint == model.fingerprint:
+            _stand_by(run, step)
+        else:
+            outputs = model.outputs if use.pass_.keeps_outputs else None
+            check = partial(Gate.check_graph, model=after, outputs=outputs)
+            with _graphs_left_behind(run, step, model, after):
+                _judge(run, step, check, run.gate, _place(use, None))
+    run.watcher.finished(step)
+    return after
+
+
+def cut(run: Run, whole: Model) -> list[Part]:
+    """Cut the graph at the recipe's operator, give the boundary tensors their names, and check each part alone."""
+    plan = run.recipe.partition
+    if plan is None:
+        return [Part(run.recipe.name, "cpu", False, whole)]
+    run.watcher.begin("partition")
+    with _timed(run.record, "surgery"):
+        found = _find_cut(plan, whole)
+    crossing = found.crossing()
+    with _timed(run.record, "checks"):
+        values = boundary_names.values_of(whole, [tensor.name for tensor in crossing], run.samples)
+    with _timed(run.record, "surgery"):
+        _name_boundary(found, values, run.samples)
+        parts = partition.extract_parts(found, plan.parts)
+    for part in parts:
+        _remember_unnamed(part, run.calibration or run.samples)
+        step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
+        run.record.checks.append(step)
+        if run.gate is not None:
+            place = f"part '{part.name}', as it was cut,"
+            _judge(run, step, lambda gate, part=part: gate.check_part(part), run.gate, place)
+        run.watcher.finished(step)
+    return parts
+
+
+def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
+    """Return the tensors of `model` that the recipe will make inputs and outputs of the graph, or of a part.
+
+    A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them.
+    """
+    after = apply_passes([use.pass_ for use in recipe.passes], model.with_values_inside()).model
+    wanted = [*after.inputs, *after.outputs]
+    if recipe.partition is not None:
+        wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]
+    inner = {name for node in model.proto.graph.node for name in node.output}
+    return [name for name in wanted if name in inner]
+
+
+def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
+    include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
+    graph = model.graph()
+    Editor(graph, "partition").infer_shapes()
+    try:
+        return partition.find_cut(graph, plan.at, include)
+    except ModelError as error:
+        if any(graphs.is_op(node, plan.at) for node in graph.nodes):
+            raise
+        raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
+
+
+def rewrite_part(run: Run, part: Part) -> Part:
+    """Run the recipe's passes for one part, each compared with the part's captured outputs."""
+    gate = run.gate.fork() if run.gate is not None else None
+    for use in run.recipe.part_passes.get(part.name, ()):
+        step, model = _rewrite(run, use, part.model, part.name)
+        after = replace(part, model=model)
+        if gate is not None:
+            if use.pass_.effect == "approximate":
+                gate.grant(use.name)
+            if model.fingerprint == part.model.fingerprint:
+                _stand_by(run, step)
+            else:
+                check = partial(Gate.check_part, part=after, outputs=part.model.outputs)  # each is read further on
+                with _graphs_left_behind(run, step, part.model, model):
+                    _judge(run, step, check, gate, _place(use, part.name))
+        run.watcher.finished(step)
+        part = after
+    return part
+
+
+def certify_static(part: Part) -> Part:
+    """Return the accelerator part with every shape written out. Raises ModelError listing what is dynamic still."""
+    graph = part.model.graph()
+    Editor(graph, f"part '{part.name}'").infer_shapes()
+    model = Model.of(graph)
+    dynamic = dynamic_values(model)
+    if dynamic:
+        listed = ", ".join(f"{name} {shape}" for name, shape in dynamic[:6])
+        more = f" and {len(dynamic) - 6} more" if len(dynamic) > 6 else ""
+        raise ModelError(
+            f"part '{part.name}' is for {part.device} but not static: {listed}{more}; "
+            f"put freeze-batch among its part_passes, or freeze-shapes among the passes"
+        )
+    return replace(part, model=model)
+
+
+def dynamic_values(model: Model) -> list[tuple[str, str]]:
+    """Return the tensors of `model` whose shape is not fully known, with what is known; bodies count too."""
+    found = {}
+    view = model.graph()
+    for inner in graphs.walk_graphs(view):
+        for tensor in (*inner.inputs, *(t for node in inner.nodes for t in node.outputs)):
+            if tensor.name and graphs.static_shape(tensor) is None:
+                shape = "of unknown rank" if tensor.shape is None else str(list(tensor.shape)).replace("'", "")
+                found[tensor.name] = shape
+    return list(found.items())
+
+
+def check_chain(run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Play the parts one after another on every captured sample and compare what comes out at the end."""
+    nodes = sum(part.model.nodes for part in parts)
+    step = Step("chain", nodes_before=nodes, nodes_after=nodes)
+    run.record.checks.append(step)
+    if run.gate is not None:
+        for use in (use for uses in run.recipe.part_passes.values() for use in uses):
+            if use.pass_.effect == "approximate":  # what it cost one part, the end pays
+                run.gate.grant(use.name)
+        _judge(run, step, lambda g: g.check_chain(parts, inputs, outputs), run.gate, "the chain of parts")
+    run.watcher.finished(step)
+
+
+def write(
+    run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str], output: OutputFolder
+) -> Manifest:
+    """Write the parts and the manifest."""
+    run.watcher.begin("write")
+    with _timed(run.record, "write"):
+        for part in parts:
+            part.model.check(f"part '{part.name}'")
+            part.model.save(output.work / f"{part.name}.onnx")
+        source = run.source
+        manifest = describe_parts(
+            list(parts),
+            run.recipe.name,
+            dict(source.describe()),
+            source.canvas,
+            list(inputs),
+            list(outputs),
+            source.classes,
+        )
+        output.write_text(FILE_NAME, manifest.to_json())
+    run.record.describe(parts)
+    return manifest
+
+
+def write_record(record: Record, output: OutputFolder) -> None:
+    """Write run.json."""
+    output.write_text("run.json", json.dumps(record.to_json(), indent=1) + "\n")
+
+
+def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[Step, Model]:
+    """Apply a pass, timed and noted."""
+    run.watcher.begin(f"{part}: {use.name}" if part else use.name)
+    begin = time.perf_counter()
+    # what only a graph that had passed could tell was computed for those that are compared
+    complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
+    applied = apply_pass(use.pass_, model, Surroundings(complete, run.watcher.advance))
+    seconds = time.perf_counter() - begin
+    run.record.spent("surgery", seconds)
+    step = Step(
+        use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
+    )
+    run.record.passes.append(step)
+    return step, applied.model
+
+
+def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
+    """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
+
+    A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output. One that
+    equals none is held against what the graph before the pass computes for it.
+    """
+    new = [name for name in (*after.inputs, *after.outputs) if name not in run.samples[0]]
+    if not new:
+        return after
+    with _timed(run.record, "checks"):
+        inner = boundary_names.tensor_names(before.proto)
+        values = boundary_names.values_of(before, [name for name in new if name in inner], run.samples)
+        for sample, computed in zip(run.samples, values, strict=True):
+            sample.remember(computed)
+        made = [name for name in new if name not in inner]
+        if made and not set(made) & set(after.inputs):
+            values = [a | b for a, b in zip(values, boundary_names.values_of(after, made, run.samples), strict=True)]
+        names = boundary_names.name_by_value(values, run.samples)
+    unknown = [name for name in made if name not in names]
+    if unknown:
+        raise PassError(
+            f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
+            f"compare with; it must be a tensor of the graph before, or equal a captured one"
+        )
+    return boundary_names.rename_tensors(after, names)
+
+
+def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> None:
+    """Rename the crossing tensors in the graph of `found`, and fill in shapes and types."""
+    known = boundary_names.name_by_value(values, samples)
+    taken = graphs.tensor_names(found.graph) | set(known.values())
+    for tensor in found.crossing():
+        old = tensor.name
+        if old in known:
+            new = known[old]
+        else:
+            new = boundary_names.clean_name(old)
+            new = old if new == old else boundary_names.fresh(new, taken)
+        taken.add(new)
+        observed = [computed[old] for computed in values]
+        tensor.dtype = observed[0].dtype
+        if tensor.shape is None:
+            # the first dimension counts boxes, which differ from image to image even where the samples agree
+            sizes = [set(axis) for axis in zip(*(value.shape for value in observed), strict=True)]
+            fixed = [axis.pop() if len(axis) == 1 else None for axis in sizes[1:]]
+            tensor.shape = [f"{new}_rows", *fixed] if sizes else []
+        tensor.name = new
+
+
+def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
+    """Compute the boundary tensors that the original has no name for from those that it has.
+
+    Not from the whole graph's run: its boxes differ from the captured ones in the last bits, and what is read at those
+    places by more, so its tensors don't go with the captured ones.
+    """
+    entry = describe_part(part)
+    if all(name in sample for name in entry.outputs for sample in samples):
+        return
+    player = PartPlayer.open(part.model.proto, entry, optimise=False)
+    for sample in samples:
+        sample.remember(player.play({name: sample.load(name) for name in entry.inputs}))
+
+
+def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
+    begin = time.perf_counter()
+    try:
+        comparison: Verdict = check(gate)
+    except CaptureError:
+        raise
+    except InputError as error:
+        if step.effect is None:
+            raise
+        step.verdict = "failed"  # the graph ran until this pass
+        raise Difference(f"{place} breaks the graph: {error}") from error
+    finally:
+        run.record.spent("checks", time.perf_counter() - begin)
+    step.judge(comparison)
+    if comparison.verdict == "failed":
+        run.watcher.finished(step)
+        raise Difference(f"{place} differs from the original model: {comparison.explain()}")
+
+
+@contextmanager
+def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> Iterator[None]:
+    """Leave the graphs before and after a pass that is at fault, and say where they begin to differ."""
+    try:
+        yield
+    except Difference as error:
+        worst = step.comparison.worst if step.comparison else None
+        failing = [sample for sample in run.samples if worst is not None and sample.id == worst.sample]
+        if run.failed is not None:
+            run.watcher.begin("look for the first difference")
+            sample = (failing or run.samples)[0]
+            error.hint = failure.leave(before, after, sample, run.failed, run.watcher.advance)
+        raise
+
+
+def _stand_by(run: Run, step: Step) -> None:
+    """Give a pass that changed nothing the verdict of the step before it on the same graph."""
+    earlier = [s for s in (*run.record.checks, *run.record.passes) if s.part == step.part and s is not step]
+    step.verdict = earlier[-1].verdict
+
+
+def _place(use: PassUse, part: str | None) -> str:
+    where = f"{use.file}:{use.line}: " if use.line is not None else ""
+    return f"{where}pass '{use.name}'" + (f" on part '{part}'" if part else "")
+
+
+@contextmanager
+def _timed(record: Record, what: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        record.spent(what, time.perf_counter() - begin)

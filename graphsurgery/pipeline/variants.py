@@ -1,0 +1,124 @@
+"""Variants: the parts of a recipe made once more in another way, quantized for example, to be compared with them.
+
+    model/shapes/backbone_rpn.onnx, ..., manifest.json          the parts
+    model/shapes/int8/backbone_rpn.onnx, ..., manifest.json     the variant int8: a folder of parts like any other
+
+A variant's passes go on from the finished parts, each gated on its part. There is no numeric check of its chain: other
+features give other proposals, whose difference says nothing of whether they are worse. That is what AP is for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from graphsurgery.devices.providers import parse_devices, require_installed
+from graphsurgery.errors import Difference, InputError, MissingTool
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.recipe.load import Recipe, Variant
+from graphsurgery.report.run_record import Record, VariantRecord
+
+ALL = "all"
+
+
+def chosen(recipe: Recipe, names: Sequence[str] | None) -> list[Variant]:
+    """Return the variants to make; None for those that need no request, "all" for all of them.
+
+    Raises InputError for a name that the recipe has not.
+    """
+    if names is None:
+        return [variant for variant in recipe.variants if not variant.on_request]
+    known = {variant.name: variant for variant in recipe.variants}
+    for name in names:
+        if name not in known and name != ALL:
+            listed = f"it has {', '.join(known)}" if known else "it has none"
+            raise InputError(f"--variant {name}: recipe '{recipe.name}' has no such variant; {listed}")
+    return list(recipe.variants) if ALL in names else [known[name] for name in dict.fromkeys(names)]
+
+
+def make_variant(
+    run: pipeline.Run, variant: Variant, parts: Sequence[Part], manifest: Manifest, output: OutputFolder, required: bool
+) -> VariantRecord:
+    """Make the variant's parts of the finished `parts` and write them into a folder of its own.
+
+    Where a tool or a provider is not installed the variant is skipped, and its record says so, unless it is `required`.
+    Raises Difference where one of its passes costs more than the recipe grants, MissingTool for a required one.
+    """
+    record = VariantRecord(variant.name, variant.devices)
+    run.record.variants.append(record)
+    begin = time.perf_counter()
+    inner = replace(run, recipe=replace(run.recipe, part_passes=variant.part_passes), record=Record({}))
+    try:
+        require_installed(parse_devices(f"{device}={value}" for device, value in variant.devices.items()))
+        made = [pipeline.rewrite_part(_granted(inner, run.recipe, part), part) for part in parts]
+    except MissingTool as error:
+        if required:
+            raise MissingTool(f"variant '{variant.name}': {error}") from error
+        record.verdict, record.reason = "skipped", str(error)
+        return record
+    except Difference as error:
+        record.reason = str(error)
+        changed = Difference(f"variant '{variant.name}': {error}")
+        changed.hint = error.hint
+        raise changed from error
+    finally:
+        record.passes = inner.record.passes
+        run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
+    made = [pipeline.certify_static(part) if part.accelerator else part for part in made]
+    _write(made, variant, manifest, output)
+    described = Record({})
+    described.describe(made)
+    record.parts, record.verdict = described.parts, "passed"
+    return record
+
+
+def _granted(inner: pipeline.Run, recipe: Recipe, part: Part) -> pipeline.Run:
+    """Return the run with a gate that allows what the recipe's own passes on `part` have cost already."""
+    if inner.gate is None:
+        return inner
+    gate = inner.gate.fork()
+    for use in recipe.part_passes.get(part.name, ()):
+        if use.pass_.effect == "approximate":
+            gate.grant(use.name)
+    return replace(inner, gate=gate)
+
+
+def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder) -> None:
+    folder = output.make_folder(variant.name)
+    for part in parts:
+        part.model.check(f"variant '{variant.name}', part '{part.name}'")
+        part.model.save(folder / f"{part.name}.onnx")
+    own = manifest.model_copy(
+        update={"parts": [describe_part(part) for part in parts], "devices": dict(variant.devices), "variants": []}
+    )
+    output.write_text(f"{variant.name}/{FILE_NAME}", own.to_json())
+
+
+def require_precision(recipe: Recipe, record: Record) -> None:
+    """Raise Difference where a column of the evaluation has lost more AP than the recipe allows it."""
+    table: Mapping[str, Mapping[str, float]] = (record.evaluation or {}).get("ap", {})
+    for column, limit in _limits(recipe).items():
+        for kind, row in table.items():
+            if column in row and row["original"] - row[column] > limit:
+                lost = row["original"] - row[column]
+                reason = (
+                    f"{kind} AP of '{column}' is {row[column]:.4f}, {lost:.4f} below the {row['original']:.4f} of the "
+                    f"original, where max_ap_drop is {limit:g}"
+                )
+                for variant in record.variants:
+                    if variant.name == column:
+                        variant.verdict, variant.reason = "failed", reason
+                raise Difference(f"evaluate: {reason}; python -m graphsurgery quantize --explain shows which layers")
+
+
+def _limits(recipe: Recipe) -> Mapping[str, float]:
+    """Return how much AP each column of the evaluation may lose against the original, where the recipe says so."""
+    if recipe.evaluate is None:
+        return {}
+    general = recipe.evaluate.max_ap_drop
+    asked = {"parts": general, **{v.name: general if v.max_ap_drop is None else v.max_ap_drop for v in recipe.variants}}
+    return {column: limit for column, limit in asked.items() if limit is not None}

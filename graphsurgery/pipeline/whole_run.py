@@ -1,0 +1,191 @@
+"""What surrounds the pipeline: tensors captured where there are none yet, AP measured, the folder published."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.capture import samples as captures
+from graphsurgery.errors import CaptureError, Difference, InputError
+from graphsurgery.evaluation import measure
+from graphsurgery.evaluation.coco import require_pycocotools
+from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
+from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import Model
+from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
+from graphsurgery.parts.manifest import FILE_NAME, Manifest
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline import variants
+from graphsurgery.pipeline.apply import Run, Watcher, failed_folder
+from graphsurgery.recipe.load import EvaluationPlan, Recipe, Variant
+from graphsurgery.report import html
+from graphsurgery.report.pictures import sample_pictures
+from graphsurgery.report.run_record import Record
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.latency import measure_latency, synthetic_image
+from graphsurgery.sources import HasBoundary, Source, open_source
+
+_TIMED_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the recipe; None leaves it to the recipe."""
+
+    out: Path
+    model_io: Path
+    images: Path | None = None
+    annotations: Path | None = None
+    max_samples: int | None = None
+    check: bool = True
+    variants: Sequence[str] | None = None
+
+
+def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> Path:
+    """Take the recipe's model all the way and return the folder that now holds its parts.
+
+    `record` is filled as the run goes, so that it tells how far a failed one came. Raises Difference, InputError or
+    MissingTool; then the output folder is what it was before. What a Difference ends leaves its record and its report
+    in a folder of its own, beside the output folder.
+    """
+    try:
+        _apply(recipe, options, record, watcher)
+    except Difference as error:
+        record.error = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+        _leave_record(record, failed_folder(options.out))
+        raise
+    return options.out
+
+
+def _apply(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> None:
+    begin = time.perf_counter()
+    wanted = variants.chosen(recipe, options.variants)
+    if recipe.evaluate is not None:
+        require_pycocotools()
+    with OutputFolder(options.out) as output:
+        source = open_source(recipe.source)
+        record.source = source.describe()
+        capture = captured(recipe, source, options, watcher, record)
+        calibration = capture.samples[: options.max_samples]
+        samples = calibration[: recipe.checked_samples]
+        gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
+        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
+        named = options.variants is not None and variants.ALL not in options.variants
+        manifest = make_parts(run, wanted, output, required=named)
+        if recipe.evaluate is not None:
+            watcher.begin("evaluate")
+            started = time.perf_counter()
+            record.evaluation = average_precision(source, output.work, recipe.evaluate, watcher)
+            record.spent("evaluate", time.perf_counter() - started)
+            variants.require_precision(recipe, record)
+        if "boxes" in manifest.outputs:
+            record.latency = latencies(output.work, manifest, watcher)
+        record.spent("total", time.perf_counter() - begin)
+        pipeline.write_record(record, output)
+        watcher.begin("report")
+        pictures = sample_pictures(samples, Detector.load(output.work))
+        page = html.render(record.to_json(), manifest.model_dump(mode="json"), pictures)
+        output.write_text(REPORT, page)
+        output.publish()
+
+
+def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, required: bool) -> Manifest:
+    """Make the parts and the variants `wanted`, and return the manifest, which names those that were made."""
+    done = pipeline.apply(run, output)
+    for variant in wanted:
+        variants.make_variant(run, variant, done.parts, done.manifest, output, required)
+    made = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
+    manifest = done.manifest.model_copy(update={"variants": made})
+    if made:
+        output.write_text(FILE_NAME, manifest.to_json())
+    return manifest
+
+
+def latencies(folder: Path, manifest: Manifest, watcher: Watcher) -> dict[str, Any]:
+    """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely."""
+    found = {}
+    for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
+        watcher.begin(f"latency of {name}")
+        detector = Detector.load(place)
+        image = synthetic_image(detector.canvas)
+        found[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
+    return found
+
+
+def _leave_record(record: Record, folder: Path) -> None:
+    """Put run.json and report.html beside the graphs that a failed pass left; nothing may hide the failure itself."""
+    with contextlib.suppress(OSError):
+        if record.error is None or str(folder) not in record.error["hint"]:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, which has nothing to do with this one
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+        (folder / REPORT).write_text(html.render(record.to_json(), None), encoding="utf-8")
+
+
+def captured(
+    recipe: Recipe, source: Source, options: Options, watcher: Watcher, record: Record | None = None
+) -> captures.Capture:
+    """Return the samples in `options.model_io`, capturing them first where there are none.
+
+    Raises CaptureError when the folder holds those of another model, or when images are given for a folder that
+    has samples already.
+    """
+    folder = options.model_io
+    if captures.exists(folder):
+        if options.images is not None:
+            raise CaptureError(f"{folder}: holds samples already; remove it, or leave --images out to use them")
+        capture = captures.Capture.open(folder)
+        capture.require_source(source.describe())
+        return capture
+    return capture_samples(recipe, source, options, watcher, record)
+
+
+def capture_samples(
+    recipe: Recipe,
+    source: Source,
+    options: Options,
+    watcher: Watcher,
+    record: Record | None = None,
+    *,
+    overwrite: bool = False,
+) -> captures.Capture:
+    """Run the original model on images and write what flows through it to `options.model_io`."""
+    watcher.begin("capture")
+    begin = time.perf_counter()
+    if isinstance(source, HasBoundary):
+        source.set_boundary(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder)))
+    images = options.images or recipe.capture.images
+    count = options.max_samples or recipe.capture.samples
+    if images is not None:
+        annotations = options.annotations or (None if options.images else recipe.capture.annotations)
+        files = captures.read_images(images, annotations, count)
+        total = len(files)
+        pictures: Iterable[Any] = ((file.id, captures.load_image(file.path)) for file in files)
+    else:
+        if options.annotations is not None:
+            raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
+        total, pictures = count, captures.embedded_samples(count)
+    capture = captures.capture(
+        source, pictures, options.model_io, lambda done, _: watcher.advance(done, total), overwrite=overwrite
+    )
+    if record is not None:
+        record.spent("capture", time.perf_counter() - begin)
+    return capture
+
+
+def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: Watcher) -> dict[str, Any]:
+    """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
+
+    Raises InputError for images or annotations that can't be used, MissingTool without pycocotools.
+    """
+    manifest = Manifest.read(folder)
+    original = Loaded(ORIGINAL, source.canvas, lambda placed: source.detect(placed.input))
+    made = [PartsColumn.of(name, folder / name) for name in manifest.variants]
+    columns: list[Column] = [original, PartsColumn.of(PARTS, folder), *made]
+    return measure.average_precision(columns, plan, watcher, manifest.classes)

@@ -1,0 +1,380 @@
+"""A recipe: YAML -> frozen Recipe. A recipe names passes, it never holds code. Every key:
+
+extends                  name of a packaged recipe, or a path ending in .yaml beside this file; laid under this one
+                         (`layers` says how)
+
+source                   where the graph comes from; exactly one of torchvision, demo and onnx
+source.torchvision       a detector of torchvision, such as maskrcnn_resnet50_fpn_v2
+source.demo              an embedded detector: shapes
+source.onnx              an ONNX file
+source.weights           a weights name such as COCO_V1, a file (has a dot or a slash), or random:SEED
+source.size              [height, width] of the canvas in pixels, on which the whole graph works; without it the
+                         network's or the file's own, if it has one
+source.opset             version of the standard operator set to export; 17
+
+capture                  what the captured tensors are taken from
+capture.images           folder of images, or one image; without it the demo's own, or generated ones
+capture.annotations      COCO file that names the images of the folder
+capture.samples          number of images; 3
+
+passes                   rewrites of the whole graph, in order: a name, or `name: {option: value}`
+
+partition                cut the graph into parts
+partition.at             op type at which stages end: RoiAlign
+partition.parts          part name -> device, in the order data flows; a part name is also a file name: [a-z][a-z0-9_]*
+partition.include        part name -> op types behind the part's last weighted node that it takes along
+
+part_passes              part name -> rewrites of that part, as in passes
+
+check                    how far the result of a pass may be from the captured tensors
+check.tolerance          tensor name or pattern -> largest absolute difference, or {relative: x} of max |reference|, or
+                         {absolute: x, relative: y}, or {sqnr: dB} for what is quantized; `unmatched` -> number of
+                         detections that may be without partner, or {proposals: n} of another set of
+                         rows, named by its first tensor
+check.samples            number of captured samples that are compared, the first ones; all, but quantizers calibrate
+                         from more than it takes to see a fault
+check.grant              approximate pass -> what it may cost, with the keys of tolerance
+
+variants                 name -> the parts made once more in another way, for comparison; a folder of that name in the
+                         folder of the parts. One that needs a tool which is not installed is left out, and said so
+variants.NAME.part_passes   part name -> rewrites of that part, after those of the recipe's own part_passes
+variants.NAME.devices    device -> execution provider, with options as --device has them: {npu: "qnn,soc_model=60"}
+variants.NAME.max_ap_drop   as evaluate.max_ap_drop, for this variant
+variants.NAME.on_request   true: made for --variant NAME or --variant all only, since it takes long
+
+evaluate                 COCO AP of the original, of the parts and of each variant
+evaluate.samples         number of images; 100
+evaluate.images          folder of images
+evaluate.annotations     COCO file; with a demo source both are made
+evaluate.max_ap_drop     how much lower than the original's an AP may be, 0..1; more fails the run
+
+Relative paths are relative to the file in which they stand, those of --set and --weights to the working directory.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
+
+from graphsurgery.errors import InputError, RecipeError
+from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.recipe.layers import SOURCE_KINDS, did_you_mean, find_recipe, load_tree
+from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
+from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
+from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.registry import Registry
+from graphsurgery.sources import SourceSpec
+
+_KEYS = ("extends", "source", "capture", "passes", "partition", "part_passes", "variants", "check", "evaluate")
+# Windows opens a device when a file has one of these names, whatever its suffix.
+_DEVICE_FILE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
+
+
+def _part_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or _DEVICE_FILE.fullmatch(name):
+        raise ValueError(
+            f"{quoted(name)} can't name a part, which is a file name everywhere: write a lower-case letter first, "
+            "then letters, digits and _"
+        )
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_part_name)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+
+class _Source(_Section):
+    torchvision: Word | None = None
+    demo: Word | None = None
+    onnx: str | None = None
+    weights: str | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    opset: PositiveInt = 17
+
+
+class CapturePlan(_Section):
+    """What the captured tensors are taken from."""
+
+    images: Path | None = None
+    annotations: Path | None = None
+    samples: PositiveInt = 3
+
+
+class PartitionPlan(_Section):
+    """Where to cut, and what the parts are called and run on, in the order data flows."""
+
+    at: Word
+    parts: Mapping[PartName, Word]
+    include: Mapping[PartName, tuple[Word, ...]] = {}
+
+
+class EvaluationPlan(_Section):
+    """On how many images, and which, AP is measured, and how much of it may be lost."""
+
+    samples: PositiveInt = 100
+    images: Path | None = None
+    annotations: Path | None = None
+    max_ap_drop: Share | None = None
+
+
+class _Variant(_Section):
+    part_passes: Any = None
+    devices: Mapping[Word, str] = {}
+    max_ap_drop: Share | None = None
+    on_request: bool = False
+
+
+@dataclass(frozen=True)
+class PassUse:
+    """A pass with its options, and where the recipe says so; `line` is None for --set."""
+
+    pass_: Pass
+    name: str
+    file: str
+    line: int | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them."""
+
+    name: str
+    part_passes: Mapping[str, tuple[PassUse, ...]]
+    devices: Mapping[str, str]
+    max_ap_drop: float | None
+    on_request: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, merged and checked; the module says what each field is."""
+
+    name: str
+    file: Path
+    source: SourceSpec
+    capture: CapturePlan
+    passes: tuple[PassUse, ...]
+    partition: PartitionPlan | None
+    part_passes: Mapping[str, tuple[PassUse, ...]]
+    variants: tuple[Variant, ...]
+    tolerances: Tolerances
+    checked_samples: int | None
+    grants: Mapping[str, Tolerances]
+    evaluate: EvaluationPlan | None
+    merged: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The merged recipe as plain data, paths absolute, for run.json."""
+        return {"name": self.name, **copy.deepcopy(dict(self.merged))}
+
+
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), *, registry: Registry, weights: str | None = None
+) -> Recipe:
+    """Read a packaged recipe, or a .yaml file, with the values of `--set` (a.b=c) and `--weights` put in.
+
+    Raises RecipeError, whose message starts with the file and line, or the option, that is at fault.
+    """
+    path, shown = find_recipe(name_or_path)
+    tree = load_tree(path, shown, overrides, weights)
+    check_keys(tree, _KEYS, "the recipe")
+    sections = tree.entries
+    if "source" not in sections:
+        raise RecipeError(f"{shown}:1: a recipe needs a source, its own or that of a recipe which it extends")
+    source = _source(sections["source"])
+    partition = _partition(sections.get("partition"))
+    check = _mapping(sections.get("check"), "check")
+    check_keys(check, ("tolerance", "samples", "grant"), "check")
+    return Recipe(
+        name=path.stem,
+        file=path,
+        source=source,
+        capture=_capture(sections.get("capture")),
+        passes=_passes(sections.get("passes"), "passes", registry),
+        partition=partition,
+        part_passes=_part_passes(sections.get("part_passes"), partition, sections.get("partition"), registry),
+        variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
+        tolerances=_tolerances(check.entries.get("tolerance"), "check.tolerance"),
+        checked_samples=_checked_samples(check.entries.get("samples")),
+        grants=_grants(check.entries.get("grant"), registry),
+        evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
+        merged=plain(tree),
+    )
+
+
+def _mapping(entry: Entry | None, path: str) -> Fields:
+    """The mapping behind a key, an empty one where the key is absent."""
+    return Fields({}, Place("", None, Path())) if entry is None else fields(entry, path)
+
+
+def _section(entry: Entry, path: str, schema: type[_SectionT]) -> _SectionT:
+    check_keys(fields(entry, path), schema.model_fields, path)
+    section: _SectionT = validate(schema, entry.value, path, entry.place)
+    return section
+
+
+def _source(entry: Entry) -> SourceSpec:
+    section = _section(entry, "source", _Source)
+    given = [kind for kind in SOURCE_KINDS if getattr(section, kind) is not None]
+    if len(given) != 1:
+        seen = " and ".join(given) or "none"
+        raise entry.place.error(f"source needs exactly one of {', '.join(SOURCE_KINDS)}; it has {seen}")
+    weights = fields(entry, "source").entries.get("weights", entry)
+    return SourceSpec(
+        kind=given[0],
+        name=getattr(section, given[0]),
+        weights=section.weights,
+        size=section.size,
+        opset=section.opset,
+        folder=weights.place.folder,
+    )
+
+
+def _capture(entry: Entry | None) -> CapturePlan:
+    if entry is None:
+        return CapturePlan()
+    plan = _section(entry, "capture", CapturePlan)
+    if plan.annotations and not plan.images:
+        raise entry.place.error("capture.annotations needs capture.images, the folder with the images that it names")
+    return plan
+
+
+def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | None:
+    if entry is None:
+        return None
+    plan = _section(entry, "evaluate", EvaluationPlan)
+    if bool(plan.images) != bool(plan.annotations) or not (plan.images or images_are_made):
+        raise entry.place.error("evaluate needs both images and annotations; only a demo source can do without both")
+    return plan
+
+
+def _partition(entry: Entry | None) -> PartitionPlan | None:
+    if entry is None:
+        return None
+    plan = _section(entry, "partition", PartitionPlan)
+    keys = fields(entry, "partition").entries
+    if not plan.parts:
+        raise keys["parts"].place.error("partition.parts names no part; write name: device for each part")
+    if include := keys.get("include"):
+        _check_parts(fields(include, "partition.include"), "partition.include", plan, entry)
+    return plan
+
+
+def _check_parts(node: Fields, path: str, plan: PartitionPlan, partition: Entry) -> None:
+    """Raise RecipeError at the first key that is no part's name."""
+    for name, entry in node.entries.items():
+        if name not in plan.parts:
+            where = fields(partition, "partition").entries["parts"].place
+            raise entry.place.error(
+                f"{path}: {quoted(name)} is no part.{did_you_mean(name, plan.parts)} "
+                f"The parts at {where} are {', '.join(plan.parts)}"
+            )
+
+
+def _part_passes(
+    entry: Entry | None,
+    plan: PartitionPlan | None,
+    partition: Entry | None,
+    registry: Registry,
+    path: str = "part_passes",
+) -> dict[str, tuple[PassUse, ...]]:
+    if entry is None:
+        return {}
+    if plan is None or partition is None:
+        raise entry.place.error(f"{path} needs a partition, whose parts it names")
+    node = fields(entry, path)
+    _check_parts(node, path, plan, partition)
+    return {name: _passes(part, f"{path}.{name}", registry) for name, part in node.entries.items()}
+
+
+def _variants(
+    entry: Entry | None, plan: PartitionPlan | None, partition: Entry | None, registry: Registry
+) -> tuple[Variant, ...]:
+    variants = []
+    for name, variant in _mapping(entry, "variants").entries.items():
+        path = f"variants.{name}"
+        try:
+            _part_name(name)
+        except ValueError as error:
+            raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
+        section = _section(variant, path, _Variant)
+        keys = fields(variant, path).entries
+        passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
+        used = set(plan.parts.values()) if plan else set()
+        for device in section.devices:
+            if device not in used:
+                listed = ", ".join(sorted(used)) or "none"
+                raise keys["devices"].place.error(f"{path}.devices: no part is on '{device}'; devices are {listed}")
+        if plan is not None and name in plan.parts:
+            raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
+        variants.append(Variant(name, passes, section.devices, section.max_ap_drop, section.on_request))
+    return tuple(variants)
+
+
+def _passes(entry: Entry | None, path: str, registry: Registry) -> tuple[PassUse, ...]:
+    if entry is None:
+        return ()
+    if not isinstance(entry.value, Items):
+        raise entry.value.place.error(f"{path} should be a list of passes; write [] for none")
+    return tuple(_pass_use(item, path, registry) for item in entry.value.items)
+
+
+def _pass_use(item: Node, path: str, registry: Registry) -> PassUse:
+    """A pass out of its name, or `name: {option: value}`; an option whose value is null is given as None."""
+    if isinstance(item, Scalar) and isinstance(item.value, str):
+        name, place, options = item.value, item.place, Fields({}, item.place)
+    elif isinstance(item, Fields) and len(item.entries) == 1:
+        name, entry = next(iter(item.entries.items()))
+        place = entry.place
+        bare = is_null(entry.value)
+        options = Fields({}, place) if bare else fields(entry, f"what follows {quoted(name)}")
+    else:
+        raise item.place.error(f"an item of {path} is the name of a pass, or name: {{option: value}} with one name")
+    return PassUse(make_pass(_pass_class(name, place, registry), options, place), name, place.file, place.line)
+
+
+def _pass_class(name: str, place: Place, registry: Registry) -> type[Pass]:
+    try:
+        return registry.get(name)
+    except InputError as error:
+        raise place.error(str(error)) from error
+
+
+def _tolerances(entry: Entry | None, path: str) -> Tolerances:
+    node = _mapping(entry, path)
+    for name, tolerance in node.entries.items():
+        # One at a time first, so that the error has the line of the entry at fault.
+        try:
+            Tolerances.parse({name: plain(tolerance.value)})
+        except InputError as error:
+            raise tolerance.place.error(f"{path}: {error}") from error
+    return Tolerances.parse(plain(node))
+
+
+def _checked_samples(entry: Entry | None) -> int | None:
+    if entry is None:
+        return None
+    count: int = validate(PositiveInt, entry.value, "check.samples", entry.place)
+    return count
+
+
+def _grants(entry: Entry | None, registry: Registry) -> dict[str, Tolerances]:
+    node = _mapping(entry, "check.grant")
+    for name, grant in node.entries.items():
+        if _pass_class(name, grant.place, registry).effect != "approximate":
+            raise grant.place.error(f"pass '{name}' is exact; only an approximate pass can be granted a tolerance")
+    return {name: _tolerances(grant, f"check.grant.{name}") for name, grant in node.entries.items()}

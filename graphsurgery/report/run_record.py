@@ -1,0 +1,149 @@
+"""run.json: what a run did, step by step, for the report and for other tools."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+
+from graphsurgery.gate.equivalence import Verdict
+from graphsurgery.graph.model import walk_protos
+from graphsurgery.partition.cut import Part
+from graphsurgery.parts.manifest import describe_part
+from graphsurgery.report import environment
+from graphsurgery.rewrite import Skip
+
+Judgement = Literal["passed", "failed", "inconclusive", "unchecked"]
+
+
+@dataclass
+class Step:
+    """One pass, or one check that belongs to no pass (`effect` None): the export, the cut, the chain."""
+
+    name: str
+    part: str | None = None
+    effect: str | None = None
+    nodes_before: int = 0
+    nodes_after: int = 0
+    seconds: float = 0.0
+    skips: Sequence[Skip] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Judgement = "unchecked"
+    comparison: Verdict | None = None
+
+    def judge(self, comparison: Verdict) -> None:
+        """Take over what a comparison found."""
+        self.comparison, self.verdict = comparison, comparison.verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as run.json has it."""
+        worst = self.comparison.worst if self.comparison else None
+        return {
+            "name": self.name,
+            "part": self.part,
+            **({"effect": self.effect} if self.effect else {}),
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "seconds": round(self.seconds, 3),
+            "skips": [{"node": skip.node, "reason": skip.reason} for skip in self.skips],
+            **({"details": self.details} if self.details else {}),
+            "verdict": self.verdict,
+            "worst": None
+            if worst is None
+            else {
+                **{key: value for key, value in worst.to_json().items() if key != "name"},
+                "tensor": worst.name,
+            },
+            "comparison": self.comparison.to_json() if self.comparison else None,
+        }
+
+
+@dataclass
+class VariantRecord:
+    """What became of a variant: its passes and parts; `reason` says why it was left out, or what is wrong with it."""
+
+    name: str
+    devices: Mapping[str, str] = field(default_factory=dict)
+    verdict: Literal["passed", "failed", "skipped"] = "failed"
+    reason: str | None = None
+    passes: Sequence[Step] = ()
+    parts: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the variant as run.json has it."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "devices": dict(self.devices),
+            "passes": [step.to_json() for step in self.passes],
+            "parts": list(self.parts),
+        }
+
+
+@dataclass
+class Record:
+    """A run so far; complete when it ended well, and worth keeping when it did not."""
+
+    recipe: Mapping[str, Any]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    passes: list[Step] = field(default_factory=list)
+    checks: list[Step] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    variants: list[VariantRecord] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+
+    def spent(self, what: str, seconds: float) -> None:
+        """Add to the time of export, capture, surgery, checks or evaluate."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def describe(self, parts: Sequence[Part]) -> None:
+        """Note what the parts are."""
+        self.parts = []
+        for part in parts:
+            entry = describe_part(part).model_dump(mode="json")
+            self.parts.append(
+                {
+                    "name": part.name,
+                    "device": part.device,
+                    "accelerator": part.accelerator,
+                    "file": entry["file"],
+                    "nodes": part.model.nodes,
+                    "inputs": {name: tensor["shape"] for name, tensor in entry["inputs"].items()},
+                    "outputs": {name: tensor["shape"] for name, tensor in entry["outputs"].items()},
+                    "ops": dict(Counter(n.op_type for n in walk_protos(part.model.proto.graph)).most_common()),
+                }
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of run.json."""
+        return {
+            "recipe": self.recipe,
+            "source": self.source,
+            "passes": [step.to_json() for step in self.passes],
+            "checks": [step.to_json() for step in self.checks],
+            "parts": self.parts,
+            "variants": {variant.name: variant.to_json() for variant in self.variants},
+            "evaluation": self.evaluation,
+            "latency": self.latency,
+            "error": self.error,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "peak_rss_mb": round(peak_rss_mb(), 1),
+            "environment": environment.describe(),
+        }
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident memory that this process has had, in MB of 2**20 bytes."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

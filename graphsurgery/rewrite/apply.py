@@ -1,0 +1,223 @@
+"""Pass and its three kinds, and Editor, the one object through which a pass changes a graph.
+
+A pass is a frozen dataclass; its fields are its options. It declares a kebab-case `name` and an `effect`:
+
+    @dataclass(frozen=True)
+    class DropIdentity(NodePass):
+        name = "drop-identity"
+        effect = "exact"
+
+        def rewrite(self, node: gs.Node, edit: Editor) -> None:
+            if node.op != "Identity":
+                return
+            edit.bypass(node, node.inputs[0])
+
+No pass reports whether it changed something: fingerprints tell. Unused nodes are dropped and the rest is sorted
+after each pass, so a pass does neither.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from graphsurgery import graph as graphs
+from graphsurgery.devices.session import first_line
+from graphsurgery.errors import GraphSurgeryError, ModelError, PassError
+from graphsurgery.graph.model import Model
+from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
+
+__all__ = [
+    "BATCH_NOTE",
+    "MASKS_NOTE",
+    "NORMALISATION_NOTE",
+    "Applied",
+    "Editor",
+    "Effect",
+    "GraphPass",
+    "ModelPass",
+    "NodePass",
+    "Pass",
+    "Skip",
+    "Surroundings",
+    "apply_pass",
+    "apply_passes",
+]
+
+Effect = Literal["exact", "approximate"]
+
+# Notes that a pass leaves in the model's metadata_props for the manifest (each is JSON).
+NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
+MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities, which the runtime pastes now
+BATCH_NOTE = "graphsurgery.batch"  # {"size": 1000, "mode": "pad" | "loop"}: how the runtime fills a frozen batch
+
+NOTES = "graphsurgery."  # what the keys of all such notes begin with
+
+# A node pass is repeated until it finds nothing more. One that moves a node down the graph may take a sweep for every
+# node it passes; one that edits for longer than that, or this often, makes new work for itself.
+MAX_SWEEPS = 50
+MAX_EDITS = 1000
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite. Subclass NodePass, GraphPass or ModelPass.
+
+    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault.
+    """
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+    keeps_outputs: ClassVar[bool] = True
+
+    def prepare(self) -> None:
+        """Start what takes long to start, without waiting for it; called for all passes when a run begins."""
+
+
+class NodePass(Pass):
+    """A rewrite around one node, called for every node, those in If and Loop bodies included."""
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Look at `node`; return, `edit.skip` with a reason, or rewrite it."""
+        raise NotImplementedError
+
+
+class GraphPass(Pass):
+    """A rewrite that needs the whole graph."""
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        """Change `graph` in place."""
+        raise NotImplementedError
+
+
+class ModelPass(Pass):
+    """A rewrite by a tool that takes and returns a ModelProto."""
+
+    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
+        """Return the rewritten model; `model` itself may be changed or returned."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model after a pass, the nodes that the pass left alone, and what else it has to say."""
+
+    model: Model
+    skips: tuple[Skip, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def apply_pass(pass_: Pass, model: Model, around: Surroundings | None = None) -> Applied:
+    """Run one pass over `model`, then drop unused nodes and sort; `model` itself is not changed.
+
+    Notes for later steps survive, also those that a tool behind a ModelPass drops. Raises PassError when the pass
+    fails or leaves a broken graph, naming it.
+    """
+    return apply_passes([pass_], model, around)
+
+
+def apply_passes(passes: Sequence[Pass], model: Model, around: Surroundings | None = None) -> Applied:
+    """Run passes one after another, with nothing checked in between, on one view of the model.
+
+    To make the view and to turn it back takes longer than most passes. The skips are those of all passes.
+    """
+    skips: list[Skip] = []
+    details: dict[str, Any] = {}
+    with _no_garbage_collection():
+        view: gs.Graph | None = None
+        for pass_ in passes:
+            view, edit = _run(pass_, model, view, around)
+            skips += edit.skips
+            details |= edit.details
+        if view is None:
+            return Applied(model, ())
+        try:
+            return Applied(Model.of(view, model.folder), tuple(skips), details)
+        except ModelError as error:
+            names = ", ".join(f"'{pass_.name}'" for pass_ in passes)
+            one = "" if len(passes) == 1 else "es"
+            raise PassError(f"pass{one} {names}: it leaves a broken graph: {error}") from error
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing of a graph under work is garbage, and to look for it makes the time grow faster than the graph."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _run(pass_: Pass, model: Model, view: gs.Graph | None, around: Surroundings | None) -> tuple[gs.Graph, Editor]:
+    """Run a pass on `view`, or on `model` where there is no view of it yet."""
+    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, around)
+    try:
+        if isinstance(pass_, ModelPass):
+            view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
+        else:
+            view = model.graph() if view is None else view
+            edit = Editor(view, pass_.name, model.folder, around)
+            if isinstance(pass_, GraphPass):
+                pass_.rewrite(view, edit)
+                graphs.drop_unused(view)
+            elif isinstance(pass_, NodePass):
+                graphs.drop_unused(view)  # a reader that nothing needs must keep no node from being rewritten
+                _sweep(pass_, view, edit)
+            else:
+                raise edit.fail("it is no NodePass, GraphPass or ModelPass")
+    except GraphSurgeryError:
+        raise
+    except Exception as error:  # a pass is the user's code: anything may come out of it
+        raise edit.fail(f"it fails{edit.place}: {type(error).__name__}: {first_line(error)}") from error
+    try:
+        graphs.sort(view)
+    except ModelError as error:
+        raise edit.fail(f"it leaves a broken graph: {error}") from error
+    return view, edit
+
+
+def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    result = pass_.rewrite(proto, edit)
+    if not isinstance(result, ModelProto):
+        raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
+    view = Model(result, model.folder).graph()
+    graphs.drop_unused(view)
+    for entry in model.proto.metadata_props:
+        if entry.key.startswith(NOTES):
+            view.metadata.setdefault(entry.key, entry.value)
+    view.metadata.update(edit.metadata)
+    return view
+
+
+def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
+    inner = list(graphs.walk_graphs(view))
+    nodes = sum(len(graph.nodes) for graph in inner)
+    sweeps = 0
+    while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
+        sweeps += 1
+        before = edit.edits
+        edit.skips.clear()
+        edit.forget_inferred()
+        for graph in inner:
+            edit.graph = graph
+            for node in list(graph.nodes):
+                if node.outputs:
+                    edit.place = f" on node '{node.name or node.outputs[0].name}' ({node.op})"
+                    pass_.rewrite(node, edit)
+        if edit.edits == before:
+            return
+        edit.place = ""
+        graphs.drop_unused(view)
+        inner = list(graphs.walk_graphs(view))
+    raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")

@@ -1,0 +1,377 @@
+"""Editor, the one object through which a pass changes a graph, and so the one that knows what changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from graphsurgery import graph as graphs
+from graphsurgery.devices.session import first_line
+from graphsurgery.errors import InputError, PassError
+from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.graph.view import tensor_type, to_proto
+
+# Initializers above this many elements hold weights, which no shape depends on.
+_SHAPE_LIKE = 1024
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A node that a pass looked at and left alone, and why."""
+
+    node: str
+    reason: str
+
+
+class Captured(Protocol):
+    """The tensors of one image, captured from the original model; read from disk when asked for."""
+
+    @property
+    def id(self) -> str:
+        """The image's id."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def load(self, name: str) -> np.ndarray:
+        """Return one tensor by name."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pass may know beside the graph: the captured samples, and whom to tell how far it is.
+
+    `samples` hold the graph's inputs and outputs by name; there are none where nothing was captured.
+    """
+
+    samples: Sequence[Captured] = ()
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+
+class Editor:
+    """What a pass changes a graph through; it names new tensors and keeps the refusals.
+
+    `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
+    version, `folder` where external data lies, `place` what a message says of where the pass is. `details` is what
+    the pass found out and the report should show, as JSON has it.
+    """
+
+    def __init__(
+        self, root: gs.Graph, pass_name: str = "", folder: Path | None = None, around: Surroundings | None = None
+    ) -> None:
+        self.root = root
+        self.folder = folder
+        self.around = around or Surroundings()
+        self.details: dict[str, Any] = {}
+        self.graph = root
+        self.opset = int(root.opset)
+        self.skips: list[Skip] = []
+        self.edits = 0
+        self.place = ""
+        self._pass_name = pass_name
+        self._names: set[str] | None = None
+        self._numbers: dict[str, int] = {}
+        self._graphs: list[gs.Graph] | None = None
+        self._inferred: dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]] | None = None
+
+    def skip(self, node: gs.Node | None, reason: str) -> None:
+        """Note that `node` (None: the whole model) stays as it is, and why."""
+        where = "" if node is None else node.name or (node.outputs[0].name if node.outputs else node.op)
+        self.skips.append(Skip(where, reason))
+
+    def fail(self, reason: str) -> PassError:
+        """Return the error to raise when the run must not go on."""
+        return PassError(f"pass '{self._pass_name}': {reason}")
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props: where a pass leaves a note for later steps."""
+        notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
+        return notes
+
+    def is_output(self, tensor: gs.Tensor) -> bool:
+        """Whether `tensor` is an output of the model or of a body in it, so that its name must stay."""
+        return self._holder(tensor) is not None
+
+    def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
+        """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
+
+        A number is a known dimension; a name or None is not. The first question infers the shapes of the whole
+        model, and the next ones cost nothing: ask after all other guards.
+        """
+        written: Sequence[Any] | None = tensor.shape
+        if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
+            _, _, found = self._inference().get(id(tensor), (tensor, None, None))
+            written = written if found is None else found
+        return None if written is None else [_dimension(size) for size in written]
+
+    def static_shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
+        """Return the shape of `tensor` when every dimension is a known number, else None; inferred as in `shape`."""
+        known = [size for size in self.shape(tensor) or () if isinstance(size, int) and size >= 0]
+        shape = self.shape(tensor)
+        return tuple(known) if shape is not None and len(known) == len(shape) else None
+
+    def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
+        """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells."""
+        kind = tensor.dtype
+        if kind is None and isinstance(tensor, gs.Variable):
+            _, kind, _ = self._inference().get(id(tensor), (tensor, None, None))
+        return None if kind is None else np.dtype(kind)
+
+    def forget_inferred(self) -> None:
+        """Infer shapes and types anew at the next question: the graph has changed."""
+        self._inferred = None
+
+    def _inference(self) -> dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]]:
+        if self._inferred is None:
+            self._inferred = {}
+            for graph in graphs.walk_graphs(self.root):  # a node cut loose reads nothing, which inference takes ill
+                graph.nodes = [node for node in graph.nodes if node.inputs or node.outputs]
+            graphs.sort(self.root)
+            try:
+                for tensor, kind, shape in self._infer():
+                    self._inferred[id(tensor)] = tensor, kind, shape  # the tensor too, so that no other gets its id
+            except PassError as error:  # then nothing is known but what is written down
+                self.skip(None, str(error))
+        return self._inferred
+
+    def fresh(self, hint: str) -> str:
+        """Return a tensor name made from `hint` that nothing in the model has."""
+        if self._names is None:
+            self._names = graphs.tensor_names(self.root) | {node.name for node in graphs.walk_nodes(self.root)}
+        name, number = hint or "tensor", self._numbers.get(hint, 1)
+        while name in self._names:
+            number += 1
+            name = f"{hint or 'tensor'}_{number}"
+        self._numbers[hint] = number
+        self._names.add(name)
+        return name
+
+    def constant(self, hint: str, values: np.ndarray | Sequence[int] | Sequence[float]) -> gs.Constant:
+        """Return a new initializer; plain integers become int64 and plain floats float32, as ONNX wants them."""
+        array = np.asarray(values)
+        typed = isinstance(values, np.ndarray | np.generic)
+        if not typed and array.dtype == np.float64:
+            array = array.astype(np.float32)
+        if not typed and array.size == 0:
+            array = array.astype(np.int64)
+        return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[gs.Tensor],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        hint: str,
+        dtype: Any = None,
+        shape: Sequence[int | str | None] | None = None,
+        outputs: int = 1,
+        writes: gs.Tensor | None = None,
+    ) -> gs.Variable:
+        """Add a node to the graph at hand and return its (first) output, named after `hint`.
+
+        `writes` is a tensor that it shall write instead of a new one; the node that wrote it does not any more.
+        """
+        written = [
+            gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
+            for number in range(outputs if writes is None else 0)
+        ]
+        if writes is not None:
+            for writer in list(writes.inputs):
+                graphs.set_outputs(writer, [gs.Variable.empty() if t is writes else t for t in writer.outputs])
+            written.append(writes)
+        name = self.fresh(f"{hint}_{op}")
+        self._graphs = None
+        self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), list(inputs), list(written)))
+        self.edits += 1
+        return written[0]
+
+    def replace(
+        self, node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make `node` another operator that writes the same tensors; its name and notes stay.
+
+        Outputs at the end that nothing reads go, as the other operator may have none of the kind.
+        """
+        self._graphs = None
+        read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
+        if len(node.outputs) > read[-1] + 1:
+            graphs.set_outputs(node, node.outputs[: read[-1] + 1])
+        node.op = op
+        node.domain = None
+        node.attrs = dict(attrs or {})
+        graphs.set_inputs(node, inputs)
+        self.edits += 1
+
+    def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed.
+
+        To let it read what it reads already is no edit.
+        """
+        inputs = list(node.inputs)
+        if index < len(inputs) and inputs[index] is tensor:
+            return
+        while len(inputs) <= index:
+            inputs.append(gs.Variable.empty())
+        inputs[index] = tensor
+        graphs.set_inputs(node, inputs)
+        self.edits += 1
+
+    def set_attribute(self, node: gs.Node, name: str, value: Any) -> None:
+        """Write an attribute; writing the value it has already is no edit."""
+        if name in node.attrs and _same_attribute(node.attrs[name], value):
+            return
+        self._graphs = None
+        node.attrs[name] = value
+        self.edits += 1
+
+    def drop_attribute(self, node: gs.Node, name: str) -> None:
+        """Take an attribute away; one that is not there is no edit."""
+        if name in node.attrs:
+            self._graphs = None
+            del node.attrs[name]
+            self.edits += 1
+
+    def bypass(self, node: gs.Node, tensor: gs.Tensor) -> bool:
+        """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
+
+        Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Returns
+        False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well, or
+        another output of `node` is read.
+        """
+        out, *others = node.outputs
+        if any(other.outputs or self._holder(other) is not None for other in others):
+            self.skip(node, "another of its outputs is read")
+            return False
+        holder = self._holder(out)
+        if holder is not None:
+            source = graphs.producer(tensor)
+            here = source is not None and any(other is source for other in holder.nodes)
+            if source is None or not here:
+                self.skip(node, "its output is a graph output and its input is not written in the same graph")
+                return False
+            if self._holder(tensor) is not None:
+                self.skip(node, "its input and its output are both graph outputs")
+                return False
+            graphs.detach(node)
+            graphs.set_outputs(source, [out if t is tensor else t for t in source.outputs])
+            self._redirect(tensor, out)
+        else:
+            graphs.detach(node)
+            self._redirect(out, tensor)
+        self.edits += 1
+        return True
+
+    def remove(self, node: gs.Node) -> None:
+        """Cut `node` loose; what it wrote must not be read any more."""
+        graphs.detach(node)
+        self.edits += 1
+
+    def _redirect(self, old: gs.Tensor, new: gs.Tensor) -> None:
+        for reader in {id(n): n for n in old.outputs}.values():
+            graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
+
+    def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
+        """Return the graph that `tensor` is an output of, the outermost one, or None."""
+        if self._graphs is None:  # bodies come with a new node or attribute; to look for them each time is slow
+            self._graphs = list(graphs.walk_graphs(self.root))
+        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
+
+    def evaluate(
+        self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Compute `tensors` of the graph at hand with ONNX Runtime, from constants and the given `inputs`.
+
+        Tensors named in `inputs` are taken as given, whatever writes them. Raises PassError where something else
+        is needed too.
+        """
+        from graphsurgery.devices import session
+
+        given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
+        wanted = {t.name: t for t in tensors}
+        try:
+            proto = Model.of(graphs.extract(self.graph, list(wanted.values()), given)).proto
+            self._bring_in(proto)
+            for info in proto.graph.input:
+                if info.name in given:  # what a node writes often has no type in the file, and an input needs one
+                    value = given[info.name]
+                    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                    info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
+            values = session.run(proto, given, list(wanted), name="their graph")
+        except InputError as error:
+            raise self.fail(f"can't compute {', '.join(repr(name) for name in wanted)}: {error}") from error
+        return [values[t.name] for t in tensors]
+
+    def _bring_in(self, proto: ModelProto, largest: float = math.inf) -> None:
+        """Read external data of up to `largest` elements into `proto`, which is a copy that no model holds."""
+        if self.folder is None:
+            return
+        for tensor in stored_outside(proto):
+            if math.prod(tensor.dims) <= largest:
+                try:
+                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
+                except (OSError, ValueError, onnx.checker.ValidationError) as error:
+                    raise self.fail(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
+
+    def infer_shapes(self) -> None:
+        """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
+
+        What is known already stays. Weights are left out, so this costs little on large models.
+        """
+        for tensor, kind, shape in self._infer():
+            if kind is not None:
+                tensor.dtype, tensor.shape = kind, tensor.shape if shape is None else shape
+
+    def _infer(self) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
+        """Yield what nodes write, with the type and the shape that ONNX's shape inference finds."""
+        proto = to_proto(self.root, largest=_SHAPE_LIKE)
+        self._bring_in(proto, _SHAPE_LIKE)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except (onnx.shape_inference.InferenceError, ValueError) as error:  # a Loop without its inputs gives the latter
+            raise self.fail(f"shape inference: {first_line(error)}") from error
+        return _types(self.root, inferred.graph)
+
+
+def _dimension(size: Any) -> int | str | None:
+    """Return a dimension as it may be relied upon: a file may say -1 for one that is not known."""
+    if isinstance(size, int | np.integer):
+        return int(size) if size >= 0 else None
+    return str(size) if size is not None else None
+
+
+def _same_attribute(old: Any, new: Any) -> bool:
+    """Whether two attribute values are the same; tensors and graphs only when they are one object.
+
+    graphsurgeon calls two tensors equal when their names are, and the value of a Constant node often has none.
+    """
+    for value in (new, *new) if isinstance(new, list | tuple) else (new,):
+        if isinstance(value, gs.Tensor | gs.Graph | np.ndarray):
+            return old is new
+    return type(old) is type(new) and bool(old == new)
+
+
+def _types(
+    view: gs.Graph, proto: onnx.GraphProto
+) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
+    """Yield the tensors that the nodes of `view` write, with the types and shapes in `proto`, its exported form."""
+    pending = [(view, proto)]
+    while pending:
+        graph, exported = pending.pop()
+        known = {info.name: info for info in (*exported.value_info, *exported.output)}
+        for node, written in zip(graph.nodes, exported.node, strict=True):
+            for tensor in node.outputs:
+                if isinstance(tensor, gs.Variable) and tensor.name in known:
+                    yield (tensor, *tensor_type(known[tensor.name]))
+            bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
+            pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))

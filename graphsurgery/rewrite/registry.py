@@ -1,0 +1,155 @@
+"""Finds passes: the files of the passes package, the entry points of other packages, and `--plugin FILE`.
+
+Nothing is listed by hand. File `widen_maxpool.py` holds pass `widen-maxpool`, class `WidenMaxpool`; a plug-in file
+may hold any number of passes under any class names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from graphsurgery.devices.session import first_line
+from graphsurgery.errors import InputError
+from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
+
+ENTRY_POINT_GROUP = "graphsurgery.passes"
+KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclass
+class Registry:
+    """Passes by name."""
+
+    _passes: dict[str, type[Pass]] = field(default_factory=dict)
+    _plugins: set[Path] = field(default_factory=set)
+
+    def names(self) -> list[str]:
+        """Return the names of all passes in alphabetical order."""
+        return sorted(self._passes)
+
+    def get(self, name: str) -> type[Pass]:
+        """Return the pass called `name`; InputError with the nearest names when there is none."""
+        try:
+            return self._passes[name]
+        except KeyError:
+            raise InputError(f"unknown pass '{name}'.{suggest(name, self.names())}") from None
+
+    def add(self, pass_: type[Pass]) -> None:
+        """Register a pass; InputError when its declaration is wrong or its name is taken."""
+        if not (inspect.isclass(pass_) and issubclass(pass_, NodePass | GraphPass | ModelPass)):
+            raise InputError(f"{pass_!r} is no NodePass, GraphPass or ModelPass; register the class of a pass")
+        place = source_file(pass_)
+        name, effect = getattr(pass_, "name", None), getattr(pass_, "effect", None)
+        if not isinstance(name, str) or not KEBAB.fullmatch(name):
+            raise InputError(f"{place}: pass {pass_.__name__} needs a kebab-case name, not {name!r}")
+        if effect not in ("exact", "approximate"):
+            raise InputError(f"{place}: pass '{name}' must declare effect 'exact' or 'approximate', not {effect!r}")
+        if "__dataclass_params__" not in vars(pass_):  # a class without the decorator inherits its base's
+            raise InputError(f"{place}: pass '{name}' must be a @dataclass(frozen=True)")
+        if {"name", "effect"} & {option.name for option in dataclasses.fields(pass_)}:
+            raise InputError(f"{place}: pass '{name}' must declare name and effect without a type, or they are options")
+        other = self._passes.get(name)
+        if other is not None and other is not pass_:
+            raise InputError(f"{place}: pass '{name}' is also defined in {source_file(other)}; rename one")
+        self._passes[name] = pass_
+
+    def add_module(self, module: ModuleType) -> int:
+        """Register every pass that `module` defines itself and return how many there are.
+
+        A class whose name begins with an underscore is not a pass but a base of some.
+        """
+        found = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value)
+            and issubclass(value, NodePass | GraphPass | ModelPass)
+            and value not in (NodePass, GraphPass, ModelPass)
+            and value.__module__ == module.__name__
+            and not value.__name__.startswith("_")
+        ]
+        for pass_ in found:
+            self.add(pass_)
+        return len(found)
+
+    def add_plugin(self, path: Path) -> None:
+        """Register the passes in a Python file, which is run: give only files that you trust.
+
+        A file that is given twice is run once. Raises InputError when the file can't be read, fails to import, or
+        holds no pass.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such plug-in file")
+        resolved = path.resolve()
+        if resolved in self._plugins:
+            return
+        # two plug-ins may have one file name in different folders
+        name = f"graphsurgery_plugin_{path.stem}_{zlib.crc32(str(resolved).encode()):08x}"
+        spec = importlib.util.spec_from_file_location(name, resolved)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{path}: a plug-in is a Python file (*.py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up there
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:  # the plug-in is the user's code: anything may come out of it
+            del sys.modules[name]
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{path}: the plug-in fails on import: {what}") from error
+        self._plugins.add(resolved)
+        if self.add_module(module) == 0:
+            raise InputError(f"{path}: the plug-in defines no NodePass, GraphPass or ModelPass")
+
+
+def discover(plugins: Iterable[Path] = ()) -> Registry:
+    """Return all passes: the built-in ones, those of installed packages, and those in `plugins`."""
+    registry = Registry()
+    package = importlib.import_module("graphsurgery.passes")
+    for entry in pkgutil.iter_modules(package.__path__):
+        if not entry.name.startswith("_"):
+            registry.add_module(importlib.import_module(f"{package.__name__}.{entry.name}"))
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)):
+        try:
+            loaded = point.load()
+        except (Exception, SystemExit) as error:  # another package's code, as above
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"entry point '{point.name}' ({point.value}) fails: {what}") from error
+        if inspect.ismodule(loaded):
+            registry.add_module(loaded)
+        else:
+            registry.add(loaded)
+    for plugin in plugins:
+        registry.add_plugin(plugin)
+    return registry
+
+
+def source_file(pass_: type[Pass]) -> str:
+    """Return the file that defines `pass_`, for messages."""
+    module = sys.modules.get(pass_.__module__)
+    return getattr(module, "__file__", None) or pass_.__module__
+
+
+def picture(pass_: type[Pass]) -> str:
+    """Return what the pass does, before -> after: the docstring of its file, or of its class in a plug-in."""
+    module = sys.modules.get(pass_.__module__)
+    text = (module.__doc__ if module else None) or pass_.__doc__ or ""
+    return inspect.cleandoc(text)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'? See: ..." for a name that is not known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} See: python -m graphsurgery passes"
