@@ -526,7 +526,7 @@ def test_a_granted_pass_goes_through_and_shows_what_it_cost(cli: Cli, shapes: Ap
 
 
 def test_the_readme_grants_what_the_tests_grant() -> None:
-    readme = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    readme = Path(__file__).parent.parent.parent.joinpath("README.md").read_text(encoding="utf-8")
     assert f"'check.grant.widen-maxpool={GRANT}'" in readme
 
 

@@ -64,7 +64,7 @@ def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     bars(tmp_path, 3)
     script = tmp_path / "run.py"
     script.write_text(
-        f"import os, sys, time\nsys.path[:0] = [{os.fspath(Path(__file__).parent)!r}]\n"
+        f"import os, sys, time\nsys.path[:0] = [{os.fspath(Path(__file__).parent.parent)!r}]\n"
         "from pathlib import Path\nfrom bars import bars\nimport psutil\n"
         "from graphsurgery.evaluation.tasks import Task\nfrom graphsurgery.evaluation.workers import in_processes\n"
         "if __name__ == '__main__':\n"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_runtime import write_detector
 
 from graphsurgery.errors import InputError
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.overlap import Pipelined
+from runtime.test_detector import write_detector
 
 SIZES = [(8, 12), (16, 24), (30, 20), (1, 40), (5, 100)]
 

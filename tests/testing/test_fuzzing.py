@@ -18,7 +18,7 @@ from graphsurgery.rewrite import Editor, NodePass, Pass
 from graphsurgery.testing import parse
 from graphsurgery.testing.fuzzing import Builder, Case, check_case, fuzz
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "fuzz"
+SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "fuzz"
 
 
 @dataclass(frozen=True)

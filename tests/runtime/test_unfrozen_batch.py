@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_runtime import HEAD, change_manifest, part, rows, write_detector
 
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.runtime.detector import Detector, PartPlayer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
+from runtime.test_detector import HEAD, change_manifest, part, rows, write_detector
 
 ROWWISE = f"""
     {HEAD}

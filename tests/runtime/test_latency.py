@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from conftest import Cli
 from PIL import Image
-from test_runtime import write_detector
 
 from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.latency import measure_latency, measure_pipeline, synthetic_image
+from runtime.test_detector import write_detector
 
 PARTS = ["backbone", "proposal", "heads", "postprocess"]
 KEYS = {"mean_ms", "p50_ms", "p90_ms"}
@@ -200,7 +200,7 @@ def test_a_broken_image_among_others_is_one_line(
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_an_interrupt_ends_a_pipeline_cleanly(folder: Path) -> None:
     script = "from graphsurgery.cli import main; main()"
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parent.parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     child = subprocess.Popen(
         [sys.executable, "-c", script, "bench", str(folder), "--pipeline", "2", "--runs", "100000000"],

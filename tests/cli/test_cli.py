@@ -45,7 +45,7 @@ def process(*arguments: object, cwd: Path | None = None, **environment: str) -> 
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parent.parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     return {**inherited, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **more}
