@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 import psutil
 
-from graphsurgery.capture import samples as captures
+from graphsurgery.capture import take
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.recipe.load import load_recipe
@@ -76,7 +76,7 @@ def build(name: str, weights: str, folder: Path) -> tuple[Path, Path]:
     whole = ["partition=", "part_passes=", *(["evaluate="] if name == "shapes" else [])]
     recipe = load_recipe(name, whole, registry=discover(), weights=None if name == "shapes" else weights)
     source = open_source(recipe.source)
-    capture = captures.capture(source, captures.embedded_samples(1), folder / "model_io")
+    capture = take.capture(source, take.embedded_samples(1), folder / "model_io")
     with OutputFolder(folder / "parts") as output:
         pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, Record(recipe.to_json())), output)
         output.publish()

@@ -32,7 +32,7 @@ import numpy as np
 import onnx
 import psutil
 
-from graphsurgery.capture import samples as captures
+from graphsurgery.capture import take
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Placed
 from graphsurgery.parts.folder import OutputFolder
@@ -115,7 +115,7 @@ def prepare(
     """Return the parts, the whole model and the 8-bit parts, each made in `folder` where it is not there."""
     if parts is None or whole is None or int8 is None:
         source = open_source(recipe.source)
-        capture = captures.capture(source, captures.embedded_samples(1), folder / "model_io")
+        capture = take.capture(source, take.embedded_samples(1), folder / "model_io")
         if parts is None:
             parts = folder / "parts"
             with OutputFolder(parts) as output:

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from onnx import ModelProto
 
-from graphsurgery.capture import samples as captures
+from graphsurgery.capture import take
 from graphsurgery.capture.samples import Capture
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.pipeline import apply as pipeline
@@ -64,7 +64,7 @@ def main() -> None:
         source = open_source(recipe.source)
         proto = source.export()
         (folder / "whole.onnx").write_bytes(proto.SerializeToString())
-        capture = captures.capture(source, captures.embedded_samples(1), folder / "model_io")
+        capture = take.capture(source, take.embedded_samples(1), folder / "model_io")
         onnxsim, surgery = [], []
         for _ in range(options.runs):
             onnxsim.append(run_onnxsim(folder))

@@ -12,10 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphsurgery.version import __version__
+
 if TYPE_CHECKING:
     from graphsurgery.runtime.detector import Detector
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 # In a checkout the rewrites and recipes stand beside this package, as passes/ and recipes/; a wheel carries them
 # inside it. Either way they are graphsurgery.passes and graphsurgery.recipes, never a top-level `passes`.

@@ -63,3 +63,9 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingTool:
     `package` is the import name, `extra` the extra of pyproject.toml that brings it.
     """
     return MissingTool(f"{purpose} needs {package}, which is not installed: pip install 'graphsurgery[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -32,7 +32,8 @@ from onnx import ModelProto
 
 from graphsurgery import graph as graphs
 from graphsurgery import quantize as quantizers
-from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sqnr import output_sqnr

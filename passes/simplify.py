@@ -32,7 +32,8 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
-from graphsurgery.graph.model import Model, bodies, stored_outside, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Editor, ModelPass
 

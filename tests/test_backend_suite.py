@@ -33,7 +33,8 @@ from onnx.backend.test.loader import load_model_tests
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.graph import RANDOM_OPS
-from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite import Editor, ModelPass, NodePass, Pass, apply_pass, registry
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"

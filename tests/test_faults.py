@@ -23,8 +23,8 @@ from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import Manifest
+from graphsurgery.parts.part import Part
 
 RELATIVE = 1e-4  # of the largest value: what every tensor is allowed here
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from graphsurgery import __version__
 from graphsurgery.cli.screen import out
+from graphsurgery.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

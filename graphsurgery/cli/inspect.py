@@ -42,8 +42,9 @@ def inspect_command(
 
 
 def _inspect(model: Any) -> dict[str, Any]:
-    from graphsurgery.graph.model import Model, walk_protos
-    from graphsurgery.pipeline.apply import dynamic_values
+    from graphsurgery.graph.model import Model
+    from graphsurgery.graph.protos import walk_protos
+    from graphsurgery.partition.static import dynamic_values
     from graphsurgery.rewrite import Editor
 
     view = model.graph()

@@ -30,13 +30,14 @@ from graphsurgery.debugging.outline import Array, Outline, Value, Values
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import TensorReport, Tolerances
-from graphsurgery.graph.model import Model, bodies
-from graphsurgery.partition.cut import Part
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies
 from graphsurgery.parts.manifest import describe_part
-from graphsurgery.testing import random_inputs
+from graphsurgery.parts.part import Part
+from graphsurgery.runtime.random_inputs import random_inputs
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline.apply import Watcher
+    from graphsurgery.progress import Watcher
 
 RANDOM_SAMPLES = 3
 MAX_SHOWN = 8  # divergences that are looked at closely; each may take a run of a whole loop

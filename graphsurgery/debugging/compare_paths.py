@@ -22,13 +22,13 @@ from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts import manifest as manifests
 from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
-from graphsurgery.runtime.detector import Chain, PartPlayer
+from graphsurgery.parts.part import Part
+from graphsurgery.runtime.player import Chain, PartPlayer
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline.apply import Watcher
+    from graphsurgery.progress import Watcher
 
 Arrays = dict[str, npt.NDArray[Any]]
 _Value = TypeVar("_Value")

@@ -20,7 +20,7 @@ from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.editor import Editor
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline.apply import Watcher
+    from graphsurgery.progress import Watcher
 
 # Captured values that are kept between two tries; more are computed again.
 _KEPT_BYTES = 512 << 20

@@ -23,8 +23,8 @@ from graphsurgery.debugging.reproduction import save_tensors
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.part import Part
 
 
 def leave(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:

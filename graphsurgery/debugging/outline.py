@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import ModelError
+from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
-from graphsurgery.graph.model import Model, bodies, stored_outside, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
 
 Array = npt.NDArray[Any]
 Value = Array | list[Array]  # a sequence is a list

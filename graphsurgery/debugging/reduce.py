@@ -30,7 +30,8 @@ from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.devices.session import run
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.gate.equivalence import Tolerances
-from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.recipe.validate import make_pass
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Place, parse_yaml
 from graphsurgery.rewrite import Pass
@@ -38,7 +39,7 @@ from graphsurgery.rewrite.editor import Editor
 from graphsurgery.rewrite.registry import discover
 
 if TYPE_CHECKING:
-    from graphsurgery.pipeline.apply import Watcher
+    from graphsurgery.progress import Watcher
 
 Judge = Callable[[Model, Values], Break | None]
 

@@ -20,11 +20,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from graphsurgery import __version__
 from graphsurgery.debugging.reduce import Reduction
 from graphsurgery.errors import InputError
-from graphsurgery.graph.model import walk_protos
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite.registry import source_file
+from graphsurgery.version import __version__
 
 _PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
 _FIRST_LINE = "What a pass breaks, reduced by graphsurgery"

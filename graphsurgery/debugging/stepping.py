@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsurgery.debugging.outline import Outline, Value, Values, label, plain
-from graphsurgery.devices.session import Session, first_line
-from graphsurgery.errors import GraphSurgeryError, ModelError
+from graphsurgery.devices.session import Session
+from graphsurgery.errors import GraphSurgeryError, ModelError, first_line
 from graphsurgery.graph import STANDARD_DOMAINS
 
 # A second thread is worth its start for these alone.

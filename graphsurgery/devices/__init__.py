@@ -3,6 +3,8 @@
 providers             the accelerators that are known, their options, what a user asks for
 session               makes sessions; the only place, with accelerated_session
 accelerated_session   on an accelerator: refuses to fall back, keeps what was compiled
+attach                adds a provider to the options of a session
+operator_sets         those that ONNX Runtime knows
 placement             which provider runs each node, and why not
 vitisai               what is peculiar to AMD's provider
 """

@@ -24,9 +24,8 @@ from typing import Any
 from onnx import ModelProto
 
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
-from graphsurgery.devices.session import first_line
 from graphsurgery.devices.vitisai import refuse_what_aborts
-from graphsurgery.errors import ModelError
+from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 
@@ -234,7 +233,7 @@ def answer(folder: Path) -> dict[str, Any]:
     """Place the model that lies in `folder`, in this process."""
     import onnxruntime as ort
 
-    from graphsurgery.devices.accelerated_session import attach
+    from graphsurgery.devices.attach import attach
 
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     choice = DeviceChoice(request["provider"], request["options"])

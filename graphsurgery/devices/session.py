@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphsurgery.errors import InputError, ModelError
+from graphsurgery.errors import InputError, ModelError, first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,9 +90,3 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Run `model` once with optimisation off and return its outputs by name."""
     return Session(model, name=name).run(inputs, outputs)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

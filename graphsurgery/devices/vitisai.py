@@ -14,7 +14,8 @@ from onnx import NodeProto, TensorProto
 from graphsurgery.devices.providers import DeviceChoice, session_options
 from graphsurgery.errors import InputError
 from graphsurgery.graph import STANDARD_DOMAINS
-from graphsurgery.graph.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, walk_protos
 
 _WRITTEN_OUT = ("strides", "pads", "dilations", "kernel_shape", "group")
 _FEWEST_CONVS = 2

@@ -22,11 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from graphsurgery import __version__
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import GraphSurgeryError, InputError, MissingTool, missing_extra
+from graphsurgery.errors import GraphSurgeryError, InputError, MissingTool, first_line, missing_extra
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Done, do
+from graphsurgery.version import __version__
 
 # seconds: until a scheduler must have answered, until there must be a worker, between looks at the cluster
 _ANSWER, _WORKER, _LOOK = 10, 30, 5

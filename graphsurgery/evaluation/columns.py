@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from graphsurgery.devices.providers import parse_devices
 from graphsurgery.errors import InputError
-from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas, Placed
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.sources import SourceSpec

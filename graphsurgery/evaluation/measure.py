@@ -23,19 +23,10 @@ from graphsurgery.evaluation.dataset import (
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
+from graphsurgery.progress import Watcher
 
 # the field of an annotation without which there is nothing to measure a kind by
 _NEEDS = {"segm": "segmentation", "keypoints": "keypoints"}
-
-
-class Watcher(Protocol):
-    """Who wants to know how far it is."""
-
-    def begin(self, what: str) -> None:
-        """Something that takes a while starts."""
-
-    def advance(self, done: int, total: int) -> None:
-        """So many of so many pieces of it are done."""
 
 
 class Plan(Protocol):

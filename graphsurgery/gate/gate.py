@@ -15,9 +15,9 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
 from graphsurgery.gate.equivalence import Comparison, Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import describe_part
-from graphsurgery.runtime.detector import Chain, PartPlayer
+from graphsurgery.parts.part import Part
+from graphsurgery.runtime.player import Chain, PartPlayer
 
 
 @dataclass

@@ -1,11 +1,17 @@
 """The graph that a pass sees, and the model around it.
 
 queries          questions about a gs.Graph: is_op, constant, producer, consumers, static_shape ...
-model            a model, read safely and written whole or not at all
-multiply_adds    what each node costs
+clean_up         unused nodes and order
+protos           the same of a ModelProto: nodes, bodies, external data
 view             a lossless way from ONNX to a gs.Graph and back
+model            a model, read safely and written whole or not at all
+shapes           shape inference
+names            how a tensor is renamed, and a name that nothing has
+notes            what a pass leaves in the model for the manifest
+multiply_adds    what each node costs
 """
 
+from graphsurgery.graph.clean_up import drop_unused, sort
 from graphsurgery.graph.queries import (
     RANDOM_OPS,
     STANDARD_DOMAINS,
@@ -13,7 +19,6 @@ from graphsurgery.graph.queries import (
     constant,
     consumers,
     detach,
-    drop_unused,
     extract,
     is_constant,
     is_graph_output,
@@ -21,7 +26,6 @@ from graphsurgery.graph.queries import (
     producer,
     set_inputs,
     set_outputs,
-    sort,
     static_shape,
     subgraphs,
     tensor_names,

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import STANDARD_DOMAINS, attribute, is_op, producer, static_shape, subgraphs, walk_nodes
 from graphsurgery.graph.model import Model
-from graphsurgery.rewrite import Editor
+from graphsurgery.graph.shapes import infer_shapes
 
 Shape = tuple[int, ...]
 
@@ -25,7 +25,7 @@ _LIKE_ONNX = {("com.microsoft", "QuantizeLinear"), ("com.microsoft", "Dequantize
 def multiply_adds(model: Model) -> list[int | None]:
     """Return the multiply-adds of each node of the main graph, in its order; None where a shape is not static.
 
-    An If counts as its costlier branch, a Loop or a Scan as one turn. Raises PassError where shape inference fails.
+    An If counts as its costlier branch, a Loop or a Scan as one turn. Raises ModelError where shape inference fails.
     """
     view = model.graph()
     for node in walk_nodes(view):
@@ -34,7 +34,7 @@ def multiply_adds(model: Model) -> list[int | None]:
             node.op,
         ) in _LIKE_ONNX:  # in this view only, so that ONNX's shape inference goes on behind them
             node.domain = ""
-    Editor(view, "cost").infer_shapes()
+    infer_shapes(view)
     return [_of_node(node) for node in view.nodes]
 
 

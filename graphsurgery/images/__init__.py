@@ -1,1 +1,7 @@
-"""Images and what is found in them: files, the canvas of a network, drawings, run lengths of masks."""
+"""Images and what is found in them.
+
+files         reads images and lists of them
+canvas        an image as the network wants it, and what is found there back on the image
+drawing       detections drawn on an image
+run_lengths   masks as run lengths, as COCO has them
+"""

@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
+from graphsurgery.parts.part import Part
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
@@ -36,16 +37,6 @@ HOST_ONLY = (
 _STAY = ("RoiAlign", "NonMaxSuppression", "TopK", "NonZero", "If", "Loop", "Scan")
 # Chains of cheap nodes up to this length are run again rather than let their result cross.
 _RECOMPUTE_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a cut detector: a model of its own, run on `device`."""
-
-    name: str
-    device: str
-    accelerator: bool
-    model: Model
 
 
 @dataclass

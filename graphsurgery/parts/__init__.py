@@ -1,1 +1,6 @@
-"""What comes out: parts of a graph, the manifest that says how they belong together, the folder they lie in."""
+"""What comes out: parts of a graph, and how they belong together.
+
+part       a part: its graph, and where it runs
+manifest   what the runtime has to know of all parts
+folder     the folder that they lie in, published whole or not at all
+"""

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from graphsurgery import __version__
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.partition.cut import Part
+from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
+from graphsurgery.version import __version__
 
 FILE_NAME = "manifest.json"
 

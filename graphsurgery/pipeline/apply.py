@@ -25,38 +25,27 @@ from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
 from graphsurgery.gate.equivalence import Verdict
 from graphsurgery.gate.gate import Gate
+from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition import cut as partition
-from graphsurgery.partition.cut import Part
+from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part, describe_parts
+from graphsurgery.parts.part import Part
+from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
-from graphsurgery.runtime.detector import PartPlayer
+from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.sources import Source
 
 
-class Watcher(Protocol):
-    """Who wants to know how far a run is; the command line draws it."""
-
-    def begin(self, what: str) -> None:
-        """Something that takes a while starts."""
-
-    def advance(self, done: int, total: int) -> None:
-        """So many of so many pieces of it are done."""
+class RunWatcher(Watcher, Protocol):
+    """A watcher that is also told what became of each step."""
 
     def finished(self, step: Step) -> None:
         """A pass or a check is through."""
-
-
-class Silent:
-    """A watcher that does not look."""
-
-    def begin(self, what: str) -> None: ...
-    def advance(self, done: int, total: int) -> None: ...
-    def finished(self, step: Step) -> None: ...
 
 
 @dataclass
@@ -73,7 +62,7 @@ class Run:
     samples: Sequence[Sample]
     gate: Gate | None
     record: Record
-    watcher: Watcher = field(default_factory=Silent)
+    watcher: RunWatcher = field(default_factory=Silent)
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
 
@@ -214,34 +203,6 @@ def rewrite_part(run: Run, part: Part) -> Part:
     return part
 
 
-def certify_static(part: Part) -> Part:
-    """Return the accelerator part with every shape written out. Raises ModelError listing what is dynamic still."""
-    graph = part.model.graph()
-    Editor(graph, f"part '{part.name}'").infer_shapes()
-    model = Model.of(graph)
-    dynamic = dynamic_values(model)
-    if dynamic:
-        listed = ", ".join(f"{name} {shape}" for name, shape in dynamic[:6])
-        more = f" and {len(dynamic) - 6} more" if len(dynamic) > 6 else ""
-        raise ModelError(
-            f"part '{part.name}' is for {part.device} but not static: {listed}{more}; "
-            f"put freeze-batch among its part_passes, or freeze-shapes among the passes"
-        )
-    return replace(part, model=model)
-
-
-def dynamic_values(model: Model) -> list[tuple[str, str]]:
-    """Return the tensors of `model` whose shape is not fully known, with what is known; bodies count too."""
-    found = {}
-    view = model.graph()
-    for inner in graphs.walk_graphs(view):
-        for tensor in (*inner.inputs, *(t for node in inner.nodes for t in node.outputs)):
-            if tensor.name and graphs.static_shape(tensor) is None:
-                shape = "of unknown rank" if tensor.shape is None else str(list(tensor.shape)).replace("'", "")
-                found[tensor.name] = shape
-    return list(found.items())
-
-
 def check_chain(run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Play the parts one after another on every captured sample and compare what comes out at the end."""
     nodes = sum(part.model.nodes for part in parts)
@@ -310,7 +271,7 @@ def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
     if not new:
         return after
     with _timed(run.record, "checks"):
-        inner = boundary_names.tensor_names(before.proto)
+        inner = naming.tensor_names(before.proto)
         values = boundary_names.values_of(before, [name for name in new if name in inner], run.samples)
         for sample, computed in zip(run.samples, values, strict=True):
             sample.remember(computed)
@@ -324,7 +285,7 @@ def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
             f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
             f"compare with; it must be a tensor of the graph before, or equal a captured one"
         )
-    return boundary_names.rename_tensors(after, names)
+    return naming.rename_tensors(after, names)
 
 
 def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> None:
@@ -336,8 +297,8 @@ def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarra
         if old in known:
             new = known[old]
         else:
-            new = boundary_names.clean_name(old)
-            new = old if new == old else boundary_names.fresh(new, taken)
+            new = naming.clean_name(old)
+            new = old if new == old else naming.fresh(new, taken)
         taken.add(new)
         observed = [computed[old] for computed in values]
         tensor.dtype = observed[0].dtype

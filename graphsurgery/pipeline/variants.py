@@ -15,9 +15,10 @@ from dataclasses import replace
 
 from graphsurgery.devices.providers import parse_devices, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
-from graphsurgery.partition.cut import Part
+from graphsurgery.partition import static
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part
+from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report.run_record import Record, VariantRecord
@@ -68,7 +69,7 @@ def make_variant(
     finally:
         record.passes = inner.record.passes
         run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
-    made = [pipeline.certify_static(part) if part.accelerator else part for part in made]
+    made = [static.certify_static(part) if part.accelerator else part for part in made]
     _write(made, variant, manifest, output)
     described = Record({})
     described.describe(made)

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from graphsurgery.capture import samples as captures
+from graphsurgery.capture import take
 from graphsurgery.errors import CaptureError, Difference, InputError
 from graphsurgery.evaluation import measure
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
+from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import variants
-from graphsurgery.pipeline.apply import Run, Watcher, failed_folder
+from graphsurgery.pipeline.apply import Run, RunWatcher, failed_folder
 from graphsurgery.recipe.load import EvaluationPlan, Recipe, Variant
 from graphsurgery.report import html
 from graphsurgery.report.pictures import sample_pictures
@@ -47,7 +49,7 @@ class Options:
     variants: Sequence[str] | None = None
 
 
-def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> Path:
+def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
     """Take the recipe's model all the way and return the folder that now holds its parts.
 
     `record` is filled as the run goes, so that it tells how far a failed one came. Raises Difference, InputError or
@@ -63,7 +65,7 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: Watc
     return options.out
 
 
-def _apply(recipe: Recipe, options: Options, record: Record, watcher: Watcher) -> None:
+def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> None:
     begin = time.perf_counter()
     wanted = variants.chosen(recipe, options.variants)
     if recipe.evaluate is not None:
@@ -107,7 +109,7 @@ def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, req
     return manifest
 
 
-def latencies(folder: Path, manifest: Manifest, watcher: Watcher) -> dict[str, Any]:
+def latencies(folder: Path, manifest: Manifest, watcher: RunWatcher) -> dict[str, Any]:
     """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely."""
     found = {}
     for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
@@ -129,7 +131,7 @@ def _leave_record(record: Record, folder: Path) -> None:
 
 
 def captured(
-    recipe: Recipe, source: Source, options: Options, watcher: Watcher, record: Record | None = None
+    recipe: Recipe, source: Source, options: Options, watcher: RunWatcher, record: Record | None = None
 ) -> captures.Capture:
     """Return the samples in `options.model_io`, capturing them first where there are none.
 
@@ -150,7 +152,7 @@ def capture_samples(
     recipe: Recipe,
     source: Source,
     options: Options,
-    watcher: Watcher,
+    watcher: RunWatcher,
     record: Record | None = None,
     *,
     overwrite: bool = False,
@@ -164,14 +166,14 @@ def capture_samples(
     count = options.max_samples or recipe.capture.samples
     if images is not None:
         annotations = options.annotations or (None if options.images else recipe.capture.annotations)
-        files = captures.read_images(images, annotations, count)
+        files = read_images(images, annotations, count)
         total = len(files)
-        pictures: Iterable[Any] = ((file.id, captures.load_image(file.path)) for file in files)
+        pictures: Iterable[Any] = ((file.id, load_image(file.path)) for file in files)
     else:
         if options.annotations is not None:
             raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
-        total, pictures = count, captures.embedded_samples(count)
-    capture = captures.capture(
+        total, pictures = count, take.embedded_samples(count)
+    capture = take.capture(
         source, pictures, options.model_io, lambda done, _: watcher.advance(done, total), overwrite=overwrite
     )
     if record is not None:
@@ -179,7 +181,7 @@ def capture_samples(
     return capture
 
 
-def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: Watcher) -> dict[str, Any]:
+def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: RunWatcher) -> dict[str, Any]:
     """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
 
     Raises InputError for images or annotations that can't be used, MissingTool without pycocotools.

@@ -24,6 +24,8 @@ from typing import Literal, Protocol, cast
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from graphsurgery.progress import Progress
+
 __all__ = [
     "BACKENDS",
     "Backend",
@@ -39,7 +41,6 @@ __all__ = [
 BACKENDS = ("onnxruntime", "quark", "vai_q_onnx")
 
 Number = Literal["uint8", "int8", "uint16", "int16"]
-Progress = Callable[[int, int], None]
 Quantize = Callable[[tuple[str, ...]], ModelProto]  # from patterns of node names that stay float
 
 

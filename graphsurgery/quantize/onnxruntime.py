@@ -31,7 +31,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
-from graphsurgery.graph.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded, name_nodes
 from graphsurgery.quantize.ranges import Range, ranges
 

@@ -23,7 +23,8 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from graphsurgery.devices.session import Session
-from graphsurgery.quantize import Calibration, Progress
+from graphsurgery.progress import Progress
+from graphsurgery.quantize import Calibration
 
 Method = Literal["minmax", "entropy", "percentile"]
 

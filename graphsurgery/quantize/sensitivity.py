@@ -29,8 +29,9 @@ from onnx import ModelProto
 
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, PassError
+from graphsurgery.progress import Progress, silent
 from graphsurgery.quantize import Calibration
-from graphsurgery.quantize.sqnr import Noise, Progress, output_sqnr, runs, silent, sqnr_over
+from graphsurgery.quantize.sqnr import Noise, output_sqnr, runs, sqnr_over
 from graphsurgery.quantize.switches import Switchable
 
 __all__ = ["Excluded", "LayerLoss", "exclude_until", "layer_losses"]

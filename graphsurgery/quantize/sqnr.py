@@ -18,19 +18,16 @@ from onnx import ModelProto
 
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, PassError
-from graphsurgery.quantize import Calibration, Progress
+from graphsurgery.progress import Progress, silent
+from graphsurgery.quantize import Calibration
 from graphsurgery.quantize.calibration import Feeds, Run
 
-__all__ = ["Noise", "Progress", "output_sqnr", "runs", "silent", "sqnr_over"]
+__all__ = ["Noise", "output_sqnr", "runs", "sqnr_over"]
 
 Array = npt.NDArray[Any]
 
 # Elements converted to float64 at a time
 _CHUNK = 1 << 18
-
-
-def silent(done: int, total: int) -> None:
-    """Tell nobody how far the work is."""
 
 
 def output_sqnr(

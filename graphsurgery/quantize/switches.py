@@ -18,7 +18,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
-from graphsurgery.graph.model import bodies, walk_protos
+from graphsurgery.graph.protos import bodies, walk_protos
 
 __all__ = ["Layer", "Switchable"]
 

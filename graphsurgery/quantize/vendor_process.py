@@ -34,8 +34,9 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import InputError, MissingTool, PassError
-from graphsurgery.graph.model import Model, bodies, walk_protos
-from graphsurgery.partition.boundary_names import fresh, tensor_names
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.names import fresh, tensor_names
+from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.quantize import Calibration, Settings, name_nodes
 
 FLOAT, QUANTIZED = "float.onnx", "quantized.onnx"

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from graphsurgery import __version__
+from graphsurgery.version import __version__
 
 _PACKAGES = (
     *("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy", "torch", "torchvision", "pycocotools"),

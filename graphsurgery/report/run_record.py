@@ -11,9 +11,9 @@ from typing import Any, Literal
 import psutil
 
 from graphsurgery.gate.equivalence import Verdict
-from graphsurgery.graph.model import walk_protos
-from graphsurgery.partition.cut import Part
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.part import Part
 from graphsurgery.report import environment
 from graphsurgery.rewrite import Skip
 

@@ -1,27 +1,16 @@
 """Passes: what they are, how they are found, and how they are run over a model.
 
+kinds      NodePass, GraphPass, ModelPass
 editor     the one object through which a pass changes a graph
 apply      runs passes over a model
 registry   finds passes: the built-in ones, those of other packages, plug-in files
 adapters   passes made of other libraries' rewrites, one line each
 """
 
-from graphsurgery.rewrite.apply import (
-    BATCH_NOTE,
-    MASKS_NOTE,
-    NORMALISATION_NOTE,
-    Applied,
-    Editor,
-    Effect,
-    GraphPass,
-    ModelPass,
-    NodePass,
-    Pass,
-    Skip,
-    Surroundings,
-    apply_pass,
-    apply_passes,
-)
+from graphsurgery.graph.notes import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
+from graphsurgery.rewrite.apply import Applied, apply_pass, apply_passes
+from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
+from graphsurgery.rewrite.kinds import Effect, GraphPass, ModelPass, NodePass, Pass
 
 __all__ = [
     "BATCH_NOTE",

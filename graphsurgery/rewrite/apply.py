@@ -22,86 +22,22 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import GraphSurgeryError, ModelError, PassError
+from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import NOTES
 from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
-
-__all__ = [
-    "BATCH_NOTE",
-    "MASKS_NOTE",
-    "NORMALISATION_NOTE",
-    "Applied",
-    "Editor",
-    "Effect",
-    "GraphPass",
-    "ModelPass",
-    "NodePass",
-    "Pass",
-    "Skip",
-    "Surroundings",
-    "apply_pass",
-    "apply_passes",
-]
-
-Effect = Literal["exact", "approximate"]
-
-# Notes that a pass leaves in the model's metadata_props for the manifest (each is JSON).
-NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
-MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities, which the runtime pastes now
-BATCH_NOTE = "graphsurgery.batch"  # {"size": 1000, "mode": "pad" | "loop"}: how the runtime fills a frozen batch
-
-NOTES = "graphsurgery."  # what the keys of all such notes begin with
+from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass
 
 # A node pass is repeated until it finds nothing more. One that moves a node down the graph may take a sweep for every
 # node it passes; one that edits for longer than that, or this often, makes new work for itself.
 MAX_SWEEPS = 50
 MAX_EDITS = 1000
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A rewrite. Subclass NodePass, GraphPass or ModelPass.
-
-    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault.
-    """
-
-    name: ClassVar[str]
-    effect: ClassVar[Effect]
-    keeps_outputs: ClassVar[bool] = True
-
-    def prepare(self) -> None:
-        """Start what takes long to start, without waiting for it; called for all passes when a run begins."""
-
-
-class NodePass(Pass):
-    """A rewrite around one node, called for every node, those in If and Loop bodies included."""
-
-    def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        """Look at `node`; return, `edit.skip` with a reason, or rewrite it."""
-        raise NotImplementedError
-
-
-class GraphPass(Pass):
-    """A rewrite that needs the whole graph."""
-
-    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
-        """Change `graph` in place."""
-        raise NotImplementedError
-
-
-class ModelPass(Pass):
-    """A rewrite by a tool that takes and returns a ModelProto."""
-
-    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        """Return the rewritten model; `model` itself may be changed or returned."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,10 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import InputError, PassError
-from graphsurgery.graph.model import Model, stored_outside
-from graphsurgery.graph.view import tensor_type, to_proto
-
-# Initializers above this many elements hold weights, which no shape depends on.
-_SHAPE_LIKE = 1024
+from graphsurgery.errors import InputError, ModelError, PassError
+from graphsurgery.graph import shapes
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.view import to_proto
 
 
 @dataclass(frozen=True)
@@ -310,37 +306,27 @@ class Editor:
             raise self.fail(f"can't compute {', '.join(repr(name) for name in wanted)}: {error}") from error
         return [values[t.name] for t in tensors]
 
-    def _bring_in(self, proto: ModelProto, largest: float = math.inf) -> None:
-        """Read external data of up to `largest` elements into `proto`, which is a copy that no model holds."""
-        if self.folder is None:
-            return
-        for tensor in stored_outside(proto):
-            if math.prod(tensor.dims) <= largest:
-                try:
-                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
-                except (OSError, ValueError, onnx.checker.ValidationError) as error:
-                    raise self.fail(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
-                tensor.ClearField("data_location")
-                tensor.ClearField("external_data")
+    def _bring_in(self, proto: ModelProto) -> None:
+        """Read external data into `proto`, which is a copy that no model holds."""
+        try:
+            shapes.bring_in(proto, self.folder)
+        except ModelError as error:
+            raise self.fail(str(error)) from error
 
     def infer_shapes(self) -> None:
         """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
 
         What is known already stays. Weights are left out, so this costs little on large models.
         """
-        for tensor, kind, shape in self._infer():
-            if kind is not None:
-                tensor.dtype, tensor.shape = kind, tensor.shape if shape is None else shape
+        shapes.write(self._infer())
 
-    def _infer(self) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
+    def _infer(self) -> Iterator[shapes.Found]:
         """Yield what nodes write, with the type and the shape that ONNX's shape inference finds."""
-        proto = to_proto(self.root, largest=_SHAPE_LIKE)
-        self._bring_in(proto, _SHAPE_LIKE)
+        proto = to_proto(self.root, largest=shapes.SHAPE_LIKE)
         try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except (onnx.shape_inference.InferenceError, ValueError) as error:  # a Loop without its inputs gives the latter
-            raise self.fail(f"shape inference: {first_line(error)}") from error
-        return _types(self.root, inferred.graph)
+            return shapes.inferred(self.root, proto, self.folder)
+        except ModelError as error:
+            raise self.fail(str(error)) from error
 
 
 def _dimension(size: Any) -> int | str | None:
@@ -359,19 +345,3 @@ def _same_attribute(old: Any, new: Any) -> bool:
         if isinstance(value, gs.Tensor | gs.Graph | np.ndarray):
             return old is new
     return type(old) is type(new) and bool(old == new)
-
-
-def _types(
-    view: gs.Graph, proto: onnx.GraphProto
-) -> Iterator[tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]]:
-    """Yield the tensors that the nodes of `view` write, with the types and shapes in `proto`, its exported form."""
-    pending = [(view, proto)]
-    while pending:
-        graph, exported = pending.pop()
-        known = {info.name: info for info in (*exported.value_info, *exported.output)}
-        for node, written in zip(graph.nodes, exported.node, strict=True):
-            for tensor in node.outputs:
-                if isinstance(tensor, gs.Variable) and tensor.name in known:
-                    yield (tensor, *tensor_type(known[tensor.name]))
-            bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
-            pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))

@@ -21,8 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, first_line
 from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"

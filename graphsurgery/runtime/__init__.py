@@ -1,7 +1,10 @@
 """Plays the parts of a detector on images.
 
 detector         an image in, detections on that image out
+player           one part in a session, and the chain of parts
+timer            how long its runs took
 overlap          several images at a time, each in another part
 unfrozen_batch   a frozen batch opened on the CPU, where that changes nothing
 latency          how long all of it takes
+random_inputs    for what needs no image
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import Any
 
@@ -20,12 +20,12 @@ import numpy as np
 from graphsurgery.demo import shapes
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.runtime.detector import Detector, Timer
+from graphsurgery.progress import Progress
+from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.overlap import Pipelined
+from graphsurgery.runtime.timer import Timer
 
 WARMUP = 2
-
-Progress = Callable[[int, int], None]
 
 
 def synthetic_image(canvas: Canvas) -> np.ndarray:

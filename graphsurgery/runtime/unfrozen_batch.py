@@ -17,7 +17,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
-from graphsurgery.graph.model import stored_outside
+from graphsurgery.graph.protos import stored_outside
 from graphsurgery.parts.manifest import PartEntry
 
 _ROWS = "graphsurgery_rows"

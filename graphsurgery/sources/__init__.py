@@ -1,112 +1,15 @@
 """Where graphs come from: torchvision's detectors, the embedded demo, or any ONNX file.
 
+source           what all of them offer
+open             the one that a recipe names
+torchvision      detectors of torchvision, and the demo: exported and traced
+networks         builds their networks; random_weights: weights drawn so that they don't explode
+onnx_file        any ONNX file
+
 Importing this package imports neither torch nor onnxruntime; `open_source` imports what the source needs.
 """
 
-from __future__ import annotations
+from graphsurgery.sources.open import open_source
+from graphsurgery.sources.source import HasBoundary, Image, Source, SourceSpec, Tensors
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
-
-from graphsurgery.errors import InputError, missing_extra
-
-if TYPE_CHECKING:
-    import onnx
-
-    from graphsurgery.images.canvas import Canvas
-
-Tensors = dict[str, npt.NDArray[Any]]
-Image = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class SourceSpec:
-    """The `source` section of a recipe.
-
-    `name` is torchvision's builder, the demo (`shapes`), or the path of an ONNX file. `weights` is the name of a
-    torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
-    and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
-    what relative paths are relative to.
-    """
-
-    kind: Literal["torchvision", "demo", "onnx"]
-    name: str
-    weights: str | None = None
-    size: tuple[int, int] | None = None
-    opset: int = 17
-    folder: Path = Path()
-
-
-class Source(Protocol):
-    """A model as it was before any pass, and what it computes.
-
-    `canvas` is the fixed input, `name` what messages and reports call the model, `classes` the names of its labels
-    from 0 on, where they are known.
-    """
-
-    name: str
-    classes: list[str] | None
-    canvas: Canvas
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder that the external data of the exported model lies in; None: it has none."""
-
-    def describe(self) -> Mapping[str, object]:
-        """Return what identifies the model, as JSON knows it; equal means the same model."""
-
-    def export(self) -> onnx.ModelProto:
-        """Return the whole graph.
-
-        For a torch model its input is `input` [3, H, W] and its outputs are named boxes, labels, scores,
-        masks_pasted, keypoints, keypoints_scores, as far as the model has them.
-        """
-
-    def trace(self, input: Image) -> Tensors:
-        """Return every tensor that is captured of one image, `input` [3, H, W] in 0..1 on the canvas included."""
-
-    def detect(self, input: Image) -> Tensors:
-        """Return the final detections only: boxes [M, 4], labels, scores and, where there are any, masks [M, 1, m, m]
-        as the network gives them, keypoints and keypoints_scores."""
-
-
-@runtime_checkable
-class HasBoundary(Protocol):
-    """A source that has no modules to hook, and must be told which inner tensors trace() is to return."""
-
-    folder: Path | None
-
-    def set_boundary(self, names: Sequence[str]) -> None:
-        """Name the tensors between the parts. Raises ModelError for one that the graph doesn't compute."""
-
-    def export(self) -> onnx.ModelProto:
-        """As Source."""
-
-
-def open_source(spec: SourceSpec) -> Source:
-    """Build or read the model that `spec` names.
-
-    Raises InputError for a spec that names nothing, and MissingTool where torch, or a download, can't be had.
-    """
-    if spec.kind == "onnx":
-        from graphsurgery.sources.onnx_file import OnnxSource
-
-        return OnnxSource(spec)
-    if spec.kind not in ("torchvision", "demo"):
-        raise InputError(f"source: '{spec.kind}' is no kind of source; write torchvision, demo or onnx")
-    try:
-        import safetensors
-        import torch
-        import torchvision
-    except ImportError as error:
-        package = (error.name or "torch").partition(".")[0]
-        raise missing_extra(package, "torch", f"the source {spec.kind}: {spec.name}") from error
-    del safetensors, torch, torchvision
-    from graphsurgery.sources.torchvision import TorchvisionSource
-
-    return TorchvisionSource(spec)
+__all__ = ["HasBoundary", "Image", "Source", "SourceSpec", "Tensors", "open_source"]

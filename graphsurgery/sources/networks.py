@@ -22,12 +22,11 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
 from graphsurgery.demo.shapes import HEIGHT, WIDTH, draw
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import InputError, MissingTool
+from graphsurgery.errors import InputError, MissingTool, first_line
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.sources import SourceSpec
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.random_weights import calibrate
+from graphsurgery.sources.source import SourceSpec
 
 _RANDOM = re.compile(r"random:(\d{1,18})")
 _FILES = (".pth", ".pt", ".safetensors")

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from graphsurgery.devices.session import Session, first_line
-from graphsurgery.errors import InputError, ModelError
-from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.devices.session import Session
+from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.sources import Image, SourceSpec, Tensors
+from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
 _DETECTIONS = ("boxes", "labels", "scores", "masks", "keypoints", "keypoints_scores")
 

@@ -18,11 +18,10 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d
 
-from graphsurgery.devices.session import first_line
-from graphsurgery.errors import InputError
-from graphsurgery.sources import Image, SourceSpec, Tensors
+from graphsurgery.errors import InputError, first_line
 from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
+from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
 Named = dict[str, Tensor]
 Tap = tuple[str, Callable[[Any], Named]]

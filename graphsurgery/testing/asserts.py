@@ -18,8 +18,10 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from graphsurgery.devices import session
-from graphsurgery.graph.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.rewrite import Applied, Pass, apply_pass
+from graphsurgery.runtime.random_inputs import random_inputs
 
 # onnxruntime sums in another order after a rewrite; anything above a few float32 roundings is the pass's fault
 RELATIVE = 1e-5
@@ -106,26 +108,6 @@ def largest(values: Mapping[str, np.ndarray]) -> float:
     """Return the largest finite magnitude among floating-point tensors, 0 where there is none."""
     floats = (value for value in values.values() if value.dtype.kind == "f")
     return max((float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)) for value in floats), default=0.0)
-
-
-def random_inputs(model: ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return seeded random values for the inputs of `model`; unknown dimensions become 2."""
-    generator = np.random.default_rng(seed)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    values = {}
-    for info in model.graph.input:
-        if info.name in constants:
-            continue
-        tensor = info.type.tensor_type
-        shape = [dim.dim_value if dim.HasField("dim_value") else 2 for dim in tensor.shape.dim]
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        if dtype.kind == "f":
-            values[info.name] = np.asarray(generator.standard_normal(shape), dtype=dtype)
-        elif dtype.kind == "b":
-            values[info.name] = np.asarray(generator.integers(0, 2, shape), dtype=dtype)
-        else:
-            values[info.name] = np.asarray(generator.integers(0, 5, shape), dtype=dtype)
-    return values
 
 
 def parse(text: str | ModelProto) -> ModelProto:

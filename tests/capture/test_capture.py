@@ -12,18 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphsurgery.capture.samples import (
-    Capture,
-    InputImage,
-    capture,
-    embedded_samples,
-    exists,
-    load_image,
-    read_images,
-    reference_detections,
-)
+from graphsurgery.capture.samples import Capture, exists
+from graphsurgery.capture.take import InputImage, capture, embedded_samples, reference_detections
 from graphsurgery.errors import CaptureError, InputError
 from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.files import load_image, read_images
 from graphsurgery.sources import Tensors
 
 

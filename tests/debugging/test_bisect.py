@@ -21,7 +21,7 @@ from graphsurgery.debugging.stepping import Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.graph.model import Model
-from graphsurgery.pipeline.apply import Silent
+from graphsurgery.progress import Silent
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import parse, random_inputs

@@ -19,11 +19,11 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.gate.equivalence import Tolerance, Tolerances, Verdict
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.parts.part import Part
 from graphsurgery.report.run_record import Step
 from graphsurgery.rewrite import BATCH_NOTE
-from graphsurgery.runtime import detector
+from graphsurgery.runtime import player
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -185,7 +185,7 @@ def test_graph_optimisation_is_off(tmp_path: Path, capture: Path, kind: str, mon
             opened.append(optimise)
             super().__init__(*arguments, optimise=optimise, **named)
 
-    monkeypatch.setattr(detector, "Session", Noted)
+    monkeypatch.setattr(player, "Session", Noted)
     check(capture, write(tmp_path / "whole.onnx", WHOLE) if kind == "file" else write_parts(tmp_path / "parts"))
     assert opened == [False] * (1 if kind == "file" else 2)
 

@@ -18,8 +18,9 @@ from graphsurgery.debugging.reduce import Reduction, configured, reduce_file
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.graph import is_op, producer, subgraphs
-from graphsurgery.graph.model import Model, walk_protos
-from graphsurgery.pipeline.apply import Silent
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
+from graphsurgery.progress import Silent
 from graphsurgery.rewrite import Editor, GraphPass, NodePass, Pass
 from graphsurgery.testing import parse
 

@@ -5,8 +5,8 @@ import pytest
 
 from graphsurgery.devices import session
 from graphsurgery.devices.providers import DeviceChoice
-from graphsurgery.devices.session import Session, first_line
-from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.devices.session import Session
+from graphsurgery.errors import InputError, MissingTool, ModelError, first_line
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

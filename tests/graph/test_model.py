@@ -9,7 +9,8 @@ import pytest
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.model import Model, stored_outside
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import stored_outside
 from graphsurgery.testing import assert_same_outputs, parse
 
 TEXT = """

@@ -8,15 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.boundary_names import (
-    clean_name,
-    expose,
-    fresh,
-    name_by_value,
-    rename_tensors,
-    tensor_names,
-    values_of,
-)
+from graphsurgery.graph.names import clean_name, fresh, rename_tensors, tensor_names
+from graphsurgery.partition.boundary_names import expose, name_by_value, values_of
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -13,8 +13,8 @@ import pytest
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.testing import parse
 

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
-from graphsurgery.graph.model import Model, bodies, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.passes.set_attributes import SetAttributes
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse

@@ -14,7 +14,8 @@ import pytest
 
 from graphsurgery.devices import session
 from graphsurgery.errors import PassError
-from graphsurgery.graph.model import Model, walk_protos
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Applied, apply_pass

@@ -18,8 +18,8 @@ from graphsurgery.demo.shapes import CAPTURE_SEED, draw
 from graphsurgery.errors import ModelError
 from graphsurgery.gate.equivalence import Tolerances, compare
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.names import clean_name
 from graphsurgery.images.canvas import Placed
-from graphsurgery.partition.boundary_names import clean_name
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 ACCELERATED = ("backbone_rpn", "box_head", "mask_head")

@@ -10,7 +10,7 @@ import pytest
 
 from graphsurgery.gate.equivalence import Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Part
+from graphsurgery.parts.part import Part
 from graphsurgery.report.run_record import Record, Step, peak_rss_mb
 from graphsurgery.rewrite import Skip
 from graphsurgery.testing import parse

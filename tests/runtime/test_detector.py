@@ -18,10 +18,12 @@ from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas, paste_masks
-from graphsurgery.partition.cut import Part
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
-from graphsurgery.runtime.detector import Chain, Detector, PartPlayer, Timer
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.player import Chain, PartPlayer
+from graphsurgery.runtime.timer import Timer
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

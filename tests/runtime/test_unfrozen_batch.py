@@ -9,7 +9,8 @@ import pytest
 
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
-from graphsurgery.runtime.detector import Detector, PartPlayer
+from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
 from runtime.test_detector import HEAD, change_manifest, part, rows, write_detector
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("hypothesis")
 
 from graphsurgery.graph import constant, is_op, producer
-from graphsurgery.graph.model import walk_protos
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite import Editor, NodePass, Pass
 from graphsurgery.testing import parse
 from graphsurgery.testing.fuzzing import Builder, Case, check_case, fuzz

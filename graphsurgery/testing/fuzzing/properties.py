@@ -14,8 +14,9 @@ from onnx import ModelProto
 
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, ModelError
-from graphsurgery.graph.model import Model, walk_protos
-from graphsurgery.partition import boundary_names
+from graphsurgery.graph import names as naming
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite import Editor, NodePass, Pass, apply_pass
 from graphsurgery.testing import assert_same_values
 from graphsurgery.testing.asserts import largest
@@ -208,11 +209,11 @@ def _collided(pass_: Pass, case: Case, build: Builder) -> Case:
         after = apply_pass(pass_, Model(case.model)).model
     except GraphSurgeryError:
         return case
-    old = sorted(boundary_names.tensor_names(case.model))
+    old = sorted(naming.tensor_names(case.model))
     nodes = {node.name for node in walk_protos(after.proto.graph)} - {n.name for n in walk_protos(case.model.graph)}
-    new = sorted((boundary_names.tensor_names(after.proto) | nodes) - {*old, ""})
+    new = sorted((naming.tensor_names(after.proto) | nodes) - {*old, ""})
     names = {build.choice(old): name for name in new if build.chance(2)}
-    model = boundary_names.rename_tensors(Model(case.model), names).proto
+    model = naming.rename_tensors(Model(case.model), names).proto
     return Case(model, {names.get(name, name): value for name, value in case.inputs.items()})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from graphsurgery.graph.model import bodies, walk_protos
+from graphsurgery.graph.protos import bodies, walk_protos
 
 
 class Rejected(Exception):

@@ -1,0 +1,134 @@
+"""Takes a capture: traces a source on sample images and writes what it computes, all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.capture.samples import FORMAT, INDEX, Capture, Sample, check_id, exists, file_stem, refuse_twin
+from graphsurgery.demo.shapes import embedded_images
+from graphsurgery.errors import CaptureError
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.progress import Progress
+from graphsurgery.sources import Source, Tensors
+
+Array = npt.NDArray[Any]
+
+
+class InputImage(NamedTuple):
+    """An image to capture: its id, its pixels uint8 [h, w, 3], and the file that it came from, if any."""
+
+    id: str
+    pixels: Array
+    file: str | None = None
+
+
+def capture(
+    source: Source,
+    images: Iterable[InputImage | tuple[str, Array]],
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    total: int | None = None,
+    overwrite: bool = False,
+) -> Capture:
+    """Trace every image on the canvas of `source` into `folder`, and return what is then there.
+
+    `images` are taken one at a time. They replace those of an earlier capture of the same model; one of another model
+    is only replaced if `overwrite` is set. `progress` is called with the number done and `total`, 0 if it isn't known.
+    What was in the folder stays whole until all are traced. Raises CaptureError for an id that can't be a folder's
+    name or comes twice, another model's folder, or a folder that can't be written.
+    """
+    if total is None:
+        total = len(images) if isinstance(images, Sized) else 0
+    description = json.loads(json.dumps(source.describe()))
+    earlier = _earlier(folder)
+    if earlier is not None and not overwrite:
+        earlier.require_source(description)
+    samples: list[Sample] = []
+    taken: set[str] = set()
+    staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        staging.mkdir(parents=True)
+        for image in images:
+            name, pixels, file = InputImage(*image)
+            check_id(name)
+            refuse_twin(name, taken, str(folder))
+            placed = source.canvas.fit(pixels)
+            _write_sample(staging / name, source.trace(placed.input))
+            samples.append(Sample(name, folder / name, file, *placed.original))
+            if progress is not None:
+                progress(len(samples), total)
+        if not samples:
+            raise CaptureError(f"{folder}: there is no image to capture; name some")
+        _publish(staging, folder, samples, earlier)
+        _write_index(folder / INDEX, description, source.canvas, samples)
+    except OSError as error:
+        raise CaptureError(f"{folder}: can't be written ({error}); make room, or name another folder") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Capture(folder, description, source.canvas, tuple(samples))
+
+
+def _publish(staging: Path, folder: Path, samples: Sequence[Sample], earlier: Capture | None) -> None:
+    """Put finished samples in the place of those of an earlier capture; other files in the folder stay.
+
+    Until the index is written again, the folder is no capture: nobody takes a mixture for one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    for stale in earlier.samples if earlier is not None else ():
+        shutil.rmtree(stale.folder, ignore_errors=True)
+    for sample in samples:
+        if sample.folder.exists():
+            shutil.rmtree(sample.folder)
+        (staging / sample.id).rename(sample.folder)
+
+
+def reference_detections(source: Source, image: Array) -> Tensors:
+    """Return what the original model finds in an image uint8 [h, w, 3], in the image's own pixels.
+
+    boxes [M, 4], labels, scores, and masks [M, 1, h, w] as probabilities or keypoints [M, K, 3].
+    """
+    placed = source.canvas.fit(image)
+    return placed.restore(source.detect(placed.input))
+
+
+def embedded_samples(count: int) -> Iterator[InputImage]:
+    """Yield the images that a capture takes unless others are named: `demo.shapes.embedded_images`."""
+    for shown in embedded_images(count):
+        yield InputImage(str(shown.image_id), shown.image)
+
+
+def _earlier(folder: Path) -> Capture | None:
+    return Capture.open(folder) if exists(folder) else None
+
+
+def _write_sample(folder: Path, tensors: Tensors) -> None:
+    folder.mkdir()
+    for name, tensor in tensors.items():
+        path = folder / f"{file_stem(name)}.npy"
+        with path.open("xb") as file:  # x: two names that differ in case only must not share a file
+            np.save(file, tensor, allow_pickle=False)
+
+
+def _write_index(index: Path, source: Mapping[str, object], canvas: Canvas, samples: list[Sample]) -> None:
+    content = {
+        "format": FORMAT,
+        "source": source,
+        "canvas": canvas.to_json(),
+        "samples": [{"id": s.id, "file": s.file, "height": s.height, "width": s.width} for s in samples],
+    }
+    temporary = index.with_name(f"{index.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        temporary.replace(index)
+    finally:
+        temporary.unlink(missing_ok=True)

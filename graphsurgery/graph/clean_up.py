@@ -1,0 +1,108 @@
+"""The two clean-ups that every pass gets for free: unused nodes and order.
+
+Both are iterative and linear in the size of the graph. graphsurgeon's own toposort is recursive and raises
+RecursionError on a chain of 500 nodes in reverse order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.errors import ModelError
+from graphsurgery.graph.queries import subgraphs, walk_graphs, with_bodies
+
+
+def drop_unused(graph: gs.Graph) -> None:
+    """Remove, in place, every node that no graph output depends on; graph inputs and outputs stay.
+
+    A body's node counts as used when the body's outputs need it, and the node that holds the body is used.
+    """
+    live: set[int] = set()
+    pending: list[gs.Tensor] = list(graph.outputs)
+    seen: set[int] = set()
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        for node in tensor.inputs:
+            if id(node) in live:
+                continue
+            live.add(id(node))
+            pending.extend(node.inputs)
+            for body in subgraphs(node):
+                pending.extend(body.outputs)
+    graphs = [graph]
+    dead: set[int] = set()
+    touched: dict[int, gs.Tensor] = {}
+    while graphs:
+        current = graphs.pop()
+        for node in current.nodes:
+            if id(node) in live:
+                graphs.extend(subgraphs(node))
+                continue
+            for lost in with_bodies(node):
+                dead.add(id(lost))
+                for tensor in (*lost.inputs, *lost.outputs):
+                    touched[id(tensor)] = tensor
+        current.nodes = [node for node in current.nodes if id(node) in live]
+    for tensor in touched.values():
+        _keep(tensor.outputs, [n for n in tensor.outputs if id(n) not in dead])
+        _keep(tensor.inputs, [n for n in tensor.inputs if id(n) not in dead])
+
+
+def sort(graph: gs.Graph) -> None:
+    """Order the nodes of `graph` and of the graphs inside it so that each stands behind what it reads, in place.
+
+    Nodes that are in a valid order already stay as they are. Raises ModelError when there is a cycle.
+    """
+    for inner in walk_graphs(graph):
+        inner.nodes = _sorted(inner)
+
+
+def _sorted(graph: gs.Graph) -> list[gs.Node]:
+    here = {id(node) for node in graph.nodes}
+    done: set[int] = set()
+    open_: set[int] = set()
+    order: list[gs.Node] = []
+    for root in graph.nodes:
+        stack: list[tuple[gs.Node, Iterator[gs.Node]]] = []
+        if id(root) not in done:
+            open_.add(id(root))
+            stack.append((root, _needs(root)))
+        while stack:
+            node, needs = stack[-1]
+            for needed in needs:
+                if id(needed) not in here or id(needed) in done:
+                    continue
+                if id(needed) in open_:
+                    raise ModelError(f"node '{needed.name or needed.op}': the graph has a cycle through this node")
+                open_.add(id(needed))
+                stack.append((needed, _needs(needed)))
+                break
+            else:
+                stack.pop()
+                open_.discard(id(node))
+                done.add(id(node))
+                order.append(node)
+    return order
+
+
+def _needs(node: gs.Node) -> Iterator[gs.Node]:
+    """Yield the nodes whose outputs `node` reads, also from inside its bodies."""
+    for inner in with_bodies(node):
+        for tensor in inner.inputs:
+            yield from tensor.inputs
+    for body in (b for n in with_bodies(node) for b in subgraphs(n)):
+        for tensor in body.outputs:
+            yield from tensor.inputs
+
+
+def _keep(nodes: Any, kept: list[gs.Node]) -> None:
+    """Replace a synchronised list's content without touching the other side."""
+    if len(kept) != len(nodes):
+        list.clear(nodes)
+        list.extend(nodes, kept)

@@ -1,0 +1,77 @@
+"""A ModelProto as it stands: its nodes with those in bodies, and the tensors that lie in other files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+from graphsurgery.errors import ModelError
+
+
+def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph` and of the bodies inside it."""
+    nodes: list[onnx.NodeProto] = []
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        for node in current.node:
+            nodes.append(node)
+            pending.extend(bodies(node))
+    return nodes
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs that `node` holds as attributes."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def stored_outside(proto: ModelProto) -> list[TensorProto]:
+    """Return the tensors of `proto` whose values lie in other files."""
+    tops = [proto.graph, *(graph for info in proto.training_info for graph in (info.initialization, info.algorithm))]
+    tops += [onnx.GraphProto(node=function.node) for function in proto.functions]
+    nodes = [node for top in tops for node in walk_protos(top)]
+    found: list[TensorProto] = []
+    for graph in [*tops, *(body for node in nodes for body in bodies(node))]:
+        found += graph.initializer
+        found += _pieces(graph.sparse_initializer)
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        found += [*attribute.tensors, *_pieces(attribute.sparse_tensors)]
+        found += [attribute.t] if attribute.HasField("t") else []
+        found += _pieces([attribute.sparse_tensor]) if attribute.HasField("sparse_tensor") else []
+    return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
+    """Raise ModelError unless the external data of `tensor` is a file inside `folder`, symbolic links followed."""
+    locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    if len(locations) != 1:  # of several, one reader takes the first and another the last
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' has {len(locations)} locations, not 1")
+    location = locations[0]
+    try:
+        outside = (
+            not location
+            or PurePosixPath(location).is_absolute()
+            or PureWindowsPath(location).is_absolute()
+            or bool(PureWindowsPath(location).drive)
+            or ".." in PureWindowsPath(location).parts
+            or not (folder / location).resolve().is_relative_to(folder.resolve())
+        )
+        missing = not (folder / location).is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, a loop of symbolic links
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' is nowhere: {error}") from error
+    if outside:
+        raise ModelError(f"{place}: tensor '{tensor.name}' points outside the model's folder ({location!r})")
+    if missing:
+        raise ModelError(f"{place}: the external data {location!r} of tensor '{tensor.name}' is missing")
+
+
+def _pieces(sparse: Iterable[onnx.SparseTensorProto]) -> list[TensorProto]:
+    return [piece for tensor in sparse for piece in (tensor.values, tensor.indices)]

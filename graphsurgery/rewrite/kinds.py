@@ -1,0 +1,52 @@
+"""What a pass is: NodePass, GraphPass or ModelPass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from graphsurgery.rewrite.editor import Editor
+
+Effect = Literal["exact", "approximate"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite. Subclass NodePass, GraphPass or ModelPass.
+
+    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault.
+    """
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+    keeps_outputs: ClassVar[bool] = True
+
+    def prepare(self) -> None:
+        """Start what takes long to start, without waiting for it; called for all passes when a run begins."""
+
+
+class NodePass(Pass):
+    """A rewrite around one node, called for every node, those in If and Loop bodies included."""
+
+    def rewrite(self, node: gs.Node, edit: Editor) -> None:
+        """Look at `node`; return, `edit.skip` with a reason, or rewrite it."""
+        raise NotImplementedError
+
+
+class GraphPass(Pass):
+    """A rewrite that needs the whole graph."""
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        """Change `graph` in place."""
+        raise NotImplementedError
+
+
+class ModelPass(Pass):
+    """A rewrite by a tool that takes and returns a ModelProto."""
+
+    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
+        """Return the rewritten model; `model` itself may be changed or returned."""
+        raise NotImplementedError
