@@ -1,7 +1,9 @@
-"""A detector that was cut into parts, whole again: an image in, detections on that image out.
+"""A detector that was cut into parts, whole again.
 
-detector = Detector.load(Path("model/shapes"))
-detections = detector(image)          # boxes, labels, scores, masks on the original image
+    detector = Detector.load(Path("model/shapes"))
+    detections = detector(image)          # boxes, labels, scores, masks on the original image
+
+`player` plays the parts; this puts an image on the canvas before them, and what they find back on the image.
 """
 
 from __future__ import annotations
