@@ -171,7 +171,7 @@ def resize(image: Array, size: tuple[int, int]) -> Floats:
     channels, height, width = image.shape
     if (height, width) == size:
         return _unit(image)
-    rows, (left, right, across) = _taps(height, size[0], channels > 1), _taps(width, size[1], channels > 1)
+    rows, (left, right, across) = _taps(height, size[0]), _taps(width, size[1])
     result = np.empty((channels, *size), np.float32)
     step = max(1, _BAND_ELEMENTS // (channels * width))
     for top in range(0, size[0], step):
@@ -185,18 +185,15 @@ def resize(image: Array, size: tuple[int, int]) -> Floats:
     return result
 
 
-def _taps(source: int, target: int, fused: bool, start: int = 0, stop: int | None = None) -> Taps:
+def _taps(source: int, target: int, start: int = 0, stop: int | None = None) -> Taps:
     """The two source positions and the weight of the second, for the target positions start..stop.
 
-    A slip of one unit in the last place shows at 2000 pixels, so positions are rounded as torch does on a
-    CPU: its kernel for several channels multiplies and subtracts `fused`, with one rounding, the one for a
-    single channel with two.
+    The scale is float32, as torch's, and a position is rounded once. torch's kernels round it once or twice, as the
+    number of channels, the processor and the version have it: 6e-5 apart in noise of 1333 pixels.
     """
     scale = float(np.float32(source / target))
     # Python's integers and doubles take a box of 1e30 pixels; an int64 range wouldn't.
     position: Array = scale * ((start + 0.5) + np.arange((target if stop is None else stop) - start))
-    if not fused:
-        position = position.astype(np.float32).astype(np.float64)
     at = np.maximum((position - 0.5).astype(np.float32), 0)
     low = np.minimum(at.astype(np.int64), source - 1)
     return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
@@ -258,7 +255,7 @@ def _paste(mask: Floats, box: Floats, picture: Floats) -> None:
     left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
     if left >= right or top >= bottom:
         return
-    low, high, weight = _taps(mask.shape[1], x1 - x0 + 1, False, left - x0, right - x0)
+    low, high, weight = _taps(mask.shape[1], x1 - x0 + 1, left - x0, right - x0)
     wide = _blend(mask[:, low], mask[:, high], weight)
-    low, high, weight = _taps(mask.shape[0], y1 - y0 + 1, False, top - y0, bottom - y0)
+    low, high, weight = _taps(mask.shape[0], y1 - y0 + 1, top - y0, bottom - y0)
     picture[top:bottom, left:right] = _blend(wide[low], wide[high], weight[:, None])

@@ -226,7 +226,7 @@ GEMM = "y = Gemm (x, w, c)"
         ("y = MatMul (x, w)", "float[2] w = {1, 2}", MATRIX, "its weight has rank 1"),
         ("y = MatMul (x, w)", SMALL, "float[n, 4, 2] x", "its input is of rank 3"),
         ("y = MatMul (x, w)", SMALL, "float[2] x", "its input is of rank 1"),
-        ("y = Gemm <alpha: float = 1.0e-38> (x, w)", SMALL.replace("1, 2, 3, 4", "1, 2, 0, 4"), MATRIX, "alpha takes"),
+        ("y = Gemm <alpha = 1.2e-38> (x, w)", SMALL.replace("1, 2, 3, 4", "0.5, 2, 0, 4"), MATRIX, "alpha takes"),
         ("y = Gemm <beta: float = 1.0e38> (x, w, c)", f"{SMALL}, float[3] c = {{1, 2, 30}}", MATRIX, "beta takes"),
     ],
 )
