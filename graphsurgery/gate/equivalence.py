@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphsurgery.errors import InputError
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
-from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Tolerance, Tolerances
+from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Limit, Tolerance, Tolerances
 
 __all__ = [
     "DEFAULT_GROUPS",
@@ -206,7 +206,7 @@ def compare(
         pair = reference[name], candidate[name]
         if name in aligned:
             pair = aligned[name].select(*pair)
-        report = _compare_tensor(name, *pair, tolerances.lookup(name))
+        report = _compare_tensor(name, *pair, tolerances.limit(name))
         if name in lost:
             also = f"; besides, {report.reason}" if report.verdict == "failed" else ""
             report = replace(report, verdict="failed", reason=lost[name] + also, needed=None)
@@ -236,7 +236,7 @@ def _judge_rows(
     return [*notes, f"{text}, where {allowed} may have none"], ""
 
 
-def _compare_tensor(name: str, reference: Array, candidate: Array, tolerance: Tolerance) -> TensorReport:
+def _compare_tensor(name: str, reference: Array, candidate: Array, limit: Limit) -> TensorReport:
     if candidate.shape != reference.shape:
         return TensorReport(name, "failed", f"shape {candidate.shape} where {reference.shape} was captured")
     seen, captured = _dtype_name(candidate.dtype), _dtype_name(reference.dtype)
@@ -245,16 +245,18 @@ def _compare_tensor(name: str, reference: Array, candidate: Array, tolerance: To
     if reference.dtype.kind in "SUT":
         return _compare_strings(name, reference, candidate)
     measured = measure(reference, candidate)
-    allowed, kind = tolerance.allows(measured.largest, floating=is_float(reference.dtype))
+    floating = is_float(reference.dtype)
+    allowed, kind = limit.allows(measured.largest, floating=floating)
     report = _report(measured, name, allowed, kind)
     different = measured.not_finite()
     if different:
         return replace(report, verdict="failed", reason=different, needed=None)
     if measured.max_abs > allowed:
-        if tolerance.sqnr is None or report.sqnr_db is None or not is_float(reference.dtype):
+        asked = limit.asks_sqnr(measured.largest, measured.rms) if floating else None
+        if asked is None or report.sqnr_db is None:
             return replace(report, verdict="failed", reason=_off(measured.max_abs, allowed))
-        report = replace(report, asked_db=tolerance.sqnr)
-        if report.sqnr_db is None or report.sqnr_db < tolerance.sqnr:
+        report = replace(report, asked_db=asked)
+        if report.sqnr_db is None or report.sqnr_db < asked:
             return replace(report, verdict="failed")
     if not reference.size:
         return replace(report, verdict="inconclusive", reason="there is nothing to compare: it is empty")

@@ -1,76 +1,146 @@
 """The numeric gate: after every pass, the graph against the tensors captured from the original model.
 
-An exact pass gets the recipe's tolerances; an approximate one what the recipe grants it by name, and that grant
-stays in force for everything behind it, since the tensors stay as far off.
+The rule. A grant is what the recipe lets an approximate pass cost. It belongs to that pass, and travels with the graph
+that the pass changed (`Judged.granted`); a pass that changes nothing is granted nothing. A pass that changed something
+is judged
+
+    against the captured tensors    by its own limit, with what was granted to the passes before it on top
+    against the graph before it     by its own limit alone, on the same inputs, if anything was granted before it
+
+Its own limit is the recipe's tolerance; that of an approximate pass is widened by its grant. Where nothing was granted
+before, the graph before equals the captured tensors as far as the gate can tell, and the first judgement is enough. The
+same goes for the cut, which is exact. A part's grants loosen neither the other parts nor their variants, which go on
+from the finished parts with what those carry; only the chain, at the end, may cost what all of its parts were granted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
-from graphsurgery.gate.equivalence import Comparison, Tolerances, Verdict, compare, merge
+from graphsurgery.gate.equivalence import Comparison, Outcome, Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 
+Judgement = Literal["passed", "failed", "inconclusive", "unchecked"]
+Tensors = Mapping[str, np.ndarray]
+Subject = TypeVar("Subject", Model, Part)
 
-@dataclass
+
+@dataclass(frozen=True)
+class Grant:
+    """What an approximate pass, which changed the graph, may have cost it."""
+
+    pass_name: str
+    tolerances: Tolerances
+
+
+@dataclass(frozen=True)
+class Judged(Generic[Subject]):
+    """A graph or a part with what the gate knows of it.
+
+    `granted` is what passes on the way to it were granted, in their order. `outputs` is what it computes on each
+    sample, kept only where the next pass has to be compared with it.
+    """
+
+    subject: Subject
+    verdict: Judgement = "unchecked"
+    granted: tuple[Grant, ...] = ()
+    outputs: tuple[Tensors, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """How a graph compares with the captured tensors and, behind a grant, with the graph before it (else None).
+
+    `outputs` is what it computed on each sample, where that was to be kept.
+    """
+
+    captured: Verdict
+    before: Verdict | None = None
+    outputs: tuple[Tensors, ...] | None = None
+
+    @property
+    def verdict(self) -> Outcome:
+        """Failed if either comparison failed, else what the captured tensors say."""
+        failed = self.before is not None and self.before.verdict == "failed"
+        return "failed" if failed else self.captured.verdict
+
+
+@dataclass(frozen=True)
 class Gate:
     """Compares graphs, parts and chains with the captured samples.
 
-    `tolerances` grow when `grant` is called.
+    `tolerances` are the recipe's, `grants` what it grants to approximate passes by name.
     """
 
     samples: Sequence[Sample]
     tolerances: Tolerances
     grants: Mapping[str, Tolerances]
 
-    def grant(self, pass_name: str) -> None:
-        """Let what the recipe grants to an approximate pass be allowed from now on."""
-        if pass_name in self.grants:
-            self.tolerances = self.tolerances.widened(self.grants[pass_name])
+    def grant(self, pass_name: str) -> tuple[Grant, ...]:
+        """Return what the recipe grants to an approximate pass, nothing where it grants none."""
+        return (Grant(pass_name, self.grants[pass_name]),) if pass_name in self.grants else ()
 
-    def fork(self) -> Gate:
-        """Return a gate of its own for one part: a grant to its passes does not loosen the other parts' checks."""
-        return Gate(self.samples, self.tolerances, self.grants)
-
-    def check_graph(self, model: Model, outputs: Sequence[str] | None = None) -> Verdict:
-        """Feed the captured inputs to the whole graph and compare its outputs with the captured ones.
-
-        `outputs` are those that it must have, no more and no fewer; None for whichever it has.
-        """
+    def play_graph(self, model: Model) -> Iterator[Tensors]:
+        """Yield what the whole graph computes on each sample."""
         session = Session(model.proto, name="the whole graph")
-        comparisons = []
         for sample in self.samples:
-            got = session.run({name: sample.load(name) for name in session.inputs})
-            comparisons.append((sample.id, self._compare(sample, got, outputs)))
-        return merge(comparisons)
+            yield session.run({name: sample.load(name) for name in session.inputs})
 
-    def check_part(self, part: Part, outputs: Sequence[str] | None = None) -> Verdict:
-        """Feed the captured boundary tensors to one part and compare what it writes; `outputs` as above."""
+    def play_part(self, part: Part) -> Iterator[Tensors]:
+        """Yield what one part computes on each sample's boundary tensors."""
         player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
-        comparisons = []
         for sample in self.samples:
-            got = player.play({name: sample.load(name) for name in player.entry.inputs})
-            comparisons.append((sample.id, self._compare(sample, got, outputs)))
-        return merge(comparisons)
+            yield player.play({name: sample.load(name) for name in player.entry.inputs})
 
-    def check_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Verdict:
-        """Play all parts from the captured input to the end and compare the detector's outputs."""
+    def play_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[Tensors]:
+        """Yield what all parts, played one after another, make of each sample's image."""
         players = [PartPlayer.open(part.model.proto, describe_part(part), optimise=False) for part in parts]
         chain = Chain(tuple(players), tuple(outputs))
-        comparisons = []
         for sample in self.samples:
-            got = chain.play({name: sample.load(name) for name in inputs})
-            comparisons.append((sample.id, self._compare(sample, got, outputs)))
-        return merge(comparisons)
+            yield chain.play({name: sample.load(name) for name in inputs})
 
-    def _compare(self, sample: Sample, got: Mapping[str, np.ndarray], outputs: Sequence[str] | None) -> Comparison:
-        expected = {name: sample.load(name) for name in (got if outputs is None else outputs)}
-        return compare(expected, got, self.tolerances)
+    def judge(
+        self,
+        played: Iterable[Tensors],
+        outputs: Sequence[str] | None = None,
+        *,
+        own: Sequence[Grant] = (),
+        earlier: Sequence[Grant] = (),
+        before: Iterable[Tensors] | None = None,
+        keep: bool = False,
+    ) -> Ruling:
+        """Judge what was computed on each sample by the rule above.
+
+        `outputs` are the tensors that there must be, no more and no fewer; None for whichever there are. `own` is what
+        the pass was granted that made the graph, `earlier` what those before it were, `before` what the graph before it
+        computes. `keep` says whether the tensors are kept for the next pass.
+        """
+        limit = self.tolerances
+        for grant in own:
+            limit = limit.widened(grant.tolerances)
+        whole_limit = limit.behind([grant.tolerances for grant in earlier])
+        captured: list[tuple[str, Comparison]] = []
+        behind: list[tuple[str, Comparison]] = []
+        kept: list[Tensors] = []
+        earlier_outputs = iter(before) if before is not None else None
+        for sample, got in zip(self.samples, played, strict=True):
+            expected = {name: sample.load(name) for name in (got if outputs is None else outputs)}
+            captured.append((sample.id, compare(expected, got, whole_limit)))
+            if earlier_outputs is not None:
+                behind.append((sample.id, compare(next(earlier_outputs), got, limit)))
+            if keep:
+                kept.append(got)
+        return Ruling(merge(captured), merge(behind) if behind else None, tuple(kept) if keep else None)
+
+    def check_part(self, part: Part, outputs: Sequence[str] | None = None) -> Verdict:
+        """Compare a part, with nothing granted, with the captured tensors; `outputs` as above."""
+        return self.judge(self.play_part(part), outputs).captured

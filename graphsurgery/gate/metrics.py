@@ -78,6 +78,11 @@ class Measured:
         return text.replace(" 1 places", " 1 place")
 
     @property
+    def rms(self) -> float:
+        """The root of the mean square of the reference."""
+        return math.sqrt(self.reference_squares / self.count) if self.count else 0.0
+
+    @property
     def sqnr_db(self) -> float | None:
         """10 log10(sum reference^2 / sum difference^2); infinite for equal tensors, None where it overflows."""
         if not self.difference_squares:

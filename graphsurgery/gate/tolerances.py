@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -43,6 +44,16 @@ class Tolerance:
             return relative, "relative"
         return self.absolute or 0.0, "absolute"
 
+    def noise(self, largest: float, signal: float) -> float:
+        """Return the amplitude of noise allowed, as a share of the signal's; `signal` is the reference's RMS.
+
+        It follows from `sqnr`, or from the number that every single value may be off.
+        """
+        if self.sqnr is not None:
+            return float(10 ** (-self.sqnr / 20))
+        allowed, _ = self.allows(largest, floating=True)
+        return allowed / signal if signal else math.inf
+
     def or_larger(self, other: Tolerance) -> Tolerance:
         """Return the tolerance that allows what either of the two allows."""
         ratios = [ratio for ratio in (self.sqnr, other.sqnr) if ratio is not None]
@@ -54,17 +65,51 @@ DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a tensor may be off in all: a pass's `own` tolerance, and what was `granted` to the passes before it.
+
+    They add up, as errors do at worst: a pass that is within its own tolerance of a graph that is within what was
+    granted can't be beyond the limit.
+    """
+
+    own: Tolerance
+    granted: tuple[Tolerance, ...] = ()
+
+    def allows(self, largest: float, *, floating: bool) -> tuple[float, Kind]:
+        """Return the absolute number allowed and its kind; `largest` is max |finite reference|."""
+        own, kind = self.own.allows(largest, floating=floating)
+        if not self.granted:
+            return own, kind
+        return own + sum(grant.allows(largest, floating=floating)[0] for grant in self.granted), "absolute"
+
+    def asks_sqnr(self, largest: float, signal: float) -> float | None:
+        """Return the SQNR in dB that is enough whatever the largest difference is; None where none is.
+
+        `signal` is the root of the mean square of the reference. Amplitudes of noise add up, decibels don't.
+        """
+        every = (self.own, *self.granted)
+        if all(tolerance.sqnr is None for tolerance in every):
+            return None
+        if not self.granted:
+            return self.own.sqnr
+        noise = sum(tolerance.noise(largest, signal) for tolerance in every)
+        return -20 * math.log10(noise) if 0 < noise < math.inf else None
+
+
+@dataclass(frozen=True)
 class Tolerances:
     """Tolerances by tensor name or pattern: the exact name, else the first matching pattern, else a default.
 
     Patterns are case sensitive. Of each group (`matched_rows`), `unmatched` rows may be without partner, both sides
-    counted together; `unmatched_of` says it for one group, by its first tensor. `grants` only ever widen.
+    counted together; `unmatched_of` says it for one group, by its first tensor. `grants` only ever widen; `earlier` are
+    those of passes before this one, whose cost comes on top.
     """
 
     rules: Mapping[str, Tolerance] = field(default_factory=dict)
     unmatched: int = 0
     unmatched_of: Mapping[str, int] = field(default_factory=dict)
     grants: tuple[Tolerances, ...] = ()
+    earlier: tuple[Tolerances, ...] = ()
 
     @classmethod
     def parse(cls, mapping: Mapping[str, float | int | Mapping[str, float]]) -> Tolerances:
@@ -87,10 +132,16 @@ class Tolerances:
 
     def may_lack_partner(self, group: str) -> int:
         """Return how many rows of the group whose first tensor is `group` may be without partner."""
-        return max(self.unmatched_of.get(group, self.unmatched), *(g.may_lack_partner(group) for g in self.grants), 0)
+        own = max(self.unmatched_of.get(group, self.unmatched), *(g.may_lack_partner(group) for g in self.grants), 0)
+        return own + sum(grant.may_lack_partner(group) for grant in self.earlier)
+
+    def limit(self, name: str) -> Limit:
+        """Return what a tensor may be off in all."""
+        rules = (grant._rule(name) for grant in self.earlier)
+        return Limit(self.lookup(name), tuple(rule for rule in rules if rule is not None))
 
     def lookup(self, name: str) -> Tolerance:
-        """Return the tolerance of a tensor, grants included."""
+        """Return the own tolerance of a tensor, grants included."""
         found = self._rule(name) or DEFAULT_TOLERANCE
         for grant in self.grants:
             granted = grant._rule(name)
@@ -101,6 +152,10 @@ class Tolerances:
         """Allow what either allows; a tensor that `grant` doesn't name stays as it is."""
         grants = (*self.grants, replace(grant, grants=()), *grant.grants)
         return replace(self, grants=grants)
+
+    def behind(self, earlier: Sequence[Tolerances]) -> Tolerances:
+        """Return what may be off behind passes that were granted `earlier`; the cost of each comes on top."""
+        return replace(self, earlier=(*self.earlier, *earlier))
 
     def _rule(self, name: str) -> Tolerance | None:
         if name in self.rules:

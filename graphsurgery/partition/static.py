@@ -12,7 +12,12 @@ from graphsurgery.rewrite import Editor
 
 
 def certify_static(part: Part) -> Part:
-    """Return the accelerator part with every shape written out. Raises ModelError listing what is dynamic still."""
+    """Return an accelerator part with every shape written out, another as it is.
+
+    Raises ModelError listing what is dynamic still in a part for the accelerator.
+    """
+    if not part.accelerator:
+        return part
     graph = part.model.graph()
     Editor(graph, f"part '{part.name}'").infer_shapes()
     model = Model.of(graph)

@@ -3,19 +3,18 @@
     export -> capture -> passes on the whole graph -> cut -> passes on the parts -> chain -> write
 
 After every step the gate compares the graph with the captured tensors, and the first difference ends the run; what
-was in the output folder stays as it was.
+was in the output folder stays as it was. What a graph is worth comparing with travels with it (`gate.Judged`).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,8 +22,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
-from graphsurgery.gate.equivalence import Verdict
-from graphsurgery.gate.gate import Gate
+from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
@@ -39,6 +37,8 @@ from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
 from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.sources import Source
+
+Subject = TypeVar("Subject", Model, Part)
 
 
 class RunWatcher(Watcher, Protocol):
@@ -69,9 +69,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Parts:
-    """The finished parts, and the manifest that was written with them."""
+    """The finished parts with what the gate knows of them, and the manifest that was written with them."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Judged[Part]]
     manifest: Manifest
 
 
@@ -89,9 +89,9 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         whole = rewrite_whole(run, use, whole)
     parts = cut(run, whole)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [certify_static(part) if part.accelerator else part for part in parts]
-    check_chain(run, parts, whole.inputs, whole.outputs)
-    return Parts(parts, write(run, parts, whole.inputs, whole.outputs, output))
+    parts = [replace(part, subject=certify_static(part.subject)) for part in parts]
+    check_chain(run, parts, whole)
+    return Parts(parts, write(run, [part.subject for part in parts], whole.subject, output))
 
 
 def failed_folder(out: Path) -> Path:
@@ -100,7 +100,7 @@ def failed_folder(out: Path) -> Path:
     return place.with_name(f"{place.name}.failed")
 
 
-def export(run: Run) -> Model:
+def export(run: Run) -> Judged[Model]:
     """Export the whole model and compare it with the tensors captured from the original before any pass ran."""
     run.watcher.begin("export")
     with _timed(run.record, "export"):
@@ -108,54 +108,67 @@ def export(run: Run) -> Model:
         model.check("the export")
     step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
     run.record.checks.append(step)
+    judged = Judged(model)
     if run.gate is not None:
-        _judge(run, step, lambda gate: gate.check_graph(model), run.gate, "the export, before any pass,")
+        judged = _judge(run, step, judged, run.gate.play_graph(model), "the export, before any pass,")
     run.watcher.finished(step)
-    return model
+    return judged
 
 
-def rewrite_whole(run: Run, use: PassUse, model: Model) -> Model:
-    """Run one pass on the whole graph and compare its outputs with the captured ones."""
-    step, after = _rewrite(run, use, model, None)
-    if after.fingerprint != model.fingerprint:
-        after = _adopt_names(run, use, model, after)
+def rewrite_whole(run: Run, use: PassUse, whole: Judged[Model]) -> Judged[Model]:
+    """Run one pass on the whole graph and compare its outputs with the captured ones, by the rule of the gate."""
+    step, model = _rewrite(run, use, whole.subject, None)
+    if model.fingerprint == whole.subject.fingerprint:
+        return _unchanged(run, step, whole)
+    model, inner = _adopt_names(run, use, whole, model)
+    after = Judged(model, granted=whole.granted)
     if run.gate is not None:
-        if use.pass_.effect == "approximate":
-            run.gate.grant(use.name)
-        if after.fingerprint == model.fingerprint:
-            _stand_by(run, step)
-        else:
-            outputs = model.outputs if use.pass_.keeps_outputs else None
-            check = partial(Gate.check_graph, model=after, outputs=outputs)
-            with _graphs_left_behind(run, step, model, after):
-                _judge(run, step, check, run.gate, _place(use, None))
+        outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
+        with _graphs_left_behind(run, step, whole.subject, model):
+            before = _outputs_before(whole, model, inner, run.samples) if whole.granted else None
+            own = _own_grant(run.gate, use)
+            after = _judge(run, step, after, run.gate.play_graph(model), _place(use, None), outputs, own, before)
     run.watcher.finished(step)
     return after
 
 
-def cut(run: Run, whole: Model) -> list[Part]:
-    """Cut the graph at the recipe's operator, give the boundary tensors their names, and check each part alone."""
+def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
+    """Cut the graph at the recipe's operator, give the boundary tensors their names, and check each part alone.
+
+    Behind a grant the parts are also played one after another and compared with the graph that was cut.
+    """
     plan = run.recipe.partition
     if plan is None:
-        return [Part(run.recipe.name, "cpu", False, whole)]
+        part = Part(run.recipe.name, "cpu", False, whole.subject)
+        return [Judged(part, whole.verdict, whole.granted, whole.outputs)]
     run.watcher.begin("partition")
     with _timed(run.record, "surgery"):
-        found = _find_cut(plan, whole)
+        found = _find_cut(plan, whole.subject)
     crossing = found.crossing()
     with _timed(run.record, "checks"):
-        values = boundary_names.values_of(whole, [tensor.name for tensor in crossing], run.samples)
+        values = boundary_names.values_of(whole.subject, [tensor.name for tensor in crossing], run.samples)
     with _timed(run.record, "surgery"):
         _name_boundary(found, values, run.samples)
         parts = partition.extract_parts(found, plan.parts)
+    judged = []
     for part in parts:
         _remember_unnamed(part, run.calibration or run.samples)
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
+        cut_out = Judged(part, granted=whole.granted)
         if run.gate is not None:
             place = f"part '{part.name}', as it was cut,"
-            _judge(run, step, lambda gate, part=part: gate.check_part(part), run.gate, place)
+            cut_out = _judge(run, step, cut_out, run.gate.play_part(part), place)
+        judged.append(cut_out)
         run.watcher.finished(step)
-    return parts
+    if run.gate is not None and whole.outputs is not None:
+        nodes = sum(part.model.nodes for part in parts)
+        step = Step("partition", nodes_before=nodes, nodes_after=nodes)
+        run.record.checks.append(step)
+        played = run.gate.play_chain(parts, whole.subject.inputs, whole.subject.outputs)
+        _judge(run, step, whole, played, "the cut", before=whole.outputs, last=True)
+        run.watcher.finished(step)
+    return judged
 
 
 def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
@@ -183,43 +196,54 @@ def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
         raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
 
 
-def rewrite_part(run: Run, part: Part) -> Part:
-    """Run the recipe's passes for one part, each compared with the part's captured outputs."""
-    gate = run.gate.fork() if run.gate is not None else None
-    for use in run.recipe.part_passes.get(part.name, ()):
-        step, model = _rewrite(run, use, part.model, part.name)
-        after = replace(part, model=model)
-        if gate is not None:
-            if use.pass_.effect == "approximate":
-                gate.grant(use.name)
-            if model.fingerprint == part.model.fingerprint:
-                _stand_by(run, step)
-            else:
-                check = partial(Gate.check_part, part=after, outputs=part.model.outputs)  # each is read further on
-                with _graphs_left_behind(run, step, part.model, model):
-                    _judge(run, step, check, gate, _place(use, part.name))
+def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
+    """Run the recipe's passes for one part, each compared with the part's captured outputs, by the rule of the gate."""
+    for use in run.recipe.part_passes.get(part.subject.name, ()):
+        before = part.subject
+        step, model = _rewrite(run, use, before.model, before.name)
+        if model.fingerprint == before.model.fingerprint:
+            part = _unchanged(run, step, part)
+            continue
+        after = Judged(replace(before, model=model), granted=part.granted)
+        if run.gate is not None:
+            with _graphs_left_behind(run, step, before.model, model):
+                # a part that a variant goes on with was finished long ago, and its outputs were let go
+                computed = part.outputs or run.gate.play_part(before)
+                after = _judge(
+                    run,
+                    step,
+                    after,
+                    run.gate.play_part(after.subject),
+                    _place(use, before.name),
+                    before.model.outputs,  # each is read further on
+                    _own_grant(run.gate, use),
+                    computed if part.granted else None,
+                )
         run.watcher.finished(step)
         part = after
-    return part
+    return replace(part, outputs=None)
 
 
-def check_chain(run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Play the parts one after another on every captured sample and compare what comes out at the end."""
-    nodes = sum(part.model.nodes for part in parts)
+def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -> None:
+    """Play the parts one after another on every captured sample and compare what comes out at the end.
+
+    What the passes on the whole graph cost and what each part's own passes did, the end pays together.
+    """
+    chain = [part.subject for part in parts]
+    nodes = sum(part.model.nodes for part in chain)
     step = Step("chain", nodes_before=nodes, nodes_after=nodes)
     run.record.checks.append(step)
     if run.gate is not None:
-        for use in (use for uses in run.recipe.part_passes.values() for use in uses):
-            if use.pass_.effect == "approximate":  # what it cost one part, the end pays
-                run.gate.grant(use.name)
-        _judge(run, step, lambda g: g.check_chain(parts, inputs, outputs), run.gate, "the chain of parts")
+        shared = len(whole.granted)
+        granted = (*whole.granted, *(grant for part in parts for grant in part.granted[shared:]))
+        played = run.gate.play_chain(chain, whole.subject.inputs, whole.subject.outputs)
+        judged = Judged(whole.subject, granted=granted)
+        _judge(run, step, judged, played, "the chain of parts", whole.subject.outputs, last=True)
     run.watcher.finished(step)
 
 
-def write(
-    run: Run, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str], output: OutputFolder
-) -> Manifest:
-    """Write the parts and the manifest."""
+def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -> Manifest:
+    """Write the parts, which `whole` was cut into, and the manifest."""
     run.watcher.begin("write")
     with _timed(run.record, "write"):
         for part in parts:
@@ -231,8 +255,8 @@ def write(
             run.recipe.name,
             dict(source.describe()),
             source.canvas,
-            list(inputs),
-            list(outputs),
+            list(whole.inputs),
+            list(whole.outputs),
             source.classes,
         )
         output.write_text(FILE_NAME, manifest.to_json())
@@ -261,44 +285,81 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     return step, applied.model
 
 
-def _adopt_names(run: Run, use: PassUse, before: Model, after: Model) -> Model:
+def _adopt_names(run: Run, use: PassUse, before: Judged[Model], after: Model) -> tuple[Model, Mapping[str, str]]:
     """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
 
     A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output. One that
-    equals none is held against what the graph before the pass computes for it.
+    equals none is held against what the graph before the pass computes for it. Behind a grant nothing need equal what
+    was captured; there a new output stands for the one at its place. Returns also {name: its name in the graph before}.
     """
+    graph = before.subject
+    inner = naming.tensor_names(graph.proto)
     new = [name for name in (*after.inputs, *after.outputs) if name not in run.samples[0]]
-    if not new:
-        return after
-    with _timed(run.record, "checks"):
-        inner = naming.tensor_names(before.proto)
-        values = boundary_names.values_of(before, [name for name in new if name in inner], run.samples)
-        for sample, computed in zip(run.samples, values, strict=True):
-            sample.remember(computed)
-        made = [name for name in new if name not in inner]
-        if made and not set(made) & set(after.inputs):
-            values = [a | b for a, b in zip(values, boundary_names.values_of(after, made, run.samples), strict=True)]
-        names = boundary_names.name_by_value(values, run.samples)
-    unknown = [name for name in made if name not in names]
-    if unknown:
-        raise PassError(
-            f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
-            f"compare with; it must be a tensor of the graph before, or equal a captured one"
-        )
-    return naming.rename_tensors(after, names)
+    names: dict[str, str] = {}
+    if new:
+        with _timed(run.record, "checks"):
+            values = boundary_names.values_of(graph, [name for name in new if name in inner], run.samples)
+            for sample, computed in zip(run.samples, values, strict=True):
+                sample.remember(computed)
+            made = [name for name in new if name not in inner]
+            if made and not set(made) & set(after.inputs):
+                values = [
+                    a | b for a, b in zip(values, boundary_names.values_of(after, made, run.samples), strict=True)
+                ]
+            names = boundary_names.name_by_value(values, run.samples)
+        if before.granted and len(after.outputs) == len(graph.outputs):
+            places = zip(after.outputs, graph.outputs, strict=True)
+            names |= {
+                name: old for name, old in places if name in made and name not in names and old not in after.outputs
+            }
+        unknown = [name for name in made if name not in names]
+        if unknown:
+            raise PassError(
+                f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
+                f"compare with; it must be a tensor of the graph before, or equal a captured one"
+            )
+    renamed = naming.rename_tensors(after, names)
+    ends = zip((*renamed.inputs, *renamed.outputs), (*after.inputs, *after.outputs), strict=True)
+    return renamed, {name: old if old in inner else name for name, old in ends}
+
+
+def _outputs_before(
+    before: Judged[Model], after: Model, inner: Mapping[str, str], samples: Sequence[Sample]
+) -> list[Tensors]:
+    """Return, for each sample, what the graph before a pass computes for the outputs of the graph behind it.
+
+    `inner` says what an output is called in the graph before.
+    """
+    ends = before.subject.outputs
+    more = [inner[name] for name in after.outputs if inner[name] not in ends]
+    values = boundary_names.values_of(before.subject, more, samples)
+    return [
+        {name: {**computed, **inside}[inner[name]] for name in after.outputs}
+        for computed, inside in zip(before.outputs or (), values, strict=True)
+    ]
 
 
 def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> None:
-    """Rename the crossing tensors in the graph of `found`, and fill in shapes and types."""
-    known = boundary_names.name_by_value(values, samples)
+    """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
+
+    A name that an input or output of the graph has is not given to a tensor that was it before an approximate pass; an
+    inner tensor makes way.
+    """
+    ends = {tensor.name for tensor in (*found.graph.inputs, *found.graph.outputs)}
+    known = {old: new for old, new in boundary_names.name_by_value(values, samples).items() if new not in ends}
     taken = graphs.tensor_names(found.graph) | set(known.values())
+    crossing = {id(tensor) for tensor in found.crossing()}
+    for tensor in (tensor for node in graphs.walk_nodes(found.graph) for tensor in node.outputs):
+        if tensor.name in known.values() and id(tensor) not in crossing:
+            tensor.name = naming.fresh(f"{tensor.name}_inner", taken)
+            taken.add(tensor.name)
     for tensor in found.crossing():
         old = tensor.name
         if old in known:
             new = known[old]
         else:
             new = naming.clean_name(old)
-            new = old if new == old else naming.fresh(new, taken)
+            new = old if new == old and old not in known.values() else naming.fresh(new, taken)
         taken.add(new)
         observed = [computed[old] for computed in values]
         tensor.dtype = observed[0].dtype
@@ -324,10 +385,29 @@ def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
         sample.remember(player.play({name: sample.load(name) for name in entry.inputs}))
 
 
-def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
+def _judge(
+    run: Run,
+    step: Step,
+    subject: Judged[Subject],
+    played: Iterable[Tensors],
+    place: str,
+    outputs: Sequence[str] | None = None,
+    own: Sequence[Grant] = (),
+    before: Iterable[Tensors] | None = None,
+    *,
+    last: bool = False,
+) -> Judged[Subject]:
+    """Let the gate judge what `subject` computes, and return it with its verdict and with what it was granted.
+
+    What it computes is kept for the pass behind it, where that will be asked for; nothing comes behind the `last` one.
+    """
+    assert run.gate is not None
+    granted = (*subject.granted, *own)
     begin = time.perf_counter()
     try:
-        comparison: Verdict = check(gate)
+        ruling = run.gate.judge(
+            played, outputs, own=own, earlier=subject.granted, before=before, keep=bool(granted) and not last
+        )
     except CaptureError:
         raise
     except InputError as error:
@@ -337,10 +417,15 @@ def _judge(run: Run, step: Step, check: Any, gate: Gate, place: str) -> None:
         raise Difference(f"{place} breaks the graph: {error}") from error
     finally:
         run.record.spent("checks", time.perf_counter() - begin)
-    step.judge(comparison)
-    if comparison.verdict == "failed":
+    step.judge(ruling)
+    if ruling.verdict == "failed":
         run.watcher.finished(step)
-        raise Difference(f"{place} differs from the original model: {comparison.explain()}")
+        raise Difference(f"{place} {step.explain()}")
+    return Judged(subject.subject, ruling.verdict, granted, ruling.outputs)
+
+
+def _own_grant(gate: Gate, use: PassUse) -> tuple[Grant, ...]:
+    return gate.grant(use.name) if use.pass_.effect == "approximate" else ()
 
 
 @contextmanager
@@ -349,7 +434,7 @@ def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> It
     try:
         yield
     except Difference as error:
-        worst = step.comparison.worst if step.comparison else None
+        worst = step.worst
         failing = [sample for sample in run.samples if worst is not None and sample.id == worst.sample]
         if run.failed is not None:
             run.watcher.begin("look for the first difference")
@@ -358,10 +443,11 @@ def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> It
         raise
 
 
-def _stand_by(run: Run, step: Step) -> None:
-    """Give a pass that changed nothing the verdict of the step before it on the same graph."""
-    earlier = [s for s in (*run.record.checks, *run.record.passes) if s.part == step.part and s is not step]
-    step.verdict = earlier[-1].verdict
+def _unchanged(run: Run, step: Step, before: Judged[Subject]) -> Judged[Subject]:
+    """Give a pass that changed nothing the verdict of the graph that it left alone."""
+    step.verdict = before.verdict
+    run.watcher.finished(step)
+    return before
 
 
 def _place(use: PassUse, part: str | None) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from graphsurgery.devices.providers import parse_devices, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
+from graphsurgery.gate.gate import Judged
 from graphsurgery.partition import static
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part
@@ -42,7 +43,12 @@ def chosen(recipe: Recipe, names: Sequence[str] | None) -> list[Variant]:
 
 
 def make_variant(
-    run: pipeline.Run, variant: Variant, parts: Sequence[Part], manifest: Manifest, output: OutputFolder, required: bool
+    run: pipeline.Run,
+    variant: Variant,
+    parts: Sequence[Judged[Part]],
+    manifest: Manifest,
+    output: OutputFolder,
+    required: bool,
 ) -> VariantRecord:
     """Make the variant's parts of the finished `parts` and write them into a folder of its own.
 
@@ -55,7 +61,7 @@ def make_variant(
     inner = replace(run, recipe=replace(run.recipe, part_passes=variant.part_passes), record=Record({}))
     try:
         require_installed(parse_devices(f"{device}={value}" for device, value in variant.devices.items()))
-        made = [pipeline.rewrite_part(_granted(inner, run.recipe, part), part) for part in parts]
+        judged = [pipeline.rewrite_part(inner, part) for part in parts]
     except MissingTool as error:
         if required:
             raise MissingTool(f"variant '{variant.name}': {error}") from error
@@ -69,23 +75,12 @@ def make_variant(
     finally:
         record.passes = inner.record.passes
         run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
-    made = [static.certify_static(part) if part.accelerator else part for part in made]
+    made = [static.certify_static(part.subject) for part in judged]
     _write(made, variant, manifest, output)
     described = Record({})
     described.describe(made)
     record.parts, record.verdict = described.parts, "passed"
     return record
-
-
-def _granted(inner: pipeline.Run, recipe: Recipe, part: Part) -> pipeline.Run:
-    """Return the run with a gate that allows what the recipe's own passes on `part` have cost already."""
-    if inner.gate is None:
-        return inner
-    gate = inner.gate.fork()
-    for use in recipe.part_passes.get(part.name, ()):
-        if use.pass_.effect == "approximate":
-            gate.grant(use.name)
-    return replace(inner, gate=gate)
 
 
 def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
-from graphsurgery.errors import CaptureError, Difference, InputError
+from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
 from graphsurgery.evaluation import measure
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
@@ -53,8 +53,8 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
     """Take the recipe's model all the way and return the folder that now holds its parts.
 
     `record` is filled as the run goes, so that it tells how far a failed one came. Raises Difference, InputError or
-    MissingTool; then the output folder is what it was before. What a Difference ends leaves its record and its report
-    in a folder of its own, beside the output folder.
+    MissingTool; then the output folder is what it was before, unless the error is of a variant alone, and says so. What
+    a Difference ends leaves its record and its report in a folder of its own, beside the output folder.
     """
     try:
         _apply(recipe, options, record, watcher)
@@ -80,6 +80,7 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
         named = options.variants is not None and variants.ALL not in options.variants
         manifest = make_parts(run, wanted, output, required=named)
+        manifest = leave_out_unplayable(run, manifest, output, required=named)
         if recipe.evaluate is not None:
             watcher.begin("evaluate")
             started = time.perf_counter()
@@ -95,6 +96,8 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         page = html.render(record.to_json(), manifest.model_dump(mode="json"), pictures)
         output.write_text(REPORT, page)
         output.publish()
+    if failed := [variant for variant in record.variants if variant.verdict == "failed"]:
+        raise InputError(f"variant '{failed[0].name}': {failed[0].reason}; the rest is in {options.out}")
 
 
 def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, required: bool) -> Manifest:
@@ -106,6 +109,30 @@ def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, req
     manifest = done.manifest.model_copy(update={"variants": made})
     if made:
         output.write_text(FILE_NAME, manifest.to_json())
+    return manifest
+
+
+def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, required: bool) -> Manifest:
+    """Take the variants away that the devices of the recipe can't play, before anything is measured.
+
+    A provider that leaves a node to the CPU, or does not take a part at all, says so only when a session is made. The
+    parts and the other variants are good all the same. Raises InputError where such a variant is `required`.
+    """
+    unplayable = []
+    for variant in (variant for variant in run.record.variants if variant.verdict == "passed" and variant.devices):
+        run.watcher.begin(f"open variant {variant.name}")
+        try:
+            Detector.load(output.work / variant.name)
+        except (InputError, MissingTool) as error:
+            variant.verdict, variant.reason = "failed", str(error)
+            if required:
+                raise InputError(f"variant '{variant.name}': {error}") from error
+            shutil.rmtree(output.work / variant.name)
+            unplayable.append(variant.name)
+    if not unplayable:
+        return manifest
+    manifest = manifest.model_copy(update={"variants": [v for v in manifest.variants if v not in unplayable]})
+    output.write_text(FILE_NAME, manifest.to_json())
     return manifest
 
 

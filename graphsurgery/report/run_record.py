@@ -10,19 +10,21 @@ from typing import Any, Literal
 
 import psutil
 
-from graphsurgery.gate.equivalence import Verdict
+from graphsurgery.gate.equivalence import TensorReport, Verdict
+from graphsurgery.gate.gate import Judgement, Ruling
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.report import environment
 from graphsurgery.rewrite import Skip
 
-Judgement = Literal["passed", "failed", "inconclusive", "unchecked"]
-
 
 @dataclass
 class Step:
-    """One pass, or one check that belongs to no pass (`effect` None): the export, the cut, the chain."""
+    """One pass, or one check that belongs to no pass (`effect` None): the export, the cut, the chain.
+
+    `comparison` is with the captured tensors, `before` with the graph before it, where the gate asked for that.
+    """
 
     name: str
     part: str | None = None
@@ -34,14 +36,33 @@ class Step:
     details: Mapping[str, Any] = field(default_factory=dict)
     verdict: Judgement = "unchecked"
     comparison: Verdict | None = None
+    before: Verdict | None = None
 
-    def judge(self, comparison: Verdict) -> None:
-        """Take over what a comparison found."""
-        self.comparison, self.verdict = comparison, comparison.verdict
+    def judge(self, ruling: Ruling) -> None:
+        """Take over what the gate found."""
+        self.comparison, self.before, self.verdict = ruling.captured, ruling.before, ruling.verdict
+
+    @property
+    def _telling(self) -> Verdict | None:
+        """The comparison that decides: the one that failed, else that with the captured tensors."""
+        if self.before is not None and self.before.verdict == "failed":
+            return self.before
+        return self.comparison
+
+    @property
+    def worst(self) -> TensorReport | None:
+        """The tensor that decides, None where nothing was compared."""
+        return self._telling.worst if self._telling else None
+
+    def explain(self) -> str:
+        """Say what a failed step differs from, and by how much."""
+        if self._telling is None:
+            return "was not compared"
+        reference = "the graph before it" if self._telling is self.before else "the original model"
+        return f"differs from {reference}: {self._telling.explain()}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as run.json has it."""
-        worst = self.comparison.worst if self.comparison else None
         return {
             "name": self.name,
             "part": self.part,
@@ -52,14 +73,16 @@ class Step:
             "skips": [{"node": skip.node, "reason": skip.reason} for skip in self.skips],
             **({"details": self.details} if self.details else {}),
             "verdict": self.verdict,
-            "worst": None
-            if worst is None
-            else {
-                **{key: value for key, value in worst.to_json().items() if key != "name"},
-                "tensor": worst.name,
-            },
+            "worst": _worst(self.worst),
             "comparison": self.comparison.to_json() if self.comparison else None,
+            **({"before": self.before.to_json(), "worst_before": _worst(self.before.worst)} if self.before else {}),
         }
+
+
+def _worst(report: TensorReport | None) -> dict[str, object] | None:
+    if report is None:
+        return None
+    return {**{key: value for key, value in report.to_json().items() if key != "name"}, "tensor": report.name}
 
 
 @dataclass

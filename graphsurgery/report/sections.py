@@ -71,7 +71,13 @@ def step(content: Data) -> dict[str, Any]:
         "refused": len(content.get("skips", ())),
         "refusals": [(reason, len(nodes), _named(nodes)) for reason, nodes in refusals.items()],
         "notes": (content.get("comparison") or {}).get("notes") or (),
+        "before": _against_before(content.get("worst_before")),
     }
+
+
+def _against_before(worst: Data | None) -> dict[str, Any] | None:
+    """Return the worst tensor of the comparison with the graph before a pass, None where there was none."""
+    return None if worst is None else {"tensor": worst["tensor"], "reason": worst["reason"], **_off_and_allowed(worst)}
 
 
 def _off_and_allowed(worst: Data) -> dict[str, str]:

@@ -49,8 +49,13 @@ def steps_table(title: str, steps: Sequence[Step]) -> Table:
             Text(step.verdict, style=_COLOURS[step.verdict]),
             Text(_worst(step)),
         )
+    captions = []
     if any(step.effect == "approximate" for step in steps):
-        table.caption = "~ approximate: judged by what the recipe grants it"
+        captions.append("~ approximate: judged by what the recipe grants it")
+    if any(step.before is not None for step in steps):
+        captions.append("before: compared with the graph before it too, by its own tolerance alone")
+    if captions:
+        table.caption = "\n".join(captions)
     return table
 
 
@@ -167,6 +172,11 @@ def _worst(step: Step) -> str:
     worst = step.comparison.worst if step.comparison else None
     if worst is None:
         return "unchanged" if step.verdict == "passed" else ""
+    before = step.before.worst if step.before else None
+    return _off_and_allowed(worst) + (f"\nbefore: {_off_and_allowed(before)}" if before else "")
+
+
+def _off_and_allowed(worst: TensorReport) -> str:
     if worst.max_abs is None:
         return worst.name
     if worst.asked_db is not None and worst.sqnr_db is not None:

@@ -1,16 +1,18 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from conftest import Applied, Cli, Snapshot
 
-from graphsurgery.errors import Difference
+from graphsurgery.errors import Difference, InputError
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import variants
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.report.run_record import Record, VariantRecord
 from graphsurgery.rewrite.registry import discover
+from graphsurgery.runtime.detector import Detector
 
 VARIANTS = """
 variants:
@@ -94,6 +96,35 @@ def test_a_variant_whose_tool_is_not_installed_is_left_out_and_said_so(
     outcome = cli(*common, "--variant", "int8")
     assert outcome.code == 3
     assert outcome.last_line.startswith("error: variant 'int8': ")
+
+
+def test_a_variant_that_its_devices_cannot_play_is_found_out_and_the_rest_published(
+    cli: Cli, detector: Applied, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Detector.load
+
+    def refuse(folder: Path, *arguments: Any, **options: Any) -> Detector:
+        if folder.name == "int8":
+            raise InputError("part 'box_head': node 'topk' (TopK) would run on the CPU")
+        return load(folder, *arguments, **options)
+
+    monkeypatch.setattr(Detector, "load", staticmethod(refuse))
+    out = tmp_path / "parts"
+    placed = ("--set", "variants.int8.devices={npu: cpu}")
+    common = ("apply", recipe, "--out", out, "--model-io", detector.model_io, *placed)
+    outcome = cli(*common)
+    assert outcome.code == 2
+    expected = f"error: variant 'int8': part 'box_head': node 'topk' (TopK) would run on the CPU; the rest is in {out}"
+    assert outcome.last_line == expected
+    assert Manifest.read(out).variants == []
+    assert not (out / "int8").exists()
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert (run["variants"]["int8"]["verdict"], list(run["latency"])) == ("failed", ["parts"])
+    assert "but a variant failed" in (out / "report.html").read_text(encoding="utf-8")
+    # one that was asked for by name ends the run before anything is published
+    before = (out / "run.json").read_bytes()
+    assert cli(*common, "--variant", "int8").code == 2
+    assert (out / "run.json").read_bytes() == before
 
 
 def test_refuses_a_variant_that_the_recipe_has_not(cli: Cli, recipe: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.gate.equivalence import Tolerances, Verdict, compare, merge
+from graphsurgery.gate.gate import Ruling
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.part import Part
 from graphsurgery.report.run_record import Record, Step, peak_rss_mb
@@ -40,7 +41,7 @@ def strict(value: object) -> Any:
 def test_a_pass_is_written_with_all_that_the_report_needs() -> None:
     skips = [Skip("pool_2", "kernel is 2x2"), Skip("pool_3", "strides differ")]
     step = Step("replace-unit-maxpool", "backbone_rpn", "exact", 164, 166, 0.12345, skips)
-    step.judge(verdict([0.0, 1.0, 2.0], [0.0, 1.0, 2.0001]))
+    step.judge(Ruling(verdict([0.0, 1.0, 2.0], [0.0, 1.0, 2.0001])))
     written = strict(step.to_json())
     worst, comparison = written.pop("worst"), written.pop("comparison")
     assert written == {
@@ -87,7 +88,7 @@ def test_a_check_that_no_pass_belongs_to_has_no_effect() -> None:
 )
 def test_no_comparison_writes_what_json_does_not_know(reference: Any, candidate: Any) -> None:
     step = Step("simplify", effect="exact")
-    step.judge(verdict(reference, candidate))
+    step.judge(Ruling(verdict(reference, candidate)))
     assert strict(step.to_json())["worst"]["tensor"] == "boxes"
 
 

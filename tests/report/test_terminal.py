@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsurgery.gate.equivalence import TensorReport, Tolerance, Tolerances, Verdict, compare, merge
+from graphsurgery.gate.gate import Ruling
 from graphsurgery.report import terminal
 from graphsurgery.report.run_record import Step, VariantRecord
 
@@ -28,7 +29,7 @@ def verdict(name: str, off: float, tolerances: Tolerances | None = None) -> Verd
 def step(name: str, part: str | None, off: float | None, tensor: str = "boxes", effect: str | None = "exact") -> Step:
     made = Step(name, part, effect, 2385, 2686, 123.456)
     if off is not None:
-        made.judge(verdict(tensor, off))
+        made.judge(Ruling(verdict(tensor, off)))
     return made
 
 
@@ -136,7 +137,7 @@ def test_an_approximate_pass_is_marked_and_explained() -> None:
 
 def test_a_failed_step_without_a_number_names_the_tensor() -> None:
     failed = Step("fold", None, "exact", 7, 7)
-    failed.judge(merge([("1", compare({"boxes": RAMP}, {}, Tolerances()))]))
+    failed.judge(Ruling(merge([("1", compare({"boxes": RAMP}, {}, Tolerances()))])))
     assert cells(terminal.steps_table("Passes", [failed]))[2][-2:] == ["failed", "boxes"]
 
 
