@@ -14,6 +14,9 @@ Every message names the place, what was seen there, and what to do about it, in 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class GraphSurgeryError(Exception):
     """Base of everything this package raises on purpose; the CLI prints it as one line."""
@@ -69,3 +72,9 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the known name that is most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

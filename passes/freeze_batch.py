@@ -2,14 +2,15 @@
 
     box_features: [N, 256, 7, 7] -> Conv -> Flatten -> Gemm   ->   box_features: [1000, 256, 7, 7] -> the same
 
-A head sees as many rows as there are boxes. The runtime fills them up to `size` and cuts the results back (`pad`),
-or goes through them `size` at a time (`loop`); the pass leaves it a note in the model. Either is exact only where
-each row is computed from itself alone, so every node on the way of the rows is looked at: its operator, axes and
-shapes, the latter with a number of rows that occurs nowhere else. Then shapes are inferred anew, and the arithmetic
-on them that became static is folded.
+A head sees as many rows as there are boxes. The runtime goes through them `size` at a time, fills up what is missing
+in the last slice and cuts the results back; the pass leaves it a note in the model. That is exact only where each row
+is computed from itself alone, so every node on the way of the rows is looked at: its operator, axes and shapes, the
+latter with a number of rows that occurs nowhere else. Then shapes are inferred anew, and the arithmetic on them that
+became static is folded.
 
 The batch is the leading dimension of the inputs in which it is not fixed, or of those that `inputs` names; other
-inputs with a fixed leading dimension are parameters. Where none is open, those fixed to `size` are taken.
+inputs are parameters, which the note names, and which each run is given whole. Where none is open, those fixed to
+`size` are taken.
 
 It raises PassError when
 1. a node mixes rows: it works along the leading dimension, moves it, gives each row a parameter of its own, uses the
@@ -26,8 +27,8 @@ It only writes the note, and looks at no node, when
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_graphsurgeon as gs
 
@@ -43,43 +44,46 @@ _PROBE = 8191
 
 @dataclass(frozen=True)
 class FreezeBatch(GraphPass):
-    """`size` rows; `mode` is how the runtime brings a varying number to it; `inputs` are those with rows."""
+    """`size` rows; `inputs` are those with rows."""
 
     name = "freeze-batch"
     effect = "exact"
 
     size: int
-    mode: Literal["pad", "loop"] = "pad"
     inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be 1 or more, not {self.size}")
-        if self.mode not in ("pad", "loop"):
-            raise ValueError(f"mode must be pad or loop, not {self.mode}")
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
-        batch = self._batch_inputs(graph, edit)
+        note = json.loads(edit.metadata.get(BATCH_NOTE, "{}"))
+        earlier = note.get("parameters", []) if note.get("size") == self.size else []
+        batch = self._batch_inputs(graph, edit, earlier)
         names = [tensor.name for tensor in batch]
         is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
         if is_open:
             settle(edit, frozen=False)  # what is static now can't be taken for the number of rows
-        if is_open or json.loads(edit.metadata.get(BATCH_NOTE, "{}")).get("size") != self.size:
+        if is_open or note.get("size") != self.size:
             copy = Model.of(graph, edit.folder).graph()
             self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
         if is_open:
             _freeze(batch, self.size)
             settle(edit, frozen=True)
-        edit.metadata[BATCH_NOTE] = json.dumps({"size": self.size, "mode": self.mode})
+        parameters = [tensor.name for tensor in free_inputs(graph) if tensor.name not in names]
+        edit.metadata[BATCH_NOTE] = json.dumps(
+            {"size": self.size, **({"parameters": parameters} if parameters else {})}
+        )
 
-    def _batch_inputs(self, graph: gs.Graph, edit: Editor) -> list[gs.Variable]:
+    def _batch_inputs(self, graph: gs.Graph, edit: Editor, parameters: Collection[str]) -> list[gs.Variable]:
+        """Return the inputs with rows; those that an earlier run took for `parameters` are none unless named now."""
         named = {tensor.name: tensor for tensor in free_inputs(graph)}
         absent = [name for name in self.inputs if name not in named]
         if absent:
             raise edit.fail(f"there is no input '{absent[0]}'; the model has {', '.join(named) or 'none'}")
         ranked = [t for t in named.values() if t.shape and (not self.inputs or t.name in self.inputs)]
         batch = [t for t in ranked if self.inputs or size_of(t.shape[0]) is None]
-        batch = batch or [t for t in ranked if size_of(t.shape[0]) == self.size]
+        batch = batch or [t for t in ranked if size_of(t.shape[0]) == self.size and t.name not in parameters]
         listed = ", ".join(f"{t.name} {shape_text(t.shape)}" for t in ranked) or "none with a known rank"
         if not batch or len(batch) < len(self.inputs):
             raise edit.fail(f"no batch to set to {self.size}; inputs: {listed}; name those with rows, or export anew")

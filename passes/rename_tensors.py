@@ -23,14 +23,14 @@ It leaves a tensor alone when
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto
 
-from graphsurgery.rewrite import MASKS_NOTE, Editor, ModelPass
+from graphsurgery.graph.notes import renamed_note
+from graphsurgery.rewrite import Editor, ModelPass
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class RenameTensors(ModelPass):
         for graph in _graphs(model.graph):
             _rename(graph, wanted)
         for note in model.metadata_props:
-            if note.key == MASKS_NOTE:
-                name = json.loads(note.value)
-                note.value = json.dumps(wanted.get(name, name))
+            note.value = renamed_note(note.key, note.value, wanted)
         return model
 
 

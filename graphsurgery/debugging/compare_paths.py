@@ -131,10 +131,10 @@ def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:
     for entry in (player.entry for player in chain.players):
         for name, tensor in (*entry.inputs.items(), *entry.outputs.items()):
             # rows that only fill up a batch are cut off again
-            if entry.batch is not None and tensor.shape:
+            if entry.batch is not None and name in (*entry.batch.inputs, *entry.batch.outputs) and tensor.shape:
                 tensor = Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype)
             declared[name] = tensor
-        if entry.batch is not None and any(name in inputs for name in entry.inputs):
+        if entry.batch is not None and any(name in inputs for name in entry.batch.inputs):
             rows = entry.batch.size
     return Playable(path, chain, _only(declared, inputs), _only(declared, chain.outputs), rows)
 

@@ -23,8 +23,7 @@ from graphsurgery.debugging.reproduction import save_tensors
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.graph.model import Model
-from graphsurgery.parts.manifest import describe_part
-from graphsurgery.parts.part import Part
+from graphsurgery.graph.notes import frozen_batch
 
 
 def leave(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
@@ -53,10 +52,11 @@ def _given(before: Model, after: Model, sample: Sample) -> dict[str, np.ndarray]
     """Return what both graphs read; as many rows as a frozen batch has, where one of them has one."""
     names = dict.fromkeys([*before.inputs, *(name for name in after.inputs if name in sample)])
     given = {name: sample.load(name) for name in names}
-    batch = describe_part(Part("after", "cpu", False, after)).batch
+    batch = frozen_batch(after.proto)
     if batch is None:
         return given
-    return {name: _filled(value[: batch.size], batch.size) for name, value in given.items()}
+    filled = {name: _filled(given[name][: batch.size], batch.size) for name in batch.inputs if name in given}
+    return given | filled
 
 
 def _filled(rows: np.ndarray, size: int) -> np.ndarray:

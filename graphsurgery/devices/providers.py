@@ -8,7 +8,6 @@ so each option is checked here, by name and by value.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from graphsurgery.errors import InputError, MissingTool
+from graphsurgery.errors import InputError, MissingTool, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Option:
         if self.kind == "choice":
             same = [choice for choice in self.choices if choice.lower() == value.lower()]
             if not same:
-                raise ValueError(f"must be one of {', '.join(self.choices)}{_nearest(value, self.choices)}")
+                raise ValueError(f"must be one of {', '.join(self.choices)}.{did_you_mean(value, self.choices)}")
             return same[0]
         if self.kind == "integer":
             low, high = self.limits
@@ -245,7 +244,7 @@ class DeviceChoice:
         if self.provider not in PROVIDERS:
             there = ", ".join(PROVIDERS)
             raise InputError(
-                f"unknown provider '{self.provider}'; there are {there}{_nearest(self.provider, PROVIDERS)}"
+                f"unknown provider '{self.provider}'; there are {there}.{did_you_mean(self.provider, PROVIDERS)}"
             )
         provider = PROVIDERS[self.provider]
         checked = {}
@@ -254,7 +253,7 @@ class DeviceChoice:
             if option is None:
                 names = [each.name for each in provider.options]
                 there = f"it has {', '.join(names)}" if names else "it has none"
-                raise InputError(f"{self.provider} has no option '{name}'; {there}{_nearest(name, names)}")
+                raise InputError(f"{self.provider} has no option '{name}'; {there}.{did_you_mean(name, names)}")
             try:
                 checked[name] = option.checked(value)
             except ValueError as error:
@@ -341,8 +340,3 @@ def session_options(choice: DeviceChoice, machine: str | None = None) -> dict[st
     if choice.provider == "openvino" and "device_type" in given:
         given["device_type"] = given["device_type"].replace("+", ",")  # a comma ends an option on the command line
     return defaults | given
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f". Did you mean '{close[0]}'?" if close else ""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.errors import InputError, missing_extra
-from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.canvas import picture_masks
 from graphsurgery.images.run_lengths import compress_rle, encode_rle
 
 Array = npt.NDArray[Any]
@@ -75,7 +75,7 @@ def coco_results(
     """The detections of one image as COCO results: bbox, and segmentation and keypoints where there are any.
 
     `detections` are in pixels of the original image. Masks are pasted probabilities [M,1,h,w] cut at 0.5;
-    when the image's `size` (height, width) is given, they are [M,1,m,m] as the network gives them and are
+    when the image's `size` (height, width) is given, they are as Placed.restore(paste=False) leaves them, and are
     pasted one at a time. Labels are category ids unless `label_to_category` is given; then a detection whose
     label is not in it is left out. A box, keypoint or score that isn't finite counts as empty, at the origin
     or 0, so that it is a false positive: pycocotools would match it to anything. Raises InputError where
@@ -90,9 +90,11 @@ def coco_results(
         {"image_id": image_id, "category_id": int(label), "bbox": bound, "score": score}
         for label, bound, score in zip(labels, bounds, finite, strict=True)
     ]
-    if "masks" in detections:
-        masks = detections["masks"]
-        pictures = masks[:, 0] if size is None else paste_masks(masks, boxes, size)
+    if size is not None:
+        pictures: Iterable[Array] | None = picture_masks(detections, size)
+    else:
+        pictures = detections["masks"][:, 0] if "masks" in detections else None
+    if pictures is not None:
         for result, segmentation in zip(results, _encoded(pictures), strict=True):
             result["segmentation"] = segmentation
     if "keypoints" in detections:

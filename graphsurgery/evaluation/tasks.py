@@ -78,5 +78,6 @@ def _detect(opened: Opened, picture: Picture) -> Found:
 
 
 def _kinds(detections: Mapping[str, Any]) -> tuple[str, ...]:
-    extra = [kind for name, kind in (("masks", "segm"), ("keypoints", "keypoints")) if name in detections]
+    named = (("masks", "segm"), ("masks_pasted", "segm"), ("keypoints", "keypoints"))
+    extra = dict.fromkeys(kind for name, kind in named if name in detections)
     return ("bbox", *extra)

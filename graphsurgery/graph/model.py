@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import view
-from graphsurgery.graph.protos import check_location, stored_outside, walk_protos
+from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Model:
     @property
     def inputs(self) -> list[str]:
         """Names of the inputs that must be given; one with an initializer of its name need not."""
-        defaults = {tensor.name for tensor in self.proto.graph.initializer}
+        defaults = stored_names(self.proto.graph)
         return [info.name for info in self.proto.graph.input if info.name not in defaults]
 
     @property

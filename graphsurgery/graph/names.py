@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
 from onnx import ModelProto
 
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import MASKS_NOTE
+from graphsurgery.graph.notes import renamed_note
 from graphsurgery.graph.protos import bodies, walk_protos
 
 
@@ -48,9 +47,7 @@ def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
             node.input[:] = [mapping.get(name, name) for name in node.input]
             node.output[:] = [mapping.get(name, name) for name in node.output]
     for note in proto.metadata_props:
-        if note.key == MASKS_NOTE:
-            name = json.loads(note.value)
-            note.value = json.dumps(mapping.get(name, name))
+        note.value = renamed_note(note.key, note.value, mapping)
     return Model(proto, model.folder)
 
 

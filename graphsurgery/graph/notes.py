@@ -1,6 +1,47 @@
 """Notes that a pass leaves in the model's metadata_props for the manifest (each is JSON)."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from graphsurgery.graph.protos import required_inputs
+
 NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
 MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities, which the runtime pastes now
-BATCH_NOTE = "graphsurgery.batch"  # {"size": 1000, "mode": "pad" | "loop"}: how the runtime fills a frozen batch
+# {"size": 1000}: all inputs and outputs have that many rows, which the runtime fills up. "parameters" may list inputs
+# that have none and are given to each run as they are.
+BATCH_NOTE = "graphsurgery.batch"
 NOTES = "graphsurgery."  # what the keys of all such notes begin with
+
+
+def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
+    """Return the value of a note after tensors were renamed, old name -> new."""
+    if key == MASKS_NOTE:
+        name = json.loads(value)
+        return json.dumps(names.get(name, name))
+    if key == BATCH_NOTE and "parameters" in (batch := json.loads(value)):
+        return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
+    return value
+
+
+@dataclass(frozen=True)
+class FrozenBatch:
+    """The batch that a pass froze: how many rows, and which inputs and outputs have them."""
+
+    size: int
+    inputs: list[str]
+    outputs: list[str]
+
+
+def frozen_batch(model: ModelProto) -> FrozenBatch | None:
+    """Return the batch that a pass froze; None where none did, or where what was cut off has no rows."""
+    note = next((json.loads(entry.value) for entry in model.metadata_props if entry.key == BATCH_NOTE), None)
+    if note is None:
+        return None
+    inputs = [info.name for info in required_inputs(model.graph)]
+    rows = [name for name in inputs if name not in note.get("parameters", ())]
+    return FrozenBatch(note["size"], rows, [info.name for info in model.graph.output]) if rows else None

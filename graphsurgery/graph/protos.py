@@ -33,6 +33,17 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def stored_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the initializers of `graph`; an input that has one of them need not be given."""
+    return {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
+
+
+def required_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that must be given; before IR version 4 every initializer was one too."""
+    stored = stored_names(graph)
+    return [info for info in graph.input if info.name not in stored]
+
+
 def stored_outside(proto: ModelProto) -> list[TensorProto]:
     """Return the tensors of `proto` whose values lie in other files."""
     tops = [proto.graph, *(graph for info in proto.training_info for graph in (info.initialization, info.algorithm))]

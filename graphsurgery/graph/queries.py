@@ -6,9 +6,11 @@ Everything here is iterative and linear in the size of the graph.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
@@ -93,6 +95,16 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
     return None
 
 
+def has_default(tensor: gs.Tensor, graph: gs.Graph) -> bool:
+    """Whether `tensor` is an input of `graph` that need not be given: an initializer of its name is its default."""
+    origin = vars(graph).get("origin")
+    if origin is None or not any(tensor is given for given in graph.inputs):
+        return False
+    return tensor.name in origin.defaults or any(
+        tensor.name == sparse.values.name for sparse in origin.proto.sparse_initializer
+    )
+
+
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     """Return the shape of `tensor` when every dimension is a known number, else None."""
     shape = tensor.shape
@@ -165,13 +177,17 @@ def _discard(nodes: Any, node: gs.Node) -> None:
             return
 
 
-def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[str]) -> gs.Graph:
+def extract(
+    graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[str], *, with_defaults: bool = False
+) -> gs.Graph:
     """Return a graph of the nodes that `outputs` depend on, stopping at the tensors named in `inputs`.
 
     Nodes and tensors are shared with `graph`, which is not changed: export the result, don't edit it. Graph inputs
-    that are reached become inputs too. A body's own tensor never is one of `inputs`, whatever its name.
+    that are reached become inputs too, `with_defaults` with those that they have; else each has to be given. A body's
+    own tensor never is one of `inputs`, whatever its name.
     """
     ends: dict[str, gs.Tensor] = {}
+    sources: set[str] = set()  # tensors that no node writes
     taken: set[int] = set()
     pending = list(outputs)
     seen: set[int] = set()
@@ -185,6 +201,8 @@ def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[st
         if tensor.name in inputs or id(tensor) in own_inputs:
             ends[tensor.name] = tensor
             continue
+        if not tensor.inputs:
+            sources.add(tensor.name)
         for node in tensor.inputs:
             if id(node) in taken or id(node) not in top:
                 continue
@@ -206,6 +224,14 @@ def extract(graph: gs.Graph, outputs: Sequence[gs.Tensor], inputs: Collection[st
     )
     part.metadata = dict(vars(graph).get("metadata", {}))
     part.base = vars(graph).get("base")
+    origin = vars(graph).get("origin")
+    if origin is not None:  # what of it the view has no objects for
+        overridable = ends if with_defaults else {}
+        kept = sources.union(overridable)
+        sparse = [tensor for tensor in origin.proto.sparse_initializer if tensor.values.name in kept]
+        defaults = {name: tensor for name, tensor in origin.defaults.items() if name in overridable}
+        bare = onnx.GraphProto(sparse_initializer=sparse)
+        part.origin = replace(origin, proto=bare, values={}, constants=[], defaults=defaults, read=set())
     return part
 
 

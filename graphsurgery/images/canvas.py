@@ -118,10 +118,11 @@ class Placed:
     def restore(self, detections: Mapping[str, Array], paste: bool = True) -> dict[str, Array]:
         """Map detections from canvas pixels to the original image's, as torchvision's postprocess does.
 
-        `boxes` [M,4] and `keypoints` [M,K,3] are scaled per axis by original/resized and not clipped. `masks`
-        [M,1,m,m] are pasted to [M,1,h,w] probabilities, unless `paste` is False: pasted they take 4*M*h*w
-        bytes, and paste_masks() gives one at a time. `masks_pasted`, which lies on the canvas, is left out;
-        all else stays. Raises InputError when an array has another shape.
+        `boxes` [M,4] and `keypoints` [M,K,3] are scaled per axis by original/resized and not clipped. `masks` become
+        [M,1,h,w] probabilities: those of the network [M,1,m,m] are pasted, and where there are none `masks_pasted`
+        [M,1,H,W], which the graph itself has pasted on the canvas, are scaled to the image. Unless `paste` is False:
+        then they stay what they are, `masks_pasted` without the padding, since in the image they take 4*M*h*w bytes,
+        and picture_masks() gives one at a time. All else stays. Raises InputError when an array has another shape.
         """
         restored = {name: array for name, array in detections.items() if name != "masks_pasted"}
         ratio_y, ratio_x = (
@@ -140,7 +141,39 @@ class Placed:
             for picture, mask, box in zip(pasted, *_padded(detections["masks"], boxes), strict=True):
                 _paste(mask, box, picture[0])
             restored["masks"] = pasted
+        elif "masks_pasted" in detections and "masks" not in detections:
+            on_canvas = self._without_padding(detections["masks_pasted"], len(boxes))
+            if paste:
+                pasted = np.zeros((len(boxes), 1, *self.original), np.float32)
+                for picture, mask in zip(pasted, _scaled(on_canvas, self.original), strict=True):
+                    picture[0] = mask
+                restored["masks"] = pasted
+            else:
+                restored["masks_pasted"] = on_canvas
         return restored
+
+    def _without_padding(self, masks: Array, count: int) -> Array:
+        expected = (count, 1, *self.input.shape[1:])
+        if masks.shape != expected:
+            raise InputError(f"detections: masks_pasted have shape {masks.shape}, expected {list(expected)} as boxes")
+        return masks[:, :, : self.height, : self.width]
+
+
+def picture_masks(detections: Mapping[str, Array], size: tuple[int, int]) -> Iterator[Floats] | None:
+    """Yield each mask of what Placed.restore(paste=False) gave in a picture of `size`: float32 [h,w] probabilities.
+
+    None where there are no masks. Raises InputError when the shapes don't fit.
+    """
+    if "masks" in detections:
+        return paste_masks(detections["masks"], detections["boxes"], size)
+    if "masks_pasted" in detections:
+        return _scaled(detections["masks_pasted"], size)
+    return None
+
+
+def _scaled(masks: Array, size: tuple[int, int]) -> Iterator[Floats]:
+    for mask in masks:
+        yield resize(mask.astype(np.float32), size)[0]
 
 
 def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Iterator[Floats]:

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import InputError, ModelError
+from graphsurgery.errors import InputError, ModelError, did_you_mean
 from graphsurgery.graph.model import Model
-from graphsurgery.parts.part import Part
+from graphsurgery.parts.part import Part, is_numpys
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
@@ -42,13 +46,14 @@ _RECOMPUTE_DEPTH = 8
 @dataclass
 class Cut:
     """What `find_cut` found in `graph`: for each part in the order data flows, whether it is for the accelerator
-    and the tensors it reads and writes.
+    and the tensors it reads and writes. `behind` are the nodes that a part took along behind its last weight.
     """
 
     graph: gs.Graph
     accelerator: list[bool] = field(default_factory=list)
     inputs: list[list[gs.Tensor]] = field(default_factory=list)
     outputs: list[list[gs.Tensor]] = field(default_factory=list)
+    behind: list[list[gs.Node]] = field(default_factory=list)
 
     def crossing(self) -> list[gs.Tensor]:
         """Return the tensors that leave one part for another, in the order they are written."""
@@ -59,11 +64,16 @@ class Cut:
 def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) -> Cut:
     """Find the parts of `graph`, whose shapes are known, cut at the operator `at`; unused nodes go, the rest is sorted.
 
-    `include[i]` names operators behind the last weight that the i-th accelerator part takes along. Raises
-    ModelError when a node that no accelerator runs stands between the weights of one stage.
+    `include[i]` names operators behind the last weight that the i-th accelerator part takes along. An operator of
+    another domain is named by its type, if no standard one is called so, or as domain.Type. Raises InputError for an
+    `at` that is neither in the graph nor an operator of ONNX, and for weights that are inputs, ModelError when a node
+    that no accelerator runs stands between the weights of one stage.
     """
     graphs.drop_unused(graph)
     graphs.sort(graph)
+    if not _is_known(at, graph):
+        raise InputError(f"partition.at: {_unknown(at, graph)}")
+    _refuse_open_weights(graph)
     live = _depends_on_inputs(graph)
     weights = {id(node) for node in graph.nodes if _is_weighted(node, live)}
     stages = _stages(graph, _pools(graph, at, weights), live)
@@ -74,10 +84,11 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
         raise ModelError(
             f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by"
         )
-    islands = [
+    found = [
         _island(graph, stages, stage, weights, live, include[index] if index < len(include) else ())
         for index, stage in enumerate(weighted)
     ]
+    islands, behind = [island for island, _ in found], [taken for _, taken in found]
     after = _sink(graph, _host_positions(graph, islands, live), islands)
     for slot in range(len(islands) + 1):
         host = [node for node in graph.nodes if after.get(id(node)) == slot]
@@ -87,7 +98,88 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
         if slot < len(islands):
             part_of.update((id(node), len(kinds)) for node in graph.nodes if id(node) in islands[slot])
             kinds.append(True)
-    return _boundaries(graph, part_of, kinds)
+    cut = _boundaries(graph, part_of, kinds)
+    taken = set().union(*behind)
+    cut.behind = [[n for n in graph.nodes if id(n) in taken and part_of[id(n)] == part] for part in range(len(kinds))]
+    return cut
+
+
+def find_named_cut(graph: gs.Graph, at: str, devices: Mapping[str, str], include: Mapping[str, Collection[str]]) -> Cut:
+    """Find the parts as `find_cut` does; `include` names them as `devices` does, in the order data flows.
+
+    Which name is whose follows from the cut: a part with weights may be on the cpu, and what a part takes along may
+    leave nothing of the host part behind it. Raises InputError for a part that has no weights, for an operator that
+    doesn't stand behind them, and for a tensor that can't cross.
+    """
+    found = find_cut(graph, at)
+    if not include:
+        _require_numpys(found)
+        return found
+    for weighted in combinations(devices, sum(found.accelerator)):
+        if any(device != "cpu" and name not in weighted for name, device in devices.items()):
+            continue
+        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted])
+        if cut.accelerator == [name in weighted for name in devices]:
+            _require_taken(cut, weighted, include)
+            _require_numpys(cut)
+            return cut
+    return found  # other parts than are named; extract_parts says so
+
+
+def _require_numpys(cut: Cut) -> None:
+    for tensor in cut.crossing():
+        if isinstance(tensor.dtype, np.dtype) and not is_numpys(tensor.dtype):
+            raise InputError(
+                f"partition: '{tensor.name}' would leave one part for another, but is {tensor.dtype}, which NumPy "
+                f"doesn't have, so that it can't be handed over; cast it to float32 in the graph, or cut elsewhere"
+            )
+
+
+def _require_taken(cut: Cut, weighted: Sequence[str], include: Mapping[str, Collection[str]]) -> None:
+    """Raise InputError for what `include` names in vain; `weighted` are the names of the accelerator parts."""
+    accelerated = [nodes for nodes, kind in zip(cut.behind, cut.accelerator, strict=True) if kind]
+    behind = dict(zip(weighted, accelerated, strict=True))
+    for name, op in ((name, op) for name, ops in include.items() for op in ops):
+        if name not in behind:
+            raise InputError(
+                f"partition.include: part '{name}' has no weights, so nothing stands behind them; "
+                f"those that have are {', '.join(weighted)}"
+            )
+        if any(is_named(node, op) for node in behind[name]):
+            continue
+        if not _is_known(op, cut.graph):
+            raise InputError(f"partition.include: {_unknown(op, cut.graph)}")
+        raise InputError(
+            f"partition.include: no {op} stands right behind the weights of part '{name}', reading nothing that other "
+            f"parts compute; leave it out, or name what stands there"
+        )
+
+
+def _is_known(op: str, graph: gs.Graph) -> bool:
+    """Whether ONNX defines an operator, or `graph` has it, whoever defines that."""
+    return op in _schemas() or any(is_named(node, op) for node in graphs.walk_nodes(graph))
+
+
+def _unknown(op: str, graph: gs.Graph) -> str:
+    known = _schemas() | {node.op for node in graphs.walk_nodes(graph)}
+    return f"'{op}' is no operator of ONNX, and the graph has none of that name.{did_you_mean(op, known)}"
+
+
+@cache
+def _schemas() -> frozenset[str]:
+    """Return the names of all operators that ONNX defines."""
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
+
+
+def is_named(node: gs.Node, *names: str) -> bool:
+    """Whether a recipe that says one of `names` means the operator of `node`.
+
+    A name that ONNX defines means ONNX's; another domain's operator of that name has to be written with its domain.
+    """
+    if graphs.is_op(node, *names):
+        return True
+    own = node.domain not in graphs.STANDARD_DOMAINS
+    return own and (f"{node.domain}.{node.op}" in names or (node.op in names and node.op not in _schemas()))
 
 
 def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = None) -> list[Part]:
@@ -103,7 +195,7 @@ def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = No
     parts = []
     for index, (name, device) in enumerate(devices.items()):
         inputs = {tensor.name for tensor in cut.inputs[index]}
-        view = graphs.extract(cut.graph, cut.outputs[index], inputs)
+        view = graphs.extract(cut.graph, cut.outputs[index], inputs, with_defaults=True)
         view.name = name
         parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
     return parts
@@ -137,6 +229,17 @@ def _is_weighted(node: gs.Node, live: set[int]) -> bool:
     if id(node) not in live or not graphs.is_op(node, *WEIGHTED):
         return False
     return any(isinstance(t, gs.Constant) or any(id(n) not in live for n in t.inputs) for t in node.inputs[:2])
+
+
+def _refuse_open_weights(graph: gs.Graph) -> None:
+    """Raise InputError for a weight that a caller may override, which no accelerator can be given beforehand."""
+    for node in graph.nodes:
+        open_ = [tensor for tensor in node.inputs[:2] if graphs.has_default(tensor, graph)]
+        if open_ and graphs.is_op(node, *WEIGHTED):
+            raise InputError(
+                f"partition: node '{_label(node)}' ({node.op}) reads its weight from '{open_[0].name}', which is an "
+                f"input with a default; put drop-initializer-inputs first among the passes"
+            )
 
 
 def _stages(graph: gs.Graph, pools: Mapping[int, int], live: set[int]) -> dict[int, int]:
@@ -177,7 +280,7 @@ def _pools(graph: gs.Graph, at: str, weights: set[int]) -> dict[int, int]:
 
     for node in graph.nodes:
         behind[id(node)] = set().union(*(behind.get(id(n), set()) for n in _needed(node)))
-        if graphs.is_op(node, at):
+        if is_named(node, at):
             roots[id(node)] = id(node)
             reach[id(node)] = {id(node)}
             behind[id(node)].add(id(node))
@@ -218,8 +321,8 @@ def _island(
     weights: set[int],
     live: set[int],
     include: Collection[str],
-) -> set[int]:
-    """Return the nodes (as ids) of the accelerator part of one stage."""
+) -> tuple[set[int], set[int]]:
+    """Return the nodes (as ids) of the accelerator part of one stage, and those among them behind the last weight."""
     here = [node for node in graph.nodes if stages.get(id(node)) == stage]
     own = {id(node) for node in here} & weights
     below, above = set(own), set(own)
@@ -237,10 +340,14 @@ def _island(
                 f"node '{_label(node)}' ({', '.join(ops)}) stands between the weights of one part, and no accelerator "
                 f"runs it; freeze the shapes and simplify first"
             )
+    behind: set[int] = set()
     for node in here:
+        if id(node) in island or not is_named(node, *ACTIVATIONS, *include):
+            continue
         needs = {id(needed) for needed in _needed(node) if id(needed) in live}
-        if graphs.is_op(node, *ACTIVATIONS, *include) and needs and needs <= island:
-            island.add(id(node))
+        if needs and needs <= island | behind:
+            behind.add(id(node))
+    island |= behind
     for node in reversed(here):
         readers = {id(reader) for reader in node.outputs[0].outputs} if node.outputs else set()
         before = graphs.is_op(node, *RESHAPES) and readers and readers <= island
@@ -248,7 +355,7 @@ def _island(
             rest = node.inputs[1:]
             if all(graphs.constant(tensor) is not None for tensor in rest):
                 island.add(id(node))
-    return island
+    return island, behind
 
 
 def _host_positions(graph: gs.Graph, islands: Sequence[set[int]], live: set[int]) -> dict[int, int]:

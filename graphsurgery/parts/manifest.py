@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
+from graphsurgery.graph.protos import required_inputs
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.parts.part import Part
-from graphsurgery.rewrite import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
+from graphsurgery.parts.part import Part, is_numpys
 from graphsurgery.version import __version__
 
 FILE_NAME = "manifest.json"
@@ -34,17 +35,24 @@ class Tensor(_Section):
     @classmethod
     def _is_known(cls, name: str) -> str:
         try:
-            np.dtype(name)
+            dtype = np.dtype(name)
         except TypeError as error:
             raise ValueError(f"'{name}' is no dtype") from error
+        if not is_numpys(dtype):
+            raise ValueError(f"'{name}' is none of NumPy's dtypes, so that no tensor of it can be handed over")
         return name
 
 
 class Batch(_Section):
-    """How rows fill a frozen batch: padded to `size`, or looped in slices of `size`; see `runtime`."""
+    """A frozen batch, which the runtime fills with the rows that there are, `size` at a time.
+
+    `inputs` and `outputs` are the tensors that have rows: their first dimension is the batch. Another input is a
+    parameter, which each run is given as it is.
+    """
 
     size: int = Field(gt=0)
-    mode: Literal["pad", "loop"]
+    inputs: list[str]
+    outputs: list[str]
 
 
 class PartEntry(_Section):
@@ -57,6 +65,30 @@ class PartEntry(_Section):
     batch: Batch | None
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_earlier_versions(cls, content: Any) -> Any:
+        """Earlier versions wrote no `inputs` and `outputs` of a batch, all had rows, but a `mode` that nobody read."""
+        if not isinstance(content, dict) or not isinstance(content.get("batch"), dict):
+            return content
+        batch = {key: value for key, value in content["batch"].items() if key != "mode"}
+        ends = {end: list(content[end]) for end in ("inputs", "outputs") if isinstance(content.get(end), dict)}
+        return content | {"batch": ends | batch}
+
+    @model_validator(mode="after")
+    def _rows_are_its_own(self) -> PartEntry:
+        if self.batch is not None:
+            for kind, rows, ends in (
+                ("input", self.batch.inputs, self.inputs),
+                ("output", self.batch.outputs, self.outputs),
+            ):
+                absent = [name for name in rows if name not in ends]
+                if absent or not rows:
+                    raise ValueError(
+                        f"the batch has rows in '{absent[0]}', no {kind}" if absent else f"no {kind} has rows"
+                    )
+        return self
 
 
 class Manifest(_Section):
@@ -163,17 +195,15 @@ def describe_parts(
 
 def describe_part(part: Part) -> PartEntry:
     """Return the manifest's entry for one part. Raises ModelError where it reads or writes what is no tensor."""
-    batch = _note(part.model, BATCH_NOTE)
     graph = part.model.proto.graph
-    constants = {tensor.name for tensor in graph.initializer}
+    batch = frozen_batch(part.model.proto)
     return PartEntry(
         name=part.name,
         device=part.device,
         accelerator=part.accelerator,
         file=f"{part.name}.onnx",
-        batch=Batch(**batch) if batch else None,
-        # before IR version 4 every initializer was an input too
-        inputs={info.name: _tensor(info, part.name) for info in graph.input if info.name not in constants},
+        batch=None if batch is None else Batch(size=batch.size, inputs=batch.inputs, outputs=batch.outputs),
+        inputs={info.name: _tensor(info, part.name) for info in required_inputs(graph)},
         outputs={info.name: _tensor(info, part.name) for info in graph.output},
     )
 
@@ -197,7 +227,13 @@ def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:
     if not kind.elem_type:
         seen = info.type.WhichOneof("value") or "no type"
         raise ModelError(f"{place}: '{info.name}' has {seen}; inputs and outputs must be tensors of a known type")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    known = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    dtype = known.name
+    if not is_numpys(known):
+        raise ModelError(
+            f"{place}: '{info.name}' is {dtype}, which NumPy doesn't have, so that it can't be handed over; "
+            f"cast it inside, to float32 for example"
+        )
     if not kind.HasField("shape"):
         return Tensor(shape=None, dtype=dtype)
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]

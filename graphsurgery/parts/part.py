@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from graphsurgery.graph.model import Model
 
@@ -15,3 +18,8 @@ class Part:
     device: str
     accelerator: bool
     model: Model
+
+
+def is_numpys(dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy itself has `dtype`: ONNX Runtime takes and gives no other (bfloat16, float8, int4)."""
+    return dtype.isbuiltin == 1

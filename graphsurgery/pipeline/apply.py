@@ -185,13 +185,12 @@ def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
 
 
 def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
-    include = [plan.include.get(name, ()) for name, device in plan.parts.items() if device != "cpu"]
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
     try:
-        return partition.find_cut(graph, plan.at, include)
+        return partition.find_named_cut(graph, plan.at, plan.parts, plan.include)
     except ModelError as error:
-        if any(graphs.is_op(node, plan.at) for node in graph.nodes):
+        if any(partition.is_named(node, plan.at) for node in graph.nodes):
             raise
         raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
 

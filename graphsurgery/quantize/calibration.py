@@ -1,6 +1,7 @@
 """What a model is calibrated with: its inputs as they were captured, one sample at a time.
 
-A model with a frozen batch gets its rows as the runtime gives them, in slices of that size. What is missing in the
+A model with a frozen batch gets its rows as the runtime gives them, in slices of that size, and its parameters as they
+are. What is missing in the
 last one is filled with the sample's own rows, again from the first: the runtime fills it with zeros and throws away
 what comes of them, but a calibration that counts values (entropy, percentile) would take them for data. Repeated rows
 add no value that is not real. A sample without rows gives no run.
@@ -8,7 +9,6 @@ add no value that is not real. A sample without rows gives no run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from graphsurgery.errors import CaptureError, ModelError
-from graphsurgery.rewrite import BATCH_NOTE
+from graphsurgery.graph.notes import frozen_batch
+from graphsurgery.graph.protos import required_inputs
 from graphsurgery.rewrite.editor import Captured
 
 
@@ -36,19 +37,18 @@ class Feeds:
     """
 
     def __init__(self, model: ModelProto, samples: Sequence[Captured], limit: int | None = None) -> None:
-        defaults = {tensor.name for tensor in model.graph.initializer}
-        self._infos = {info.name: info for info in model.graph.input if info.name not in defaults}
+        self._infos = {info.name: info for info in required_inputs(model.graph)}
         if not self._infos:
             raise ModelError("the model has no inputs, so that there is nothing to calibrate it with; fold it instead")
-        note = next((entry.value for entry in model.metadata_props if entry.key == BATCH_NOTE), None)
-        self._batch: int | None = None if note is None else int(json.loads(note)["size"])
+        self._batch = frozen_batch(model)
         self._samples = samples if limit is None else samples[:limit]
         if not self._samples:
             raise CaptureError("there is no captured sample to calibrate with; capture some, and allow at least one")
         self._length = sum(1 for _ in self.runs())
         if not self._length:
+            rows = self._batch.inputs if self._batch is not None else self._infos
             raise CaptureError(
-                f"no captured sample has a row of {', '.join(self._infos)}: nothing was detected in "
+                f"no captured sample has a row of {', '.join(rows)}: nothing was detected in "
                 f"{len(self._samples)} samples; capture images with objects in them"
             )
 
@@ -71,15 +71,16 @@ class Feeds:
             if self._batch is None:
                 yield Run(values, None)
                 continue
-            counts = {name: len(value) for name, value in values.items()}
+            counts = {name: len(values[name]) for name in self._batch.inputs}
             if len(set(counts.values())) > 1:
                 seen = ", ".join(f"{name} {count}" for name, count in counts.items())
                 raise CaptureError(f"sample {sample.id}: inputs must have equally many rows, but have {seen}")
             count = next(iter(counts.values()))
-            for start in range(0, count, self._batch):
-                rows = np.arange(start, start + self._batch)
+            size = self._batch.size
+            for start in range(0, count, size):
+                rows = np.arange(start, start + size)
                 rows = np.where(rows < count, rows, rows % count)
-                yield Run({name: value[rows] for name, value in values.items()}, min(self._batch, count - start))
+                yield Run(values | {name: values[name][rows] for name in counts}, min(size, count - start))
 
     def _load(self, sample: Captured, name: str) -> np.ndarray:
         place = f"sample {sample.id}: '{name}'"
@@ -89,11 +90,12 @@ class Feeds:
                 "captured tensors, or capture again"
             )
         value = sample.load(name)
+        has_rows = self._batch is not None and name in self._batch.inputs
         kind, shape = _type_of(self._infos[name])
         if kind is not None and value.dtype != kind:
             raise CaptureError(f"{place} is {value.dtype}, but the model takes {kind}; capture again")
         if shape is not None:
-            wanted = [None, *shape[1:]] if self._batch is not None else shape
+            wanted = [None, *shape[1:]] if has_rows else shape
             fits = value.ndim == len(wanted) and all(
                 size is None or size == seen for size, seen in zip(wanted, value.shape, strict=True)
             )
@@ -102,7 +104,7 @@ class Feeds:
                 raise CaptureError(
                     f"{place} has shape {list(value.shape)}, but the model takes [{listed}]; capture again"
                 )
-        if self._batch is not None and not value.ndim:
+        if has_rows and not value.ndim:
             raise CaptureError(f"{place} is a scalar, but the model takes rows; capture again")
         if not _is_finite(value):
             raise CaptureError(f"{place} holds NaN or Inf, which have no range; leave the sample out or capture again")

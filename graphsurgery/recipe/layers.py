@@ -12,14 +12,13 @@ How a recipe is laid over the one it extends:
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from graphsurgery.errors import RecipeError
+from graphsurgery.errors import RecipeError, did_you_mean
 from graphsurgery.recipe.yaml_positions import (
     Entry,
     Fields,
@@ -45,12 +44,6 @@ _PATH_KEYS = {
     "capture": ("images", "annotations"),
     "evaluate": ("images", "annotations"),
 }
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return " Did you mean 'x'?" for the known name that is most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def packaged_recipes() -> dict[str, Path]:

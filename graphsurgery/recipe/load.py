@@ -62,9 +62,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
 
-from graphsurgery.errors import InputError, RecipeError
+from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
-from graphsurgery.recipe.layers import SOURCE_KINDS, did_you_mean, find_recipe, load_tree
+from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from graphsurgery.errors import InputError
-from graphsurgery.recipe.layers import did_you_mean
+from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.recipe.yaml_positions import (
     Entry,
     Fields,

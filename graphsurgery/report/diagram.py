@@ -78,7 +78,7 @@ def boxes(parts: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any] | None
 def _batch(batch: Mapping[str, Any] | None) -> str:
     if not batch:
         return ""
-    return f"batch {batch['size']}, padded" if batch["mode"] == "pad" else f"batches of {batch['size']}"
+    return f"batches of {batch['size']}"
 
 
 def _grouped(shapes: Mapping[str, Shape], dtypes: Mapping[str, str]) -> tuple[Flow, ...]:

@@ -7,7 +7,6 @@ may hold any number of passes under any class names.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -21,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from graphsurgery.errors import InputError, first_line
+from graphsurgery.errors import InputError, did_you_mean, first_line
 from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"
@@ -149,6 +148,4 @@ def picture(pass_: type[Pass]) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'? See: ..." for a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{hint} See: python -m graphsurgery passes"
+    return f"{did_you_mean(name, known)} See: python -m graphsurgery passes"

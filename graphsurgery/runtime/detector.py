@@ -72,7 +72,8 @@ class Detector:
         return self.canvas.fit(image)
 
     def on_canvas(self, placed: Placed) -> dict[str, np.ndarray]:
-        """Return the network's own outputs: boxes in canvas pixels, `masks` [M,1,m,m] where there are probabilities."""
+        """Return the network's own outputs: boxes in canvas pixels, and where there are masks, probabilities `masks`
+        [M,1,m,m], or `masks_pasted` [M,1,H,W] that lie on the canvas already."""
         return self.detections(self.chain.play(self.inputs(placed)))
 
     def inputs(self, placed: Placed) -> dict[str, np.ndarray]:
@@ -89,8 +90,8 @@ class Detector:
         found = {name: outputs[name] for name in self.manifest.outputs}
         if self.manifest.masks is not None:
             found["masks"] = found.pop(self.manifest.masks)
-        elif "masks" in found:  # pasted on the canvas by the graph itself
-            found["masks_pasted"] = found.pop("masks")
+        if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
+            found["masks_pasted"] = found.pop("masks")  # by the graph itself
         return found
 
     def warm_up(self, image: np.ndarray, runs: int = 1) -> None:

@@ -2,15 +2,16 @@
 
 A tensor between two parts on the CPU is never copied: ONNX Runtime reads an array where it lies and hands out the
 memory that it wrote. A part with a frozen batch gets its rows in slices of that size, the last one filled up with zero
-rows that are cut off again; no rows at all give empty outputs without a run. On the CPU a frozen batch is opened where
-that changes nothing (`unfrozen_batch`), so that no row is computed to be thrown away.
+rows that are cut off again, and its parameters whole with each slice; no rows at all give empty outputs without a run.
+On the CPU a frozen batch is opened where that changes nothing (`unfrozen_batch`), so that no row is computed to be
+thrown away.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.parts.manifest import Manifest, PartEntry
+from graphsurgery.parts.manifest import Batch, Manifest, PartEntry
 from graphsurgery.runtime.timer import Timer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
 
@@ -78,31 +79,36 @@ class PartPlayer:
         if absent:
             raise InputError(f"part '{self.entry.name}': input '{absent[0]}' is not given")
         inputs = {name: tensors[name] for name in self.entry.inputs}
-        outputs = self.session.run(inputs) if self.entry.batch is None else self._by_rows(inputs)
+        batch = self.entry.batch
+        outputs = self.session.run(inputs) if batch is None else self._by_rows(inputs, batch)
         self.timer.add(time.perf_counter() - begin)
         return outputs
 
-    def _by_rows(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        shapes = {name: value.shape for name, value in inputs.items()}
+    def _by_rows(self, inputs: Mapping[str, np.ndarray], batch: Batch) -> dict[str, np.ndarray]:
+        shapes = {name: inputs[name].shape for name in batch.inputs}
         if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
             seen = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise InputError(f"part '{self.entry.name}': its inputs must have equally many rows, but are {seen}")
         count = next(iter(shapes.values()))[0]
-        if count == 0:
+        if count == 0 and len(batch.outputs) == len(self.entry.outputs):
             return {name: _empty(self.entry, name) for name in self.entry.outputs}
         if self.size is None:
             return self.session.run(inputs)
         with self._lock:  # the rows that are filled up lie in one place for all runs
-            slices = [self._slice(inputs, start, self.size) for start in range(0, count, self.size)]
-        return {
-            name: slices[0][name][:count] if len(slices) == 1 else np.concatenate([s[name] for s in slices])[:count]
-            for name in self.entry.outputs
-        }
+            starts = range(0, max(count, 1), self.size)
+            slices = [self._slice(inputs, batch.inputs, start, self.size) for start in starts]
+        outputs = dict(slices[0])  # what has no rows is the same in all
+        for name in batch.outputs:
+            whole = outputs[name] if len(slices) == 1 else np.concatenate([each[name] for each in slices])
+            outputs[name] = whole[:count]
+        return outputs
 
-    def _slice(self, inputs: Mapping[str, np.ndarray], start: int, size: int) -> dict[str, np.ndarray]:
-        given = {}
-        for name, value in inputs.items():
-            rows = value[start : start + size]
+    def _slice(
+        self, inputs: Mapping[str, np.ndarray], with_rows: Collection[str], start: int, size: int
+    ) -> dict[str, np.ndarray]:
+        given = dict(inputs)
+        for name in with_rows:
+            rows = inputs[name][start : start + size]
             if len(rows) < size:
                 rows = self._padded.setdefault(name, _PaddedRows()).filled(rows, size)
             given[name] = rows

@@ -10,6 +10,7 @@ It stays frozen when
    the open dimension again in front of every output
 2. an operator has no shape inference (those that quantizers make up)
 3. weights lie in files of their own
+4. an output has no rows
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _SMALL = 1 << 10  # a shape is smaller, a weight may be larger
 
 def with_open_batch(model: ModelProto, entry: PartEntry) -> ModelProto | None:
     """Return a copy of a part in which any number of rows goes, None where it must stay frozen."""
-    if entry.batch is None or stored_outside(model):
+    if entry.batch is None or set(entry.batch.outputs) != set(entry.outputs) or stored_outside(model):
         return None
     opened = ModelProto()
     opened.CopyFrom(model)
     del opened.graph.value_info[:]
-    inputs = [info for info in opened.graph.input if info.name in entry.inputs]
+    inputs = [info for info in opened.graph.input if info.name in entry.batch.inputs]
     for info in [*inputs, *opened.graph.output]:
         dims = info.type.tensor_type.shape.dim
         if not dims or dims[0].dim_value != entry.batch.size:

@@ -17,7 +17,7 @@ from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
-_DETECTIONS = ("boxes", "labels", "scores", "masks", "keypoints", "keypoints_scores")
+_DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints", "keypoints_scores")
 
 
 class OnnxSource:
@@ -77,9 +77,9 @@ class OnnxSource:
         return {"input": input} | fed | self._run(fed)
 
     def detect(self, input: Image) -> Tensors:
-        """Return the outputs that are called boxes, labels, scores, masks, keypoints or keypoints_scores.
+        """Return the outputs that are called boxes, labels, scores, masks, masks_pasted, keypoints or keypoints_scores.
 
-        Raises ModelError for a graph without the first three.
+        Masks of the canvas' size are called masks_pasted. Raises ModelError for a graph without the first three.
         """
         outputs = self._run(self._fed(input))
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
@@ -87,6 +87,8 @@ class OnnxSource:
         if absent:
             has = ", ".join(value.name for value in self._model.graph.output)
             raise ModelError(f"{self.path}: no output is called '{absent[0]}' (there is {has}); no detections to read")
+        if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
+            found["masks_pasted"] = found.pop("masks")
         return found
 
     def _fed(self, input: Image) -> Tensors:

@@ -67,7 +67,7 @@ class Source(Protocol):
 
     def detect(self, input: Image) -> Tensors:
         """Return the final detections only: boxes [M, 4], labels, scores and, where there are any, masks [M, 1, m, m]
-        as the network gives them, keypoints and keypoints_scores."""
+        as the network gives them or masks_pasted [M, 1, H, W] on the canvas, keypoints and keypoints_scores."""
 
 
 @runtime_checkable

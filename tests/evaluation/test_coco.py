@@ -15,6 +15,7 @@ import pytest
 
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.evaluation.coco import AveragePrecision, coco_results, describe_detections, evaluate, read_annotations
+from graphsurgery.images.canvas import Placed
 
 HEIGHT, WIDTH = 100, 120
 # Per image: boxes x0, y0, x1, y1 and their categories; the first of each is medium-sized, the second small.
@@ -202,6 +203,18 @@ def test_masks_as_the_network_gives_them_are_pasted(instances: Path) -> None:
     assert all(result["segmentation"]["size"] == [HEIGHT, WIDTH] for result in results)
     precision = evaluate(instances, results, image_ids=[7])
     assert precision["segm"].lines["AP75"] == pytest.approx(1)
+
+
+def test_masks_that_lie_on_the_canvas_are_scaled_to_the_image(instances: Path) -> None:
+    needs_coco()
+    detections = perfect(7)
+    expected = coco_results(7, detections)
+    placed = Placed(np.zeros((3, HEIGHT * 2 + 6, WIDTH * 2), np.float32), HEIGHT * 2, WIDTH * 2, (HEIGHT, WIDTH))
+    large = np.pad(detections.pop("masks").repeat(2, axis=2).repeat(2, axis=3), ((0, 0), (0, 0), (0, 6), (0, 0)))
+    on_canvas = {**detections, "boxes": detections["boxes"] * 2, "masks_pasted": large}
+    restored = placed.restore(on_canvas, paste=False)
+    assert coco_results(7, restored, size=(HEIGHT, WIDTH)) == expected
+    assert coco_results(7, placed.restore(on_canvas)) == expected
 
 
 def test_results_are_what_torchvisions_reference_prepares() -> None:

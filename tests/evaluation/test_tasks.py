@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bars import bars, write_parts
 
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.columns import PartsColumn
+from graphsurgery.evaluation.columns import Loaded, PartsColumn
 from graphsurgery.evaluation.tasks import Desk, Task
+from graphsurgery.images.canvas import Placed, paste_masks
 
 pytest.importorskip("pycocotools")
 
@@ -25,6 +27,22 @@ def test_a_task_gives_coco_results_in_pixels_of_the_image(tmp_path: Path) -> Non
         (1, 1, [5, 0, 1, 4]),
     ]
     assert found.results[0]["segmentation"]["size"] == [8, 12]
+
+
+def test_masks_that_the_graph_pasted_are_measured_too(tmp_path: Path) -> None:
+    inner, dataset = bars(tmp_path)
+    canvas, detect = inner.open(1)
+
+    def pasted(placed: Placed) -> dict[str, np.ndarray]:
+        found = dict(detect(placed))
+        masks = list(paste_masks(found.pop("masks"), found["boxes"], (canvas.height, canvas.width)))
+        return {**found, "masks_pasted": np.stack(masks)[:, None]}
+
+    found, expected = (
+        Desk().do(Task(column, dataset.pictures[0], 1)) for column in (Loaded("pasted", canvas, pasted), inner)
+    )
+    assert found.kinds == ("bbox", "segm")
+    assert found.results == expected.results
 
 
 def test_a_detector_stays_open_until_another_column_comes(tmp_path: Path) -> None:

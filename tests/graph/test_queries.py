@@ -7,7 +7,7 @@ import pytest
 
 from graphsurgery import graph as graphs
 from graphsurgery.devices import session
-from graphsurgery.errors import ModelError
+from graphsurgery.errors import ModelError, PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Editor
 from graphsurgery.testing import parse
@@ -341,6 +341,17 @@ def test_extract_gives_a_constant_as_an_output() -> None:
     graph = view("g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add (x, w) }")
     part = Model.of(graphs.extract(graph, [tensor_of(graph, "w")], [])).proto
     np.testing.assert_array_equal(session.run(part, {})["w"], [1, 2])
+
+
+def test_extract_leaves_a_default_to_those_who_ask_for_it() -> None:
+    graph = view("g (float[2] x, float[2] t) => (float[2] y) <float[2] t = {1, 2}> { y = Add (x, t) }")
+    bare, whole = (
+        Model.of(graphs.extract(graph, graph.outputs, [], with_defaults=with_them)) for with_them in (False, True)
+    )
+    assert (bare.inputs, whole.inputs) == (["x", "t"], ["x"])
+    assert [graphs.has_default(tensor, graph) for tensor in graph.inputs] == [False, True]
+    with pytest.raises(PassError, match="input 't' is not given"):  # what a caller may override is no constant
+        Editor(graph).evaluate([tensor_of(graph, "y")], {"x": np.ones(2, np.float32)})
 
 
 def test_tensor_names_are_those_of_bodies_and_of_unused_initializers_too() -> None:

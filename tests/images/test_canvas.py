@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Canvas, Placed, paste_masks, resize
+from graphsurgery.images.canvas import Canvas, Placed, paste_masks, picture_masks, resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
@@ -275,6 +275,45 @@ def test_restore_of_zero_detections_keeps_every_shape() -> None:
     }
 
 
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0
+
+
+@pytest.mark.parametrize("size", [(96, 160), (480, 640), (333, 217), (48, 80), (217, 333)])
+def test_masks_that_lie_on_the_canvas_are_restored_as_those_of_the_network_are(size: tuple[int, int]) -> None:
+    placed = CANVAS.fit(noise(*size))
+    rows, columns = np.mgrid[:28, :28] - 13.5
+    disc = (1 / (1 + np.exp((np.hypot(rows, columns) - 12) * 2))).astype(np.float32)
+    boxes = np.array([[4, 6, 40, 46], [10, 20, 70, 60], [-9, -9, 30, 30]], np.float32)
+    found = {"boxes": boxes, "masks": np.repeat(disc[None, None], 3, axis=0)}
+    on_canvas = np.stack(list(paste_masks(found["masks"], boxes, (96, 160))))[:, None]
+    expected = placed.restore(found)["masks"] > 0.5
+    restored = placed.restore({"boxes": boxes, "masks_pasted": on_canvas})
+    assert set(restored) == {"boxes", "masks"}
+    assert (restored["masks"].shape, restored["masks"].dtype) == ((3, 1, *size), np.float32)
+    assert min(iou(one, other) for one, other in zip(restored["masks"] > 0.5, expected, strict=True)) > 0.9
+    later = placed.restore({"boxes": boxes, "masks_pasted": on_canvas}, paste=False)
+    assert later["masks_pasted"].shape == (3, 1, placed.height, placed.width)
+    masks = picture_masks(later, size)
+    assert masks is not None
+    np.testing.assert_array_equal(np.stack(list(masks))[:, None], restored["masks"])
+
+
+def test_masks_on_the_canvas_may_be_bits() -> None:
+    boxes = np.array([[0, 0, 80, 48]], np.float32)
+    bits = np.zeros((1, 1, 96, 160), np.uint8)
+    bits[:, :, :48, :80] = 1
+    restored = CANVAS.fit(noise(192, 320)).restore({"boxes": boxes, "masks_pasted": bits})
+    assert np.count_nonzero(restored["masks"] > 0.5) == 96 * 160
+    assert restored["masks"].max() == 1
+
+
+def test_no_masks_on_the_canvas_keep_their_shape() -> None:
+    nothing = {"boxes": np.zeros((0, 4), np.float32), "masks_pasted": np.zeros((0, 1, 96, 160), np.float32)}
+    assert CANVAS.fit(noise(48, 80)).restore(nothing)["masks"].shape == (0, 1, 48, 80)
+
+
 def test_restore_leaves_the_detections_alone_and_drops_the_masks_of_the_canvas() -> None:
     detections = found(3, 96, 160)
     detections["masks_pasted"] = np.zeros((9, 1, 96, 160), np.float32)
@@ -298,6 +337,8 @@ def test_restore_needs_no_masks() -> None:
         ("boxes", (4,)),
         ("masks", (2, 28, 28)),
         ("masks", (1, 1, 28, 28)),
+        ("masks_pasted", (2, 1, 28, 28)),
+        ("masks_pasted", (1, 1, 96, 160)),
         ("keypoints", (2, 17)),
     ],
 )

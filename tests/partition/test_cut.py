@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, extract_parts, find_cut
+from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, extract_parts, find_cut, find_named_cut
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import Editor
 from graphsurgery.testing import parse, random_inputs
@@ -127,6 +127,150 @@ def test_sigmoid_behind_the_last_weight_belongs_to_the_part_only_when_it_is_incl
     assert described(cut)[2:] == ["accelerator: pooled -> r", "host: r -> scores"]
     assert described(cut_of(text, [["Sigmoid"]], weights=WEIGHTS))[2] == "accelerator: pooled -> logits"
     assert_parts_give_what_the_whole_gives(cut, images())
+
+
+def test_a_tensor_that_numpy_has_no_type_for_does_not_cross() -> None:
+    text = SIGMOID.replace("s = Sigmoid (logits)", "half = Cast <to = 16> (logits)  low = Cast <to = 1> (half)")
+    text = text.replace("scores = Softmax (s)", "s = Sigmoid (low)  scores = Softmax (s)")
+    assert named(DEVICES, {}, text)["post"][0] == "Cast"  # inside a part it may be
+    with pytest.raises(
+        InputError, match=r"partition: 'half' would leave one part for another, but is bfloat16, .* cast"
+    ):
+        named(DEVICES, {"head": ["Cast"]}, text.replace("low = Cast <to = 1> (half)", "low = CastLike (half, hidden)"))
+
+
+# --- what a graph keeps beside its nodes ---------------------------------------------------------------------------
+
+THRESHOLD = """
+    detector (float[1, 3, 8, 8] image, float t) => (float[1, 4, 8, 4] scores) <float t = {0.5}, int64[1] k = {4}> {
+        f = Conv <pads = [1, 1, 1, 1]> (image, w1)
+        low = Relu (f)
+        weighed = Mul (low, t)
+        scores, places = TopK (weighed, k)
+    }"""
+
+
+def test_a_default_of_an_input_stays_one_that_a_caller_may_override() -> None:
+    cut = cut_of(THRESHOLD, weights={"w1": [4, 3, 3, 3]})
+    whole = Model.of(cut.graph).proto
+    net, post = (part.model for part in parts_of(cut))
+    assert (net.inputs, post.inputs) == (["image"], ["low"])
+    assert [info.name for info in post.proto.graph.input] == ["t", "low"]
+    image = {"image": images()["image"]}
+    low = session.run(net.proto, image)
+    for given in ({}, {"t": np.array(3, np.float32)}):
+        got = session.run(post.proto, {**low, **given})["scores"]
+        np.testing.assert_array_equal(got, session.run(whole, {**image, **given})["scores"])
+
+
+@pytest.mark.parametrize("overridable", [False, True])
+def test_a_sparse_initializer_goes_along_to_where_it_is_read(overridable: bool) -> None:
+    text = """
+    g (float[1, 3, 6, 6] image) => (float[1, 4, 4, 2] y) <int64[1] k = {2}> {
+        f = Conv (image, w1)
+        low = Relu (f)
+        spread = Mul (low, S)
+        y, places = TopK (spread, k)
+    }"""
+    proto = parse(f"{HEAD}\n{text}")
+    values = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "S")
+    places = numpy_helper.from_array(np.array([0, 5, 7]), "S_places")
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4, 4]))
+    if overridable:
+        proto.graph.input.append(helper.make_tensor_value_info("S", TensorProto.FLOAT, [4, 4]))
+    cut = cut_of(proto, weights={"w1": [4, 3, 3, 3]})
+    net, post = (part.model for part in parts_of(cut))
+    assert (net.inputs, post.inputs) == (["image"], ["low"])
+    assert [len(model.proto.graph.sparse_initializer) for model in (net, post)] == [0, 1]
+    image = {"image": np.random.default_rng(0).standard_normal((1, 3, 6, 6)).astype(np.float32)}
+    got = session.run(post.proto, session.run(net.proto, image))["y"]
+    np.testing.assert_array_equal(got, session.run(Model.of(cut.graph).proto, image)["y"])
+
+
+def test_weights_that_a_caller_may_override_are_refused_with_what_helps() -> None:
+    text = TWO_STAGE.replace("int64[n] batch", "int64[n] batch, float[4, 3, 3, 3] w1")
+    with pytest.raises(InputError, match=r"\(Conv\) reads its weight from 'w1', .*drop-initializer-inputs"):
+        cut_of(text, weights=WEIGHTS)
+
+
+# --- what a part takes along, by the part's name -------------------------------------------------------------------
+
+SIGMOID = TWO_STAGE.replace("scores = Softmax (logits)", "s = Sigmoid (logits)  scores = Softmax (s)")
+DEVICES = {"backbone": "npu", "pool": "cpu", "head": "npu", "post": "cpu"}
+
+
+def named(
+    devices: Mapping[str, str], include: Mapping[str, Sequence[str]], text: str = SIGMOID, at: str = "RoiAlign"
+) -> dict[str, list[str]]:
+    """Return the operators of each part of a model given as text."""
+    proto = parse(text if text.lstrip().startswith("<") else f"{HEAD}\n{text}")
+    for name, shape in WEIGHTS.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    graph = Model(proto).graph()
+    Editor(graph).infer_shapes()
+    parts = extract_parts(find_named_cut(graph, at, devices, include), devices)
+    return {part.name: [node.op_type for node in part.model.proto.graph.node] for part in parts}
+
+
+@pytest.mark.parametrize("device", ["npu", "cpu"])
+def test_a_part_takes_along_what_its_name_says_wherever_the_parts_before_it_run(device: str) -> None:
+    got = named({**DEVICES, "backbone": device}, {"head": ["Sigmoid"]})
+    assert (got["head"][-1], got["post"]) == ("Sigmoid", ["Softmax"])
+
+
+def test_a_part_with_weights_on_the_cpu_takes_along_what_is_named_too() -> None:
+    got = named({**DEVICES, "head": "cpu"}, {"head": ["Sigmoid"]})
+    assert (got["head"][-1], got["post"]) == ("Sigmoid", ["Softmax"])
+
+
+def test_what_is_taken_along_may_leave_no_host_part_behind_it() -> None:
+    three = {"backbone": "cpu", "pool": "cpu", "head": "npu"}
+    assert named(three, {"head": ["Sigmoid", "Softmax"]})["head"][-2:] == ["Sigmoid", "Softmax"]
+    with pytest.raises(InputError, match="the graph has: accelerator, host, accelerator, host; name one for each"):
+        named(three, {"head": ["Sigmoid"]})
+
+
+@pytest.mark.parametrize(
+    ("include", "words"),
+    [
+        ({"head": ["Sigmod"]}, r"'Sigmod' is no operator of ONNX, .* Did you mean 'Sigmoid'\?"),
+        ({"head": ["Softmax"]}, "no Softmax stands right behind the weights of part 'head'"),
+        ({"head": ["Sigmoid", "Resize"]}, "no Resize stands right behind the weights of part 'head'"),
+        ({"backbone": ["Sigmoid"]}, "no Sigmoid stands right behind the weights of part 'backbone'"),
+        ({"pool": ["Sigmoid"]}, "part 'pool' has no weights, .* those that have are backbone, head"),
+    ],
+)
+def test_what_no_part_can_take_along_is_refused(include: Mapping[str, Sequence[str]], words: str) -> None:
+    with pytest.raises(InputError, match=rf"partition\.include: {words}"):
+        named(DEVICES, include)
+
+
+def test_an_operator_between_the_weights_is_not_behind_them() -> None:
+    text = SIGMOID.replace("active = Relu (hidden)", "active = HardSigmoid (hidden)")
+    with pytest.raises(InputError, match="no HardSigmoid stands right behind the weights of part 'head'"):
+        named(DEVICES, {"head": ["HardSigmoid"]}, text)
+
+
+def test_a_place_to_cut_at_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"partition\.at: 'RoiAlgin' is no operator of ONNX, .* Did you mean 'RoiAlign'"
+    ):
+        named(DEVICES, {}, at="RoiAlgin")
+
+
+def test_a_known_place_to_cut_at_that_the_graph_lacks_leaves_it_in_one_stage() -> None:
+    text = "g (float[1, 3, 8, 8] image) => (float[1, 4, 6, 6] y) { f = Conv (image, w1)  y = Softmax (f) }"
+    assert named({"net": "npu", "post": "cpu"}, {}, text) == {"net": ["Conv"], "post": ["Softmax"]}
+
+
+@pytest.mark.parametrize("name", ["Pool", "com.example.Pool"])
+def test_an_operator_of_another_domain_can_be_named(name: str) -> None:
+    head = '<ir_version: 8, opset_import: ["": 17, "com.example": 1]>'
+    text = f"{head}\n{SIGMOID}".replace("RoiAlign", "com.example.Pool").replace("Sigmoid (", "com.example.Sigmoid (")
+    got = named(DEVICES, {"head": ["com.example.Sigmoid"]}, text, name)
+    assert (got["pool"], got["head"][-1]) == (["Pool"], "Sigmoid")
+    with pytest.raises(InputError, match="no Sigmoid stands right behind"):  # ONNX's is meant
+        named(DEVICES, {"head": ["Sigmoid"]}, text, name)
 
 
 def test_an_activation_right_behind_an_input_is_no_part_of_what_follows_later() -> None:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.parts.manifest import FILE_NAME, Batch, Manifest, PartEntry, Tensor, describe_part, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.testing import parse
@@ -35,7 +37,7 @@ def part(name: str, text: str, device: str = "cpu", notes: dict[str, object] | N
 def described(front_notes: dict[str, object] | None = None) -> Manifest:
     parts = [
         part("front", FRONT, "npu", front_notes),
-        part("back", BACK, notes={BATCH_NOTE: {"size": 5, "mode": "pad"}}),
+        part("back", BACK, notes={BATCH_NOTE: {"size": 5}}),
     ]
     return describe_parts(parts, "shapes", SOURCE, CANVAS, ["image"], ["y", "z"])
 
@@ -55,7 +57,7 @@ def test_a_part_is_described_by_its_file_and_its_tensors() -> None:
     assert front.inputs == {"image": Tensor(shape=[1, 3, 8, 8], dtype="float32")}
     assert front.outputs == {"h": Tensor(shape=["N", 4], dtype="float32"), "n": Tensor(shape=[], dtype="int64")}
     assert back.batch is not None
-    assert (back.batch.size, back.batch.mode) == (5, "pad")
+    assert back.batch == Batch(size=5, inputs=["h", "n"], outputs=["y", "z"])
     assert back.outputs == {"y": Tensor(shape=[5, 4], dtype="float16"), "z": Tensor(shape=["K", None], dtype="bool")}
 
 
@@ -104,8 +106,23 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown key": (lambda m: m.update(more=1), "more: Extra inputs are not permitted"),
     "a part without a name": (_drop_name, r"parts\.0\.name: Field required"),
     "an empty batch": (lambda m: m["parts"][1]["batch"].update(size=0), r"parts\.1\.batch\.size: "),
-    "another way to fill a batch": (lambda m: m["parts"][1]["batch"].update(mode="tile"), r"parts\.1\.batch\.mode: "),
+    "rows in an input that is not there": (
+        lambda m: m["parts"][1]["batch"].update(inputs=["k"]),
+        r"parts\.1: .*the batch has rows in 'k', no input",
+    ),
+    "rows in an output that is not there": (
+        lambda m: m["parts"][1]["batch"].update(outputs=["y", "k"]),
+        r"parts\.1: .*the batch has rows in 'k', no output",
+    ),
+    "a batch in which no input has rows": (
+        lambda m: m["parts"][1]["batch"].update(inputs=[]),
+        r"parts\.1: .*no input has rows",
+    ),
     "no dtype": (lambda m: m["parts"][0]["outputs"]["h"].update(dtype="float31"), "'float31' is no dtype"),
+    "a dtype that NumPy lacks": (
+        lambda m: m["parts"][0]["outputs"]["h"].update(dtype="bfloat16"),
+        "'bfloat16' is none of NumPy's dtypes",
+    ),
     "a canvas of no size": (lambda m: m["canvas"].update(height=0), "canvas: height is 0"),
     "a canvas without a width": (lambda m: m["canvas"].pop("width"), "canvas: expected height, width, mean and std"),
     "an input that no one gives": (
@@ -130,11 +147,36 @@ def test_a_manifest_is_refused_that_has(tmp_path: Path, what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_bfloat16_tensor_is_known(tmp_path: Path) -> None:
-    text = f"{HEAD}\ng (bfloat16[1] image) => (bfloat16[1] y) {{ y = Identity (image) }}"
-    manifest = describe_parts([part("p", text)], "r", SOURCE, CANVAS, ["image"], ["y"])
-    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    assert Manifest.read(tmp_path) == manifest
+@pytest.mark.parametrize("kind", ["BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "INT4", "UINT4"])
+def test_a_tensor_that_numpy_has_no_type_for_is_refused_where_a_part_reads_or_writes_it(kind: str) -> None:
+    number = TensorProto.DataType.Value(kind)
+    name = np.dtype(helper.tensor_dtype_to_np_dtype(number)).name
+    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [1]) for end in "xy"]
+    for at in (0, 1):
+        kinds = [*ends]
+        kinds[at] = helper.make_tensor_value_info("xy"[at], number, [1])
+        graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=number)], "g", kinds[:1], kinds[1:])
+        one = Part("head", "npu", True, Model(helper.make_model(graph)))
+        with pytest.raises(
+            ModelError, match=rf"^head: '{'xy'[at]}' is {name}, which NumPy doesn't have, .* cast it inside"
+        ):
+            describe_part(one)
+
+
+@pytest.mark.parametrize("mode", ["pad", "loop"])
+def test_a_batch_that_an_earlier_version_wrote_has_rows_everywhere(tmp_path: Path, mode: str) -> None:
+    content = json.loads(described().to_json())
+    content["parts"][1]["batch"] = {"size": 5, "mode": mode}
+    (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
+    assert Manifest.read(tmp_path) == described()
+    noted = part("back", BACK, notes={BATCH_NOTE: {"size": 5, "mode": mode}})
+    assert describe_part(noted) == described().parts[1]
+
+
+def test_a_batch_says_which_inputs_are_parameters_without_rows() -> None:
+    one = part("back", BACK, notes={BATCH_NOTE: {"size": 5, "parameters": ["n", "cut off"]}})
+    assert describe_part(one).batch == Batch(size=5, inputs=["h"], outputs=["y", "z"])
+    assert describe_part(part("back", BACK, notes={BATCH_NOTE: {"size": 5, "parameters": ["n", "h"]}})).batch is None
 
 
 def test_entries_are_frozen() -> None:

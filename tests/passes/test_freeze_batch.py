@@ -13,8 +13,11 @@ from onnx import ModelProto
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
 from graphsurgery.graph.model import Model
+from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
 from graphsurgery.rewrite import BATCH_NOTE, apply_pass
+from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.testing import assert_rewrites, parse
 from graphsurgery.testing.fuzzing import Builder, Fuzzed
 from graphsurgery.testing.fuzzing.builder import Draw
@@ -77,7 +80,7 @@ def random(shape: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("head", [box_head, mask_head])
 def test_fixes_the_batch_of_a_head(head: Any) -> None:
     applied = assert_rewrites(FreezeBatch(5), head("n"), head("5"), {"features": random([5, 4, 3, 3])})
-    assert applied.model.graph().metadata == {BATCH_NOTE: json.dumps({"size": 5, "mode": "pad"})}
+    assert applied.model.graph().metadata == {BATCH_NOTE: json.dumps({"size": 5})}
     again = apply_pass(FreezeBatch(5), applied.model).model
     assert again.fingerprint == applied.model.fingerprint
 
@@ -107,8 +110,8 @@ def test_folds_the_target_of_a_reshape_that_asks_for_the_batch() -> None:
 
 
 def test_leaves_a_note_for_the_runtime() -> None:
-    metadata = apply_pass(FreezeBatch(7, "loop"), Model(mask_head("n"))).model.graph().metadata
-    assert json.loads(metadata[BATCH_NOTE]) == {"size": 7, "mode": "loop"}
+    metadata = apply_pass(FreezeBatch(7), Model(mask_head("n"))).model.graph().metadata
+    assert json.loads(metadata[BATCH_NOTE]) == {"size": 7}
 
 
 def test_leaves_inputs_without_batch_alone() -> None:
@@ -118,6 +121,18 @@ def test_leaves_inputs_without_batch_alone() -> None:
     inputs = {"x": random([5, 4, 6]), "scale": random([4, 1])}
     applied = assert_rewrites(FreezeBatch(5), model("n"), model("5"), inputs)
     assert list(applied.model.graph().inputs[1].shape) == [4, 1]
+    assert json.loads(applied.model.graph().metadata[BATCH_NOTE]) == {"size": 5, "parameters": ["scale"]}
+
+
+def test_a_second_run_knows_a_parameter_of_the_same_size_again() -> None:
+    text = rows("y = MatMul (x, z)", "float[n, 4, 6] x, float[6, 6] z")
+    once = apply_pass(FreezeBatch(6), Model(parse(text))).model
+    again = apply_pass(FreezeBatch(6), once).model
+    assert again.fingerprint == once.fingerprint
+    assert json.loads(again.graph().metadata[BATCH_NOTE]) == {"size": 6, "parameters": ["z"]}
+    played = PartPlayer.open(once.proto, describe_part(Part("head", "npu", True, once)), optimise=False)
+    x, z = random([8, 4, 6]), random([6, 6])
+    np.testing.assert_allclose(played.play({"x": x, "z": z})["y"], x @ z, rtol=1e-5, atol=1e-6)
 
 
 def test_a_batch_that_is_fixed_to_the_size_only_gets_the_note() -> None:
@@ -132,8 +147,8 @@ def test_a_second_run_takes_what_the_first_folded_for_no_parameter() -> None:
     open_, fixed = "s = Shape (x) f = ConstantOfShape (s)", "f = Constant <value = float[2, 2] value {0, 0, 0, 0}> ()"
     assert_rewrites(FreezeBatch(2), model("n", open_), model("2", fixed), {"x": random([2, 2])})
     frozen = apply_pass(FreezeBatch(2), Model(parse(model("n", open_)))).model
-    metadata = apply_pass(FreezeBatch(2, "loop"), frozen).model.graph().metadata
-    assert json.loads(metadata[BATCH_NOTE]) == {"size": 2, "mode": "loop"}
+    metadata = apply_pass(FreezeBatch(2), frozen).model.graph().metadata
+    assert json.loads(metadata[BATCH_NOTE]) == {"size": 2}
 
 
 def test_takes_only_the_inputs_that_it_is_given() -> None:
@@ -297,10 +312,9 @@ def test_refuses_a_batch_that_it_can_t_fix(x: str, inputs: tuple[str, ...], mess
         apply_pass(FreezeBatch(5, inputs=inputs), Model(parse(rows("y = Relu (x)", x))))
 
 
-@pytest.mark.parametrize(("options", "word"), [({"size": 0}, "size"), ({"size": 2, "mode": "cut"}, "mode")])
-def test_refuses_options_that_it_does_not_know(options: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=f"{word} must be"):
-        FreezeBatch(**options)
+def test_refuses_to_freeze_no_rows() -> None:
+    with pytest.raises(ValueError, match="size must be"):
+        FreezeBatch(0)
 
 
 ROWS = 3

@@ -68,10 +68,10 @@ def apply(
     return applied
 
 
-def batched(mode: str, rows: Sequence[int]) -> tuple[Model, list[Captured]]:
+def batched(rows: Sequence[int]) -> tuple[Model, list[Captured]]:
     model = filled(HEAD)
     entry = model.proto.metadata_props.add()
-    entry.key, entry.value = BATCH_NOTE, json.dumps({"size": 4, "mode": mode})
+    entry.key, entry.value = BATCH_NOTE, json.dumps({"size": 4})
     generator = np.random.default_rng(3)
     given = [
         Captured(str(number), {"box_features": generator.standard_normal((count, 6)).astype(np.float32)})
@@ -129,9 +129,8 @@ def test_an_output_that_nothing_is_lost_of_has_no_figure() -> None:
     assert applied.details["sqnr_db"]["n"] is None
 
 
-@pytest.mark.parametrize("mode", ["pad", "loop"])
-def test_a_frozen_batch_is_filled_and_rows_that_fill_it_do_not_count(mode: str) -> None:
-    model, given = batched(mode, [3, 0, 6])
+def test_a_frozen_batch_is_filled_and_rows_that_fill_it_do_not_count() -> None:
+    model, given = batched([3, 0, 6])
     applied = apply(Quantize(), model, given)
     assert applied.details["feeds"] == 3
     signal = noise = 0.0
@@ -146,7 +145,7 @@ def test_a_frozen_batch_is_filled_and_rows_that_fill_it_do_not_count(mode: str) 
 
 
 def test_zero_rows_of_the_padding_do_not_change_the_ranges() -> None:
-    model, given = batched("pad", [3])
+    model, given = batched([3])
     given[0].tensors["box_features"] += 10  # so that no row is near 0, unless it is padding
     by_rows = apply(Quantize(method="percentile"), model, given).model.proto
     full = [Captured("0", {"box_features": np.tile(given[0].tensors["box_features"], (4, 1))})]

@@ -9,7 +9,7 @@ from graphsurgery.devices import session
 from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.passes.rename_tensors import RenameTensors
-from graphsurgery.rewrite import MASKS_NOTE, apply_pass
+from graphsurgery.rewrite import BATCH_NOTE, MASKS_NOTE, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, Fuzzed
 
@@ -84,11 +84,15 @@ def test_notes_about_a_tensor_follow_it() -> None:
     scale = onnx.StringStringEntryProto(key="SCALE_TENSOR", value="w")
     proto.graph.quantization_annotation.add(tensor_name="a").quant_parameter_tensor_names.append(scale)
     proto.metadata_props.add(key=MASKS_NOTE, value='"y"')
+    proto.metadata_props.add(key=BATCH_NOTE, value='{"size": 2, "parameters": ["w"]}')
     got = apply_pass(RenameTensors({"a": "sum", "w": "bias", "y": "masks"}), Model(proto)).model.proto
     assert [info.name for info in got.graph.value_info] == ["sum"]
     (note,) = got.graph.quantization_annotation
     assert (note.tensor_name, note.quant_parameter_tensor_names[0].value) == ("sum", "bias")
-    assert {entry.key: entry.value for entry in got.metadata_props} == {MASKS_NOTE: '"masks"'}
+    assert {entry.key: entry.value for entry in got.metadata_props} == {
+        MASKS_NOTE: '"masks"',
+        BATCH_NOTE: '{"size": 2, "parameters": ["bias"]}',
+    }
 
 
 def test_leaves_what_is_called_so_already_alone() -> None:

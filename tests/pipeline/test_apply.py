@@ -179,8 +179,12 @@ def test_boundary_tensors_have_the_names_of_what_the_original_computes(shapes: A
     assert list(parts["mask_head"]["inputs"]) == ["mask_features"]
     assert list(parts["mask_head"]["outputs"]) == ["mask_logits"]
     assert content["outputs"] == ["boxes", "labels", "scores", "masks"]
-    assert parts["box_head"]["batch"] == {"size": 250, "mode": "loop"}
-    assert parts["mask_head"]["batch"] == {"size": 20, "mode": "loop"}
+    assert parts["box_head"]["batch"] == {
+        "size": 250,
+        "inputs": ["box_features"],
+        "outputs": list(parts["box_head"]["outputs"]),
+    }
+    assert parts["mask_head"]["batch"] == {"size": 20, "inputs": ["mask_features"], "outputs": ["mask_logits"]}
 
 
 def test_run_json_says_what_was_done(shapes: Applied) -> None:

@@ -54,10 +54,10 @@ def sample(id_: str = "7") -> Captured:
     return Captured(id_, x=floats(1, 2), z=floats(1, 3), other=floats(5))
 
 
-def rows_model(mode: str = "pad", size: int = 4, text: str = ROWS):
+def rows_model(size: int = 4, text: str = ROWS, **note: object):
     model = parse(text)
     entry = model.metadata_props.add()
-    entry.key, entry.value = BATCH_NOTE, json.dumps({"size": size, "mode": mode})
+    entry.key, entry.value = BATCH_NOTE, json.dumps({"size": size, **note})
     return model
 
 
@@ -122,9 +122,8 @@ def test_an_open_dimension_takes_any_size() -> None:
 # --- a frozen batch -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["pad", "loop"])
-def test_rows_are_taken_in_slices_as_the_runtime_takes_them(mode: str) -> None:
-    feeds = Feeds(rows_model(mode), [Captured("1", x=floats(10, 2))])
+def test_rows_are_taken_in_slices_as_the_runtime_takes_them() -> None:
+    feeds = Feeds(rows_model(), [Captured("1", x=floats(10, 2))])
     runs = list(feeds.runs())
     assert [run.rows for run in runs] == [4, 4, 2]
     assert len(feeds) == 3
@@ -156,6 +155,19 @@ def test_inputs_with_differently_many_rows_are_refused() -> None:
     message = refusal(rows_model(text=text), [Captured("1", x=floats(3, 2), z=floats(2, 1))])
     assert "sample 1" in message
     assert "x 3, z 2" in message
+
+
+def test_a_parameter_is_given_whole_to_each_run() -> None:
+    text = ROWS.replace("float[4, 2] x)", "float[4, 2] x, float[3, 1] z)")
+    model = rows_model(text=text, parameters=["z"])
+    runs = list(Feeds(model, [Captured("1", x=floats(6, 2), z=floats(3, 1))]).runs())
+    assert [(run.rows, run.inputs["x"].shape) for run in runs] == [(4, (4, 2)), (2, (4, 2))]
+    for run in runs:
+        np.testing.assert_array_equal(run.inputs["z"], floats(3, 1))
+    message = refusal(model, [Captured("1", x=floats(6, 2), z=floats(4, 1))])
+    assert "'z' has shape [4, 1], but the model takes [3, 1]" in message
+    message = refusal(model, [Captured("1", x=floats(0, 2), z=floats(3, 1))])
+    assert "no captured sample has a row of x:" in message
 
 
 # --- what does not fit --------------------------------------------------------------------------------------------

@@ -396,7 +396,7 @@ def test_rows_that_fill_up_a_batch_do_not_count() -> None:
         [numpy_helper.from_array(np.array([[1, 2], [3, 4], [5, 6]], np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, {BATCH_NOTE: '{"size": 4, "mode": "pad"}'})
+    helper.set_model_props(model, {BATCH_NOTE: '{"size": 4}'})
     rows = np.array([[0.11, 0.52, 0.97], [0.31, -0.74, 0.2], [-0.4, 0.6, 0.83]], np.float32)
     feeds = Feeds(model, [Captured("1", {"x": rows})])
     quantized = prepare("onnxruntime", model, feeds, Settings(), lambda done, total: None)(())

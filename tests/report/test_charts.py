@@ -122,7 +122,7 @@ PARTS = [
 MANIFEST = {
     "outputs": ["boxes", "labels", "scores"],
     "parts": [
-        {"name": "head", "batch": {"size": 100, "mode": "loop"}, "inputs": {}, "outputs": {}},
+        {"name": "head", "batch": {"size": 100, "inputs": [], "outputs": []}, "inputs": {}, "outputs": {}},
         {"name": "end", "batch": None, "inputs": {}, "outputs": {"labels": {"shape": ["m"], "dtype": "int64"}}},
     ],
 }

@@ -91,8 +91,8 @@ def part(name: str, text: str, device: str = "cpu", **notes: object) -> Part:
     return Part(name, device, device != "cpu", Model(proto))
 
 
-def player(text: str, size: int | None = None, mode: str = "loop", name: str = "head") -> PartPlayer:
-    one = part(name, text, batch={"size": size, "mode": mode}) if size else part(name, text)
+def player(text: str, size: int | None = None, name: str = "head") -> PartPlayer:
+    one = part(name, text, batch={"size": size}) if size else part(name, text)
     return PartPlayer.open(one.model.proto, describe_part(one), optimise=False)
 
 
@@ -104,7 +104,7 @@ def write_detector(folder: Path) -> Manifest:
     parts = [
         part("backbone", BACKBONE, "npu", normalisation={"mean": MEAN, "std": STD}),
         part("proposal", PROPOSAL),
-        part("heads", HEADS, "npu", batch={"size": 5, "mode": "pad"}),
+        part("heads", HEADS, "npu", batch={"size": 5}),
         part("postprocess", POSTPROCESS),
     ]
     manifest = describe_parts(parts, "columns", {"kind": "test"}, CANVAS, ["input_backbone"], OUTPUTS)
@@ -125,10 +125,9 @@ def test_the_notes_that_the_tests_write_are_those_that_passes_leave() -> None:
     assert (BATCH_NOTE, NORMALISATION_NOTE) == ("graphsurgery.batch", "graphsurgery.normalisation")
 
 
-@pytest.mark.parametrize("mode", ["pad", "loop"])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 6, 7])
-def test_any_number_of_rows_goes_through_a_frozen_batch(count: int, mode: str) -> None:
-    got = player(TWICE, 3, mode).play({"a": rows(count)})
+def test_any_number_of_rows_goes_through_a_frozen_batch(count: int) -> None:
+    got = player(TWICE, 3).play({"a": rows(count)})
     assert list(got) == ["b", "c"]
     np.testing.assert_array_equal(got["b"], rows(count) * 2)
     np.testing.assert_array_equal(got["c"], (rows(count) * 2).max(1) if count else np.zeros(0))
@@ -158,6 +157,26 @@ def test_a_session_with_a_frozen_batch_only_sees_full_batches(
 def test_inputs_of_a_frozen_batch_are_sliced_together() -> None:
     got = player(SUM, 3).play({"a": rows(7), "b": rows(7, 1), "unrelated": rows(1)})
     np.testing.assert_array_equal(got["c"], rows(7) + rows(7, 1))
+
+
+SCALED = f"""
+    {HEAD}
+    g (float[3, 2] a, float[2, 4] p) => (float[3, 4] c, float[2, 4] d) {{ c = MatMul (a, p) d = Neg (p) }}"""
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 7])
+@pytest.mark.parametrize("parameter", ["p", "p and what is computed from it"])
+def test_what_has_no_rows_is_given_and_taken_whole(count: int, parameter: str) -> None:
+    text = SCALED if parameter != "p" else SCALED.replace(", float[2, 4] d", "").replace("d = Neg (p)", "")
+    one = part("head", text, batch={"size": 3, "parameters": ["p"]})
+    entry = describe_part(one)
+    assert entry.batch is not None
+    entry = entry.model_copy(update={"batch": entry.batch.model_copy(update={"outputs": ["c"]})})
+    p = np.arange(8, dtype=np.float32).reshape(2, 4)
+    got = PartPlayer.open(one.model.proto, entry, optimise=False).play({"a": rows(count), "p": p})
+    np.testing.assert_allclose(got["c"], rows(count) @ p, rtol=1e-5, atol=1e-6)
+    if parameter != "p":
+        np.testing.assert_array_equal(got["d"], -p)
 
 
 @pytest.mark.parametrize("b", [rows(6), rows(0), np.zeros((), np.float32)])
@@ -341,6 +360,39 @@ def test_a_detector_maps_what_it_finds_back_to_an_image_of_any_size(tmp_path: Pa
     masks = list(paste_masks((1 / (1 + np.exp(-on_canvas))), found["boxes"], size))
     np.testing.assert_allclose(found["masks"][:, 0], np.stack(masks), atol=1e-6)
     assert found["masks"].max() > 0.3
+
+
+PASTED = f"""
+    {HEAD}
+    g (float[3, 8, 12] input) => (float[2, 4] boxes, int64[2] labels, float[2] scores, float[2, 1, H, W] masks) {{
+        boxes = Constant <value = float[2, 4] {{0, 0, 6, 8, 6, 0, 12, 8}}> ()
+        labels = Constant <value_ints = [1, 1]> ()
+        scores = Constant <value_floats = [0.9, 0.8]> ()
+        red, green, rest = Split <axis = 0> (input)
+        other = Sub (red, red)
+        both = Concat <axis = 0> (red, other)
+        shape = Constant <value_ints = [2, 1, 8, 12]> ()
+        masks = Reshape (both, shape)
+    }}"""
+
+
+@pytest.mark.parametrize("shape", ["float[2, 1, 8, 12] masks", "float[2, 1, H, W] masks", "float masks"])
+@pytest.mark.parametrize("size", [(8, 12), (16, 24), (16, 12)])
+def test_masks_that_the_graph_pastes_on_the_canvas_are_restored(
+    tmp_path: Path, shape: str, size: tuple[int, int]
+) -> None:
+    one = part("all", PASTED.replace("float[2, 1, H, W] masks", shape))
+    if shape == "float masks":
+        one.model.proto.graph.output[3].type.tensor_type.ClearField("shape")
+    one.model.save(tmp_path / "all.onnx")
+    manifest = describe_parts([one], "test", {}, CANVAS, ["input"], OUTPUTS)
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    image = np.zeros((*size, 3), np.uint8)
+    image[:, : size[1] // 2] = 255
+    masks = Detector.load(tmp_path)(image)["masks"]
+    assert masks.shape == (2, 1, *size)
+    np.testing.assert_array_equal(masks[0, 0] > 0.5, image[..., 0] > 127)
+    assert not masks[1].any()
 
 
 def test_a_detector_finds_nothing_in_a_dark_image(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ UNKNOWN = """
 
 
 def opened(text: str, size: int = 3) -> PartPlayer | None:
-    one = part("head", text, batch={"size": size, "mode": "pad"})
+    one = part("head", text, batch={"size": size})
     entry = describe_part(one)
     model = with_open_batch(one.model.proto, entry)
     if model is None:
@@ -71,8 +71,27 @@ def test_a_batch_of_another_size_than_the_manifest_says_stays_frozen() -> None:
     assert opened(ROWWISE, size=4) is None
 
 
+def test_a_parameter_of_an_opened_batch_stays_as_it_is() -> None:
+    text = f"{HEAD} g (float[3, 2] a, float[2, 4] p) => (float[3, 4] b) {{ b = MatMul (a, p) }}"
+    one = part("head", text, batch={"size": 3, "parameters": ["p"]})
+    entry = describe_part(one)
+    model = with_open_batch(one.model.proto, entry)
+    assert model is not None
+    player = PartPlayer.open(model, entry, optimise=True)
+    player.size = None
+    p = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_allclose(player.play({"a": rows(5), "p": p})["b"], rows(5) @ p, rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_without_rows_keeps_a_batch_frozen() -> None:
+    entry = describe_part(part("head", ROWWISE, batch={"size": 3}))
+    assert entry.batch is not None
+    entry = entry.model_copy(update={"batch": entry.batch.model_copy(update={"outputs": ["b"]})})
+    assert with_open_batch(part("head", ROWWISE).model.proto, entry) is None
+
+
 def test_what_is_opened_is_a_copy() -> None:
-    one = part("head", ROWWISE, batch={"size": 3, "mode": "pad"})
+    one = part("head", ROWWISE, batch={"size": 3})
     before = one.model.proto.SerializeToString()
     assert with_open_batch(one.model.proto, describe_part(one)) is not None
     assert one.model.proto.SerializeToString() == before
@@ -84,7 +103,7 @@ def test_a_part_without_a_frozen_batch_is_left_alone() -> None:
 
 
 def test_weights_in_another_file_keep_a_batch_frozen(tmp_path: Path) -> None:
-    one = part("head", ROWWISE, batch={"size": 3, "mode": "pad"})
+    one = part("head", ROWWISE, batch={"size": 3})
     tensor = one.model.proto.graph.initializer.add(name="w", data_type=1, dims=[1])
     tensor.data_location = 1
     tensor.external_data.add(key="location", value="w.bin")
@@ -96,7 +115,7 @@ def test_a_detector_on_the_cpu_opens_what_it_can(tmp_path: Path) -> None:
     frozen = [player.size for player in Detector.load(tmp_path).chain.players]
     assert frozen == [None, None, 5, None]  # a Reshape in the heads holds the number of rows
 
-    one = part("heads", ROWWISE.replace("[3,", "[5,"), "npu", batch={"size": 5, "mode": "pad"})
+    one = part("heads", ROWWISE.replace("[3,", "[5,"), "npu", batch={"size": 5})
     one.model.save(tmp_path / "heads.onnx")
     described = describe_part(one).model_dump(mode="json")
     change_manifest(tmp_path, lambda content: content.update(parts=[described], input="a", outputs=["b"], masks=None))

@@ -17,9 +17,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from graphsurgery.demo.shapes import embedded_images
+from graphsurgery.demo.shapes import draw, embedded_images
 from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.names import rename_tensors
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 SIZE = (128, 160)
@@ -423,10 +425,40 @@ def test_detections_of_an_onnx_file_are_its_outputs_of_these_names(tmp_path: Pat
     model = opened("shapes").export()
     source = onnx_source(tmp_path, model)
     found = source.detect(picture("shapes"))
-    assert set(found) == {"boxes", "labels", "scores"}
+    assert set(found) == {"boxes", "labels", "scores", "masks_pasted"}
     assert len(found["boxes"]) == len(traced("shapes")["boxes"])
+    called = onnx_source(tmp_path, rename_tensors(Model(model), {"masks_pasted": "masks"}).proto)
+    np.testing.assert_array_equal(called.detect(picture("shapes"))["masks_pasted"], found["masks_pasted"])
     with pytest.raises(ModelError, match="no output is called 'boxes'"):
         onnx_source(tmp_path, small()).detect(np.zeros((3, 8, 16), np.float32))
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Source:
+    pytest.importorskip("torchvision")
+    return open_source(spec("shapes", None, (256, 320)))
+
+
+@pytest.mark.parametrize("size", [(256, 320), (640, 800), (400, 230), (150, 260)])
+def test_masks_that_the_graph_pasted_are_restored_as_those_of_the_network(
+    embedded: Source, size: tuple[int, int]
+) -> None:
+    """As far as that goes: a box begins at a whole pixel of the canvas, which is up to 2.5 of these images'."""
+    placed = embedded.canvas.fit(draw(7, 0, size=size, objects=4).image)
+    tensors = embedded.trace(placed.input)
+    ours, pasted = (
+        placed.restore({"boxes": tensors["boxes"], kind: tensors[kind]})["masks"][:, 0] > 0.5
+        for kind in ("masks", "masks_pasted")
+    )
+    found = [
+        np.count_nonzero(one & other) / np.count_nonzero(one | other)
+        for one, other in zip(ours, pasted, strict=True)
+        if one.any()
+    ]
+    assert found
+    assert min(found) > 0.9
+    assert np.mean(found) > 0.94
+    assert min(found) == 1 or size != (256, 320)
 
 
 def test_a_dynamic_size_is_taken_from_the_recipe(tmp_path: Path) -> None:
