@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, consumers, is_op
+from graphsurgery.graph import consumers, is_op
+from graphsurgery.operators.training import why_it_trains
 from graphsurgery.rewrite import Editor, NodePass
 
 
@@ -33,29 +33,9 @@ class DropDropout(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not is_op(node, "Dropout"):
             return
-        reason = _why_it_drops(node, edit.opset)
+        reason = why_it_trains(node, edit.opset)
         if reason is not None:
             return edit.skip(node, reason)
         if any(consumers(mask) or edit.is_output(mask) for mask in node.outputs[1:]):
             return edit.skip(node, "its mask is read")
         edit.bypass(node, node.inputs[0])
-
-
-def _why_it_drops(node: gs.Node, opset: int) -> str | None:
-    """Say why `node` may write something else than it reads; None where it can't."""
-    if opset < 7:
-        keeps = attribute(node, "is_test", 0) or attribute(node, "ratio", 0.5) == 0
-        return None if keeps else "it trains: is_test is 0"
-    if opset < 12 or not _given(node, 2):
-        return None
-    ratio = constant(node.inputs[1]) if _given(node, 1) else np.float32(0.5)
-    if ratio is not None and not np.any(ratio):
-        return None
-    training = constant(node.inputs[2])
-    if training is None:
-        return "its training_mode is not constant"
-    return "it trains: training_mode is true" if np.any(training) else None
-
-
-def _given(node: gs.Node, index: int) -> bool:
-    return len(node.inputs) > index and bool(node.inputs[index].name)

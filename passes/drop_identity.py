@@ -7,6 +7,7 @@ It does not fire when
 1. what it writes is an output and what it reads is not written in the same graph: the output of a model can't be its
    input or an initializer, and the output of an If or Loop body can't be a tensor from outside
 2. what it reads is an output too: one of the two names would be lost
+3. the two tensors have quantization annotations that differ; if one of them has one, it goes to what is left
 """
 
 from __future__ import annotations

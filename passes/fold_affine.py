@@ -71,7 +71,7 @@ class FoldAffine(NodePass):
         folded = fold_out(layer, spread)
         if isinstance(folded, str):
             return edit.skip(node, folded)
-        if edit.bypass(node, data):
+        if edit.bypass(node, data, holds=node.outputs[0]):
             folded.put(layer, edit)
 
 

@@ -10,7 +10,7 @@ Conv behind it takes the shift only without padding: what it pads is zero, and t
 new weights are computed in float64 and rounded once.
 
 It does not fire when
-1. it is in training mode, or writes the mean and the variance too
+1. it is in training mode, or writes the mean and the variance too; before operator set 7 it is unless `is_test` is 1
 2. its parameters are not constant, or its scale is not finite
 3. it normalises each element of a channel by itself (spatial 0, before opset 9)
 4. neither what writes its input is a Conv, ConvTranspose or Gemm, nor what reads its output a Conv
@@ -41,7 +41,7 @@ class FoldBatchnorm(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not is_op(node, "BatchNormalization"):
             return
-        affine = batchnorm(node)
+        affine = batchnorm(node, edit.opset)
         if isinstance(affine, str):
             return edit.skip(node, affine)
         before = self._into_what_writes(node, affine, edit)
@@ -62,7 +62,7 @@ class FoldBatchnorm(NodePass):
         folded = why_no_weights(layer) or fold_out(layer, affine)
         if isinstance(folded, str):
             return folded
-        if edit.bypass(node, data):
+        if edit.bypass(node, data, holds=node.outputs[0]):
             folded.put(layer, edit)
         return None
 
@@ -82,6 +82,6 @@ class FoldBatchnorm(NodePass):
             window = conv_window(conv, edit)
             if window is None or window.padded:
                 return "the Conv pads with zeros, which the shift does not reach"
-        if edit.bypass(node, node.inputs[0]):
+        if edit.bypass(node, node.inputs[0], holds=node.inputs[0]):
             folded.put(conv, edit)
         return None

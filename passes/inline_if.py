@@ -14,6 +14,7 @@ It does not fire when
    operators of other domains and those that draw random numbers count as different
 2. the branch reads a tensor that nothing writes, such as a sparse initializer of its own
 3. an output of the model, or of a body around the If, is declared with a shape that the branch's output has not
+4. the branch has quantization annotations
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class InlineIf(NodePass):
             branch = branches[0]
         else:
             return edit.skip(node, "its condition is not constant, and its branches differ")
+        if vars(branch).get("annotations"):
+            return edit.skip(node, "its branch has quantization annotations")
         unwritten = _unwritten(branch, edit.root)
         if unwritten is not None:
             return edit.skip(node, f"its branch reads '{unwritten}', which no node writes")

@@ -9,7 +9,7 @@ hands them to the CPU. Every attribute is written out: VitisAI aborts on a Conv 
 weights are computed in float64 and rounded once. One limit: a Conv does not take a dimension of size 0, save the batch.
 
 It does not fire when
-1. it is in training mode, or writes the mean and the variance too
+1. it is in training mode, or writes the mean and the variance too; before operator set 7 it is unless `is_test` is 1
 2. its parameters are not constant, or its scale is not finite
 3. it normalises each element of a channel by itself (spatial 0, before opset 9)
 4. its input has not 3 to 5 dimensions, or nothing tells their number
@@ -39,7 +39,7 @@ class LowerBatchnorm(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not is_op(node, "BatchNormalization"):
             return
-        affine = batchnorm(node)
+        affine = batchnorm(node, edit.opset)
         if isinstance(affine, str):
             return edit.skip(node, affine)
         data, channels = node.inputs[0], len(affine.scale)

@@ -4,8 +4,8 @@
 
     rename-tensors: {names: {x: image, "497": features}}
 
-Inputs, outputs, initializers and inner tensors, by their exact names, in If and Loop bodies too. What a caller feeds
-and fetches is called by the new names.
+Inputs, outputs, initializers and inner tensors, by their exact names, in If and Loop bodies and in training steps too.
+What a caller feeds and fetches is called by the new names.
 
 In a recipe, among the passes on the whole graph, the names of the captured tensors come first, since it is by name
 that a graph is compared with them: an output, or what becomes the boundary of a part, is given the name of the captured
@@ -57,7 +57,9 @@ class RenameTensors(ModelPass):
             raise ValueError(f"names: '{both[0]}' is both an old and a new name; rename in two steps")
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        present = {name for graph in _graphs(model.graph) for name in _names(graph)}
+        # a step of the training runs the model's graph and its own, one behind the other, as one
+        inside = [model.graph, *(training.algorithm for training in model.training_info)]
+        present = {name for top in inside for graph in _graphs(top) for name in _names(graph)}
         wanted = {}
         for old, new in self.names.items():
             if old in present and new in present:
@@ -70,8 +72,13 @@ class RenameTensors(ModelPass):
                 near = difflib.get_close_matches(old, sorted(present), n=3, cutoff=0.5)
                 hint = f" Nearest: {', '.join(near)}" if near else ""
                 raise edit.fail(f"there is no tensor '{old}'.{hint}")
-        for graph in _graphs(model.graph):
+        for graph in (graph for top in inside for graph in _graphs(top)):
             _rename(graph, wanted)
+        for training in model.training_info:
+            for entry in (*training.initialization_binding, *training.update_binding):
+                entry.key = wanted.get(entry.key, entry.key)
+            for entry in training.update_binding:  # the values of the others are outputs of a graph that stands alone
+                entry.value = wanted.get(entry.value, entry.value)
         for note in model.metadata_props:
             note.value = renamed_note(note.key, note.value, wanted)
         return model
@@ -104,3 +111,9 @@ def _rename(graph: GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+        if (node.domain, node.op_type) == ("ai.onnx.preview.training", "Gradient"):  # its attributes are tensors' names
+            encoded = {old.encode(): new.encode() for old, new in names.items()}
+            for attribute in node.attribute:
+                attribute.strings[:] = [encoded.get(name, name) for name in attribute.strings]
+                if attribute.s in encoded:
+                    attribute.s = encoded[attribute.s]

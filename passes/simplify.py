@@ -14,12 +14,20 @@ It leaves the model as it is when
 2. it holds training information: initializers that a training step rewrites are no constants
 3. it holds quantization annotations, which onnxsim drops
 4. ONNX Runtime, with which onnxsim evaluates constants, does not know the operator set or the IR version
+5. a node of another domain, such as a call of a local function, has the name of an operator of ONNX: onnxsim looks at
+   the name alone and would take my.Identity out, merge my.Relu with a Relu and give my.Conv a bias
+6. it takes a tensor out of a sequence or an optional that it has built itself: onnxsim joins the two ends and gives an
+   input or an output of the model, or of a body, the name of the other end
+7. a node has a sparse tensor among its attributes, which onnxsim can't read
+8. onnxsim changed the inputs or the outputs for another reason
 
 onnxsim calls what it makes _v_1, _v_2 and so on, also in a body where a graph around it has such a name already; where
 there are bodies, such names are changed before each run.
 
-Equal nodes are not merged where the model draws random numbers: two draws would become one. An If with a constant
-condition stays where onnxsim fails to take it out.
+A BatchNormalization or a Dropout stays where a node of that kind trains, or normalises each element by itself; onnxsim
+does not know that those of operator sets before 7 train unless `is_test` is 1. Equal nodes are not merged where the
+model draws random numbers: two draws would become one. An If with a constant condition stays where onnxsim fails to
+take it out.
 """
 
 from __future__ import annotations
@@ -28,12 +36,14 @@ import re
 from dataclasses import dataclass
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
+from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Editor, ModelPass
 
@@ -44,6 +54,10 @@ MAX_ROUNDS = 6
 # An initializer above this size is no shape, and no scalar that a rewrite would look at.
 WEIGHT_BYTES = 1 << 16
 OWN_NAME = re.compile(r"_v_\d+")
+SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+# What onnxsim 0.8.1 takes out where the second reads the first; in a body what is left is in an order that it refuses.
+UNDONE_PAIRS = (("SequenceConstruct", "SequenceAt"), ("Optional", "OptionalGetElement"))
+TAKEN_FOR_INFERENCE = {"BatchNormalization": "fuse_bn_into_conv", "Dropout": "eliminate_nop_dropout"}
 MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 
@@ -82,12 +96,14 @@ class Simplify(ModelPass):
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
         if edit.folder is not None and stored_outside(given):
             onnx.load_external_data_for_model(given, str(edit.folder))
+        misled = _misled(view)
         weights: list[TensorProto] = []
         has_bodies = len(_with_bodies(given.graph)) > 1  # where the last one goes, a name may still wait to come back
         freed = _free_own_names(given.graph) if has_bodies else {}
         given_names = {name: before for before, name in freed.items()}
         for _ in range(MAX_ROUNDS):
-            skip = [*self.skip, *([MERGES_EQUAL_NODES] if _draws(given) else [])]  # a Dropout goes in the first round
+            draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
+            skip = [*self.skip, *misled, *draws]
             done = onnxsim_process.simplify(
                 given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
             )
@@ -98,7 +114,8 @@ class Simplify(ModelPass):
             for kind in ("input", "output"):
                 before, after = ([info.name for info in getattr(m.graph, kind)] for m in (given, done.model))
                 if before != after:
-                    raise edit.fail(f"onnxsim made the {kind}s {after} of {before}; leave the pass out of the recipe")
+                    edit.skip(None, f"onnxsim made the {kind}s {after} of {before}")
+                    return model
             simplified = _with_frame_of(given, done.model)
             # the first round has folded what weights fold into; the others need not carry them along
             heavy = _set_aside_weights(simplified.graph)
@@ -183,9 +200,34 @@ def _refusal(model: ModelProto) -> str | None:
         return f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
     if model.training_info:
         return "it holds training information, so its initializers are no constants"
-    if model.graph.quantization_annotation:
+    if any(graph.quantization_annotation for graph in _with_bodies(model.graph)):
         return "it holds quantization annotations, which onnxsim drops"
+    nodes = walk_protos(model.graph)  # the insides of functions are safe, onnxsim does not look at them
+    for node in nodes:
+        if node.domain not in STANDARD_DOMAINS and onnx.defs.has(node.op_type):
+            return (
+                f"onnxsim would take '{node.op_type}' of domain '{node.domain}' for the operator of ONNX of that name"
+            )
+        if any(attribute.type in SPARSE for attribute in node.attribute):
+            return f"onnxsim can't read the sparse tensor of a {node.op_type}"
+    present = {node.op_type for node in nodes if node.domain in STANDARD_DOMAINS}
+    for built, taken in UNDONE_PAIRS:
+        if {built, taken} <= present:
+            return f"it has {built} and {taken}; onnxsim joins them and renames the model's inputs or outputs by that"
     return None
+
+
+def _misled(view: gs.Graph) -> list[str]:
+    """Return the optimizers of onnxsim that misread a node of `view`, as a plain normalisation or as a copy.
+
+    They look at `training_mode`, but not at `is_test` and `spatial`, which old operator sets have in its place.
+    """
+    others = {
+        node.op
+        for node in graphs.walk_nodes(view)
+        if why_it_trains(node, view.opset) is not None or not attribute(node, "spatial", 1)
+    }
+    return [optimizer for op, optimizer in TAKEN_FOR_INFERENCE.items() if op in others]
 
 
 def _draws(model: ModelProto) -> bool:

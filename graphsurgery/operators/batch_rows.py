@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, is_op
 from graphsurgery.operators.static_shapes import parameter, size_of
+from graphsurgery.operators.training import why_it_trains
 
 _ELEMENTWISE = (
     *("Abs", "Acos", "Add", "And", "Atan", "BitShift", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal"),
@@ -141,8 +142,9 @@ class Rows:
         return None
 
     def _per_image(self, node: gs.Node) -> str | None:
-        if attribute(node, "training_mode", 0) or (_given(node, 2) and is_op(node, "Dropout")):
-            return "it is in training mode"
+        training: str | None = why_it_trains(node, self.opset)
+        if training is not None:
+            return training
         if is_op(node, "MaxPool") and len(node.outputs) > 1 and node.outputs[1].name:
             return "its indices count through the whole batch"
         if is_op(node, "QuantizeLinear", "DequantizeLinear"):

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, consumers, is_op
+from graphsurgery.operators.training import why_it_trains
 from graphsurgery.operators.windows import Window, window
 from graphsurgery.rewrite import Editor
 
@@ -81,15 +82,14 @@ def read_once(tensor: gs.Tensor, edit: Editor) -> bool:
     return len(consumers(tensor)) == 1 and not edit.is_output(tensor)
 
 
-def batchnorm(node: gs.Node) -> Affine | str:
+def batchnorm(node: gs.Node, opset: int) -> Affine | str:
     """Return the scale and shift of a BatchNormalization in inference mode, or the reason why it has none.
 
     Formula: the specification of BatchNormalization, (x - mean) / sqrt(variance + epsilon) * scale + bias.
     """
-    if attribute(node, "training_mode", 0):
-        return "it is in training mode"
-    if any(out.name for out in node.outputs[1:]):
-        return "it writes the mean and the variance too, as in training mode"
+    reason: str | None = why_it_trains(node, opset)
+    if reason is not None:
+        return reason
     if not attribute(node, "spatial", 1):
         return "spatial is 0: it normalises each element of a channel by itself"
     values = [constant(tensor) for tensor in node.inputs[1:5]]

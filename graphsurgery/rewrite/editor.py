@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import ModelProto, TensorAnnotation
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, PassError
@@ -236,17 +236,26 @@ class Editor:
             del node.attrs[name]
             self.edits += 1
 
-    def bypass(self, node: gs.Node, tensor: gs.Tensor) -> bool:
+    def bypass(self, node: gs.Node, tensor: gs.Tensor, *, holds: gs.Tensor | None = None) -> bool:
         """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
 
         Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Returns
         False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well, or
-        another output of `node` is read.
+        another output of `node` is read, or the two have quantization annotations that differ.
+
+        `holds` says which of the two values is left, where a pass changes a layer beside `node` as well; they are the
+        same where it is not given. What is left has the quantization annotation of that value.
         """
         out, *others = node.outputs
         if any(other.outputs or self._holder(other) is not None for other in others):
             self.skip(node, "another of its outputs is read")
             return False
+        note, other_note = (self._annotation(end) for end in (out, tensor))
+        if holds is None and note is not None and other_note is not None and not _say_the_same(note, other_note):
+            self.skip(node, "its input and its output have quantization annotations that differ")
+            return False
+        if holds is tensor or (holds is None and note is None):
+            note = other_note
         holder = self._holder(out)
         if holder is not None:
             source = graphs.producer(tensor)
@@ -263,8 +272,27 @@ class Editor:
         else:
             graphs.detach(node)
             self._redirect(out, tensor)
+        self._annotate(tensor if holder is None else out, note)
         self.edits += 1
         return True
+
+    def _annotation(self, tensor: gs.Tensor) -> TensorAnnotation | None:
+        notes: list[TensorAnnotation] = vars(self.graph).get("annotations", [])
+        return next((note for note in notes if note.tensor_name == tensor.name), None)
+
+    def _annotate(self, tensor: gs.Tensor, note: TensorAnnotation | None) -> None:
+        """Let the quantization annotation of `tensor` say what `note` says, which may be that of another tensor."""
+        old = self._annotation(tensor)
+        if old is note:
+            return
+        notes: list[TensorAnnotation] = vars(self.graph)["annotations"]
+        if old is not None:
+            notes.remove(old)
+        if note is not None:
+            renamed = TensorAnnotation()
+            renamed.CopyFrom(note)
+            renamed.tensor_name = tensor.name
+            notes.append(renamed)
 
     def remove(self, node: gs.Node) -> None:
         """Cut `node` loose; what it wrote must not be read any more."""
@@ -334,6 +362,12 @@ def _dimension(size: Any) -> int | str | None:
     if isinstance(size, int | np.integer):
         return int(size) if size >= 0 else None
     return str(size) if size is not None else None
+
+
+def _say_the_same(one: TensorAnnotation, other: TensorAnnotation) -> bool:
+    """Whether two quantization annotations name the same parameters, whatever tensors they are of."""
+    said = [[(p.key, p.value) for p in note.quant_parameter_tensor_names] for note in (one, other)]
+    return sorted(said[0]) == sorted(said[1])
 
 
 def _same_attribute(old: Any, new: Any) -> bool:

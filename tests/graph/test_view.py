@@ -238,6 +238,26 @@ def test_quantization_annotations_and_training_information_come_back() -> None:
     assert_comes_back(proto)
 
 
+def test_an_annotation_is_written_while_its_tensor_is_there_and_keeps_its_parameters() -> None:
+    proto = parse(PLAIN)
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32([1]), "scale"))
+    proto.graph.node.append(helper.make_node("Mul", ["a", "scale"], ["b"]))
+    for name in ("a", "w", "nothing"):
+        note = proto.graph.quantization_annotation.add(tensor_name=name)
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="scale")
+    graph = to_graph(proto)
+    graphs.drop_unused(graph)  # the Mul, which alone reads the scale
+    back = to_proto(graph)
+    assert [note.tensor_name for note in back.graph.quantization_annotation] == ["a", "w", "nothing"]
+    assert "scale" in initializers(back)
+    graphs.set_inputs(graph.nodes[1], [graph.inputs[0], graph.inputs[0]])
+    back = to_proto(graph)
+    assert [note.tensor_name for note in back.graph.quantization_annotation] == ["a", "nothing"]
+    graphs.set_outputs(graph.nodes[1], [gs.Variable("other")])
+    del graph.annotations[-1]
+    assert set(initializers(to_proto(graph))) == set()
+
+
 FUNCTION = """
     <ir_version: 8, opset_import: ["": 17, "my": 1, "other": 3]>
     g (float[2] x) => (float[2] y) { y = my.Scale <alpha = 2.0> (x) }
@@ -440,6 +460,79 @@ def test_attributes_may_be_numpy_types_and_numbers() -> None:
     graph.nodes[1].attrs = {"to": np.float16, "n": np.int64(3), "f": np.float32(0.5), "l": np.array([1, 2])}
     got = {a.name: helper.get_attribute_value(a) for a in node(to_proto(graph), "a").attribute}
     assert got == {"to": TensorProto.FLOAT16, "n": 3, "f": 0.5, "l": [1, 2]}
+
+
+@pytest.mark.parametrize("value", [1, np.int64(1), True, np.bool_(True), np.array(1), np.float32(1), 1.0])
+def test_a_float_attribute_may_be_given_as_a_whole_number(value: object) -> None:
+    graph = to_graph(parse(PLAIN))
+    graph.nodes[1].op, graph.nodes[1].attrs = "Elu", {"alpha": value}
+    graphs.set_inputs(graph.nodes[1], [graph.inputs[0]])
+    proto = to_proto(graph)
+    assert node(proto, "a").attribute[0] == helper.make_attribute("alpha", 1.0)
+    onnx.checker.check_model(proto, full_check=True)
+
+
+@pytest.mark.parametrize("values", [[1, 2.5], (1, 2.5), [np.float32(1), 2.5], np.array([1, 2.5])])
+def test_a_list_of_floats_may_hold_whole_numbers(values: object) -> None:
+    graph = to_graph(parse(PLAIN))
+    graph.nodes[0].attrs = {"value_floats": values}
+    assert node(to_proto(graph), "c").attribute[0] == helper.make_attribute("value_floats", [1.0, 2.5])
+
+
+def test_truth_values_are_whole_numbers_also_in_lists() -> None:
+    graph = to_graph(parse(PLAIN))
+    graph.nodes[1].op, graph.nodes[1].attrs = "ReduceMax", {"keepdims": False, "axes": [np.int64(0), np.True_]}
+    assert {a.name: helper.get_attribute_value(a) for a in node(to_proto(graph), "a").attribute} == {
+        "keepdims": 0,
+        "axes": [0, 1],
+    }
+
+
+def test_the_kind_of_an_attribute_is_that_of_the_models_operator_set() -> None:
+    for opset, kind in ((5, "STRING"), (13, "INT")):
+        graph = to_graph(parse(PLAIN.replace('"": 17', f'"": {opset}')))
+        graph.nodes[1].op, graph.nodes[1].attrs = "Cast", {"to": 1 if kind == "STRING" else "FLOAT"}
+        with pytest.raises(ModelError, match=f"ONNX wants {kind}"):
+            to_proto(graph)
+
+
+def test_the_kind_holds_in_bodies_too() -> None:
+    text = f"""{HEAD}
+        g (bool c, float[2] x) => (float[2] y) {{
+            y = If (c) <
+                then_branch = t () => (float[2] p) {{ p = Relu (x) }},
+                else_branch = e () => (float[2] q) {{ q = Neg (x) }}
+            >
+        }}"""
+    graph = to_graph(parse(text))
+    relu = graph.nodes[0].attrs["then_branch"].nodes[0]
+    relu.op, relu.attrs = "Elu", {"alpha": 2}
+    onnx.checker.check_model(to_proto(graph), full_check=True)
+
+
+def test_what_a_custom_operator_had_as_a_float_stays_one() -> None:
+    text = f"""{HEAD.replace("17", '17, "my": 1')}
+        g (float[2] x) => (float[2] y) {{ y = my.Op <a = 2.5, b = 3> (x) }}"""
+    graph = to_graph(parse(text))
+    graph.nodes[0].attrs.update(a=1, b=4, c=5)
+    got = {a.name: a.type for a in to_proto(graph).graph.node[0].attribute}
+    assert got == {"a": AttributeProto.FLOAT, "b": AttributeProto.INT, "c": AttributeProto.INT}
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "said"),
+    [
+        ("Squeeze", {"axes": 1}, "ONNX wants INTS"),
+        ("Softmax", {"axis": [1]}, "it is a list, and ONNX wants one INT"),
+        ("Softmax", {"axis": 1.5}, "ONNX wants INT"),
+        ("Elu", {"alpha": "1"}, "ONNX wants FLOAT"),
+    ],
+)
+def test_an_attribute_of_another_kind_is_refused(op: str, attrs: dict[str, object], said: str) -> None:
+    graph = to_graph(parse(PLAIN.replace('"": 17', '"": 11')))
+    graph.nodes[1].op, graph.nodes[1].attrs = op, attrs
+    with pytest.raises(ModelError, match=said):
+        to_proto(graph)
 
 
 def test_an_attribute_that_onnx_has_no_kind_for_is_refused() -> None:

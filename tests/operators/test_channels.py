@@ -76,11 +76,11 @@ def test_a_batchnorm_is_a_scale_and_a_shift() -> None:
         <float[1] s = {2}, float[1] b = {1}, float[1] m = {3}, float[1] v = {4}>
         { y = BatchNormalization <epsilon = 0.0> (x, s, b, m, v) }"""
     node = view(text)[0].nodes[0]
-    found = batchnorm(node)
+    found = batchnorm(node, 17)
     assert not isinstance(found, str)
     assert (found.scale.tolist(), found.shift.tolist()) == ([1], [-2])
     node.attrs["training_mode"] = 1
-    assert batchnorm(node) == "it is in training mode"
+    assert batchnorm(node, 17) == "it is in training mode"
 
 
 def test_arithmetic_with_a_constant_is_a_scale_or_a_shift() -> None:

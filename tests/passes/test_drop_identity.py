@@ -1,7 +1,11 @@
 import numpy as np
+import pytest
+from onnx import ModelProto
 
+from graphsurgery.graph.model import Model
 from graphsurgery.passes.drop_identity import DropIdentity
-from graphsurgery.testing import assert_rewrites, assert_untouched
+from graphsurgery.rewrite import apply_pass
+from graphsurgery.testing import assert_rewrites, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -34,6 +38,45 @@ def test_an_output_is_written_by_what_wrote_the_input_of_the_identity() -> None:
         }}""",
         f"{HEAD} g (float[2] x) => (float[2] y, float[2] z) {{ y = Relu (x) z = Neg (y) }}",
     )
+
+
+def annotated(nodes: str, notes: dict[str, str], outputs: str = "float[2] y") -> ModelProto:
+    """Return a model with quantization annotations: a tensor and the initializer that is its scale."""
+    scales = "float[1] s = {1}, float[1] t = {2}"
+    proto = parse(f"{HEAD} g (float[2] x) => ({outputs}) <{scales}> {{ {nodes} }}")
+    for name, scale in notes.items():
+        note = proto.graph.quantization_annotation.add(tensor_name=name)
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
+    return proto
+
+
+def notes(proto: ModelProto) -> dict[str, str]:
+    return {n.tensor_name: n.quant_parameter_tensor_names[0].value for n in proto.graph.quantization_annotation}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "before", "after"),
+    [
+        ("a = Relu (x)  b = Identity (a)  y = Neg (b)", {"b": "s"}, {"a": "s"}),
+        ("a = Relu (x)  b = Identity (a)  y = Neg (b)", {"a": "s"}, {"a": "s"}),
+        ("a = Relu (x)  b = Identity (a)  y = Neg (b)", {"a": "s", "b": "s", "y": "t"}, {"a": "s", "y": "t"}),
+        ("a = Relu (x)  y = Identity (a)", {"a": "s"}, {"y": "s"}),
+        ("a = Relu (x)  y = Identity (a)", {"y": "s", "x": "t"}, {"y": "s", "x": "t"}),
+        ("b = Identity (x)  y = Neg (b)", {"b": "s", "nowhere": "t"}, {"x": "s", "nowhere": "t"}),
+    ],
+)
+def test_a_quantization_annotation_goes_to_what_is_left(
+    nodes: str, before: dict[str, str], after: dict[str, str]
+) -> None:
+    got = apply_pass(DropIdentity(), Model(annotated(nodes, before))).model.proto
+    assert "Identity" not in [node.op_type for node in got.graph.node]
+    assert notes(got) == after
+    assert [tensor.name for tensor in got.graph.initializer] == ["s", "t"], "nothing but an annotation names them"
+
+
+def test_leaves_one_alone_whose_ends_have_annotations_that_differ() -> None:
+    proto = annotated("a = Relu (x)  b = Identity (a)  y = Neg (b)", {"a": "s", "b": "t"})
+    assert_untouched(DropIdentity(), proto, "quantization annotations that differ")
 
 
 def test_an_initializer_is_read_directly() -> None:

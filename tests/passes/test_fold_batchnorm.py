@@ -312,6 +312,20 @@ def test_leaves_a_conv_behind_it_alone(inputs: str, outputs: str, weights: str, 
     assert_untouched(FoldBatchnorm(), text, reason)
 
 
+@pytest.mark.parametrize(("annotated", "left"), [({"h": "w"}, []), ({"h": "w", "y": "b"}, [("h", "b")])])
+def test_an_annotation_of_what_the_layer_wrote_before_does_not_hold_any_more(
+    annotated: dict[str, str], left: list[tuple[str, str]]
+) -> None:
+    proto = parse(f"{HEAD} g (float[1, 1, 4] x) => (float[1, 2, 4] z) <{WEIGHTS}> {{ {PAIR} z = Relu (y) }}")
+    for name, scale in annotated.items():
+        note = proto.graph.quantization_annotation.add(tensor_name=name)
+        note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
+    after = apply_pass(FoldBatchnorm(), Model(proto)).model.proto
+    assert len(after.graph.node) == 2
+    notes = after.graph.quantization_annotation
+    assert [(note.tensor_name, note.quant_parameter_tensor_names[0].value) for note in notes] == left
+
+
 def test_leaves_a_normalisation_that_is_the_weight_of_a_conv_alone() -> None:
     text = f"""
         {HEAD}
@@ -325,6 +339,9 @@ def test_leaves_a_normalisation_that_is_the_weight_of_a_conv_alone() -> None:
 @pytest.mark.parametrize(
     ("opset", "norm", "reason"),
     [
+        (6, "y = BatchNormalization (h, s, b, m, v)", "it trains: is_test is 0"),
+        (6, "y = BatchNormalization <is_test = 0> (h, s, b, m, v)", "it trains: is_test is 0"),
+        (1, "y = BatchNormalization <consumed_inputs = [0, 0, 0, 1, 1]> (h, s, b, m, v)", "it trains: is_test is 0"),
         (7, "y = BatchNormalization <spatial = 0> (h, s, b, m, v)", "spatial is 0"),
         (8, "y, k, l, p, q = BatchNormalization (h, s, b, m, v)", "as in training mode"),
         (9, "y, k, l = BatchNormalization (h, s, b, m, v)", "as in training mode"),
@@ -338,6 +355,18 @@ def test_leaves_the_modes_of_old_operator_sets_alone(opset: int, norm: str, reas
     )
     text = f"{head} g (float[1, 1, 4] x) => (float[1, 2, 4] y) {{ {weights} h = Conv (x, w) {norm} }}"
     assert_untouched(FoldBatchnorm(), text, reason)
+
+
+def test_folds_one_before_operator_set_7_that_says_it_is_for_inference() -> None:
+    head = '<ir_version: 8, opset_import: ["": 6]>'
+
+    def text(weights: str, nodes: str) -> str:
+        return f"{head} g (float[1, 1, 4] x) => (float[1, 2, 4] y) <{weights}> {{ {nodes} }}"
+
+    before = text(WEIGHTS, PAIR.replace("BatchNormalization <", "BatchNormalization <is_test = 1, "))
+    after = apply_pass(FoldBatchnorm(), Model(parse(before))).model  # no runtime at hand has a kernel for it
+    assert [node.op_type for node in after.proto.graph.node] == ["Conv"]
+    assert [numpy_helper.to_array(w).ravel().tolist() for w in after.proto.graph.initializer] == [[3, 4], [2, -2]]
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 13, 14, 15, 22])

@@ -284,6 +284,20 @@ def test_refuses_batch_statistics() -> None:
         apply_pass(FreezeBatch(5), Model(parse(text)))
 
 
+@pytest.mark.parametrize(
+    ("opset", "node", "reason"),
+    [
+        (6, "y = BatchNormalization (x, c, c, c, c)", "is_test is 0"),
+        (9, "y, m, v, k, l = BatchNormalization (x, c, c, c, c)", "as in training mode"),
+        (6, "y = Dropout (x)", "is_test is 0"),
+    ],
+)
+def test_refuses_what_trains_in_an_old_operator_set(opset: int, node: str, reason: str) -> None:
+    text = rows(node, constants=", float[4] c = {1, 2, 3, 4}").replace('"": 17', f'"": {opset}')
+    with pytest.raises(PassError, match=reason):
+        apply_pass(FreezeBatch(5), Model(parse(text)))
+
+
 def test_refuses_a_transposed_gemm() -> None:
     text = rows("y = Gemm <transA = 1> (x, c)", "float[n, 2] x", "float[a, b] y", ", float[2, 1] c = {1, 2}")
     with pytest.raises(PassError, match="batch transposed"):

@@ -58,6 +58,12 @@ def test_the_weights_of_the_branch_move_along() -> None:
     assert_rewrites(InlineIf(), before, plain("a = Add (x, w) y = Mul (a, v)", f"{w}, {v}"))
 
 
+def test_leaves_a_branch_with_quantization_annotations_alone() -> None:
+    proto = parse(model("{ a = Abs (x) p = Relu (a) }", "{ q = Neg (x) }", YES))
+    proto.graph.node[0].attribute[0].g.quantization_annotation.add(tensor_name="a")
+    assert_untouched(InlineIf(), proto, "its branch has quantization annotations")
+
+
 def test_branches_that_are_the_same_but_for_names_become_one() -> None:
     def branch(a: str, w: str, p: str) -> str:
         return f"<float[2] {w} = {{1, 2}}> {{ {a} = Add (x, {w}) {a}s = Cast <to = 1> ({a}) {p} = Sub ({a}s, {a}) }}"

@@ -84,6 +84,7 @@ TRAINING = "y, k, l = BatchNormalization <training_mode = 1> (x, s, b, m, v)"
     [
         (text("float[1, 2, 4]", PARAMETERS, TRAINING), "in training mode"),
         (text("float[1, 2, 4]", PARAMETERS, "y, k, l = BatchNormalization (x, s, b, m, v)", opset=9), "as in training"),
+        (text("float[1, 2, 4]", PARAMETERS, "y = BatchNormalization (x, s, b, m, v)", opset=6), "is_test is 0"),
         (text("float[1, 2, 4]", PARAMETERS, f"t = Relu (s) y = {NORM.replace('s,', 't,')}"), "are not constant"),
         (text("float[1, 2, 4]", PARAMETERS.replace("{4, 16}", "{4, 0}"), f"y = {NORM}"), "not finite"),
         (text("float[1, 2, 4]", PARAMETERS, f"y = {NORM.replace('epsilon = 0.0', 'spatial = 0')}", opset=7), "spatial"),

@@ -3,6 +3,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from graphsurgery.devices import session
@@ -93,6 +94,40 @@ def test_notes_about_a_tensor_follow_it() -> None:
         MASKS_NOTE: '"masks"',
         BATCH_NOTE: '{"size": 2, "parameters": ["bias"]}',
     }
+
+
+def training() -> ModelProto:
+    proto = parse(chain())
+    info = proto.training_info.add()
+    step = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.preview.training": 1]>
+        g () => (float[2] new) {
+            d = ai.onnx.preview.training.Gradient <xs = ["w", "x"], y = "y"> (w, x)
+            new = Sub (w, d)
+        }"""
+    info.algorithm.CopyFrom(parse(step).graph)
+    info.update_binding.add(key="w", value="new")
+    info.initialization.CopyFrom(parse(f"{HEAD} g () => (float[2] w) {{ w = RandomNormal <shape = [2]> () }}").graph)
+    info.initialization_binding.add(key="w", value="w")
+    return proto
+
+
+def test_a_training_step_reads_the_tensors_by_their_new_names() -> None:
+    after = apply_pass(RenameTensors({"w": "bias", "y": "loss", "new": "next"}), Model(training())).model.proto
+    (info,) = after.training_info
+    gradient, step = info.algorithm.node
+    assert (list(gradient.input), list(step.input), list(step.output)) == (["bias", "x"], ["bias", "d"], ["next"])
+    assert {a.name: onnx.helper.get_attribute_value(a) for a in gradient.attribute} == {
+        "xs": [b"bias", b"x"],
+        "y": b"loss",
+    }
+    assert [(entry.key, entry.value) for entry in info.update_binding] == [("bias", "next")]
+    assert [(entry.key, entry.value) for entry in info.initialization_binding] == [("bias", "w")]
+    assert info.initialization.output[0].name == "w", "a graph of its own, whose names are its own"
+
+
+def test_a_name_in_a_training_step_is_taken() -> None:
+    with pytest.raises(PassError, match="can't call 'a' 'new'"):
+        apply_pass(RenameTensors({"a": "new"}), Model(training()))
 
 
 def test_leaves_what_is_called_so_already_alone() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from onnx import helper, numpy_helper
 
 from graphsurgery.devices import session
 from graphsurgery.errors import PassError
@@ -239,6 +240,109 @@ def test_leaves_a_model_with_quantization_annotations_alone() -> None:
 
 def test_leaves_a_model_of_an_operator_set_that_onnx_runtime_does_not_know_alone() -> None:
     assert_untouched(Simplify(), PLAIN.replace('"": 17', '"": 999'), "does not know operator set ai.onnx 999")
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "a = my.Relu (x)  y = Relu (a)",
+        "a = my.Identity (x)  y = Relu (a)",
+        "a = my.Transpose (x)  b = my.Transpose (a)  y = Relu (b)",
+        "a = my.Shape (x)  b = Cast <to = 1> (a)  y = Add (x, b)",
+        """y = If (c) <
+            then_branch = t () => (float[2] p) { a = my.Relu (x)  p = Relu (a) },
+            else_branch = e () => (float[2] q) { q = Neg (x) }
+        >""",
+    ],
+)
+def test_leaves_a_model_alone_whose_custom_operators_have_names_of_onnx(nodes: str) -> None:
+    head = HEAD.replace("17", '17, "my": 1')
+    text = f"{head} g (bool c, float[2] x) => (float[2] y) {{ {nodes} }}"
+    assert_untouched(Simplify(), text, "of domain 'my' for the operator of ONNX of that name")
+
+
+def test_leaves_a_local_function_of_an_operators_name_alone_as_its_own_body_says_what_it_does() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "my": 1]>
+        g (float[2] x) => (float[2] y) { a = my.Relu (x)  y = Relu (a) }
+        <domain: "my", opset_import: ["": 17]> Relu (a) => (b) { b = Neg (a) }"""
+    assert_untouched(Simplify(), text, "'Relu' of domain 'my'")
+
+
+def test_a_local_function_of_a_name_of_its_own_is_no_hindrance() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "my": 1]>
+        g (float[2] x) => (float[2] y) { a = Identity (x)  b = my.Flip (a)  y = Relu (b) }
+        <domain: "my", opset_import: ["": 17]> Flip (a) => (b) { b = Neg (a) }"""
+    assert ops(apply(text).model) == ["Flip", "Relu"]
+    assert_same_outputs(parse(text), apply(text).model.proto)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "s = SequenceConstruct (x, z)  y = SequenceAt (s, i)",
+        "s = Optional (x)  y = OptionalGetElement (s)",
+        """y = If (c) <
+            then_branch = t () => (float[2] p) { s = SequenceConstruct (x, z)  p = SequenceAt (s, i) },
+            else_branch = e () => (float[2] q) { q = Neg (x) }
+        >""",
+        """y = If (c) <
+            then_branch = t () => (float[2] p) { s = Optional (x)  p = OptionalGetElement (s) },
+            else_branch = e () => (float[2] q) { q = Neg (x) }
+        >""",
+    ],
+)
+def test_leaves_a_model_alone_whose_sequences_and_optionals_onnxsim_would_undo(nodes: str) -> None:
+    text = f"{HEAD} g (bool c, float[2] x, float[2] z) => (float[2] y) <int64 i = {{0}}> {{ {nodes} }}"
+    assert_untouched(Simplify(), text, "onnxsim joins them")
+
+
+def test_simplifies_around_sequences_that_onnxsim_leaves_alone() -> None:
+    text = f"""
+        {HEAD}
+        g (float[4] x) => (float[n] y) {{
+            a = Identity (x)
+            s = SplitToSequence (a)
+            y = ConcatFromSequence <axis = 0> (s)
+        }}"""
+    once = apply(text).model
+    assert ops(once) == ["SplitToSequence", "ConcatFromSequence"]
+    assert_same_outputs(parse(text), once.proto)
+
+
+def test_leaves_a_model_with_a_sparse_constant_alone() -> None:
+    model = parse(
+        f"{HEAD} g (float[2] x) => (float[2] y) {{ k = Constant <value = float[2] {{0, 3}}> ()  y = Add (x, k) }}"
+    )
+    values, where = (numpy_helper.from_array(np.array([3], kind)) for kind in (np.float32, np.int64))
+    sparse = helper.make_attribute("sparse_value", helper.make_sparse_tensor(values, where, [2]))
+    model.graph.node[0].attribute[0].CopyFrom(sparse)
+    assert_untouched(Simplify(), model, "can't read the sparse tensor of a Constant")
+
+
+def test_leaves_a_model_alone_whose_outputs_onnxsim_renames(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(model: onnx.ModelProto, **_: object) -> onnxsim_process.Simplified:
+        other = onnx.ModelProto()
+        other.CopyFrom(model)
+        other.graph.output[0].name = "other"
+        return onnxsim_process.Simplified(other, None)
+
+    monkeypatch.setattr(onnxsim_process, "simplify", rename)
+    assert_untouched(Simplify(), PLAIN, "onnxsim made the outputs ['other'] of ['y']")
+
+
+@pytest.mark.parametrize(
+    ("opset", "nodes"),
+    [
+        (6, "c = Conv <kernel_shape = [1, 1]> (x, w)  y = BatchNormalization (c, s, b, b, s)"),
+        (8, "c = Conv <kernel_shape = [1, 1]> (x, w)  y = BatchNormalization <spatial = 0> (c, t, t, t, t)"),
+        (6, "c = Neg (x)  y = Dropout (c)"),
+    ],
+)
+def test_leaves_alone_what_trains_in_an_old_operator_set(opset: int, nodes: str) -> None:
+    weights = "float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] s = {2, 3}, float[2] b = {1, 4}, float[2, 1, 1] t = {1, 2}"
+    head = f'<ir_version: 8, opset_import: ["": {opset}]>'
+    text = f"{head} g (float[1, 2, 1, 1] x) => (float[1, 2, 1, 1] y) <{weights}> {{ {nodes} }}"
+    assert ops(apply(text).model) == ops(Model(parse(text)))
 
 
 def test_reports_what_onnxsim_says_when_it_fails() -> None:

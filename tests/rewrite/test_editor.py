@@ -95,6 +95,23 @@ def test_replacing_drops_the_outputs_at_the_end_that_nothing_reads() -> None:
     after.check("the result")
 
 
+def test_what_replaces_the_call_of_a_function_has_no_overload() -> None:
+    text = """<ir_version: 10, opset_import: ["": 17, "my": 1]>
+        g (float[2] x) => (float[2] y) { a = my.F (x)  y = my.F (a) }
+        <domain: "my", opset_import: ["": 17]> F (a) => (b) { b = Neg (a) }"""
+    proto = parse(text)
+    for named in (proto.functions[0], *proto.graph.node):
+        named.overload = "second"
+
+    def replace(graph: gs.Graph, edit: Editor) -> None:
+        edit.replace(graph.nodes[0], "Abs", graph.nodes[0].inputs)
+        edit.set_attribute(graph.nodes[1], "hint", 1)
+
+    after = apply_pass(Once(replace), Model(proto)).model
+    assert [node.overload for node in after.proto.graph.node] == ["", "second"]
+    after.check("the result")
+
+
 def test_a_new_node_can_take_over_what_another_one_writes() -> None:
     split = "g (float[4] x) => (float[2] a, float[2] b) <int64[2] n = {2, 2}> { a, b = Split <axis = 0> (x, n) }"
     before = Model(parse(f"{HEAD}\n{split}"))

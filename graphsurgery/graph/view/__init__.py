@@ -9,6 +9,8 @@ What a pass sees:
 - an initializer is a gs.Constant; one that is also a graph input is a gs.Variable, since a caller may override it
 - If, Loop and Scan bodies are gs.Graphs that share the tensors of the graph around them
 - `graph.metadata`, a dict: the model's metadata_props; a pass may leave a note there for later steps
+- `graph.annotations`, a list: the quantization annotations; one whose tensor is gone is not written, and while one is,
+  so are the initializers that it names
 - model-local functions stay out of sight and come back untouched
 """
 

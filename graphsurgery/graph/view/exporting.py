@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnotation, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues
+
+_FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
 
 
 def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
@@ -43,7 +46,8 @@ def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
     if metadata != {entry.key: entry.value for entry in model.metadata_props}:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
-    _export_graph(view, model.graph, outer={}, largest=largest)
+    versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    _export_graph(view, model.graph, {}, versions, largest)
     if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
         model.ir_version = 4  # before, every initializer had to be an input as well
     return model
@@ -65,11 +69,13 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
         model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
-def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int | None = None) -> None:
+def _export_graph(
+    view: gs.Graph, proto: GraphProto, outer: Scope, versions: Mapping[str, int], largest: int | None = None
+) -> None:
     origin: GraphOrigin | None = vars(view).get("origin")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
-            if descriptor.name in ("metadata_props", "quantization_annotation", "sparse_initializer"):
+            if descriptor.name in ("metadata_props", "sparse_initializer"):
                 getattr(proto, descriptor.name).extend(value)
     for field in ("name", "doc_string"):
         if getattr(view, field) or (origin is not None and origin.proto.HasField(field)):
@@ -78,7 +84,10 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int 
     written: dict[str, gs.Tensor] = {tensor.name: tensor for node in view.nodes for tensor in node.outputs}
     written.update((tensor.name, tensor) for tensor in view.inputs)
     constants: dict[str, gs.Constant] = {}
-    for tensor in _constants(view, origin):
+    annotations = _annotations(view, origin, written)
+    named = {entry.value for note in annotations for entry in note.quant_parameter_tensor_names}
+    proto.quantization_annotation.extend(annotations)
+    for tensor in _constants(view, origin, named):
         if tensor.name in written:
             if written[tensor.name] is not tensor:
                 raise ModelError(f"an initializer has the name of a computed tensor, '{tensor.name}'; rename one")
@@ -91,7 +100,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, largest: int 
         if _is_original(node):
             proto.node.append(node.origin.proto)
         else:
-            _export_node(node, proto.node.add(), visible)
+            _export_node(node, proto.node.add(), visible, versions)
     for tensor in view.inputs:
         _export_value(tensor, proto.input.add())
     for tensor in view.outputs:
@@ -112,10 +121,28 @@ def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
     return largest is not None and math.prod(shape) > largest
 
 
-def _constants(view: gs.Graph, origin: GraphOrigin | None) -> Iterable[gs.Constant]:
-    """Yield the initializers of `view` in their old order, then the new ones; not those that nothing reads any more."""
+def _annotations(
+    view: gs.Graph, origin: GraphOrigin | None, written: Mapping[str, gs.Tensor]
+) -> list[TensorAnnotation]:
+    """Return the quantization annotations of `view`, without those of tensors that were in it and are gone."""
+    notes: list[TensorAnnotation] = vars(view).get("annotations", [])
+    if not notes:
+        return []
+    present = {*written, *(tensor.name for tensor in _constants(view, origin))}
+    return [
+        note for note in notes if note.tensor_name in present or origin is None or note.tensor_name not in origin.names
+    ]
+
+
+def _constants(view: gs.Graph, origin: GraphOrigin | None, named: Collection[str] = ()) -> Iterable[gs.Constant]:
+    """Yield the initializers of `view` in their old order, then the new ones.
+
+    Not those that nothing reads any more, unless they are `named` elsewhere.
+    """
     if origin is not None:
-        yield from (tensor for tensor in origin.constants if tensor.outputs or id(tensor) not in origin.read)
+        for tensor in origin.constants:
+            if tensor.outputs or id(tensor) not in origin.read or tensor.name in named:
+                yield tensor
     for node in view.nodes:
         yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
     yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
@@ -184,11 +211,13 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
+def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, versions: Mapping[str, int]) -> None:
     origin: NodeOrigin | None = getattr(node, "origin", None)
+    calls_the_same = origin is not None and (origin.proto.op_type, origin.proto.domain) == (node.op, node.domain or "")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
-            if descriptor.name in ("doc_string", "overload"):
+            # an overload is one of several functions of a name; another operator has none of that number
+            if descriptor.name == "doc_string" or (descriptor.name == "overload" and calls_the_same):
                 setattr(proto, descriptor.name, value)
             elif descriptor.name in ("metadata_props", "device_configurations"):
                 getattr(proto, descriptor.name).extend(value)
@@ -200,22 +229,26 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope) -> None:
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
     kept = origin.attrs if origin is not None else {}
+    declared = _declared_kinds(node.op, _domain(node.domain), versions.get(_domain(node.domain), 1))
+    if not declared and calls_the_same:  # a custom operator: what was written as a float is one
+        declared = {name: attribute.type for name, (_, attribute) in kept.items() if attribute.type in _FLOATS}
     for name, value in node.attrs.items():
-        _export_attribute(name, value, kept.get(name), proto, visible)
+        if isinstance(value, gs.Graph):
+            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), kept.get(name))
+            _export_graph(value, attribute.g, visible, versions)
+        elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
+            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), kept.get(name))
+            for item in value:
+                _export_graph(item, attribute.graphs.add(), visible, versions)
+        else:
+            _export_attribute(name, value, kept.get(name), declared.get(name), proto)
 
 
 def _export_attribute(
-    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, node: NodeProto, visible: Scope
+    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, declared: int | None, node: NodeProto
 ) -> None:
     if isinstance(value, AttributeProto):
         node.attribute.append(value)
-    elif isinstance(value, gs.Graph):
-        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPH), kept)
-        _export_graph(value, attribute.g, visible)
-    elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
-        attribute = _with_doc(node.attribute.add(name=name, type=AttributeProto.GRAPHS), kept)
-        for item in value:
-            _export_graph(item, attribute.graphs.add(), visible)
     elif isinstance(value, gs.Constant):
         tensor = _tensor(value)
         stored: StoredValues | None = getattr(value, "origin", None)
@@ -225,10 +258,10 @@ def _export_attribute(
             node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), kept))
     elif kept is not None and type(kept[0]) is type(value) and (kept[0] == value or kept[0] is value):
         node.attribute.append(kept[1])
-    elif isinstance(value, list | tuple) and not value:
-        node.attribute.add(name=name, type=kept[1].type if kept is not None else _declared_kind(node, name))
     else:
-        node.attribute.append(_new_attribute(name, value, node))
+        if declared is None and kept is not None and isinstance(value, list | tuple) and not value:
+            declared = kept[1].type  # an empty list does not tell of what it is
+        node.attribute.append(_new_attribute(name, value, declared, node))
 
 
 def _with_doc(attribute: AttributeProto, kept: tuple[Any, AttributeProto] | None) -> AttributeProto:
@@ -237,28 +270,51 @@ def _with_doc(attribute: AttributeProto, kept: tuple[Any, AttributeProto] | None
     return attribute
 
 
-def _new_attribute(name: str, value: Any, node: NodeProto) -> AttributeProto:
-    if isinstance(value, type | np.dtype):  # graphsurgeon's way to write Cast's `to`
-        value = _elem_type(value)
+def _new_attribute(name: str, value: Any, declared: int | None, node: NodeProto) -> AttributeProto:
+    """Return a new attribute, of the kind that the operator's definition says: a float may be given as 1.
+
+    Raises ModelError for a value that is not of that kind.
+    """
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(plain, type | np.dtype):  # graphsurgeon's way to write Cast's `to`
+        plain = _elem_type(plain)
+    where = f"node '{node.name}' ({node.op_type}): attribute '{name}'"
+    if isinstance(plain, list | tuple):
+        plain = [_plain(item, declared) for item in plain]
+        if not plain and declared is None:
+            raise ModelError(f"{where} is an empty list, and ONNX does not say of what; leave it out")
+    else:
+        plain = _plain(plain, declared)
+    kind = "" if declared is None else AttributeProto.AttributeType.Name(declared)
+    if isinstance(plain, list) and kind and not kind.endswith("S"):
+        raise ModelError(f"{where} can't be {value!r}: it is a list, and ONNX wants one {kind}")
     try:
-        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-        return onnx.helper.make_attribute(name, plain)
+        return onnx.helper.make_attribute(name, plain, attr_type=declared)
     except (TypeError, ValueError) as error:
-        where = f"node '{node.name}' ({node.op_type})"
-        raise ModelError(f"{where}: attribute '{name}' can't be {value!r}: {str(error).splitlines()[0]}") from error
+        wanted = f"; ONNX wants {kind}" if kind else ""
+        raise ModelError(f"{where} can't be {value!r}: {str(error).splitlines()[0]}{wanted}") from error
 
 
-def _declared_kind(node: NodeProto, name: str) -> AttributeProto.AttributeType:
-    """Return the kind of an attribute as the operator's definition says; an empty list does not tell."""
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-        declared = onnx.defs.get_schema(node.op_type).attributes.get(name)
-        if declared is not None:
-            kind: AttributeProto.AttributeType = AttributeProto.AttributeType.Value(
-                str(declared.type).rpartition(".")[2]
-            )
-            return kind
-    where = f"node '{node.name}' ({node.op_type})"
-    raise ModelError(f"{where}: attribute '{name}' is an empty list, and ONNX does not say of what; leave it out")
+def _plain(value: Any, declared: int | None) -> Any:
+    """Return a number as Python has it: whole numbers as floats where those are declared, truth values as 0 and 1."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool):
+        value = int(value)
+    return float(value) if isinstance(value, int) and declared in _FLOATS else value
+
+
+@cache
+def _declared_kinds(op: str, domain: str, version: int) -> Mapping[str, int]:
+    """Return the kinds of an operator's attributes as its definition says; none for one that ONNX does not define."""
+    if not onnx.defs.has(op, version, domain):
+        return {}
+    declared = onnx.defs.get_schema(op, version, domain).attributes
+    kinds = {name: str(attribute.type).rpartition(".")[2] for name, attribute in declared.items()}
+    return {name: AttributeProto.AttributeType.Value(kind) for name, kind in kinds.items()}
+
+
+def _domain(domain: str | None) -> str:
+    return "" if domain in graphs.STANDARD_DOMAINS else str(domain)
 
 
 def _is_new(tensor: gs.Tensor) -> bool:

@@ -64,6 +64,7 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
     )
     read = {id(constant) for constant in constants if constant.outputs}
     view.origin = GraphOrigin(proto, values, constants, defaults, read)
+    view.annotations = list(proto.quantization_annotation)
     view.reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
     view.reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
     return view

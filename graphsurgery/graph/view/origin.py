@@ -63,6 +63,11 @@ class GraphOrigin:
         return {name for node in self.proto.node for name in node.output}
 
     @cached_property
+    def names(self) -> set[str]:
+        """Names of all tensors that were nodes' outputs, inputs or initializers when the graph came in."""
+        return self.written | {item.name for item in (*self.proto.input, *self.proto.initializer)}
+
+    @cached_property
     def interface(self) -> set[str]:
         """Names of the inputs and outputs when the graph came in."""
         return {info.name for info in (*self.proto.input, *self.proto.output)}
