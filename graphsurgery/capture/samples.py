@@ -59,11 +59,16 @@ class Sample:
 
     def load(self, name: str) -> Array:
         """Read one tensor. Raises CaptureError if it is missing, damaged, or would have to be unpickled."""
-        if name in self.computed:
-            return self.computed[name]
+        return self.computed[name] if name in self.computed else self._read(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor, of which no more than the head of its file is read. Raises as `load`."""
+        return np.shape(self.computed[name]) if name in self.computed else self._read(name, head_only=True).shape
+
+    def _read(self, name: str, *, head_only: bool = False) -> Array:
         path = self._path(name)
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, mmap_mode="r" if head_only else None, allow_pickle=False)
         except FileNotFoundError as error:
             has = ", ".join(self.names) or "no tensor"
             raise CaptureError(f"{path}: no such tensor; sample {self.id} has {has}; capture again") from error

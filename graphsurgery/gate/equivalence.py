@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from graphsurgery.errors import InputError
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
+from graphsurgery.gate.ties import settle
 from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Limit, Tolerance, Tolerances
 
 __all__ = [
@@ -177,12 +178,14 @@ def compare(
     candidate: Mapping[str, Array],
     tolerances: Tolerances,
     groups: Sequence[Group] = DEFAULT_GROUPS,
+    aside: Mapping[str, Array] | None = None,
 ) -> Comparison:
     """Compare every tensor of two sets; a tensor that only one of them holds has failed.
 
-    The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those
-    the tolerances let go, fail the group's boxes; apart from that its tensors are judged by the pairs. Raises
-    InputError for anything but plain arrays of numbers, bools or strings.
+    The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those that a
+    tie of scores explains and those that the tolerances let go, fail the group's boxes; apart from that its tensors are
+    judged by the pairs. `aside` holds captured tensors that are not compared: what rows are worth (`Group.worth`);
+    without it no tie is seen. Raises InputError for anything but plain arrays of numbers, bools or strings.
     """
     for side, tensors in (("reference", reference), ("candidate", candidate)):
         for name, tensor in tensors.items():
@@ -190,8 +193,10 @@ def compare(
     notes: list[str] = []
     aligned: dict[str, Alignment] = {}
     lost: dict[str, str] = {}
-    for alignment in (align(reference, candidate, group) for group in groups):
+    for group in groups:
+        alignment = align(reference, candidate, group)
         if alignment:
+            alignment = settle(alignment, reference, candidate, aside or {}, tolerances)
             aligned = {**dict.fromkeys(alignment.names, alignment), **aligned}
             seen, failure = _judge_rows(alignment, reference, candidate, tolerances)
             notes += seen
@@ -220,20 +225,24 @@ def _judge_rows(
     alignment: Alignment, reference: Mapping[str, Array], candidate: Mapping[str, Array], tolerances: Tolerances
 ) -> tuple[list[str], str]:
     """Return notes about the rows of a group, and why the group failed, if it did."""
-    match, noun = alignment.match, alignment.group.noun
-    allowed = tolerances.may_lack_partner(alignment.group.keys[0])
+    match, noun, boxes = alignment.match, alignment.group.noun, alignment.group.keys[0]
+    allowed = tolerances.may_lack_partner(boxes)
     notes = []
     if match.moved:
         notes.append(f"{noun}: order differs, {match.moved} of {len(match.reference)} are at another place")
     if not match.unmatched:
         return notes, ""
+    if alignment.tied:
+        captured, computed = len(alignment.tied_missing), len(alignment.tied_extra)
+        tie = f"ties of scores put {computed} others in the place of {captured} of {len(reference[boxes])}"
+        notes.append(f"{noun}: {tie}")
     text = alignment.describe_unmatched(reference, candidate)
-    if match.unmatched > allowed:
+    if alignment.unexplained > allowed:
         return notes, f"{text}, where {allowed} may have none" if allowed else text
     broken = alignment.unmatched_not_finite(reference, candidate)
     if broken:
-        return notes, f"NaN or Inf in {broken} of {noun} without partner: {text}"
-    return [*notes, f"{text}, where {allowed} may have none"], ""
+        return notes, f"NaN or Inf in {broken} of {noun} without partner" + (f": {text}" if text else "")
+    return [*notes, f"{text}, where {allowed} may have none"] if text else notes, ""
 
 
 def _compare_tensor(name: str, reference: Array, candidate: Array, limit: Limit) -> TensorReport:

@@ -23,7 +23,17 @@ import numpy as np
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
-from graphsurgery.gate.equivalence import Comparison, Outcome, Tolerances, Verdict, compare, merge
+from graphsurgery.gate import row_members
+from graphsurgery.gate.equivalence import (
+    DEFAULT_GROUPS,
+    Comparison,
+    Group,
+    Outcome,
+    Tolerances,
+    Verdict,
+    compare,
+    merge,
+)
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
@@ -78,12 +88,14 @@ class Ruling:
 class Gate:
     """Compares graphs, parts and chains with the captured samples.
 
-    `tolerances` are the recipe's, `grants` what it grants to approximate passes by name.
+    `tolerances` are the recipe's, `grants` what it grants to approximate passes by name. `groups` are the rows that are
+    compared as sets; which further tensors belong to them the samples tell (`row_members`).
     """
 
     samples: Sequence[Sample]
     tolerances: Tolerances
     grants: Mapping[str, Tolerances]
+    groups: Sequence[Group] = DEFAULT_GROUPS
 
     def grant(self, pass_name: str) -> tuple[Grant, ...]:
         """Return what the recipe grants to an approximate pass, nothing where it grants none."""
@@ -134,9 +146,11 @@ class Gate:
         earlier_outputs = iter(before) if before is not None else None
         for sample, got in zip(self.samples, played, strict=True):
             expected = {name: sample.load(name) for name in (got if outputs is None else outputs)}
-            captured.append((sample.id, compare(expected, got, whole_limit)))
+            groups = row_members.found_in(self.samples, list(expected), self.groups)
+            aside = row_members.aside(sample, list(expected), groups)
+            captured.append((sample.id, compare(expected, got, whole_limit, groups, aside)))
             if earlier_outputs is not None:
-                behind.append((sample.id, compare(next(earlier_outputs), got, limit)))
+                behind.append((sample.id, compare(next(earlier_outputs), got, limit, groups)))
             if keep:
                 kept.append(got)
         return Ruling(merge(captured), merge(behind) if behind else None, tuple(kept) if keep else None)

@@ -9,7 +9,7 @@ go to the lowest index. The order that is there already wins unless the pairs fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,36 @@ _Rows = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
+class Worth:
+    """The captured tensors that say what rows are worth, which no graph needs to compute.
+
+    `scores` [N] are those of the captured rows; `boxes` [M,4] all that the original chose these rows from, and
+    `boxes_scores` [M] what each of them is worth. See `ties`.
+    """
+
+    scores: str
+    boxes: str
+    boxes_scores: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all three."""
+        return self.scores, self.boxes, self.boxes_scores
+
+
+@dataclass(frozen=True)
 class Group:
     """Tensors whose rows (dimension 0) belong together and have no order of their own.
 
     `keys` name the boxes [N,4], then optionally the labels [N] and the scores [N] that rows are matched by.
-    `members` are reordered along with them where they are present. `noun` is what messages call the rows.
+    `members` are reordered along with them where they are present. `noun` is what messages call the rows. `worth` says
+    where their scores are, where rows of nearly equal score may stand in for each other.
     """
 
     keys: tuple[str, ...]
     members: tuple[str, ...] = ()
     noun: str = "rows"
+    worth: Worth | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.keys) <= 3:
@@ -60,7 +80,12 @@ DETECTIONS = Group(
     ),
     noun="detections",
 )
-ROIS = Group(keys=("proposals",), members=("box_features", "class_logits", "box_regression"), noun="proposals")
+ROIS = Group(
+    keys=("proposals",),
+    members=("box_features", "class_logits", "box_regression"),
+    noun="proposals",
+    worth=Worth("proposal_scores", "proposals_considered", "proposals_considered_scores"),
+)
 DEFAULT_GROUPS = (DETECTIONS, ROIS)
 
 
@@ -88,6 +113,11 @@ class RowMatch:
         return int(np.count_nonzero(np.argsort(self.candidate) != np.arange(len(self.candidate))))
 
 
+def overlap(a: Array, b: Array) -> Array:
+    """Return the IoU of every box of `a` [N,4] with every box of `b` [M,4], as [N,M]."""
+    return _overlap(a.astype(np.float64)[:, None], b.astype(np.float64)[None], 0.0)
+
+
 def match_rows(reference: Array, candidate: Array) -> RowMatch:
     """Match boxes [N,4] with boxes [M,4] by overlap alone, as for proposals."""
     return _match(_rows([reference]), _rows([candidate]))
@@ -101,11 +131,26 @@ def match_detections(reference: Mapping[str, Array], candidate: Mapping[str, Arr
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A group found in both sides, its match, and the names of the tensors the match applies to."""
+    """A group found in both sides, its match, and the names of the tensors the match applies to.
+
+    Of the rows without partner `tied_missing` and `tied_extra` are those that a tie has exchanged.
+    """
 
     group: Group
     match: RowMatch
     names: tuple[str, ...]
+    tied_missing: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+    tied_extra: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+
+    @property
+    def tied(self) -> int:
+        """Number of rows without partner that a tie has exchanged, on both sides together."""
+        return len(self.tied_missing) + len(self.tied_extra)
+
+    @property
+    def unexplained(self) -> int:
+        """Number of rows without partner for which no tie is to blame, on both sides together."""
+        return self.match.unmatched - self.tied
 
     def select(self, reference: Array, candidate: Array) -> tuple[Array, Array]:
         """Return the paired rows of a tensor in the reference's order; no copy where nothing changes."""
@@ -116,10 +161,10 @@ class Alignment:
         return reference, candidate
 
     def describe_unmatched(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> str:
-        """Count the rows without partner on each side and show the first of each."""
+        """Count the rows without partner or tie on each side and show the first of each."""
         sides = (
-            ("captured", reference, self.match.missing),
-            ("computed", candidate, self.match.extra),
+            ("captured", reference, np.setdiff1d(self.match.missing, self.tied_missing)),
+            ("computed", candidate, np.setdiff1d(self.match.extra, self.tied_extra)),
         )
         return ", ".join(
             f"{len(rows)} of {len(tensors[self.group.keys[0]])} {side} {self.group.noun}"

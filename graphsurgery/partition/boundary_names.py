@@ -14,7 +14,10 @@ from onnx import ModelProto
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
-from graphsurgery.gate.matched_rows import RowMatch, match_rows
+from graphsurgery.gate import row_members
+from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, Alignment, Group, RowMatch, align
+from graphsurgery.gate.ties import settle
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 
 # Of the largest magnitude in the captured tensor: well above what another summation order does to a deep network,
@@ -48,18 +51,35 @@ def values_of(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> 
     return found
 
 
-def name_by_value(values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> dict[str, str]:
+def values_and_outputs(
+    model: Model, names: Sequence[str], samples: Sequence[Sample]
+) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+    """Return the values of the tensors `names` on each sample, and those of the outputs in the very same runs."""
+    found = values_of(model, list(dict.fromkeys([*names, *model.outputs])), samples) if names else [{} for _ in samples]
+    return [{name: each[name] for name in names} for each in found], [
+        {name: value for name, value in each.items() if name in model.outputs} for each in found
+    ]
+
+
+def name_by_value(
+    values: Sequence[Mapping[str, np.ndarray]],
+    samples: Sequence[Sample],
+    beside: Sequence[Mapping[str, np.ndarray]] = (),
+    groups: Sequence[Group] = DEFAULT_GROUPS,
+) -> dict[str, str]:
     """Return {tensor: captured name} for each tensor that equals exactly one captured tensor on every sample.
 
-    `values[i]` were computed on `samples[i]`. Boxes that come in another order are the same boxes, and so are the
-    rows that go with them: two scores that differ in the last bit only may change places. A captured tensor is given
-    away once: where several tensors equal it, to none.
+    `values[i]` were computed on `samples[i]`, and in the same run `beside[i]`, which has its names already: the graph's
+    outputs. Rows are sets: boxes that come in another order are the same boxes, and so are the rows that go with them
+    (two scores that differ in the last bit only may change places, and a tie may exchange some). A captured tensor is
+    given away once: where several tensors equal it, to none.
     """
     candidates: dict[str, set[str]] = {name: set(samples[0].names) for name in values[0]} if values else {}
-    for computed, sample in zip(values, samples, strict=True):
+    for number, (computed, sample) in enumerate(zip(values, samples, strict=True)):
         wanted = set().union(*candidates.values()) if candidates else set()
         captured = {name: sample.load(name) for name in sorted(wanted) if name in sample}
-        orders = _row_orders(computed, captured)
+        orders = _known_orders(beside[number] if beside else {}, sample, groups)
+        orders += _row_orders(computed, captured, sample, groups)
         for tensor, names in candidates.items():
             # empty tensors are all alike: they neither prove a name nor refute it, beyond their shape
             names &= {name for name in names & set(captured) if _equal(computed[tensor], captured[name], orders)}
@@ -69,17 +89,48 @@ def name_by_value(values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[
     return {tensor: name for tensor, name in unique.items() if taken.count(name) == 1}
 
 
-def _row_orders(computed: Mapping[str, np.ndarray], captured: Mapping[str, np.ndarray]) -> list[RowMatch]:
-    """Return how the rows of computed boxes [N,4] stand to captured boxes, where nearly all have a partner."""
+def _known_orders(beside: Mapping[str, np.ndarray], sample: Sample, groups: Sequence[Group]) -> list[RowMatch]:
+    """Return how the rows of detections that have their names stand to the captured ones."""
     orders = []
-    for reference in (value for value in captured.values() if _is_boxes(value)):
-        for candidate in (value for value in computed.values() if _is_boxes(value)):
-            if reference.shape != candidate.shape or _near(candidate, reference):
-                continue
-            match = match_rows(reference, candidate)
-            if match.unmatched <= _UNMATCHED * 2 * len(reference):
-                orders.append(match)
+    for group in groups:
+        if all(key in beside and key in sample for key in group.keys):
+            found = _align({key: sample.load(key) for key in group.keys}, beside, group, sample)
+            if found is not None and _nearly_all(found.unexplained, found.match):
+                orders.append(found.match)
     return orders
+
+
+def _row_orders(
+    computed: Mapping[str, np.ndarray],
+    captured: Mapping[str, np.ndarray],
+    sample: Sample,
+    groups: Sequence[Group],
+) -> list[RowMatch]:
+    """Return how the rows of computed boxes [N,4] stand to captured boxes, where nearly all have a partner or a tie."""
+    orders = []
+    chosen = {group.keys[0]: group for group in groups if group.worth}
+    for name, reference in captured.items():
+        for candidate in computed.values():
+            if not (_is_boxes(reference) and _is_boxes(candidate)) or reference.shape != candidate.shape:
+                continue
+            if _near(candidate, reference):
+                continue
+            group = chosen.get(name, Group((name,)))
+            found = _align({name: reference}, {name: candidate}, group, sample)
+            if found is not None and _nearly_all(found.unexplained, found.match):
+                orders.append(found.match)
+    return orders
+
+
+def _nearly_all(unexplained: int, match: RowMatch) -> bool:
+    return unexplained <= _UNMATCHED * 2 * (len(match.reference) + len(match.missing))
+
+
+def _align(
+    reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray], group: Group, sample: Sample
+) -> Alignment | None:
+    found = align(reference, candidate, group)
+    return found and settle(found, reference, candidate, row_members.aside(sample, group.keys, [group]), Tolerances())
 
 
 def _is_boxes(value: np.ndarray) -> bool:

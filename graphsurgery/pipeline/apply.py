@@ -22,6 +22,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
+from graphsurgery.gate import row_members
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
@@ -146,9 +147,10 @@ def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
         found = _find_cut(plan, whole.subject)
     crossing = found.crossing()
     with _timed(run.record, "checks"):
-        values = boundary_names.values_of(whole.subject, [tensor.name for tensor in crossing], run.samples)
+        names = [tensor.name for tensor in crossing]
+        values, ends = boundary_names.values_and_outputs(whole.subject, names, run.samples)
     with _timed(run.record, "surgery"):
-        _name_boundary(found, values, run.samples)
+        _name_boundary(found, values, ends, run.samples)
         parts = partition.extract_parts(found, plan.parts)
     judged = []
     for part in parts:
@@ -297,15 +299,14 @@ def _adopt_names(run: Run, use: PassUse, before: Judged[Model], after: Model) ->
     names: dict[str, str] = {}
     if new:
         with _timed(run.record, "checks"):
-            values = boundary_names.values_of(graph, [name for name in new if name in inner], run.samples)
-            for sample, computed in zip(run.samples, values, strict=True):
-                sample.remember(computed)
+            had = [name for name in new if name in inner]
+            values, ends = boundary_names.values_and_outputs(graph, had, run.samples)
+            row_members.remember(values, run.samples, ends)
             made = [name for name in new if name not in inner]
             if made and not set(made) & set(after.inputs):
-                values = [
-                    a | b for a, b in zip(values, boundary_names.values_of(after, made, run.samples), strict=True)
-                ]
-            names = boundary_names.name_by_value(values, run.samples)
+                computed = boundary_names.values_of(after, made, run.samples)
+                values = [a | b for a, b in zip(values, computed, strict=True)]
+            names = boundary_names.name_by_value(values, run.samples, ends)
         if before.granted and len(after.outputs) == len(graph.outputs):
             places = zip(after.outputs, graph.outputs, strict=True)
             names |= {
@@ -318,8 +319,8 @@ def _adopt_names(run: Run, use: PassUse, before: Judged[Model], after: Model) ->
                 f"compare with; it must be a tensor of the graph before, or equal a captured one"
             )
     renamed = naming.rename_tensors(after, names)
-    ends = zip((*renamed.inputs, *renamed.outputs), (*after.inputs, *after.outputs), strict=True)
-    return renamed, {name: old if old in inner else name for name, old in ends}
+    places = zip((*renamed.inputs, *renamed.outputs), (*after.inputs, *after.outputs), strict=True)
+    return renamed, {name: old if old in inner else name for name, old in places}
 
 
 def _outputs_before(
@@ -338,14 +339,20 @@ def _outputs_before(
     ]
 
 
-def _name_boundary(found: partition.Cut, values: Sequence[Mapping[str, np.ndarray]], samples: Sequence[Sample]) -> None:
+def _name_boundary(
+    found: partition.Cut,
+    values: Sequence[Mapping[str, np.ndarray]],
+    beside: Sequence[Mapping[str, np.ndarray]],
+    samples: Sequence[Sample],
+) -> None:
     """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
 
-    A name that an input or output of the graph has is not given to a tensor that was it before an approximate pass; an
-    inner tensor makes way.
+    `beside` is what the same runs gave for the outputs of the graph. A name that an input or output of the graph has is
+    not given to a tensor that was it before an approximate pass; an inner tensor makes way.
     """
     ends = {tensor.name for tensor in (*found.graph.inputs, *found.graph.outputs)}
-    known = {old: new for old, new in boundary_names.name_by_value(values, samples).items() if new not in ends}
+    found_names = boundary_names.name_by_value(values, samples, beside)
+    known = {old: new for old, new in found_names.items() if new not in ends}
     taken = graphs.tensor_names(found.graph) | set(known.values())
     crossing = {id(tensor) for tensor in found.crossing()}
     for tensor in (tensor for node in graphs.walk_nodes(found.graph) for tensor in node.outputs):
@@ -380,8 +387,7 @@ def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
     if all(name in sample for name in entry.outputs for sample in samples):
         return
     player = PartPlayer.open(part.model.proto, entry, optimise=False)
-    for sample in samples:
-        sample.remember(player.play({name: sample.load(name) for name in entry.inputs}))
+    row_members.remember([player.play({name: s.load(name) for name in entry.inputs}) for s in samples], samples)
 
 
 def _judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from graphsurgery.errors import InputError, first_line
 from graphsurgery.sources.networks import build, class_names, sample_image
@@ -89,6 +89,8 @@ class TorchvisionSource:
                     captured.update({key: value.clone() for key, value in name_tensors(output).items()})
 
                 hooks.enter_context(self._model.get_submodule(path).register_forward_hook(record))
+            if isinstance(self._model, GeneralizedRCNN):
+                hooks.enter_context(_worth_of_proposals(self._model.rpn, captured))
             with quiet():
                 (final,) = self._model([captured["input"]])
         if "masks" in final:
@@ -162,6 +164,28 @@ def _two_stage_taps(model: Any) -> Iterator[Tap]:
     # The final masks are pasted ones.
     if model.roi_heads.has_mask():
         yield "roi_heads", lambda output: {"masks": output[0][0]["masks"]}
+
+
+@contextmanager
+def _worth_of_proposals(rpn: Any, captured: Named) -> Iterator[None]:
+    """Capture the scores of the proposals, and all boxes that they are chosen from, with their scores.
+
+    The network lets go of both in a method of `rpn`, which no module hook sees.
+    """
+    choose = rpn.filter_proposals
+
+    def record(boxes: Tensor, objectness: Tensor, sizes: list[tuple[int, int]], counts: list[int]) -> Any:
+        chosen, scores = choose(boxes, objectness, sizes, counts)
+        captured["proposal_scores"] = scores[0]
+        captured["proposals_considered"] = clip_boxes_to_image(boxes[0], sizes[0])
+        captured["proposals_considered_scores"] = objectness.reshape(-1).sigmoid()
+        return chosen, scores
+
+    rpn.filter_proposals = record
+    try:
+        yield
+    finally:
+        del rpn.filter_proposals
 
 
 def _one(name: str) -> Callable[[Tensor], Named]:

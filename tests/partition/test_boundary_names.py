@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name, fresh, rename_tensors, tensor_names
-from graphsurgery.partition.boundary_names import expose, name_by_value, values_of
+from graphsurgery.partition.boundary_names import expose, name_by_value, values_and_outputs, values_of
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -102,6 +102,48 @@ def test_boxes_in_another_order_are_the_same_boxes_and_their_rows_go_along() -> 
     got = named({"/b": boxes[order], "/f": features[order]}, {"boxes": boxes, "features": features})
     assert got == {"/b": "boxes", "/f": "features"}
     assert named({"/b": boxes[order], "/f": features}, {"boxes": boxes, "features": features[::-1]}) == {"/b": "boxes"}
+
+
+def detections(order: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return three detections, the first two of the same place and nearly the same score."""
+    found = {
+        "boxes": np.array([[0, 0, 50, 50], [0, 0, 50, 50.1], [200, 0, 250, 50]], np.float32),
+        "labels": np.array([2, 7, 1]),
+        "scores": np.array([0.442666, 0.442664, 0.1], np.float32),
+        "masks": noise(0, 3, 8, 8),
+    }
+    return {name: value[np.array(order)] for name, value in found.items()}
+
+
+def test_rows_that_go_with_detections_are_found_when_two_of_these_change_places() -> None:
+    captured, computed = detections([0, 1, 2]), detections([1, 0, 2])
+    masks = {"/roi_heads/Slice_12": computed.pop("masks")}
+    assert name_by_value([masks], [Captured("1", captured)]) == {}
+    assert name_by_value([masks], [Captured("1", captured)], [computed]) == {"/roi_heads/Slice_12": "masks"}
+    wrong = {"/roi_heads/Slice_12": detections([2, 0, 1])["masks"]}
+    assert name_by_value([wrong], [Captured("1", captured)], [computed]) == {}
+
+
+def test_proposals_that_a_tie_has_exchanged_are_the_same_proposals() -> None:
+    corners = np.stack([np.arange(50) * 30, np.zeros(50)], axis=1)
+    considered = np.concatenate([corners, corners + 25], axis=1).astype(np.float32)
+    scores = np.linspace(1e-8, 0, 50, dtype=np.float32)
+    features = noise(0, 50, 7)
+    aside = {"proposal_scores": scores[:30], "proposals_considered": considered, "proposals_considered_scores": scores}
+    captured = {"proposals": considered[:30], "box_features": features[:30]}
+    computed = {"/b": considered[20:], "/f": features[20:]}
+    assert named(computed, captured) == {}
+    assert named(computed, {**captured, **aside}) == {"/b": "proposals", "/f": "box_features"}
+    better = {**aside, "proposal_scores": scores[:30] + np.float32(0.5)}
+    assert named(computed, {**captured, **better}) == {}
+
+
+def test_computes_outputs_in_the_same_run() -> None:
+    x = np.array([1, 1], np.float32)
+    samples = [Captured("1", {"x": x, "c": np.array(True)})]
+    values, ends = values_and_outputs(Model(parse(TEXT)), ["a"], samples)  # type: ignore[arg-type]
+    assert ([list(each) for each in values], [list(each) for each in ends]) == ([["a"]], [["y"]])
+    assert values_and_outputs(Model(parse(TEXT)), [], samples) == ([{}], [{}])  # type: ignore[arg-type]
 
 
 def test_nothing_computed_gets_no_names() -> None:

@@ -78,7 +78,7 @@ def test_captures_the_boundary_of_a_two_stage_detector(name: str) -> None:
     shapes = {key: value.shape for key, value in tensors.items()}
     boxes, found = shapes["proposals"][0], shapes["boxes"][0]
     expected = {"input", "input_backbone", "proposals", "box_features", "class_logits", "box_regression"}
-    expected |= {"boxes", "labels", "scores"}
+    expected |= {"boxes", "labels", "scores", "proposal_scores", "proposals_considered", "proposals_considered_scores"}
     for level in range(LEVELS.get(name, 5)):
         expected |= {f"{tensor}_{level}" for tensor in ("features", "objectness", "pred_bbox_deltas")}
         assert shapes[f"objectness_{level}"][2:] == shapes[f"features_{level}"][2:]
@@ -99,6 +99,20 @@ def test_captures_the_boundary_of_a_two_stage_detector(name: str) -> None:
     assert shapes["box_features"][::2] == (boxes, 7)
     assert shapes["box_regression"] == (boxes, 4 * shapes["class_logits"][1])
     assert tensors["labels"].dtype == np.int64
+
+
+def test_captures_what_the_proposals_are_worth_and_were_chosen_from() -> None:
+    tensors = traced("shapes")
+    considered = {
+        tuple(box): score
+        for box, score in zip(
+            tensors["proposals_considered"].tolist(), tensors["proposals_considered_scores"].tolist(), strict=True
+        )
+    }
+    scores = tensors["proposal_scores"].tolist()
+    assert scores == [considered[tuple(box)] for box in tensors["proposals"].tolist()]
+    assert scores == sorted(scores, reverse=True)
+    assert len(considered) == sum(tensors[f"objectness_{level}"].size for level in range(5))
 
 
 @pytest.mark.parametrize("name", SINGLE_STAGE)
