@@ -87,6 +87,12 @@ def cli() -> Cli:
     return call
 
 
+@pytest.fixture
+def cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find no provider but the CPU's, whatever the ONNX Runtime that is installed has."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+
+
 @pytest.fixture(scope="session")
 def snapshot() -> Snapshot:
     """Tell what is in a folder: every path below it, with a hash of each file."""

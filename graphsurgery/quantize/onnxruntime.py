@@ -230,7 +230,7 @@ def _copy_shared_weights(graph: GraphProto, kept: set[str]) -> None:
 def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range], kept: Sequence[str]) -> ModelProto:
     """Run ONNX Runtime's quantizer, which works on `model` in place."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantizationMode
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData  # not in the package itself in 1.23
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
     from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry

@@ -56,6 +56,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("cpu_alone")
 def test_a_provider_that_is_not_here_is_named() -> None:
     with pytest.raises(MissingTool, match="model on dml: this ONNX Runtime has no DmlExecutionProvider; pip install"):
         Session(ADD, device=DeviceChoice("dml"))
