@@ -123,6 +123,7 @@ def uncut(cli: Cli, shapes: Applied, tmp_path_factory: pytest.TempPathFactory) -
     """The embedded detector after the passes on the whole graph, in one piece."""
     folder = tmp_path_factory.mktemp("uncut") / "parts"
     without = ("--set", "partition=", "--set", "part_passes=", "--set", "evaluate=", "--set", "variants=")
+    without = (*without, "--set", "capture.samples=3")
     outcome = cli("apply", "shapes", *without, "--model-io", shapes.model_io, "--out", folder)
     assert outcome.code == 0, outcome.err
     return Applied(folder, shapes.model_io, outcome)

@@ -103,7 +103,7 @@ def test_a_binary_recipe_is_one_line(cli: Cli, snapshot: Snapshot, place: Path) 
         (("--no-such-option",), "--no-such-option"),
         (("--plugin", "missing.py"), "missing.py"),
         (("--plugin", "detector.yaml"), "detector.yaml"),
-        (("--images", "missing"), "holds samples already"),
+        (("--images", "missing"), "missing: no such image or folder of images"),
         (("--json", "missing/run.json"), "--json missing/run.json"),
     ],
 )
@@ -209,12 +209,23 @@ def test_a_missing_model_is_one_line(cli: Cli, snapshot: Snapshot, place: Path) 
 
 
 def test_tensors_of_another_model_are_refused(cli: Cli, snapshot: Snapshot, place: Path) -> None:
+    (place / "detector.onnx").rename(place / "other.onnx")
+    (place / "detector.yaml").write_text(DETECTOR.replace("detector.onnx", "other.onnx"), encoding="utf-8")
+    before = snapshot(place)
+    assert_one_line(apply_to(cli), 2, "model_io: captured of another model (name 'detector.onnx', not", "capture again")
+    assert_one_line(cli("capture", "detector.yaml", "--model-io", "model_io"), 2, "captured of another model")
+    assert snapshot(place) == before
+
+
+def test_a_capture_of_the_model_as_it_was_is_only_replaced_by_hand_when_asked(
+    cli: Cli, snapshot: Snapshot, place: Path
+) -> None:
     model = onnx.load(place / "detector.onnx")
-    model.doc_string = "another one"
+    model.doc_string = "a later export"
     onnx.save(model, place / "detector.onnx")
     before = snapshot(place)
-    assert_one_line(apply_to(cli), 2, "model_io: captured of another model (weights_sha256", "capture again")
-    assert_one_line(cli("capture", "detector.yaml", "--model-io", "model_io"), 2, "captured of another model")
+    said = "model_io: captured of another model (weights_sha256"
+    assert_one_line(cli("capture", "detector.yaml", "--model-io", "model_io"), 2, said, "overwrite")
     assert snapshot(place) == before
 
 

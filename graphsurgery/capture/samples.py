@@ -1,6 +1,7 @@
 """model_io: what a source computes on sample images, one folder per image and one .npy file per tensor.
 
-    <folder>/capture.json             what the tensors are of; written last, so a folder without it is no capture
+    <folder>/capture.json             what the tensors are of, and what was asked for; written last, so a folder without
+                                      it is no capture
     <folder>/<image id>/<tensor>.npy  characters that a file name can't have are written as in a URL: %2F
 
 Reading needs neither torch nor onnxruntime, and never unpickles.
@@ -8,12 +9,13 @@ Reading needs neither torch nor onnxruntime, and never unpickles.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -31,11 +33,52 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _LONGEST_NAME = 200
 
 
+class InputImage(NamedTuple):
+    """An image to capture: its id, its pixels uint8 [h, w, 3], and the file that it came from, if any."""
+
+    id: str
+    pixels: Array
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked to capture: the first `samples` images of a folder, and the `boundary` of the parts.
+
+    `images` and `annotations` are absolute paths; without a folder the images are the embedded ones. `by_hand` tells
+    which of `images` and `samples` the command `capture` was given beside its recipe: later runs go by them.
+    """
+
+    images: str | None
+    annotations: str | None
+    samples: int
+    boundary: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+
+    def covers(self, other: Request) -> bool:
+        """Whether as many images of the same folder were asked for as `other` asks for, or more."""
+        same = (self.images, self.annotations) == (other.images, other.annotations)
+        return same and self.samples >= other.samples
+
+    @classmethod
+    def from_json(cls, value: object) -> Request | None:
+        """Read what asdict() gave, None where an earlier version wrote nothing. Raises InputError for anything else."""
+        if value is None:
+            return None
+        try:
+            fields: dict[str, Any] = dict(value)  # type: ignore[call-overload]
+            lists = {name: tuple(map(str, fields.pop(name))) for name in ("boundary", "by_hand")}
+            return cls(**{**fields, **lists, "samples": int(fields["samples"])})
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"request is {value!r}, which this version doesn't know") from error
+
+
 @dataclass(frozen=True)
 class Sample:
     """The tensors of one image. `height` and `width` are the image's own size, `file` says where it came from.
 
-    `computed` are tensors that the original has no name for; a graph that had passed gave them, and no file holds them.
+    `digest` is that of its pixels. `computed` are tensors that the original has no name for; a graph that had passed
+    gave them, and no file holds them.
     """
 
     id: str
@@ -43,6 +86,7 @@ class Sample:
     file: str | None
     height: int
     width: int
+    digest: str | None = None
     computed: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -85,12 +129,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Capture:
-    """A finished model_io folder. `source` is what Source.describe() said, `canvas` the size the tensors are on."""
+    """A finished model_io folder. `source` is what Source.describe() said, `canvas` the size the tensors are on.
+
+    `request` is what was asked for, None where that isn't known.
+    """
 
     folder: Path
     source: Mapping[str, object]
     canvas: Canvas
     samples: tuple[Sample, ...]
+    request: Request | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Capture:
@@ -110,13 +158,53 @@ class Capture:
             raise CaptureError(f"{index}: source or samples is missing; capture again")
         try:
             canvas = Canvas.from_json(content.get("canvas"))
+            request = Request.from_json(content.get("request"))
         except InputError as error:
             raise CaptureError(f"{index}: {error}; capture again") from error
         samples = tuple(_sample(entry, folder, index) for entry in entries)
         taken: set[str] = set()
         for sample in samples:
             refuse_twin(sample.id, taken, str(index))
-        return cls(folder, source, canvas, samples)
+        return cls(folder, source, canvas, samples, request)
+
+    def require_model(self, source: Mapping[str, object]) -> None:
+        """Raise CaptureError unless the tensors are of the model that `source` says, its weights and size apart."""
+        own = {key: source.get(key) for key in ("kind", "name")}
+        self.require_source({**self.source, **json.loads(json.dumps(own))})
+
+    def lacks(
+        self,
+        source: Mapping[str, object],
+        boundary: Collection[str],
+        images: Iterable[InputImage | tuple[str, Array]],
+    ) -> str | None:
+        """Say what of it is not as it would be captured now, None where all is; it may hold more.
+
+        Only the pixels tell whether `images` are those that were captured, and they must be the first ones.
+        """
+        if self.request is None:
+            return "an earlier version made it, which didn't note what was asked for"
+        wanted = json.loads(json.dumps(source))
+        changed = [key for key in {**wanted, **self.source} if wanted.get(key) != self.source.get(key)]
+        if changed:
+            key = changed[0]
+            return f"it is of a source with {key} {self.source.get(key)!r}, now {wanted.get(key)!r}"
+        absent = [name for name in boundary if name not in self.request.boundary]
+        if absent:
+            return f"it holds no '{absent[0]}', which is now between two parts"
+        held = iter(self.samples)
+        count = 0
+        for image in images:
+            name, pixels, _ = InputImage(*image)
+            count += 1
+            sample = next(held, None)
+            if sample is not None and sample.id != name:
+                return f"its image {count} is '{sample.id}', now '{name}'"
+            if sample is not None and sample.digest != digest_of(pixels):
+                return f"its image '{name}' is not what it was"
+        if count > len(self.samples):
+            return f"it holds {len(self.samples)} samples, now {count} are asked for"
+        return None
 
     def require_source(self, source: Mapping[str, object]) -> None:
         """Raise CaptureError unless the tensors are of the model that `source`, a describe(), says."""
@@ -158,11 +246,18 @@ def refuse_twin(name: str, taken: set[str], place: str) -> None:
 
 def _sample(entry: object, folder: Path, index: Path) -> Sample:
     fields = entry if isinstance(entry, dict) else {}
-    name, file, height, width = (fields.get(key) for key in ("id", "file", "height", "width"))
+    name, file, height, width, digest = (fields.get(key) for key in ("id", "file", "height", "width", "digest"))
     if not isinstance(name, str) or not isinstance(height, int) or not isinstance(width, int):
         raise CaptureError(f"{index}: a sample lacks id, height or width ({entry!r}); capture again")
     check_id(name)
-    return Sample(name, folder / name, file if isinstance(file, str) else None, height, width)
+    file, digest = (text if isinstance(text, str) else None for text in (file, digest))
+    return Sample(name, folder / name, file, height, width, digest)
+
+
+def digest_of(pixels: Array) -> str:
+    """Return what tells the pixels of an image from any others."""
+    content = np.ascontiguousarray(pixels)
+    return hashlib.sha256(f"{content.dtype} {content.shape} ".encode() + content.tobytes()).hexdigest()
 
 
 def file_stem(name: str) -> str:

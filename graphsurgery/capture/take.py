@@ -6,13 +6,26 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from graphsurgery.capture.samples import FORMAT, INDEX, Capture, Sample, check_id, exists, file_stem, refuse_twin
+from graphsurgery.capture.samples import (
+    FORMAT,
+    INDEX,
+    Capture,
+    InputImage,
+    Request,
+    Sample,
+    check_id,
+    digest_of,
+    exists,
+    file_stem,
+    refuse_twin,
+)
 from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import CaptureError
 from graphsurgery.images.canvas import Canvas
@@ -20,14 +33,6 @@ from graphsurgery.progress import Progress
 from graphsurgery.sources import Source, Tensors
 
 Array = npt.NDArray[Any]
-
-
-class InputImage(NamedTuple):
-    """An image to capture: its id, its pixels uint8 [h, w, 3], and the file that it came from, if any."""
-
-    id: str
-    pixels: Array
-    file: str | None = None
 
 
 def capture(
@@ -38,13 +43,15 @@ def capture(
     *,
     total: int | None = None,
     overwrite: bool = False,
+    request: Request | None = None,
 ) -> Capture:
     """Trace every image on the canvas of `source` into `folder`, and return what is then there.
 
     `images` are taken one at a time. They replace those of an earlier capture of the same model; one of another model
-    is only replaced if `overwrite` is set. `progress` is called with the number done and `total`, 0 if it isn't known.
-    What was in the folder stays whole until all are traced. Raises CaptureError for an id that can't be a folder's
-    name or comes twice, another model's folder, or a folder that can't be written.
+    is only replaced if `overwrite` is set. `request` is what was asked for, to be kept. `progress` is called with the
+    number done and `total`, 0 if it isn't known. What was in the folder stays whole until all are traced. Raises
+    CaptureError for an id that can't be a folder's name or comes twice, another model's folder, or a folder that can't
+    be written.
     """
     if total is None:
         total = len(images) if isinstance(images, Sized) else 0
@@ -63,18 +70,18 @@ def capture(
             refuse_twin(name, taken, str(folder))
             placed = source.canvas.fit(pixels)
             _write_sample(staging / name, source.trace(placed.input))
-            samples.append(Sample(name, folder / name, file, *placed.original))
+            samples.append(Sample(name, folder / name, file, *placed.original, digest_of(pixels)))
             if progress is not None:
                 progress(len(samples), total)
         if not samples:
             raise CaptureError(f"{folder}: there is no image to capture; name some")
         _publish(staging, folder, samples, earlier)
-        _write_index(folder / INDEX, description, source.canvas, samples)
+        _write_index(folder / INDEX, description, source.canvas, samples, request)
     except OSError as error:
         raise CaptureError(f"{folder}: can't be written ({error}); make room, or name another folder") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Capture(folder, description, source.canvas, tuple(samples))
+    return Capture(folder, description, source.canvas, tuple(samples), request)
 
 
 def _publish(staging: Path, folder: Path, samples: Sequence[Sample], earlier: Capture | None) -> None:
@@ -119,12 +126,17 @@ def _write_sample(folder: Path, tensors: Tensors) -> None:
             np.save(file, tensor, allow_pickle=False)
 
 
-def _write_index(index: Path, source: Mapping[str, object], canvas: Canvas, samples: list[Sample]) -> None:
+def _write_index(
+    index: Path, source: Mapping[str, object], canvas: Canvas, samples: list[Sample], request: Request | None
+) -> None:
     content = {
         "format": FORMAT,
         "source": source,
         "canvas": canvas.to_json(),
-        "samples": [{"id": s.id, "file": s.file, "height": s.height, "width": s.width} for s in samples],
+        "request": None if request is None else asdict(request),
+        "samples": [
+            {"id": s.id, "file": s.file, "height": s.height, "width": s.width, "digest": s.digest} for s in samples
+        ],
     }
     temporary = index.with_name(f"{index.name}.tmp-{os.getpid()}")
     try:

@@ -69,6 +69,13 @@ def apply_command(
         with Display() as display:
             apply_recipe(loaded, options, record, display)
     finally:
+        if record.capture is not None and record.capture["reason"] is not None:
+            err.print(
+                f"captured anew in {record.capture['folder']}: {record.capture['reason']}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         if record.passes:
             screen.print(terminal.steps_table("Passes", record.passes))
             screen.print()

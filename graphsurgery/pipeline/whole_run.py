@@ -7,13 +7,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
-from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
+from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.evaluation import measure
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
@@ -74,7 +74,7 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         source = open_source(recipe.source)
         record.source = source.describe()
         capture = captured(recipe, source, options, watcher, record)
-        calibration = capture.samples[: options.max_samples]
+        calibration = capture.samples
         samples = calibration[: recipe.checked_samples]
         gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
         run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
@@ -160,52 +160,132 @@ def _leave_record(record: Record, folder: Path) -> None:
 def captured(
     recipe: Recipe, source: Source, options: Options, watcher: RunWatcher, record: Record | None = None
 ) -> captures.Capture:
-    """Return the samples in `options.model_io`, capturing them first where there are none.
+    """Return the samples that are asked for: those in `options.model_io`, captured first where they aren't there.
 
-    Raises CaptureError when the folder holds those of another model, or when images are given for a folder that
-    has samples already.
+    What is there is compared with what the recipe and the options ask for now, and captured anew where it differs,
+    which `record` tells. Raises CaptureError when the folder holds those of another model, InputError for images that
+    can't be read.
     """
     folder = options.model_io
-    if captures.exists(folder):
-        if options.images is not None:
-            raise CaptureError(f"{folder}: holds samples already; remove it, or leave --images out to use them")
-        capture = captures.Capture.open(folder)
-        capture.require_source(source.describe())
-        return capture
-    return capture_samples(recipe, source, options, watcher, record)
+    if not captures.exists(folder):
+        return _note(record, _take(recipe, source, _asked_for(recipe, options), options, watcher, record), "captured")
+    earlier = captures.Capture.open(folder)
+    earlier.require_model(source.describe())
+    asked = _asked_for(recipe, options, earlier.request)
+    watcher.begin("compare the capture with what is asked for")
+    reason = _lacks(earlier, recipe, source, asked)
+    if reason is None:
+        return _note(record, replace(earlier, samples=earlier.samples[: asked.samples]), "used again")
+    watcher.begin(f"capture anew: {reason}")
+    again = _take(recipe, source, asked, options, watcher, record, overwrite=True)
+    return _note(record, again, "captured anew", reason)
+
+
+def _lacks(earlier: captures.Capture, recipe: Recipe, source: Source, asked: captures.Request) -> str | None:
+    """Say what `earlier` lacks of what is asked for, None where it lacks nothing."""
+    try:
+        boundary = _boundary(recipe, source)
+    except InputError:  # the run comes to the same place, after the gate, and then tells which pass is at fault
+        boundary = ()
+    gone = asked.images is not None and not Path(asked.images).exists()
+    if gone and earlier.request is not None and earlier.request.covers(asked):
+        return earlier.lacks(source.describe(), boundary, ())  # there are no pixels to compare with
+    return earlier.lacks(source.describe(), boundary, _pictures(asked)[1])
+
+
+def _note(
+    record: Record | None, capture: captures.Capture, verdict: str, reason: str | None = None
+) -> captures.Capture:
+    if record is not None:
+        record.capture = {
+            "folder": str(capture.folder),
+            "verdict": verdict,
+            "reason": reason,
+            "samples": len(capture.samples),
+            "request": None if capture.request is None else asdict(capture.request),
+        }
+    return capture
 
 
 def capture_samples(
+    recipe: Recipe, source: Source, options: Options, watcher: RunWatcher, *, overwrite: bool = False
+) -> captures.Capture:
+    """Run the original model on images and write what flows through it to `options.model_io`.
+
+    What `options` say beside the recipe is what later runs go by, unless they say otherwise.
+    """
+    given = {"images": options.images, "samples": options.max_samples}
+    by_hand = tuple(name for name, value in given.items() if value is not None)
+    asked = replace(_asked_for(recipe, options), by_hand=by_hand)
+    return _take(recipe, source, asked, options, watcher, overwrite=overwrite)
+
+
+def _asked_for(recipe: Recipe, options: Options, earlier: captures.Request | None = None) -> captures.Request:
+    """Return what to capture: what the options say, else what `earlier` was told by hand, else what the recipe says."""
+    plan = recipe.capture
+    asked = captures.Request(_absolute(plan.images), _absolute(plan.annotations), plan.samples)
+    if options.images is not None:
+        asked = replace(asked, images=_absolute(options.images), annotations=_absolute(options.annotations))
+    elif earlier is not None and "images" in earlier.by_hand:
+        asked = replace(asked, images=earlier.images, annotations=earlier.annotations, by_hand=("images",))
+    if options.annotations is not None:
+        if asked.images is None:
+            raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
+        asked = replace(asked, annotations=_absolute(options.annotations))
+    if options.max_samples is not None:
+        asked = replace(asked, samples=options.max_samples)
+    elif earlier is not None and "samples" in earlier.by_hand:
+        asked = replace(asked, samples=earlier.samples, by_hand=(*asked.by_hand, "samples"))
+    return asked
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _take(
     recipe: Recipe,
     source: Source,
+    asked: captures.Request,
     options: Options,
     watcher: RunWatcher,
     record: Record | None = None,
     *,
     overwrite: bool = False,
 ) -> captures.Capture:
-    """Run the original model on images and write what flows through it to `options.model_io`."""
     watcher.begin("capture")
     begin = time.perf_counter()
-    if isinstance(source, HasBoundary):
-        source.set_boundary(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder)))
-    images = options.images or recipe.capture.images
-    count = options.max_samples or recipe.capture.samples
-    if images is not None:
-        annotations = options.annotations or (None if options.images else recipe.capture.annotations)
-        files = read_images(images, annotations, count)
-        total = len(files)
-        pictures: Iterable[Any] = ((file.id, load_image(file.path)) for file in files)
-    else:
-        if options.annotations is not None:
-            raise InputError(f"--annotations {options.annotations}: says nothing without --images, the folder it is of")
-        total, pictures = count, take.embedded_samples(count)
+    asked = replace(asked, boundary=_boundary(recipe, source))
+    total, pictures = _pictures(asked)
     capture = take.capture(
-        source, pictures, options.model_io, lambda done, _: watcher.advance(done, total), overwrite=overwrite
+        source,
+        pictures,
+        options.model_io,
+        lambda done, _: watcher.advance(done, total),
+        overwrite=overwrite,
+        request=asked,
     )
     if record is not None:
         record.spent("capture", time.perf_counter() - begin)
     return capture
+
+
+def _boundary(recipe: Recipe, source: Source) -> tuple[str, ...]:
+    """Return the tensors that a source without modules to hook has to be told to capture, and tell it."""
+    if not isinstance(source, HasBoundary):
+        return ()
+    names = tuple(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder)))
+    source.set_boundary(names)
+    return names
+
+
+def _pictures(asked: captures.Request) -> tuple[int, Iterable[captures.InputImage]]:
+    """Return how many images are asked for, and each as it is needed. Raises InputError where they aren't there."""
+    if asked.images is None:
+        return asked.samples, take.embedded_samples(asked.samples)
+    annotations = None if asked.annotations is None else Path(asked.annotations)
+    files = read_images(Path(asked.images), annotations, asked.samples)
+    return len(files), (captures.InputImage(file.id, load_image(file.path)) for file in files)
 
 
 def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: RunWatcher) -> dict[str, Any]:

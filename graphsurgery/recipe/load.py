@@ -12,7 +12,7 @@ source.size              [height, width] of the canvas in pixels, on which the w
                          network's or the file's own, if it has one
 source.opset             version of the standard operator set to export; 17
 
-capture                  what the captured tensors are taken from
+capture                  what the captured tensors are taken from; where it changes, apply captures anew
 capture.images           folder of images, or one image; without it the demo's own, or generated ones
 capture.annotations      COCO file that names the images of the folder
 capture.samples          number of images; 3

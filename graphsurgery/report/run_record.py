@@ -120,6 +120,7 @@ class Record:
     variants: list[VariantRecord] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
+    capture: dict[str, Any] | None = None
     error: dict[str, str] | None = None
 
     def spent(self, what: str, seconds: float) -> None:
@@ -155,6 +156,7 @@ class Record:
             "variants": {variant.name: variant.to_json() for variant in self.variants},
             "evaluation": self.evaluation,
             "latency": self.latency,
+            "capture": self.capture,
             "error": self.error,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_rss_mb": round(peak_rss_mb(), 1),

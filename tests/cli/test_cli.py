@@ -202,6 +202,21 @@ def test_apply_takes_no_more_samples_than_it_is_told(cli: Cli, detector: Applied
     assert {tensor["sample"] for tensor in run["checks"][-1]["comparison"]["tensors"]} <= {None, "1"}
 
 
+def test_apply_captures_anew_what_is_not_asked_for_any_more_and_says_so(
+    cli: Cli, detector: Applied, picture: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(detector.model_io, tmp_path / "model_io")
+    common = ("apply", recipe_of(detector), "--out", tmp_path / "parts", "--model-io", tmp_path / "model_io")
+    said = f"captured anew in {tmp_path / 'model_io'}: its image 1 is '1', now 'picture'"
+    for arguments, verdict in (((), "used again"), (("--images", picture), "captured anew")):
+        outcome = cli(*common, *arguments)
+        assert outcome.code == 0, outcome.err
+        run = json.loads((tmp_path / "parts" / "run.json").read_text(encoding="utf-8"))
+        assert run["capture"]["verdict"] == verdict
+        assert (said in outcome.err) == (verdict == "captured anew")
+    assert [sample.id for sample in Capture.open(tmp_path / "model_io").samples] == ["picture"]
+
+
 # --- JSON on standard output ------------------------------------------------------------------------------------
 
 

@@ -368,7 +368,7 @@ def test_a_broken_pass_is_caught_against_the_torch_model(
     before = without_failed(snapshot(shapes.folder.parent))
     outcome = cli(
         *("apply", "shapes", "--out", shapes.folder, "--model-io", shapes.model_io, "--plugin", broken),
-        *("--set", "passes=[scale-weight]", "--set", "evaluate="),
+        *("--set", "passes=[scale-weight]", "--set", "evaluate=", "--set", "capture.samples=3"),
     )
     assert outcome.code == 1, outcome.err
     assert "pass 'scale-weight' differs from the original model: " in complaint(outcome)
@@ -495,7 +495,7 @@ def test_unchecked_parts_are_written_loudly(cli: Cli, detector: Applied, broken:
 # --- approximate passes -----------------------------------------------------------------------------------------
 
 
-WIDEN = ("--set", "evaluate=", "--set", "part_passes.backbone_rpn=[widen-maxpool]")
+WIDEN = ("--set", "evaluate=", "--set", "capture.samples=3", "--set", "part_passes.backbone_rpn=[widen-maxpool]")
 
 
 def test_an_approximate_pass_fails_without_a_grant(cli: Cli, snapshot: Snapshot, shapes: Applied) -> None:

@@ -127,6 +127,7 @@ def test_a_run_is_written_as_far_as_it_came() -> None:
         "variants",
         "evaluation",
         "latency",
+        "capture",
         "error",
         "seconds",
         "peak_rss_mb",
