@@ -6,16 +6,18 @@ protos           the same of a ModelProto: nodes, bodies, external data
 view             a lossless way from ONNX to a gs.Graph and back
 model            a model, read safely and written whole or not at all
 shapes           shape inference
+edited_shapes    the same, kept up to date while a pass changes the graph
 names            how a tensor is renamed, and a name that nothing has
 notes            what a pass leaves in the model for the manifest
 multiply_adds    what each node costs
 """
 
-from graphsurgery.graph.clean_up import drop_unused, sort
+from graphsurgery.graph.clean_up import drop_unused, ordered, sort
 from graphsurgery.graph.queries import (
     RANDOM_OPS,
     STANDARD_DOMAINS,
     attribute,
+    changes,
     constant,
     consumers,
     detach,
@@ -39,6 +41,7 @@ __all__ = [
     "RANDOM_OPS",
     "STANDARD_DOMAINS",
     "attribute",
+    "changes",
     "constant",
     "consumers",
     "detach",
@@ -48,6 +51,7 @@ __all__ = [
     "is_constant",
     "is_graph_output",
     "is_op",
+    "ordered",
     "producer",
     "set_inputs",
     "set_outputs",

@@ -60,10 +60,11 @@ def sort(graph: gs.Graph) -> None:
     Nodes that are in a valid order already stay as they are. Raises ModelError when there is a cycle.
     """
     for inner in walk_graphs(graph):
-        inner.nodes = _sorted(inner)
+        inner.nodes = ordered(inner)
 
 
-def _sorted(graph: gs.Graph) -> list[gs.Node]:
+def ordered(graph: gs.Graph) -> list[gs.Node]:
+    """Return the nodes of `graph`, not those inside them, as `sort` would order them."""
     here = {id(node) for node in graph.nodes}
     done: set[int] = set()
     open_: set[int] = set()

@@ -18,6 +18,7 @@ STANDARD_DOMAINS = (None, "", "ai.onnx")
 RANDOM_OPS = frozenset(
     ["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
+_changes = 0
 
 
 def walk_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -132,12 +133,18 @@ def tensor_names(graph: gs.Graph) -> set[str]:
     return names
 
 
+def changes() -> int:
+    """Return how often detach, set_inputs or set_outputs was called, for any graph: a pass may go past its Editor."""
+    return _changes
+
+
 def detach(node: gs.Node) -> None:
     """Cut `node` loose from its tensors; drop_unused() then takes it out of its graph.
 
     graphsurgeon's synchronised lists remove by equality, which compares whole nodes and may pick a twin; this
     removes by identity.
     """
+    _count_change()
     for tensor in node.inputs:
         _discard(tensor.outputs, node)
     for tensor in node.outputs:
@@ -148,6 +155,7 @@ def detach(node: gs.Node) -> None:
 
 def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` read `tensors`, by identity, both sides of the synchronised lists kept."""
+    _count_change()
     tensors = list(tensors)  # may be node.inputs itself
     for tensor in node.inputs:
         _discard(tensor.outputs, node)
@@ -159,6 +167,7 @@ def set_inputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
 
 def set_outputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     """Let `node` write `tensors`, by identity, both sides of the synchronised lists kept."""
+    _count_change()
     tensors = list(tensors)  # may be node.outputs itself
     for tensor in node.outputs:
         _discard(tensor.inputs, node)
@@ -166,6 +175,11 @@ def set_outputs(node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
     list.extend(node.outputs, tensors)
     for tensor in tensors:
         list.append(tensor.inputs, node)
+
+
+def _count_change() -> None:
+    global _changes
+    _changes += 1
 
 
 def _discard(nodes: Any, node: gs.Node) -> None:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.graph.protos import stored_outside
-from graphsurgery.graph.view import tensor_type, to_proto
+from graphsurgery.graph.protos import bodies, stored_outside
+from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
 # Initializers above this many elements hold weights, which no shape depends on.
 SHAPE_LIKE = 1024
 
-Found = tuple[gs.Variable, np.dtype[Any] | None, Sequence[Any] | None]
+
+@dataclass(frozen=True)
+class TensorType:
+    """What inference knows of a tensor: None for what it does not. `other` is the type of a sequence or the like."""
+
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int | str | None, ...] | None = None
+    other: TypeProto | None = None
+
+
+UNKNOWN = TensorType()
 
 
 def infer_shapes(view: gs.Graph, folder: Path | None = None) -> None:
@@ -28,27 +39,20 @@ def infer_shapes(view: gs.Graph, folder: Path | None = None) -> None:
 
     `folder` is where external data lies. Raises ModelError where the inference fails, or such data can't be read.
     """
-    write(inferred(view, to_proto(view, largest=SHAPE_LIKE), folder))
+    inferred = infer(to_proto(view, largest=SHAPE_LIKE, ordered=True), folder)
+    for tensor, kind in types(view, inferred.graph):
+        if kind.dtype is not None:
+            tensor.dtype = kind.dtype
+            tensor.shape = tensor.shape if kind.shape is None else list(kind.shape)
 
 
-def write(found: Iterator[Found]) -> None:
-    """Write what was inferred into the tensors."""
-    for tensor, kind, shape in found:
-        if kind is not None:
-            tensor.dtype, tensor.shape = kind, tensor.shape if shape is None else shape
-
-
-def inferred(view: gs.Graph, proto: ModelProto, folder: Path | None) -> Iterator[Found]:
-    """Yield what the nodes of `view` write, with type and shape; `proto` is its exported form, and is filled in.
-
-    Raises ModelError as infer_shapes does, before anything is yielded.
-    """
+def infer(proto: ModelProto, folder: Path | None) -> ModelProto:
+    """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds; raises as infer_shapes."""
     bring_in(proto, folder, SHAPE_LIKE)
     try:
-        answer = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:  # a Loop without its inputs gives the latter
         raise ModelError(f"shape inference: {first_line(error)}") from error
-    return _types(view, answer.graph)
 
 
 def bring_in(proto: ModelProto, folder: Path | None, largest: float = math.inf) -> None:
@@ -68,15 +72,20 @@ def bring_in(proto: ModelProto, folder: Path | None, largest: float = math.inf) 
             tensor.ClearField("external_data")
 
 
-def _types(view: gs.Graph, proto: onnx.GraphProto) -> Iterator[Found]:
-    """Yield the tensors that the nodes of `view` write, with the types and shapes in `proto`, its exported form."""
+def types(view: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Variable, TensorType]]:
+    """Yield all tensors that the nodes of `view` write, with their types in `proto`, its form exported in order."""
     pending = [(view, proto)]
     while pending:
         graph, exported = pending.pop()
         known = {info.name: info for info in (*exported.value_info, *exported.output)}
-        for node, written in zip(graph.nodes, exported.node, strict=True):
+        for node, written in zip(in_order(graph), exported.node, strict=True):
             for tensor in node.outputs:
-                if isinstance(tensor, gs.Variable) and tensor.name in known:
-                    yield (tensor, *tensor_type(known[tensor.name]))
-            bodies = [b for a in written.attribute for b in ([a.g] if a.HasField("g") else a.graphs)]
-            pending.extend(zip(graphs.subgraphs(node), bodies, strict=True))
+                if isinstance(tensor, gs.Variable) and tensor.name:
+                    yield tensor, _type(known[tensor.name]) if tensor.name in known else UNKNOWN
+            pending.extend(zip(graphs.subgraphs(node), bodies(written), strict=True))
+
+
+def _type(info: ValueInfoProto) -> TensorType:
+    dtype, shape = tensor_type(info)
+    other = None if info.type.WhichOneof("value") in (None, "tensor_type") else info.type
+    return TensorType(dtype, None if shape is None else tuple(shape), other)

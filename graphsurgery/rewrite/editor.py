@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from onnx import ModelProto, TensorAnnotation
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, PassError
 from graphsurgery.graph import shapes
+from graphsurgery.graph.edited_shapes import EditedShapes
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.view import to_proto
+from graphsurgery.graph.shapes import TensorType
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Editor:
         self._names: set[str] | None = None
         self._numbers: dict[str, int] = {}
         self._graphs: list[gs.Graph] | None = None
-        self._inferred: dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]] | None = None
+        self._types = EditedShapes(root, self._infer)
+        self._changes = graphs.changes()
 
     def skip(self, node: gs.Node | None, reason: str) -> None:
         """Note that `node` (None: the whole model) stays as it is, and why."""
@@ -100,43 +103,50 @@ class Editor:
         """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
 
         A number is a known dimension; a name or None is not. The first question infers the shapes of the whole
-        model, and the next ones cost nothing: ask after all other guards.
+        model, and the next ones cost next to nothing: ask after all other guards. The answer is that of the graph as
+        it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again.
         """
         written: Sequence[Any] | None = tensor.shape
         if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
-            _, _, found = self._inference().get(id(tensor), (tensor, None, None))
+            found = self._inferred(tensor).shape
             written = written if found is None else found
         return None if written is None else [_dimension(size) for size in written]
 
     def static_shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
         """Return the shape of `tensor` when every dimension is a known number, else None; inferred as in `shape`."""
-        known = [size for size in self.shape(tensor) or () if isinstance(size, int) and size >= 0]
         shape = self.shape(tensor)
+        known = [size for size in shape or () if isinstance(size, int) and size >= 0]
         return tuple(known) if shape is not None and len(known) == len(shape) else None
 
     def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
         """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells."""
         kind = tensor.dtype
         if kind is None and isinstance(tensor, gs.Variable):
-            _, kind, _ = self._inference().get(id(tensor), (tensor, None, None))
+            kind = self._inferred(tensor).dtype
         return None if kind is None else np.dtype(kind)
 
     def forget_inferred(self) -> None:
-        """Infer shapes and types anew at the next question: the graph has changed."""
-        self._inferred = None
+        """Infer shapes and types anew at the next question: the graph has changed past the Editor."""
+        self._types.forget()
+        self._changes = graphs.changes()
 
-    def _inference(self) -> dict[int, tuple[gs.Tensor, np.dtype[Any] | None, Sequence[Any] | None]]:
-        if self._inferred is None:
-            self._inferred = {}
-            for graph in graphs.walk_graphs(self.root):  # a node cut loose reads nothing, which inference takes ill
-                graph.nodes = [node for node in graph.nodes if node.inputs or node.outputs]
-            graphs.sort(self.root)
-            try:
-                for tensor, kind, shape in self._infer():
-                    self._inferred[id(tensor)] = tensor, kind, shape  # the tensor too, so that no other gets its id
-            except PassError as error:  # then nothing is known but what is written down
-                self.skip(None, str(error))
-        return self._inferred
+    def _inferred(self, tensor: gs.Tensor) -> TensorType:
+        if graphs.changes() != self._changes:
+            self.forget_inferred()
+        said = self._types.failure
+        found = self._types.of(tensor)
+        if self._types.failure is not None and said is None:  # then nothing is known but what is written down
+            self.skip(None, self._types.failure)
+        return found
+
+    @contextmanager
+    def _edit(self) -> Iterator[None]:
+        """Count an edit; what is inferred is told of it inside, and forgotten where the graph has changed before."""
+        if graphs.changes() != self._changes:
+            self.forget_inferred()
+        yield
+        self._changes = graphs.changes()
+        self.edits += 1
 
     def fresh(self, hint: str) -> str:
         """Return a tensor name made from `hint` that nothing in the model has."""
@@ -180,14 +190,15 @@ class Editor:
             gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
             for number in range(outputs if writes is None else 0)
         ]
-        if writes is not None:
-            for writer in list(writes.inputs):
-                graphs.set_outputs(writer, [gs.Variable.empty() if t is writes else t for t in writer.outputs])
-            written.append(writes)
-        name = self.fresh(f"{hint}_{op}")
-        self._graphs = None
-        self.graph.nodes.append(gs.Node(op, name, dict(attrs or {}), list(inputs), list(written)))
-        self.edits += 1
+        with self._edit():
+            if writes is not None:
+                for writer in list(writes.inputs):
+                    graphs.set_outputs(writer, [gs.Variable.empty() if t is writes else t for t in writer.outputs])
+                written.append(writes)
+            self._graphs = None
+            node = gs.Node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), list(inputs), list(written))
+            self.graph.nodes.append(node)
+            self._types.added(node, self.graph)
         return written[0]
 
     def replace(
@@ -198,14 +209,18 @@ class Editor:
         Outputs at the end that nothing reads go, as the other operator may have none of the kind.
         """
         self._graphs = None
-        read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
-        if len(node.outputs) > read[-1] + 1:
-            graphs.set_outputs(node, node.outputs[: read[-1] + 1])
-        node.op = op
-        node.domain = None
-        node.attrs = dict(attrs or {})
-        graphs.set_inputs(node, inputs)
-        self.edits += 1
+        with self._edit():
+            self._types.edited(
+                [node]
+            )  # before and after: it may hold a body that it does not hold then, or the other way
+            read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
+            if len(node.outputs) > read[-1] + 1:
+                graphs.set_outputs(node, node.outputs[: read[-1] + 1])
+            node.op = op
+            node.domain = None
+            node.attrs = dict(attrs or {})
+            graphs.set_inputs(node, inputs)
+            self._types.edited([node])
 
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed.
@@ -218,23 +233,27 @@ class Editor:
         while len(inputs) <= index:
             inputs.append(gs.Variable.empty())
         inputs[index] = tensor
-        graphs.set_inputs(node, inputs)
-        self.edits += 1
+        with self._edit():
+            graphs.set_inputs(node, inputs)
+            self._types.edited([node])
 
     def set_attribute(self, node: gs.Node, name: str, value: Any) -> None:
         """Write an attribute; writing the value it has already is no edit."""
         if name in node.attrs and _same_attribute(node.attrs[name], value):
             return
         self._graphs = None
-        node.attrs[name] = value
-        self.edits += 1
+        with self._edit():
+            self._types.edited([node])
+            node.attrs[name] = value
+            self._types.edited([node])
 
     def drop_attribute(self, node: gs.Node, name: str) -> None:
         """Take an attribute away; one that is not there is no edit."""
         if name in node.attrs:
             self._graphs = None
-            del node.attrs[name]
-            self.edits += 1
+            with self._edit():
+                self._types.edited([node])
+                del node.attrs[name]
 
     def bypass(self, node: gs.Node, tensor: gs.Tensor, *, holds: gs.Tensor | None = None) -> bool:
         """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
@@ -256,9 +275,8 @@ class Editor:
             return False
         if holds is tensor or (holds is None and note is None):
             note = other_note
-        holder = self._holder(out)
+        holder, source = self._holder(out), graphs.producer(tensor)
         if holder is not None:
-            source = graphs.producer(tensor)
             here = source is not None and any(other is source for other in holder.nodes)
             if source is None or not here:
                 self.skip(node, "its output is a graph output and its input is not written in the same graph")
@@ -266,14 +284,15 @@ class Editor:
             if self._holder(tensor) is not None:
                 self.skip(node, "its input and its output are both graph outputs")
                 return False
+        with self._edit():
             graphs.detach(node)
-            graphs.set_outputs(source, [out if t is tensor else t for t in source.outputs])
-            self._redirect(tensor, out)
-        else:
-            graphs.detach(node)
-            self._redirect(out, tensor)
-        self._annotate(tensor if holder is None else out, note)
-        self.edits += 1
+            if holder is not None and source is not None:
+                graphs.set_outputs(source, [out if t is tensor else t for t in source.outputs])
+                self._types.edited([source])
+                self._redirect(tensor, out)
+            else:
+                self._redirect(out, tensor)
+            self._annotate(tensor if holder is None else out, note)
         return True
 
     def _annotation(self, tensor: gs.Tensor) -> TensorAnnotation | None:
@@ -296,12 +315,15 @@ class Editor:
 
     def remove(self, node: gs.Node) -> None:
         """Cut `node` loose; what it wrote must not be read any more."""
-        graphs.detach(node)
-        self.edits += 1
+        with self._edit():
+            self._types.edited([node])
+            graphs.detach(node)
 
     def _redirect(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        for reader in {id(n): n for n in old.outputs}.values():
+        readers = list({id(reader): reader for reader in old.outputs}.values())
+        for reader in readers:
             graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
+        self._types.redirected(old, new, readers)
 
     def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
         """Return the graph that `tensor` is an output of, the outermost one, or None."""
@@ -346,13 +368,16 @@ class Editor:
 
         What is known already stays. Weights are left out, so this costs little on large models.
         """
-        shapes.write(self._infer())
-
-    def _infer(self) -> Iterator[shapes.Found]:
-        """Yield what nodes write, with the type and the shape that ONNX's shape inference finds."""
-        proto = to_proto(self.root, largest=shapes.SHAPE_LIKE)
         try:
-            return shapes.inferred(self.root, proto, self.folder)
+            shapes.infer_shapes(self.root, self.folder)
+        except ModelError as error:
+            raise self.fail(str(error)) from error
+        self.forget_inferred()
+
+    def _infer(self, proto: ModelProto) -> ModelProto:
+        """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds."""
+        try:
+            return shapes.infer(proto, self.folder)
         except ModelError as error:
             raise self.fail(str(error)) from error
 

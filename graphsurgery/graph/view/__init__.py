@@ -14,7 +14,7 @@ What a pass sees:
 - model-local functions stay out of sight and come back untouched
 """
 
-from graphsurgery.graph.view.exporting import to_proto
+from graphsurgery.graph.view.exporting import in_order, to_proto
 from graphsurgery.graph.view.importing import tensor_type, to_graph
 
-__all__ = ["tensor_type", "to_graph", "to_proto"]
+__all__ = ["in_order", "tensor_type", "to_graph", "to_proto"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,11 +21,20 @@ from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, Store
 _FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
 
 
-def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
+@dataclass(frozen=True)
+class _Form:
+    """What is the same for a graph and the bodies in it: the operator sets by domain, and whether nodes are ordered."""
+
+    versions: Mapping[str, int]
+    ordered: bool
+
+
+def to_proto(view: gs.Graph, largest: int | None = None, *, ordered: bool = False) -> ModelProto:
     """Return the ModelProto of `view`; unchanged nodes, weights and types are the original protos.
 
     With `largest`, it is for shape inference: of an initializer with more elements only the type is written, as an
-    input, and so it is of one that is an input too.
+    input, and so it is of one that is an input too. With `ordered`, each node stands behind what it reads, though
+    `view` itself stays as it is. Raises ModelError where there is no such order, and for what ONNX can't hold.
     """
     model = ModelProto()
     base: ModelProto | None = vars(view).get("base")
@@ -47,10 +57,15 @@ def to_proto(view: gs.Graph, largest: int | None = None) -> ModelProto:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
     versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
-    _export_graph(view, model.graph, {}, versions, largest)
+    _export_graph(view, model.graph, {}, _Form(versions, ordered), largest)
     if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
         model.ir_version = 4  # before, every initializer had to be an input as well
     return model
+
+
+def in_order(view: gs.Graph) -> list[gs.Node]:
+    """Return the nodes of `view`, each behind what it reads, without those that a pass has cut loose."""
+    return [node for node in graphs.ordered(view) if node.inputs or node.outputs]
 
 
 def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
@@ -69,9 +84,7 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
         model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
-def _export_graph(
-    view: gs.Graph, proto: GraphProto, outer: Scope, versions: Mapping[str, int], largest: int | None = None
-) -> None:
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, largest: int | None = None) -> None:
     origin: GraphOrigin | None = vars(view).get("origin")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
@@ -96,11 +109,11 @@ def _export_graph(
             if other is not tensor and not np.array_equal(other.values, tensor.values):
                 raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
     visible = {**outer, **written, **constants}
-    for node in view.nodes:
+    for node in in_order(view) if form.ordered else view.nodes:
         if _is_original(node):
             proto.node.append(node.origin.proto)
         else:
-            _export_node(node, proto.node.add(), visible, versions)
+            _export_node(node, proto.node.add(), visible, form)
     for tensor in view.inputs:
         _export_value(tensor, proto.input.add())
     for tensor in view.outputs:
@@ -211,7 +224,7 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, versions: Mapping[str, int]) -> None:
+def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
     origin: NodeOrigin | None = getattr(node, "origin", None)
     calls_the_same = origin is not None and (origin.proto.op_type, origin.proto.domain) == (node.op, node.domain or "")
     if origin is not None:
@@ -229,17 +242,18 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, versions: Mapp
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
     kept = origin.attrs if origin is not None else {}
-    declared = _declared_kinds(node.op, _domain(node.domain), versions.get(_domain(node.domain), 1))
+    domain = _domain(node.domain)
+    declared = _declared_kinds(node.op, domain, form.versions.get(domain, 1))
     if not declared and calls_the_same:  # a custom operator: what was written as a float is one
         declared = {name: attribute.type for name, (_, attribute) in kept.items() if attribute.type in _FLOATS}
     for name, value in node.attrs.items():
         if isinstance(value, gs.Graph):
             attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), kept.get(name))
-            _export_graph(value, attribute.g, visible, versions)
+            _export_graph(value, attribute.g, visible, form)
         elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
             attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), kept.get(name))
             for item in value:
-                _export_graph(item, attribute.graphs.add(), visible, versions)
+                _export_graph(item, attribute.graphs.add(), visible, form)
         else:
             _export_attribute(name, value, kept.get(name), declared.get(name), proto)
 

@@ -1,0 +1,259 @@
+"""The types and shapes that ONNX infers for the tensors of a graph which a pass is changing, kept up to date.
+
+The first question infers the whole graph. After that an edit costs what it changes: the nodes that were edited are
+inferred anew, alone, from the types around them; only where that gives another answer than before, or where the value
+of a tensor may matter to a shape further down, everything downstream is forgotten, and inferred when it is asked for.
+A question never changes the graph. An answer may be that nothing is known; it is never that of the graph as it was.
+
+A node with bodies is one unit with everything in them: a change inside infers it anew as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto
+
+from graphsurgery import graph as graphs
+from graphsurgery.errors import ModelError, PassError
+from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, types
+from graphsurgery.graph.view import to_proto
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An answer; `written` is what the tensor said of itself then. It holds the tensor, so that no other has its id."""
+
+    tensor: gs.Tensor
+    written: tuple[Any, Any]
+    type: TensorType
+
+
+class EditedShapes:
+    """The types of the tensors in `root`, as `infer` (ONNX's shape inference) finds them.
+
+    `failure` says why it can't, if so; then nothing is known until `forget`.
+    """
+
+    def __init__(self, root: gs.Graph, infer: Callable[[ModelProto], ModelProto]) -> None:
+        self._root = root
+        self._infer = infer
+        self.forget()
+
+    def forget(self) -> None:
+        """Infer everything anew at the next question."""
+        self.failure: str | None = None
+        self._asked = False
+        self._known: dict[int, _Known] = {}
+        self._edited: dict[int, gs.Node] = {}
+        # by the id of a node: it, which keeps the id its own, and the node of the root graph that it is, or is inside
+        self._units: dict[int, tuple[gs.Node, gs.Node]] = {}
+        self._bodies: dict[int, tuple[gs.Graph, gs.Node]] = {}
+        self._passed_on: dict[int, list[gs.Node]] = {}  # by the output of a body: the node that holds the body
+        self._symbols: set[str] = set()
+        self._made_up = 0
+
+    def added(self, node: gs.Node, graph: gs.Graph) -> None:
+        """Take note of a new node in `graph`."""
+        if not self._asked:
+            return
+        held = self._bodies.get(id(graph))
+        if graphs.subgraphs(node) or (held is None and graph is not self._root):
+            return self.forget()
+        self._units[id(node)] = node, node if held is None else held[1]
+        self._edited[id(node)] = node
+
+    def edited(self, nodes: Iterable[gs.Node]) -> None:
+        """Take note that nodes read, do or write something else now."""
+        if not self._asked:
+            return
+        for node in nodes:
+            if graphs.subgraphs(node) or id(node) not in self._units:
+                return self.forget()
+            self._edited[id(node)] = node
+
+    def redirected(self, old: gs.Tensor, new: gs.Tensor, readers: Iterable[gs.Node]) -> None:
+        """Take note that `readers` read `new` now in the place of `old`."""
+        was, now = self._known.get(id(old)), self._known.get(id(new))
+        if was is None or now is None or was.type != now.type or _has_value(now):
+            self.edited(readers)
+
+    def of(self, tensor: gs.Tensor) -> TensorType:
+        """Return the type of `tensor`, nothing known where no node writes it."""
+        writer = graphs.producer(tensor)
+        if writer is None or not tensor.name:
+            return UNKNOWN
+        if not self._asked:
+            self._infer_all()
+        if self.failure is not None:
+            return UNKNOWN
+        known = self._known.get(id(tensor))
+        if known is not None and known.written != _written(tensor):
+            self._edited[id(writer)] = writer  # the pass has written a type by itself
+        if self._edited:
+            self._infer_edited()
+        if id(tensor) not in self._known:
+            for found in self._infer_units([self._unit(writer)]):
+                self._known.setdefault(id(found.tensor), found)
+        known = self._known.get(id(tensor))
+        return UNKNOWN if known is None else known.type
+
+    def _infer_all(self) -> None:
+        self._asked = True
+        try:
+            proto = to_proto(self._root, largest=SHAPE_LIKE, ordered=True)
+            inferred = self._infer(proto)
+        except (ModelError, PassError) as error:
+            self.failure = str(error)
+            return
+        self._symbols = _symbols(inferred.graph)
+        self._known = {
+            id(tensor): _Known(tensor, _written(tensor), kind) for tensor, kind in types(self._root, inferred.graph)
+        }
+        for top in self._root.nodes:
+            for node in graphs.with_bodies(top):
+                self._units[id(node)] = node, top
+            for body in (body for held in graphs.subgraphs(top) for body in graphs.walk_graphs(held)):
+                self._bodies[id(body)] = body, top
+                for tensor in body.outputs:
+                    self._passed_on.setdefault(id(tensor), []).append(top)
+
+    def _unit(self, node: gs.Node) -> gs.Node:
+        """Return the node of the root graph that `node` is, or is inside; one that came past the Editor is its own."""
+        return self._units.setdefault(id(node), (node, node))[1]
+
+    def _infer_edited(self) -> None:
+        """Infer the edited nodes anew, and forget what is downstream of those that write something else now."""
+        edited = {id(unit): unit for unit in map(self._unit, self._edited.values())}
+        self._edited.clear()
+        before = {id(tensor): self._known.pop(id(tensor), None) for unit in edited.values() for tensor in _writes(unit)}
+        changed: list[gs.Tensor] = []
+        for found in self._infer_units([unit for unit in edited.values() if unit.outputs]):
+            if id(found.tensor) in before:
+                self._known[id(found.tensor)] = found
+                was = before.pop(id(found.tensor))
+                if was is not None and (was.type != found.type or _has_value(found)):
+                    changed.append(found.tensor)
+            else:
+                self._known.setdefault(id(found.tensor), found)
+        changed += [was.tensor for was in before.values() if was is not None]
+        self._forget_downstream(changed)
+
+    def _forget_downstream(self, tensors: list[gs.Tensor]) -> None:
+        """Forget what depends on `tensors`; where something is forgotten, all that depends on it is already."""
+        pending = list(tensors)
+        while pending:
+            tensor = pending.pop()
+            readers = {id(reader): reader for reader in (*tensor.outputs, *self._passed_on.get(id(tensor), ()))}
+            for reader in readers.values():
+                written = _writes(self._unit(reader))
+                pending += [other for other in written if self._known.pop(id(other), None) is not None]
+
+    def _infer_units(self, units: Iterable[gs.Node]) -> list[_Known]:
+        """Infer `units` of the root graph, with all before them that is not known, and return what they write.
+
+        A tensor whose value may give a shape is inferred along with them, so that its value is at hand.
+        """
+        taken: dict[int, gs.Node] = {}
+        inputs: dict[int, gs.Tensor] = {}
+        given: dict[int, _Known] = {}
+        pending = list(units)
+        while pending:
+            unit = pending.pop()
+            if id(unit) in taken:
+                continue
+            taken[id(unit)] = unit
+            for tensor in _reads(unit):
+                writer = graphs.producer(tensor)
+                known = self._known.get(id(tensor))
+                if not tensor.name or isinstance(tensor, gs.Constant):
+                    continue
+                if writer is None:
+                    inputs[id(tensor)] = tensor
+                elif known is not None and not _has_value(known):
+                    given[id(tensor)] = known
+                else:
+                    pending.append(self._unit(writer))
+        part = gs.Graph(
+            nodes=list(taken.values()),
+            inputs=list(inputs.values()),
+            opset=self._root.opset,
+            import_domains=self._root.import_domains,
+            ir_version=self._root.ir_version,
+        )
+        part.base = vars(self._root).get("base")
+        try:
+            proto = to_proto(part, largest=SHAPE_LIKE, ordered=True)
+            inside = {id(tensor) for unit in taken.values() for tensor in _writes(unit)}
+            for known in given.values():
+                if id(known.tensor) not in inside and known.type != UNKNOWN:
+                    proto.graph.input.add(name=known.tensor.name).type.CopyFrom(_type_proto(known.type))
+            inferred = self._infer(proto)
+        except (ModelError, PassError):  # the other ones are known still
+            return [_Known(t, _written(t), UNKNOWN) for unit in taken.values() for t in _writes(unit)]
+        fresh = {symbol: self._new_symbol() for symbol in _symbols(inferred.graph) - _symbols(proto.graph)}
+        return [_Known(tensor, _written(tensor), _renamed(kind, fresh)) for tensor, kind in types(part, inferred.graph)]
+
+    def _new_symbol(self) -> str:
+        """Return a name for a dimension that is not known: what inference makes up is the same each time."""
+        while (name := f"unk__{self._made_up}") in self._symbols:
+            self._made_up += 1
+        self._symbols.add(name)
+        return name
+
+
+def _reads(unit: gs.Node) -> Iterator[gs.Tensor]:
+    """Yield what `unit` and its bodies read, but for the inputs of the bodies."""
+    if not graphs.subgraphs(unit):
+        yield from unit.inputs
+        return
+    nodes = list(graphs.with_bodies(unit))
+    inside = [body for node in nodes for body in graphs.subgraphs(node)]
+    given = {id(tensor) for body in inside for tensor in body.inputs}
+    for tensor in (*(t for node in nodes for t in node.inputs), *(t for body in inside for t in body.outputs)):
+        if id(tensor) not in given:
+            yield tensor
+
+
+def _writes(unit: gs.Node) -> list[gs.Tensor]:
+    return [tensor for node in graphs.with_bodies(unit) for tensor in node.outputs]
+
+
+def _written(tensor: gs.Tensor) -> tuple[Any, Any]:
+    """Return what is written down of `tensor`, to compare it later."""
+    return tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
+
+
+def _has_value(known: _Known) -> bool:
+    """Whether inference looks at the value of a tensor: it follows whole numbers, and knows those of a Constant."""
+    if graphs.is_op(graphs.producer(known.tensor), "Constant"):
+        return True
+    dtype, shape = known.type.dtype, known.type.shape
+    return dtype is not None and dtype.name in ("int32", "int64") and (shape is None or len(shape) < 2)
+
+
+def _symbols(graph: GraphProto) -> set[str]:
+    """Return the names of dimensions in `graph` and its bodies."""
+    inside = [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+    infos = (info for inner in inside for info in (*inner.input, *inner.output, *inner.value_info))
+    return {dim.dim_param for info in infos for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_param")}
+
+
+def _renamed(known: TensorType, names: dict[str, str]) -> TensorType:
+    """Return the type with other names of dimensions: inference counts those that it makes up anew each time."""
+    if known.shape is None or not names:
+        return known
+    return replace(known, shape=tuple(names.get(s, s) if isinstance(s, str) else s for s in known.shape))
+
+
+def _type_proto(known: TensorType) -> TypeProto:
+    if known.other is not None:
+        return known.other
+    if known.dtype is None:
+        return onnx.helper.make_tensor_type_proto(TensorProto.UNDEFINED, known.shape)
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(known.dtype), known.shape)
