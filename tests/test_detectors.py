@@ -1,7 +1,8 @@
 """Every detector that torchvision builds, through every exact pass there is, one after another.
 
 What comes out at the end is compared with the original. With EACH=1 in the environment so is what every single pass
-gives, which takes about ten times as long (and names the pass, should one break something).
+gives, which takes about ten times as long (and names the pass, should one break something). With SEEDS=1 Mask R-CNN is
+taken with ten sets of weights, of which some give detections of nearly equal score.
 """
 
 from __future__ import annotations
@@ -105,3 +106,18 @@ def test_a_detector_stays_equal_through_all_exact_passes(cli: Cli, tmp_path: Pat
     steps = Applied(folder, model_io, outcome).run["passes"]
     assert {step["name"] for step in steps} == {*FIRST, *names}
     assert {step["verdict"] for step in steps} == {"passed"}
+
+
+@pytest.mark.skipif(not os.environ.get("SEEDS"), reason="takes half a minute for each seed; set SEEDS=1")
+@pytest.mark.parametrize("seed", range(10))
+def test_no_weights_of_mask_rcnn_raise_a_false_alarm(cli: Cli, tmp_path: Path, seed: int) -> None:
+    height, width = SMALL
+    more = TOLERANCES["mask"]
+    content = RECIPE.format(builder="maskrcnn_resnet50_fpn", height=height, width=width, passes="", more=more)
+    recipe = tmp_path / "every.yaml"
+    recipe.write_text(content.replace("random:0", f"random:{seed}").replace("simplify, ]", "simplify]"), "utf-8")
+    folder, model_io = tmp_path / "parts", tmp_path / "model_io"
+    outcome = cli("apply", recipe, "--max-samples", 2, "--out", folder, "--model-io", model_io)
+    assert outcome.code == 0, outcome.err
+    steps = Applied(folder, model_io, outcome).run["passes"]
+    assert [(step["name"], step["verdict"]) for step in steps] == [(name, "passed") for name in FIRST]

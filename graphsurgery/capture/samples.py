@@ -88,6 +88,7 @@ class Sample:
     width: int
     digest: str | None = None
     computed: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +108,10 @@ class Sample:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor, of which no more than the head of its file is read. Raises as `load`."""
-        return np.shape(self.computed[name]) if name in self.computed else self._read(name, head_only=True).shape
+        if name not in self._shapes:
+            known = name in self.computed
+            self._shapes[name] = np.shape(self.computed[name]) if known else self._read(name, head_only=True).shape
+        return self._shapes[name]
 
     def _read(self, name: str, *, head_only: bool = False) -> Array:
         path = self._path(name)

@@ -3,7 +3,8 @@
     x ─ Conv ─ a ─ Relu ─ b ─ MaxPool ─ c          a equal, b differs, c differs because b does:  b is where to look
     x ─ Conv ─ a ─ Clip ─ b ─ MaxPool ─ c
 
-Tensors are matched by name: a pass keeps the names of what it does not replace. Both models run side by side, node by
+Tensors are matched by name: a pass keeps the names of what it does not replace. A name that a fold has moved is passed
+over (`levels`). Both models run side by side, node by
 node (`stepping`), each on its own values; a tensor is compared as soon as both have it and let go. A tensor is where
 they diverge when it differs and nothing that it depends on does, in either model. Such a tensor is then computed once
 more from the other model's values: is the difference made there, or was a tiny one before it only amplified?
@@ -20,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, helper
 
 from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.debugging.divergence import Bisection, Divergence, difference, gap
 from graphsurgery.debugging.levels import Level, enter
-from graphsurgery.debugging.outline import Array, Outline, Value, Values
+from graphsurgery.debugging.outline import Array, Outline, Value, Values, changes
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import TensorReport, Tolerances
@@ -168,6 +168,10 @@ class Search:
         if loose:
             listed = ", ".join(f"'{name}'" for name in sorted(loose))
             self.note(f"random and only on one side: {listed}; nothing that depends on it was compared")
+        if level.moved:
+            listed = ", ".join(f"'{name}'" for name in level.moved[:3])
+            more = f" and {len(level.moved) - 3} more" if len(level.moved) > 3 else ""
+            self.note(f"not compared, since what writes and what reads them has changed, as in a fold: {listed}{more}")
         # what a closer look takes stays until the tensor has been compared: mostly what the nodes need anyway
         self._held_a = {name: self._holds(level.a, name, name) for name in level.twins}
         self._held_b = {name: self._holds(level.b, name, twin) for name, twin in level.twins.items()}
@@ -313,7 +317,7 @@ def _look_closely(
         between_b=between_b,
         isolated=isolated,
         drift=max((gap for gap in gaps if gap is not None), default=None),
-        changes=() if node_a is None or node_b is None else tuple(_changes(a, node_a, b, node_b)),
+        changes=() if node_a is None or node_b is None else tuple(changes(a, node_a, b, node_b)),
         level=level,
     )
     return [found]
@@ -343,31 +347,3 @@ def _unlike(tolerances: Tolerances) -> Callable[[str, Value, Value], bool]:
         return report is not None and report.verdict == "failed"
 
     return unlike
-
-
-def _changes(a: Outline, node_a: int, b: Outline, node_b: int) -> Iterator[str]:
-    """Yield what tells two writers of one tensor apart, as far as the file says it."""
-    one, other = a.nodes[node_a], b.nodes[node_b]
-    if (one.op_type, one.domain) != (other.op_type, other.domain):
-        yield f"{one.op_type} became {other.op_type}"
-        return
-    held = [{each.name: each for each in node.attribute} for node in (one, other)]
-    for name in sorted({*held[0], *held[1]}):
-        if held[0].get(name) != held[1].get(name):
-            shown = [_attribute(side[name]) if name in side else "not written out" for side in held]
-            yield f"{name}: {shown[0]} in A, {shown[1]} in B"
-    for position, (mine, theirs) in enumerate(zip(one.input, other.input, strict=False)):
-        if mine in a.constants and theirs in b.constants:
-            values = a.value(mine), b.value(theirs)
-            if values[0].shape != values[1].shape or not np.array_equal(*values, equal_nan=values[0].dtype.kind == "f"):
-                names = f"'{mine}'" if mine == theirs else f"'{mine}', now '{theirs}',"
-                yield f"the constant input {position}, {names} has other values"
-        elif (mine in a.constants) != (theirs in b.constants) or bool(mine) != bool(theirs):
-            yield f"input {position}: '{mine}' in A, '{theirs}' in B"
-    if len(one.input) != len(other.input):
-        yield f"{len(one.input)} inputs in A, {len(other.input)} in B"
-
-
-def _attribute(attribute: AttributeProto) -> str:
-    value = helper.get_attribute_value(attribute)
-    return str(value) if isinstance(value, int | float | bytes | list) and len(str(value)) < 60 else "other values"

@@ -2,6 +2,14 @@
 
 If           the branch that its condition chooses, which both must choose
 Loop, Scan   the body of the first iteration whose results differ, on the values that this iteration is given
+
+Tensors of equal names are matched, but for names that a fold has moved:
+
+    x ─ Conv ─ a ─ BatchNormalization ─ b ─ Relu ─ c        onnxsim folds the second node into the first, and
+    x ─ Conv ─ a ─ Relu ─ c                                 what was b is called a
+
+Of such a tensor the writer is the same operator with other constants or attributes, and the readers are others. Where
+only the writer differs, a weight was changed; where only the readers do, nodes behind it came or went.
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
-from graphsurgery.debugging.outline import Outline, Value, Values, captured, plain, typed
+from graphsurgery.debugging.outline import Outline, Value, Values, captured, changes, plain, typed
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
@@ -28,9 +36,9 @@ Unlike = Callable[[str, Value, Value], bool]
 class Level:
     """The graphs of two models, or the bodies of an If, Loop or Scan in both, and what they are given.
 
-    `twins` maps A's tensors to B's of the same meaning: those of equal names and, in bodies, the outputs by position.
-    `starts` does so for what comes in. `path` leads here from outside; `outer` is the level around this one, and the
-    node of A there whose body this is.
+    `twins` maps A's tensors to B's of the same meaning: those of equal names, but for `moved` ones, and, in bodies, the
+    outputs by position. `starts` does so for what comes in. `path` leads here from outside; `outer` is the level around
+    this one, and the node of A there whose body this is.
     """
 
     a: Outline
@@ -41,6 +49,7 @@ class Level:
     starts: dict[str, str] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     outer: tuple[Level, int] | None = None
+    moved: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         a, b = self.a, self.b
@@ -50,8 +59,12 @@ class Level:
         paired = set(self.twins.values())
         for name in (*a.writer, *a.constants):
             computed = name in b.writer or (name in b.constants and (name in a.writer or name in a.outputs))
-            if computed and name not in paired:
-                self.twins.setdefault(name, name)
+            if not computed or name in paired or name in self.twins:
+                continue
+            if _has_moved(name, a, b):
+                self.moved.append(name)
+            else:
+                self.twins[name] = name
 
     @property
     def random(self) -> set[str]:
@@ -86,6 +99,19 @@ class Level:
                 else:
                     reach[name] = union
         return found
+
+
+def _has_moved(name: str, a: Outline, b: Outline) -> bool:
+    """Whether the name of a tensor of both graphs is likely that of another one in B, as a fold leaves it."""
+    one, other = a.writer.get(name), b.writer.get(name)
+    if one is None or other is None or name in (*a.outputs, *b.outputs):
+        return False
+    if a.readers.get(name) == b.readers.get(name) or one in a.random or other in b.random:
+        return False
+    nodes = a.nodes[one], b.nodes[other]
+    if nodes[0].op_type != nodes[1].op_type or nodes[0].domain != nodes[1].domain:
+        return False
+    return any(True for _ in changes(a, one, b, other))
 
 
 def enter(level: Level, node_a: int, node_b: int, values_a: Values, values_b: Values, unlike: Unlike) -> Level | str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
@@ -96,6 +96,15 @@ class Outline:
             return bool(one.raw_data == two.raw_data)
         values = self.value(name), other.value(name)
         return values[0].tobytes() == values[1].tobytes()
+
+    @cached_property
+    def readers(self) -> Mapping[str, set[str]]:
+        """Who reads each tensor, bodies counted: the names of what they write."""
+        found: dict[str, set[str]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in self.reads[index]:
+                found.setdefault(name, set()).update(node.output)
+        return found
 
     @cached_property
     def random(self) -> set[int]:
@@ -215,6 +224,34 @@ def constant_of(node: NodeProto) -> TensorProto | None:
 def label(node: NodeProto) -> str:
     """Name a node in a message: its operator and its name, or that of what it writes."""
     return f"{node.op_type} '{node.name or next(iter(node.output), '')}'"
+
+
+def changes(a: Outline, node_a: int, b: Outline, node_b: int) -> Iterator[str]:
+    """Yield what tells two writers of one tensor apart, as far as the file says it."""
+    one, other = a.nodes[node_a], b.nodes[node_b]
+    if (one.op_type, one.domain) != (other.op_type, other.domain):
+        yield f"{one.op_type} became {other.op_type}"
+        return
+    held = [{each.name: each for each in node.attribute} for node in (one, other)]
+    for name in sorted({*held[0], *held[1]}):
+        if held[0].get(name) != held[1].get(name):
+            shown = [_attribute(side[name]) if name in side else "not written out" for side in held]
+            yield f"{name}: {shown[0]} in A, {shown[1]} in B"
+    for position, (mine, theirs) in enumerate(zip(one.input, other.input, strict=False)):
+        if mine in a.constants and theirs in b.constants:
+            values = a.value(mine), b.value(theirs)
+            if values[0].shape != values[1].shape or not np.array_equal(*values, equal_nan=values[0].dtype.kind == "f"):
+                names = f"'{mine}'" if mine == theirs else f"'{mine}', now '{theirs}',"
+                yield f"the constant input {position}, {names} has other values"
+        elif (mine in a.constants) != (theirs in b.constants) or bool(mine) != bool(theirs):
+            yield f"input {position}: '{mine}' in A, '{theirs}' in B"
+    if len(one.input) != len(other.input):
+        yield f"{len(one.input)} inputs in A, {len(other.input)} in B"
+
+
+def _attribute(attribute: AttributeProto) -> str:
+    value = helper.get_attribute_value(attribute)
+    return str(value) if isinstance(value, int | float | bytes | list) and len(str(value)) < 60 else "other values"
 
 
 def typed(name: str, value: Value, *, sizes: bool = True) -> ValueInfoProto:

@@ -3,6 +3,9 @@
 tolerances     how far a tensor may be off
 metrics        how far it is off
 matched_rows   detections and proposals are sets: their rows are paired first
+row_members    which other tensors share their rows
+ties           a row that a tie of scores has exchanged is not lost
+pasted_masks   a mask moves with its box over the edge of a pixel
 equivalence    two sets of tensors, compared
 gate           a graph, a part or the chain of parts, run on the captured samples and compared
 """

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from graphsurgery.errors import InputError
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
+from graphsurgery.gate.pasted_masks import paste_anew
 from graphsurgery.gate.ties import settle
 from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Limit, Tolerance, Tolerances
 
@@ -184,8 +185,10 @@ def compare(
 
     The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those that a
     tie of scores explains and those that the tolerances let go, fail the group's boxes; apart from that its tensors are
-    judged by the pairs. `aside` holds captured tensors that are not compared: what rows are worth (`Group.worth`);
-    without it no tie is seen. Raises InputError for anything but plain arrays of numbers, bools or strings.
+    judged by the pairs. `aside` holds captured tensors that are not compared: what rows are worth (`Group.worth`),
+    without which no tie is seen, and masks to paste (`Group.pasted`).
+
+    Raises InputError for anything but plain arrays of numbers, bools or strings.
     """
     for side, tensors in (("reference", reference), ("candidate", candidate)):
         for name, tensor in tensors.items():
@@ -212,6 +215,9 @@ def compare(
         if name in aligned:
             pair = aligned[name].select(*pair)
         report = _compare_tensor(name, *pair, tolerances.limit(name))
+        if report.verdict == "failed" and name in aligned and aligned[name].pastes(name):
+            pair = paste_anew(aligned[name], reference, candidate, aside or {}, tolerances)
+            report = _compare_tensor(name, *pair, tolerances.limit(name))
         if name in lost:
             also = f"; besides, {report.reason}" if report.verdict == "failed" else ""
             report = replace(report, verdict="failed", reason=lost[name] + also, needed=None)

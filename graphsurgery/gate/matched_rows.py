@@ -47,18 +47,28 @@ class Worth:
 
 
 @dataclass(frozen=True)
+class Pasted:
+    """A tensor [N,1,h,w] that is another one, `masks` [N,1,m,m], pasted into pictures at the boxes (`pasted_masks`)."""
+
+    name: str
+    masks: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Tensors whose rows (dimension 0) belong together and have no order of their own.
 
     `keys` name the boxes [N,4], then optionally the labels [N] and the scores [N] that rows are matched by.
     `members` are reordered along with them where they are present. `noun` is what messages call the rows. `worth` says
-    where their scores are, where rows of nearly equal score may stand in for each other.
+    where their scores are, where rows of nearly equal score may stand in for each other; `pasted` which member follows
+    from the boxes.
     """
 
     keys: tuple[str, ...]
     members: tuple[str, ...] = ()
     noun: str = "rows"
     worth: Worth | None = None
+    pasted: Pasted | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.keys) <= 3:
@@ -79,6 +89,7 @@ DETECTIONS = Group(
         "keypoint_logits",
     ),
     noun="detections",
+    pasted=Pasted("masks_pasted", "masks"),
 )
 ROIS = Group(
     keys=("proposals",),
@@ -151,6 +162,10 @@ class Alignment:
     def unexplained(self) -> int:
         """Number of rows without partner for which no tie is to blame, on both sides together."""
         return self.match.unmatched - self.tied
+
+    def pastes(self, name: str) -> bool:
+        """Whether a tensor follows from the group's boxes by pasting."""
+        return self.group.pasted is not None and self.group.pasted.name == name
 
     def select(self, reference: Array, candidate: Array) -> tuple[Array, Array]:
         """Return the paired rows of a tensor in the reference's order; no copy where nothing changes."""

@@ -37,8 +37,9 @@ def found_in(samples: Sequence[Sample], names: Sequence[str], groups: Sequence[G
 
 
 def aside(sample: Sample, names: Sequence[str], groups: Sequence[Group]) -> dict[str, Array]:
-    """Load what says how much rows are worth, for the groups whose boxes are among `names`."""
+    """Load what the captured tensors `names` are judged with and not compared: what rows are worth, masks to paste."""
     wanted = [name for group in groups if group.worth and group.keys[0] in names for name in group.worth.names]
+    wanted += [group.pasted.masks for group in groups if group.pasted and group.pasted.name in names]
     return {name: sample.load(name) for name in wanted if name in sample}
 
 

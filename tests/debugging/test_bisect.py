@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,8 @@ import pytest
 from conftest import Applied, Cli
 from onnx import ModelProto, helper, numpy_helper
 
+from graphsurgery.capture.samples import Sample
+from graphsurgery.debugging import failure
 from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
 from graphsurgery.debugging.divergence import Bisection, Divergence
 from graphsurgery.debugging.outline import Outline
@@ -91,6 +94,30 @@ def first(a: Model | str, b: Model | str, inputs: dict[str, np.ndarray] | None =
     return found.divergences[0]
 
 
+# Each Mul stands for a Conv with a BatchNormalization behind it; x is from 0 on, so that no Relu hides anything
+TWO_LAYERS = """
+g (float[4] x) => (float[4] y)
+<float[4] w = {1, 2, 3, 4}, float[4] scale = {5, 6, 7, 8}, float[4] v = {2, 2, 3, 3}, float[4] other = {4, 3, 2, 1}> {
+    conv1 = Mul (x, w)
+    bn1 = Mul (conv1, scale)
+    relu1 = Relu (bn1)
+    conv2 = Mul (relu1, v)
+    bn2 = Mul (conv2, other)
+    relu2 = Relu (bn2)
+    y = Neg (relu2)
+}"""
+# What onnxsim makes of it: the first node of each pair takes the second one in, and its output keeps its name
+FOLDED = """
+g (float[4] x) => (float[4] y)
+<float[4] w = {5, 12, 21, 32}, float[4] v = {8, 6, 6, 3}> {
+    conv1 = Mul (x, w)
+    relu1 = Relu (conv1)
+    conv2 = Mul (relu1, v)
+    relu2 = Relu (conv2)
+    y = Neg (relu2)
+}"""
+
+
 # --- a chain ----------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +159,80 @@ def test_differences_that_do_not_depend_on_each_other_are_all_listed() -> None:
     text = "g (float[4] x) => (float[4] y) { a = Exp (x)  b = Neg (x)  y = Add (a, b) }"
     found = search(text, text.replace("Exp (x)", "Sin (x)").replace("Neg (x)", "Abs (x)"))
     assert [each.tensor for each in found.divergences] == ["a", "b"]
+
+
+def test_a_name_that_a_fold_has_moved_is_no_difference() -> None:
+    found = search(TWO_LAYERS, FOLDED, {"x": np.arange(4, dtype=np.float32)})
+    assert found.divergences == ()
+    assert found.notes == (
+        "not compared, since what writes and what reads them has changed, as in a fold: 'conv1', 'conv2'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "tensor", "between"),
+    [
+        ("Neg (relu2)", "Abs (relu2)", "y", (("Neg 'y'",), ("Abs 'y'",))),
+        (
+            "{8, 6, 6, 3}",
+            "{8, 6, 6, 4}",
+            "relu2",
+            (("Mul 'conv2'", "Mul 'bn2'", "Relu 'relu2'"), ("Mul 'conv2'", "Relu 'relu2'")),
+        ),
+        (
+            "{5, 12,",
+            "{6, 12,",
+            "relu1",
+            (("Mul 'conv1'", "Mul 'bn1'", "Relu 'relu1'"), ("Mul 'conv1'", "Relu 'relu1'")),
+        ),
+    ],
+    ids=["behind the folds", "in the second fold", "in the first fold"],
+)
+def test_a_fault_beside_folds_is_found_where_it_is(old: str, new: str, tensor: str, between: tuple[Any, ...]) -> None:
+    seen = first(TWO_LAYERS, FOLDED.replace(old, new), {"x": np.arange(1, 5, dtype=np.float32)})
+    assert seen.tensor == tensor
+    assert (seen.between_a, seen.between_b) == between
+    assert seen.inherent
+
+
+def test_a_failed_run_does_not_point_to_a_name_that_a_fold_has_moved(tmp_path: Path) -> None:
+    before, after = model(TWO_LAYERS), model(FOLDED.replace("Neg (relu2)", "Abs (relu2)"))
+    (tmp_path / "1").mkdir()
+    np.save(tmp_path / "1" / "x.npy", np.arange(1, 5, dtype=np.float32))
+    sample = Sample("1", tmp_path / "1", None, 1, 1)
+    hint = failure.leave(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    assert hint.startswith("first difference: tensor 'y' (Neg 'y' in A, Abs 'y' in B): ")
+
+
+def test_a_changed_weight_is_where_it_is_though_folds_are_elsewhere() -> None:
+    changed = TWO_LAYERS.replace("{1, 2, 3, 4}", "{1, 2, 3, 5}")
+    assert first(TWO_LAYERS, changed, {"x": np.arange(1, 5, dtype=np.float32)}).tensor == "conv1"
+
+
+def test_a_node_lost_behind_a_tensor_does_not_move_its_name() -> None:
+    lost = CHAIN.replace("    b = Sqrt (a)\n", "").replace("Neg (b)", "Neg (a)")
+    seen = first(CHAIN, lost)
+    assert (seen.tensor, seen.after) == ("c", ("a",))
+
+
+def test_what_onnxsim_folds_does_not_hide_a_fault_behind_it() -> None:
+    layers = """
+    g (float[1, 3, 8, 8] x) => (float[1, 2, 8, 8] y)
+    <float[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}, float[2] s = {3, 2}, float[2] b = {1, 2}, float[2] m = {0.5, 1},
+     float[2] v = {4, 5}> {
+        conv = Conv (x, w)
+        bn = BatchNormalization (conv, s, b, m, v)
+        relu = Relu (bn)
+        y = Sin (relu)
+    }"""
+    before = model(layers)
+    after = apply_pass(discover().get("simplify")(), before).model
+    assert "conv" in Outline(after).writer, "onnxsim gives the folded Conv's output the old name"
+    assert search(before, after).divergences == ()
+    proto = ModelProto()
+    proto.CopyFrom(after.proto)
+    next(node for node in proto.graph.node if node.op_type == "Sin").op_type = "Cos"
+    assert first(before, Model(proto)).tensor == "y"
 
 
 def test_an_output_that_heals_is_reported_as_equal() -> None:

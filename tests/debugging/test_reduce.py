@@ -12,6 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from conftest import Applied, Cli, Snapshot
+from onnx import numpy_helper
 
 from graphsurgery.debugging.breaks import break_whole
 from graphsurgery.debugging.reduce import Reduction, configured, reduce_file
@@ -185,6 +186,23 @@ class Scale(NodePass):
             edit.set_input(node, 0, edit.emit("Mul", [node.inputs[0], factor], hint="scaled"))
 
 
+@dataclass(frozen=True)
+class FoldWrongly(GraphPass):
+    """Folds every Mul into the one before it, whose output keeps its name, and the factors of 7 wrongly."""
+
+    name = "fold-wrongly"
+    effect = "exact"
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        for node in [node for node in graph.nodes if is_op(node, "Mul")]:
+            before = producer(node.inputs[0])
+            if is_op(before, "Mul"):
+                product = before.inputs[1].values * node.inputs[1].values
+                product = product + np.float32(product == 21)
+                edit.set_input(before, 1, edit.constant("product", product))
+                edit.bypass(node, node.inputs[0])
+
+
 def reduced(tmp_path: Path, text: str, pass_: Pass, **inputs: Any) -> Reduction | None:
     path = tmp_path / "model.onnx"
     onnx.save(parse(HEAD + text.strip()), path)
@@ -212,6 +230,22 @@ def test_one_node_is_left_of_a_fault_in_one_node(tmp_path: Path) -> None:
     assert list(found.given) == found.model.inputs == ["d"]
     assert found.expected is not None
     np.testing.assert_allclose(found.expected["e"], np.sin(found.given["d"]), rtol=1e-6)
+
+
+def test_a_fault_behind_right_folds_is_what_is_left(tmp_path: Path) -> None:
+    text = """
+    g (float[4] x) => (float[4] y) <float a = {2}, float b = {5}, float c = {3}, float d = {7}> {
+        conv1 = Mul (x, a)
+        bn1 = Mul (conv1, b)
+        e = Exp (bn1)
+        conv2 = Mul (e, c)
+        bn2 = Mul (conv2, d)
+        y = Neg (bn2)
+    }"""
+    found = reduced(tmp_path, text, FoldWrongly())
+    assert operators(found) in (["Mul", "Mul"], ["Mul", "Mul", "Neg"])
+    assert found is not None
+    assert sorted(float(numpy_helper.to_array(w)) for w in found.model.proto.graph.initializer) == [3, 7]
 
 
 def test_the_inputs_are_what_the_whole_model_computes_there(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Applied, Cli
 from numpy.typing import NDArray
 
 from graphsurgery.capture.samples import Sample
@@ -117,3 +119,21 @@ def test_shapes_are_read_without_the_values(tmp_path: Path) -> None:
     assert (one.shape("boxes"), one.shape("features")) == ((0, 4), (1, 8, 4, 4))
     one.remember({"made": np.zeros((2, 3))})
     assert one.shape("made") == (2, 3)
+
+
+def test_two_detections_that_change_places_leave_the_embedded_detector_as_it_is(
+    cli: Cli, shapes: Applied, tmp_path: Path
+) -> None:
+    model_io = tmp_path / "model_io"
+    shutil.copytree(shapes.model_io, model_io)
+    rows = len(np.load(model_io / "1" / "boxes.npy"))
+    assert rows > 1
+    for path in (model_io / "1").iterdir():  # as if torch had put the first two, of one score, the other way round
+        tensor = np.load(path)
+        if path.stem in (*DETECTIONS.keys, *DETECTIONS.members):
+            np.save(path, np.concatenate([tensor[[1, 0]], tensor[2:]]))
+    without = ("--set", "evaluate=", "--set", "capture.samples=3", "--no-variants")
+    outcome = cli("apply", "shapes", *without, "--out", tmp_path / "parts", "--model-io", model_io)
+    assert outcome.code == 0, outcome.err
+    for part in shapes.folder.glob("*.onnx"):
+        assert (tmp_path / "parts" / part.name).read_bytes() == part.read_bytes(), "tensors have other names now"
