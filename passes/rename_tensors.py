@@ -29,7 +29,8 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto
 
-from graphsurgery.graph.notes import renamed_note
+from graphsurgery.graph.names import rename_in
+from graphsurgery.graph.protos import graphs_in
 from graphsurgery.rewrite import Editor, ModelPass
 
 
@@ -59,7 +60,7 @@ class RenameTensors(ModelPass):
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         # a step of the training runs the model's graph and its own, one behind the other, as one
         inside = [model.graph, *(training.algorithm for training in model.training_info)]
-        present = {name for top in inside for graph in _graphs(top) for name in _names(graph)}
+        present = {name for top in inside for graph in graphs_in(top) for name in _names(graph)}
         wanted = {}
         for old, new in self.names.items():
             if old in present and new in present:
@@ -72,48 +73,11 @@ class RenameTensors(ModelPass):
                 near = difflib.get_close_matches(old, sorted(present), n=3, cutoff=0.5)
                 hint = f" Nearest: {', '.join(near)}" if near else ""
                 raise edit.fail(f"there is no tensor '{old}'.{hint}")
-        for graph in (graph for top in inside for graph in _graphs(top)):
-            _rename(graph, wanted)
-        for training in model.training_info:
-            for entry in (*training.initialization_binding, *training.update_binding):
-                entry.key = wanted.get(entry.key, entry.key)
-            for entry in training.update_binding:  # the values of the others are outputs of a graph that stands alone
-                entry.value = wanted.get(entry.value, entry.value)
-        for note in model.metadata_props:
-            note.value = renamed_note(note.key, note.value, wanted)
+        rename_in(model, wanted)
         return model
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield `graph` and every graph inside it."""
-    pending = [graph]
-    while pending:
-        current = pending.pop()
-        yield current
-        for attribute in (attribute for node in current.node for attribute in node.attribute):
-            pending += [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _names(graph: GraphProto) -> Iterator[str]:
     yield from (item.name for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer))
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
     yield from (name for node in graph.node for name in (*node.input, *node.output) if name)
-
-
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    sparse = [tensor.values for tensor in graph.sparse_initializer]
-    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse):
-        item.name = names.get(item.name, item.name)
-    for note in graph.quantization_annotation:
-        note.tensor_name = names.get(note.tensor_name, note.tensor_name)
-        for entry in note.quant_parameter_tensor_names:
-            entry.value = names.get(entry.value, entry.value)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        if (node.domain, node.op_type) == ("ai.onnx.preview.training", "Gradient"):  # its attributes are tensors' names
-            encoded = {old.encode(): new.encode() for old, new in names.items()}
-            for attribute in node.attribute:
-                attribute.strings[:] = [encoded.get(name, name) for name in attribute.strings]
-                if attribute.s in encoded:
-                    attribute.s = encoded[attribute.s]

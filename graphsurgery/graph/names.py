@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import renamed_note
-from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.protos import graphs_in, walk_protos
 
 
 def clean_name(name: str) -> str:
@@ -33,22 +33,45 @@ def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
     for wanted in names.values():
         if wanted in present and wanted not in names:
             mapping[wanted] = fresh(f"{wanted}_inner", present | set(names.values()))
-    graphs = [proto.graph, *(body for node in walk_protos(proto.graph) for body in bodies(node))]
-    for graph in graphs:
-        sparse = [tensor.values for tensor in graph.sparse_initializer]
-        for info in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse):
-            if info.name in mapping:
-                info.name = mapping[info.name]
-        for note in graph.quantization_annotation:
-            note.tensor_name = mapping.get(note.tensor_name, note.tensor_name)
-            for entry in note.quant_parameter_tensor_names:
-                entry.value = mapping.get(entry.value, entry.value)
-        for node in graph.node:
-            node.input[:] = [mapping.get(name, name) for name in node.input]
-            node.output[:] = [mapping.get(name, name) for name in node.output]
-    for note in proto.metadata_props:
-        note.value = renamed_note(note.key, note.value, mapping)
+    rename_in(proto, mapping)
     return Model(proto, model.folder)
+
+
+def rename_in(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Rename tensors of `model` in place, old name -> new: in bodies, annotations, notes and training steps too.
+
+    No tensor may have a new name already.
+    """
+    # a step of the training runs the model's graph and its own, one behind the other, as one
+    for top in (model.graph, *(training.algorithm for training in model.training_info)):
+        for graph in graphs_in(top):
+            _rename_in_graph(graph, names)
+    for training in model.training_info:
+        for entry in (*training.initialization_binding, *training.update_binding):
+            entry.key = names.get(entry.key, entry.key)
+        for entry in training.update_binding:  # the values of the others are outputs of a graph that stands alone
+            entry.value = names.get(entry.value, entry.value)
+    for note in model.metadata_props:
+        note.value = renamed_note(note.key, note.value, names)
+
+
+def _rename_in_graph(graph: GraphProto, names: Mapping[str, str]) -> None:
+    sparse = [tensor.values for tensor in graph.sparse_initializer]
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse):
+        item.name = names.get(item.name, item.name)
+    for note in graph.quantization_annotation:
+        note.tensor_name = names.get(note.tensor_name, note.tensor_name)
+        for entry in note.quant_parameter_tensor_names:
+            entry.value = names.get(entry.value, entry.value)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        if (node.domain, node.op_type) == ("ai.onnx.preview.training", "Gradient"):  # its attributes are tensors' names
+            encoded = {old.encode(): new.encode() for old, new in names.items()}
+            for attribute in node.attribute:
+                attribute.strings[:] = [encoded.get(name, name) for name in attribute.strings]
+                if attribute.s in encoded:
+                    attribute.s = encoded[attribute.s]
 
 
 def tensor_names(proto: ModelProto) -> set[str]:

@@ -33,6 +33,11 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """Return `graph` and the bodies inside it."""
+    return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+
+
 def stored_names(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the initializers of `graph`; an input that has one of them need not be given."""
     return {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
