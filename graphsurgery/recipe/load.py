@@ -33,7 +33,8 @@ check.tolerance          tensor name or pattern -> largest absolute difference, 
                          rows, named by its first tensor
 check.samples            number of captured samples that are compared, the first ones; all, but quantizers calibrate
                          from more than it takes to see a fault
-check.grant              approximate pass -> what it may cost, with the keys of tolerance
+check.grant              approximate pass -> what it may cost, with the keys of tolerance; a pass behind it is compared
+                         with the graph before it too, by its own tolerance alone
 
 variants                 name -> the parts made once more in another way, for comparison; a folder of that name in the
                          folder of the parts. One that needs a tool which is not installed is left out, and said so
