@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import numpy as np
-
-from graphsurgery import graph as graphs
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
-from graphsurgery.errors import CaptureError, Difference, InputError, ModelError, PassError
-from graphsurgery.gate import row_members
+from graphsurgery.errors import CaptureError, Difference, InputError, ModelError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
-from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition import cut as partition
 from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part, describe_parts
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_parts
 from graphsurgery.parts.part import Part
+from graphsurgery.pipeline import references
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
-from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.sources import Source
 
 Subject = TypeVar("Subject", Model, Part)
@@ -121,12 +116,13 @@ def rewrite_whole(run: Run, use: PassUse, whole: Judged[Model]) -> Judged[Model]
     step, model = _rewrite(run, use, whole.subject, None)
     if model.fingerprint == whole.subject.fingerprint:
         return _unchanged(run, step, whole)
-    model, inner = _adopt_names(run, use, whole, model)
+    with _timed(run.record, "checks"):
+        model, inner = references.adopt_names(_place(use, None), whole, model, run.samples)
     after = Judged(model, granted=whole.granted)
     if run.gate is not None:
         outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
         with _graphs_left_behind(run, step, whole.subject, model):
-            before = _outputs_before(whole, model, inner, run.samples) if whole.granted else None
+            before = references.outputs_before(whole, model, inner, run.samples) if whole.granted else None
             own = _own_grant(run.gate, use)
             after = _judge(run, step, after, run.gate.play_graph(model), _place(use, None), outputs, own, before)
     run.watcher.finished(step)
@@ -150,11 +146,11 @@ def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
         names = [tensor.name for tensor in crossing]
         values, ends = boundary_names.values_and_outputs(whole.subject, names, run.samples)
     with _timed(run.record, "surgery"):
-        _name_boundary(found, values, ends, run.samples)
+        references.name_boundary(found, values, ends, run.samples)
         parts = partition.extract_parts(found, plan.parts)
     judged = []
     for part in parts:
-        _remember_unnamed(part, run.calibration or run.samples)
+        references.remember_unnamed(part, run.calibration or run.samples)
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
         cut_out = Judged(part, granted=whole.granted)
@@ -284,110 +280,6 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     )
     run.record.passes.append(step)
     return step, applied.model
-
-
-def _adopt_names(run: Run, use: PassUse, before: Judged[Model], after: Model) -> tuple[Model, Mapping[str, str]]:
-    """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
-
-    A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output. One that
-    equals none is held against what the graph before the pass computes for it. Behind a grant nothing need equal what
-    was captured; there a new output stands for the one at its place. Returns also {name: its name in the graph before}.
-    """
-    graph = before.subject
-    inner = naming.tensor_names(graph.proto)
-    new = [name for name in (*after.inputs, *after.outputs) if name not in run.samples[0]]
-    names: dict[str, str] = {}
-    if new:
-        with _timed(run.record, "checks"):
-            had = [name for name in new if name in inner]
-            values, ends = boundary_names.values_and_outputs(graph, had, run.samples)
-            row_members.remember(values, run.samples, ends)
-            made = [name for name in new if name not in inner]
-            if made and not set(made) & set(after.inputs):
-                computed = boundary_names.values_of(after, made, run.samples)
-                values = [a | b for a, b in zip(values, computed, strict=True)]
-            names = boundary_names.name_by_value(values, run.samples, ends)
-        if before.granted and len(after.outputs) == len(graph.outputs):
-            places = zip(after.outputs, graph.outputs, strict=True)
-            names |= {
-                name: old for name, old in places if name in made and name not in names and old not in after.outputs
-            }
-        unknown = [name for name in made if name not in names]
-        if unknown:
-            raise PassError(
-                f"{_place(use, None)} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
-                f"compare with; it must be a tensor of the graph before, or equal a captured one"
-            )
-    renamed = naming.rename_tensors(after, names)
-    places = zip((*renamed.inputs, *renamed.outputs), (*after.inputs, *after.outputs), strict=True)
-    return renamed, {name: old if old in inner else name for name, old in places}
-
-
-def _outputs_before(
-    before: Judged[Model], after: Model, inner: Mapping[str, str], samples: Sequence[Sample]
-) -> list[Tensors]:
-    """Return, for each sample, what the graph before a pass computes for the outputs of the graph behind it.
-
-    `inner` says what an output is called in the graph before.
-    """
-    ends = before.subject.outputs
-    more = [inner[name] for name in after.outputs if inner[name] not in ends]
-    values = boundary_names.values_of(before.subject, more, samples)
-    return [
-        {name: {**computed, **inside}[inner[name]] for name in after.outputs}
-        for computed, inside in zip(before.outputs or (), values, strict=True)
-    ]
-
-
-def _name_boundary(
-    found: partition.Cut,
-    values: Sequence[Mapping[str, np.ndarray]],
-    beside: Sequence[Mapping[str, np.ndarray]],
-    samples: Sequence[Sample],
-) -> None:
-    """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
-
-    `beside` is what the same runs gave for the outputs of the graph. A name that an input or output of the graph has is
-    not given to a tensor that was it before an approximate pass; an inner tensor makes way.
-    """
-    ends = {tensor.name for tensor in (*found.graph.inputs, *found.graph.outputs)}
-    found_names = boundary_names.name_by_value(values, samples, beside)
-    known = {old: new for old, new in found_names.items() if new not in ends}
-    taken = graphs.tensor_names(found.graph) | set(known.values())
-    crossing = {id(tensor) for tensor in found.crossing()}
-    for tensor in (tensor for node in graphs.walk_nodes(found.graph) for tensor in node.outputs):
-        if tensor.name in known.values() and id(tensor) not in crossing:
-            tensor.name = naming.fresh(f"{tensor.name}_inner", taken)
-            taken.add(tensor.name)
-    for tensor in found.crossing():
-        old = tensor.name
-        if old in known:
-            new = known[old]
-        else:
-            new = naming.clean_name(old)
-            new = old if new == old and old not in known.values() else naming.fresh(new, taken)
-        taken.add(new)
-        observed = [computed[old] for computed in values]
-        tensor.dtype = observed[0].dtype
-        if tensor.shape is None:
-            # the first dimension counts boxes, which differ from image to image even where the samples agree
-            sizes = [set(axis) for axis in zip(*(value.shape for value in observed), strict=True)]
-            fixed = [axis.pop() if len(axis) == 1 else None for axis in sizes[1:]]
-            tensor.shape = [f"{new}_rows", *fixed] if sizes else []
-        tensor.name = new
-
-
-def _remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
-    """Compute the boundary tensors that the original has no name for from those that it has.
-
-    Not from the whole graph's run: its boxes differ from the captured ones in the last bits, and what is read at those
-    places by more, so its tensors don't go with the captured ones.
-    """
-    entry = describe_part(part)
-    if all(name in sample for name in entry.outputs for sample in samples):
-        return
-    player = PartPlayer.open(part.model.proto, entry, optimise=False)
-    row_members.remember([player.play({name: s.load(name) for name in entry.inputs}) for s in samples], samples)
 
 
 def _judge(
