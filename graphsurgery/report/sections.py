@@ -75,9 +75,14 @@ def step(content: Data) -> dict[str, Any]:
     }
 
 
-def _against_before(worst: Data | None) -> dict[str, Any] | None:
-    """Return the worst tensor of the comparison with the graph before a pass, None where there was none."""
-    return None if worst is None else {"tensor": worst["tensor"], "reason": worst["reason"], **_off_and_allowed(worst)}
+def _against_before(worst: Data | None) -> dict[str, str] | None:
+    """Return the worst tensor of the comparison with the graph before a pass and what it says; None without one."""
+    if worst is None:
+        return None
+    seen = _off_and_allowed(worst)
+    words = "{off} where {allowed} is asked" if _is_ratio(worst) else "{off} off, {allowed} allowed"
+    said = str(worst["reason"]) if worst.get("max_abs") is None else words.format(**seen)
+    return {"tensor": worst["tensor"], "said": said}
 
 
 def _off_and_allowed(worst: Data) -> dict[str, str]:

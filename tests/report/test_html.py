@@ -279,6 +279,18 @@ def test_a_step_without_a_comparison_says_why() -> None:
     assert "not compared" in text
 
 
+def test_what_a_step_was_compared_with_behind_a_grant_is_shown() -> None:
+    run = good_run()
+    exact = {"tensor": "scores", "verdict": "passed", "reason": "", "max_abs": 2e-7, "allowed": 1e-4}
+    noisy = {"tensor": "masks", "verdict": "passed", "reason": "", "max_abs": 1.0, "sqnr_db": 31.0, "asked_db": 15.0}
+    missing = {"tensor": "labels", "verdict": "failed", "reason": "missing: it was captured but not computed"}
+    run["passes"] = [step(f"pass_{n}", worst_before=each) for n, each in enumerate((exact, noisy, missing))]
+    text = render(run, None)
+    assert '<span class="mono">scores</span>, 2e-7 off, 0.0001 allowed' in text
+    assert '<span class="mono">masks</span>, 31 dB where 15 dB is asked' in text
+    assert '<span class="mono">labels</span>, missing: it was captured but not computed' in text
+
+
 def test_the_worst_layers_are_shown_and_the_others_folded() -> None:
     page = Page(render(good_run(), None))
     assert "9 more layers" in page.text
