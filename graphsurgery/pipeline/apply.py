@@ -22,7 +22,9 @@ from graphsurgery.errors import CaptureError, Difference, InputError, ModelError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
-from graphsurgery.partition import cut as partition
+from graphsurgery.partition.cut import Cut
+from graphsurgery.partition.named_parts import extract_parts, find_named_cut
+from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_parts
@@ -147,7 +149,7 @@ def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
         values, ends = boundary_names.values_and_outputs(whole.subject, names, run.samples)
     with _timed(run.record, "surgery"):
         references.name_boundary(found, values, ends, run.samples)
-        parts = partition.extract_parts(found, plan.parts)
+        parts = extract_parts(found, plan.parts)
     judged = []
     for part in parts:
         references.remember_unnamed(part, run.calibration or run.samples)
@@ -182,13 +184,13 @@ def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
     return [name for name in wanted if name in inner]
 
 
-def _find_cut(plan: PartitionPlan, model: Model) -> partition.Cut:
+def _find_cut(plan: PartitionPlan, model: Model) -> Cut:
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
     try:
-        return partition.find_named_cut(graph, plan.at, plan.parts, plan.include)
+        return find_named_cut(graph, plan.at, plan.parts, plan.include)
     except ModelError as error:
-        if any(partition.is_named(node, plan.at) for node in graph.nodes):
+        if any(is_named(node, plan.at) for node in graph.nodes):
             raise
         raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
 

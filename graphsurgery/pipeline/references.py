@@ -18,7 +18,7 @@ from graphsurgery.gate.gate import Judged, Tensors
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
-from graphsurgery.partition import cut as partition
+from graphsurgery.partition.cut import Cut
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import PartPlayer
@@ -80,7 +80,7 @@ def outputs_before(
 
 
 def name_boundary(
-    found: partition.Cut,
+    found: Cut,
     values: Sequence[Mapping[str, np.ndarray]],
     beside: Sequence[Mapping[str, np.ndarray]],
     samples: Sequence[Sample],

@@ -9,7 +9,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, extract_parts, find_cut, find_named_cut
+from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, find_cut
+from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import Editor
 from graphsurgery.testing import parse, random_inputs

@@ -1,0 +1,87 @@
+"""The parts under the names that a recipe gives them: what each takes along, and whether the graph has as many."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphsurgery import graph as graphs
+from graphsurgery.errors import InputError
+from graphsurgery.graph.model import Model
+from graphsurgery.partition.cut import Cut, find_cut
+from graphsurgery.partition.operator_names import is_known, is_named, unknown
+from graphsurgery.parts.part import Part, is_numpys
+
+
+def find_named_cut(graph: gs.Graph, at: str, devices: Mapping[str, str], include: Mapping[str, Collection[str]]) -> Cut:
+    """Find the parts as `find_cut` does; `include` names them as `devices` does, in the order data flows.
+
+    Which name is whose follows from the cut: a part with weights may be on the cpu, and what a part takes along may
+    leave nothing of the host part behind it. Raises InputError for a part that has no weights, for an operator that
+    doesn't stand behind them, and for a tensor that can't cross.
+    """
+    found = find_cut(graph, at)
+    if not include:
+        _require_numpys(found)
+        return found
+    for weighted in combinations(devices, sum(found.accelerator)):
+        if any(device != "cpu" and name not in weighted for name, device in devices.items()):
+            continue
+        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted])
+        if cut.accelerator == [name in weighted for name in devices]:
+            _require_taken(cut, weighted, include)
+            _require_numpys(cut)
+            return cut
+    return found  # other parts than are named; extract_parts says so
+
+
+def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = None) -> list[Part]:
+    """Return the parts of `cut` under the recipe's names; `devices` maps name to device in the order data flows.
+
+    `folder` is where external data lies. Raises InputError when the recipe names other parts than there are.
+    """
+    wanted = [device != "cpu" for device in devices.values()]
+    if len(wanted) != len(cut.accelerator) or any(w and not a for w, a in zip(wanted, cut.accelerator, strict=True)):
+        found = ", ".join("accelerator" if kind else "host" for kind in cut.accelerator)
+        named = ", ".join(f"{name}: {device}" for name, device in devices.items())
+        raise InputError(f"partition.parts names {named}, but the graph has: {found}; name one for each, in this order")
+    parts = []
+    for index, (name, device) in enumerate(devices.items()):
+        inputs = {tensor.name for tensor in cut.inputs[index]}
+        view = graphs.extract(cut.graph, cut.outputs[index], inputs, with_defaults=True)
+        view.name = name
+        parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
+    return parts
+
+
+def _require_numpys(cut: Cut) -> None:
+    for tensor in cut.crossing():
+        if isinstance(tensor.dtype, np.dtype) and not is_numpys(tensor.dtype):
+            raise InputError(
+                f"partition: '{tensor.name}' would leave one part for another, but is {tensor.dtype}, which NumPy "
+                f"doesn't have, so that it can't be handed over; cast it to float32 in the graph, or cut elsewhere"
+            )
+
+
+def _require_taken(cut: Cut, weighted: Sequence[str], include: Mapping[str, Collection[str]]) -> None:
+    """Raise InputError for what `include` names in vain; `weighted` are the names of the accelerator parts."""
+    accelerated = [nodes for nodes, kind in zip(cut.behind, cut.accelerator, strict=True) if kind]
+    behind = dict(zip(weighted, accelerated, strict=True))
+    for name, op in ((name, op) for name, ops in include.items() for op in ops):
+        if name not in behind:
+            raise InputError(
+                f"partition.include: part '{name}' has no weights, so nothing stands behind them; "
+                f"those that have are {', '.join(weighted)}"
+            )
+        if any(is_named(node, op) for node in behind[name]):
+            continue
+        if not is_known(op, cut.graph):
+            raise InputError(f"partition.include: {unknown(op, cut.graph)}")
+        raise InputError(
+            f"partition.include: no {op} stands right behind the weights of part '{name}', reading nothing that other "
+            f"parts compute; leave it out, or name what stands there"
+        )
