@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from graphsurgery.report.passes import reference
+from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +138,14 @@ def test_what_means_something_in_markdown_is_kept_from_it(cli: Cli) -> None:
     assert r"pattern with \* and ?" in page
     assert r"| `op` | `str \| None` | `None` |" in page
     assert "| `nodes` | `str` | required |" in page
+
+
+def test_a_paragraph_and_an_item_of_a_list_are_one_line_and_a_picture_stays() -> None:
+    text = "One sentence\nover two lines.\n\n    a  ->\n      b\n\nIt stops when\n1. the first\n   thing happens\n2. another"
+    wrapped = (
+        "One sentence over two lines.\n\n    a  ->\n      b\n\nIt stops when\n\n1. the first thing happens\n2. another"
+    )
+    assert paragraphs(text) == wrapped
 
 
 def test_one_kind_of_output_at_a_time(cli: Cli) -> None:

@@ -27,7 +27,7 @@ def passes_command(
 
     Example: python -m graphsurgery passes widen-maxpool
     """
-    from graphsurgery.report.passes import describe_pass, reference
+    from graphsurgery.report.passes import describe_pass, paragraphs, reference
     from graphsurgery.rewrite.registry import discover, picture
 
     screen = screen_for(json_)
@@ -46,13 +46,13 @@ def passes_command(
     pass_ = registry.get(name)
     described_pass = describe_pass(pass_)
     screen.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
-    screen.print(picture(pass_), highlight=False, markup=False)
+    screen.print(paragraphs(picture(pass_)), highlight=False, markup=False)
     if described_pass["options"]:
         rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]
         screen.print()
         screen.print(terminal.plain_table("Options", ["option", "type", "default"], rows))
         if described_pass["about"]:
-            screen.print(f"\n{described_pass['about']}", highlight=False, markup=False)
+            screen.print(f"\n{paragraphs(described_pass['about'])}", highlight=False, markup=False)
     write_json(json_, described_pass)
 
 

@@ -79,8 +79,29 @@ def _cell(code: str) -> str:
     return code if code == "required" else "`" + code.replace("|", r"\|") + "`"
 
 
+def paragraphs(text: str) -> str:
+    """Return a docstring with each paragraph and each item of a list on one line, to be wrapped where it is shown.
+
+    The picture stays as it is.
+    """
+    shown = []
+    for kind, *lines in _blocks(text):
+        if kind == "text":
+            lines = [" ".join(lines)]
+        elif kind == "list":
+            joined = "\n".join(lines)
+            lines = re.sub(r"\n +", " ", joined).split("\n")
+        shown.append("\n".join(lines))
+    return "\n\n".join(shown)
+
+
 def _markdown(text: str) -> str:
     """Return a docstring as Markdown: what is indented, the picture, becomes a code block; numbered lines a list."""
+    return "\n\n".join(_rendered(kind, lines) for kind, *lines in _blocks(text))
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """Return the paragraphs, pictures and lists of a docstring: the kind of each, then its lines."""
     blocks: list[list[str]] = []
     kind = ""
     for line in text.splitlines():
@@ -89,7 +110,7 @@ def _markdown(text: str) -> str:
             blocks.append([kind])
         if kind:
             blocks[-1].append(line)
-    return "\n\n".join(_rendered(kind, lines) for kind, *lines in blocks)
+    return blocks
 
 
 def _kind(line: str, before: str) -> str:
