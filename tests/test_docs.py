@@ -141,10 +141,8 @@ def test_what_means_something_in_markdown_is_kept_from_it(cli: Cli) -> None:
 
 
 def test_a_paragraph_and_an_item_of_a_list_are_one_line_and_a_picture_stays() -> None:
-    text = "One sentence\nover two lines.\n\n    a  ->\n      b\n\nIt stops when\n1. the first\n   thing happens\n2. another"
-    wrapped = (
-        "One sentence over two lines.\n\n    a  ->\n      b\n\nIt stops when\n\n1. the first thing happens\n2. another"
-    )
+    text = "One sentence\nover two.\n\n    a  ->\n      b\n\nIt stops when\n1. the first\n   thing happens\n2. another"
+    wrapped = "One sentence over two.\n\n    a  ->\n      b\n\nIt stops when\n\n1. the first thing happens\n2. another"
     assert paragraphs(text) == wrapped
 
 
