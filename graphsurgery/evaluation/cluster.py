@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import queue
+import socket
 import time
+import traceback
 import uuid
 import warnings
 from collections import deque
@@ -68,8 +71,10 @@ def _client(scheduler: str) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
+                _require_listener(scheduler)
                 client = distributed.Client(scheduler, timeout=_ANSWER, set_as_default=False)
             except Exception as error:  # OSError, TimeoutError, ValueError, by what is wrong with the address
+                _let_go_of_client(error)
                 raise MissingTool(
                     f"--scheduler {scheduler}: nobody answers ({first_line(error)}); start one: dask scheduler"
                 ) from error
@@ -78,6 +83,28 @@ def _client(scheduler: str) -> Iterator[Any]:
         if client is not None:
             client.close(timeout=_ANSWER)
         logger.setLevel(level)
+
+
+def _require_listener(scheduler: str) -> None:
+    """Raise OSError or ValueError where nobody listens at the address, before there is a client that fails.
+
+    Such a client closes when it is collected, and takes dask's lock for that. Where dask holds the lock itself just
+    then, since it starts or stops another client or a cluster, it waits for itself for ever.
+    """
+    addressing: Any = importlib.import_module("distributed.comm.addressing")
+    protocol, location = addressing.parse_address(scheduler)
+    importlib.import_module("distributed.comm.registry").get_backend(protocol)  # a ValueError for one that isn't there
+    if protocol in ("tcp", "tls"):
+        socket.create_connection(addressing.parse_host_port(location), timeout=_ANSWER).close()
+
+
+def _let_go_of_client(error: BaseException) -> None:
+    """Collect the client that failed all the same, which only the frames of `error` know, here and now."""
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    gc.collect()
 
 
 def _check_workers(client: Any, tasks: Sequence[Task], scheduler: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import sys
@@ -88,16 +89,37 @@ def test_what_a_task_raises_comes_through(local: Any, tmp_path: Path) -> None:
 def test_a_scheduler_that_does_not_answer_is_a_missing_tool(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(cluster, "_ANSWER", 2)
     column, dataset = bars(tmp_path, 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     begin = time.monotonic()
-    with pytest.raises(MissingTool, match=r"--scheduler .*nobody answers.*start one: dask scheduler"):
+    with pytest.raises(MissingTool, match=r"--scheduler .*nobody answers.*start one: dask scheduler") as stop:
         list(on_cluster([Task(column, dataset.pictures[0], 1)], address.format(port=port)))
     assert time.monotonic() - begin < 15
+    assert stop.value
+    assert not open_clients(distributed)
+
+
+def test_something_that_listens_and_is_no_scheduler_is_a_missing_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "_ANSWER", 1)
+    column, dataset = bars(tmp_path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(MissingTool, match="nobody answers") as stop:
+            list(on_cluster([Task(column, dataset.pictures[0], 1)], f"tcp://127.0.0.1:{port}"))
+    assert stop.value
+    assert not open_clients(distributed)
+
+
+def open_clients(distributed: Any) -> list[Any]:
+    """Return the clients that would close later, when they are collected, maybe while dask holds its lock."""
+    return [each for each in gc.get_objects() if isinstance(each, distributed.Client) and each.status != "closed"]
 
 
 def test_a_scheduler_without_workers_is_a_missing_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
