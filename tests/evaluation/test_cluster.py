@@ -103,20 +103,6 @@ def test_a_scheduler_that_does_not_answer_is_a_missing_tool(
     assert not open_clients(distributed)
 
 
-def test_something_that_listens_and_is_no_scheduler_is_a_missing_tool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(cluster, "_ANSWER", 1)
-    column, dataset = bars(tmp_path, 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        with pytest.raises(MissingTool, match="nobody answers") as stop:
-            list(on_cluster([Task(column, dataset.pictures[0], 1)], f"tcp://127.0.0.1:{port}"))
-    assert stop.value
-    assert not open_clients(distributed)
-
-
 def open_clients(distributed: Any) -> list[Any]:
     """Return the clients that would close later, when they are collected, maybe while dask holds its lock."""
     return [each for each in gc.get_objects() if isinstance(each, distributed.Client) and each.status != "closed"]
