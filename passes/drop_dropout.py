@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import consumers, is_op
+from graphsurgery.graph import consumers
 from graphsurgery.operators.training import why_it_trains
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,12 @@ class DropDropout(NodePass):
 
     name = "drop-dropout"
     effect = "exact"
+    matches = ("Dropout",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Dropout"):
-            return
         reason = why_it_trains(node, edit.opset)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         if any(consumers(mask) or edit.is_output(mask) for mask in node.outputs[1:]):
-            return edit.skip(node, "its mask is read")
+            raise Refuse("its mask is read")
         edit.bypass(node, node.inputs[0])

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.rewrite import Editor, NodePass
 
 
@@ -26,7 +25,7 @@ class DropIdentity(NodePass):
 
     name = "drop-identity"
     effect = "exact"
+    matches = ("Identity",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if is_op(node, "Identity"):
-            edit.bypass(node, node.inputs[0])
+        edit.bypass(node, node.inputs[0])

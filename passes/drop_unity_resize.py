@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,17 @@ class DropUnityResize(NodePass):
 
     name = "drop-unity-resize"
     effect = "exact"
+    matches = ("Resize", "Upsample")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Resize", "Upsample"):
-            return
         if attribute(node, "antialias", 0):
-            return edit.skip(node, "it smooths (antialias)")
+            raise Refuse("it smooths (antialias)")
         rounds_down = mode(node) == "nearest" and rounding(node, edit) in ("floor", "round_prefer_floor")
         if coordinates(node, edit) == "tf_half_pixel_for_nn" and not rounds_down:
-            return edit.skip(node, "it samples half a pixel further (tf_half_pixel_for_nn)")
+            raise Refuse("it samples half a pixel further (tf_half_pixel_for_nn)")
         grown = factors(node, edit)
         if isinstance(grown, str):
-            return edit.skip(node, grown)
+            raise Refuse(grown)
         if any(factor != 1 for factor in grown):
-            return edit.skip(node, f"it resizes by {shown(grown)}")
+            raise Refuse(f"it resizes by {shown(grown)}")
         edit.bypass(node, node.inputs[0])

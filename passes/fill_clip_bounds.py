@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # Below operator set 11 the defaults are float32's, whatever the elements are.
 _FLOAT32 = float(np.finfo(np.float32).max)
@@ -35,10 +34,9 @@ class FillClipBounds(NodePass):
 
     name = "fill-clip-bounds"
     effect = "exact"
+    matches = ("Clip",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Clip"):
-            return
         if edit.opset < 11:
             for name, default in (("min", -_FLOAT32), ("max", _FLOAT32)):
                 if name not in node.attrs:
@@ -49,9 +47,9 @@ class FillClipBounds(NodePass):
             return
         dtype = edit.dtype(node.inputs[0])
         if dtype is None:
-            return edit.skip(node, "nothing tells the type of its elements")
+            raise Refuse("nothing tells the type of its elements")
         if dtype.kind not in "fiu":
-            return edit.skip(node, f"its elements are {dtype.name}, for which numpy has no limits")
+            raise Refuse(f"its elements are {dtype.name}, for which numpy has no limits")
         for index in missing:
             hint = f"{node.outputs[0].name}_{'min' if index == 1 else 'max'}"
             edit.set_input(node, index, edit.constant(hint, _limits(dtype)[index - 1]))

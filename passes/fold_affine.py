@@ -35,7 +35,7 @@ from graphsurgery.operators.channels import (
     weights_of,
     why_no_weights,
 )
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -46,10 +46,11 @@ class FoldAffine(NodePass):
 
     name = "fold-affine"
     effect = "exact"
+    matches = ("Add", "Sub", "Mul", "Div")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if is_op(node, "Div") and constant(node.inputs[0]) is not None and is_op(producer(node.inputs[1]), *_LAYERS):
-            return edit.skip(node, "the constant is divided by the output, which is no scale")
+            raise Refuse("the constant is divided by the output, which is no scale")
         found = arithmetic(node)
         if found is None:
             return
@@ -58,19 +59,19 @@ class FoldAffine(NodePass):
         if layer is None or not is_op(layer, *_LAYERS):
             return
         if not read_once(data, edit):
-            return edit.skip(node, f"what the {layer.op} writes is read elsewhere too, or is a graph output")
+            raise Refuse(f"what the {layer.op} writes is read elsewhere too, or is a graph output")
         reason = why_no_weights(layer)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         spread = _per_channel(layer, affine, edit)
         if spread is None:
             shape = list(affine.scale.shape)
-            return edit.skip(node, f"its constant of shape {shape} is not one value per channel of the {layer.op}")
+            raise Refuse(f"its constant of shape {shape} is not one value per channel of the {layer.op}")
         if not spread.finite:
-            return edit.skip(node, "its scale is not finite")
+            raise Refuse("its scale is not finite")
         folded = fold_out(layer, spread)
         if isinstance(folded, str):
-            return edit.skip(node, folded)
+            raise Refuse(folded)
         if edit.bypass(node, data, holds=node.outputs[0]):
             folded.put(layer, edit)
 

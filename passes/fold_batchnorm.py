@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
 from graphsurgery.operators.channels import Affine, batchnorm, conv_window, fold_in, fold_out, read_once, why_no_weights
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,12 @@ class FoldBatchnorm(NodePass):
 
     name = "fold-batchnorm"
     effect = "exact"
+    matches = ("BatchNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "BatchNormalization"):
-            return
         affine = batchnorm(node, edit.opset)
         if isinstance(affine, str):
-            return edit.skip(node, affine)
+            raise Refuse(affine)
         before = self._into_what_writes(node, affine, edit)
         if before is None:
             return

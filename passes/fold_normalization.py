@@ -41,7 +41,7 @@ from graphsurgery.operators.channels import (
     why_no_weights,
 )
 from graphsurgery.operators.windows import Window
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,17 @@ class FoldNormalization(NodePass):
 
     name = "fold-normalization"
     effect = "exact"
+    matches = ("Conv",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Conv") or not _may_fold(producer(node.inputs[0])):
+        if not _may_fold(producer(node.inputs[0])):
             return
         reason = why_no_weights(node)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         chains, reason = _chains(node, edit)
         if not chains:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         window, dtype = conv_window(node, edit), weights_of(node).dtype
         whole, value = chains[-1], chains[-1].pad_value(dtype)
         if not whole.affine.shifts or (window is not None and not window.padded):

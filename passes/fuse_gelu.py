@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
 from graphsurgery.operators.operands import FLOATS, rank, scalar
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # A sum of products of symbols: {("x",): 2.0, ("f", "x"): 0.5} is 2 * x + 0.5 * f * x.
 Polynomial = Mapping[tuple[str, ...], float]
@@ -48,27 +48,26 @@ class FuseGelu(NodePass):
 
     name = "fuse-gelu"
     effect = "exact"
+    matches = ("Erf", "Tanh")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Erf", "Tanh"):
-            return
         match = min(_matches(node), key=lambda found: found.error, default=None)
         if match is None:
             return
         if edit.opset < 20:
-            return edit.skip(node, "Gelu needs operator set 20")
+            raise Refuse("Gelu needs operator set 20")
         dtype = edit.dtype(match.x)
         if dtype is None or dtype.name not in FLOATS:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
         if match.error > 4 * np.finfo(dtype).eps:  # of a few constants, each rounded once
-            return edit.skip(node, f"a constant differs from GELU's by {match.error:.1e} of its value")
+            raise Refuse(f"a constant differs from GELU's by {match.error:.1e} of its value")
         inside = {id(part) for part in match.nodes}
         for tensor in (part.outputs[0] for part in match.nodes if part is not match.last):
             if edit.is_output(tensor) or any(id(reader) not in inside for reader in consumers(tensor)):
-                return edit.skip(node, "a tensor inside is read by another node too, or is a graph output")
+                raise Refuse("a tensor inside is read by another node too, or is a graph output")
         shape = edit.shape(match.x) if match.rank else []
         if shape is None or len(shape) < match.rank:
-            return edit.skip(node, f"a constant of rank {match.rank} may add dimensions to the result")
+            raise Refuse(f"a constant of rank {match.rank} may add dimensions to the result")
         edit.replace(match.last, "Gelu", [match.x], {"approximate": "none" if is_op(node, "Erf") else "tanh"})
 
 

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op, producer
 from graphsurgery.operators.operands import FLOATS, only_reader
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class FuseGemm(NodePass):
 
     name = "fuse-gemm"
     effect = "exact"
+    matches = ("Add",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Add") or edit.opset < 7:
+        if edit.opset < 7:
             return
         first, second = node.inputs
         reasons = []
@@ -45,7 +46,7 @@ class FuseGemm(NodePass):
                 return edit.replace(node, "Gemm", [*matmul.inputs, c])
             reasons.append(reason)
         if reasons:
-            edit.skip(node, reasons[0])
+            raise Refuse(reasons[0])
 
 
 def _why_not(matmul: gs.Node, c: gs.Tensor, edit: Editor) -> str | None:

@@ -25,7 +25,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.operators.activations import ALPHA, gated, is_torch_hard_sigmoid
 from graphsurgery.operators.operands import only_reader, rank, scalar
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,28 @@ class FuseHardswish(NodePass):
 
     name = "fuse-hardswish"
     effect = "exact"
+    matches = ("Mul", "Clip")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         gate = gated(node, "HardSigmoid")
         if gate is not None and not is_torch_hard_sigmoid(gate[1]):
             alpha, beta = attribute(gate[1], "alpha", 0.2), attribute(gate[1], "beta", 0.5)
-            return edit.skip(node, f"its HardSigmoid has alpha {alpha:g} and beta {beta:g}, HardSwish has 1/6 and 1/2")
+            raise Refuse(f"its HardSigmoid has alpha {alpha:g} and beta {beta:g}, HardSwish has 1/6 and 1/2")
         found = _around_clip(node) if gate is None else _Found(gate[0], node, [gate[1].outputs[0]])
         if found is None:
             return
         if edit.opset < 14:
-            return edit.skip(node, "HardSwish needs operator set 14")
+            raise Refuse("HardSwish needs operator set 14")
         if any(only_reader(tensor, edit) is None for tensor in found.inside):
-            return edit.skip(node, "a tensor inside is read by another node too, or is a graph output")
+            raise Refuse("a tensor inside is read by another node too, or is a graph output")
         dtype = edit.dtype(found.x)
         if dtype is None or dtype.name not in ("float32", "float16"):
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, not float32 or float16")
+            raise Refuse(f"its elements are {kind}, not float32 or float16")
         largest = max((rank(tensor) for tensor in found.constants), default=0)
         shape = edit.shape(found.x) if largest else []
         if shape is None or len(shape) < largest:
-            return edit.skip(node, f"a constant of rank {largest} may add dimensions to the result")
+            raise Refuse(f"a constant of rank {largest} may add dimensions to the result")
         edit.replace(found.last, "HardSwish", [found.x])
 
 
@@ -70,7 +71,7 @@ class _Found:
 
 def _around_clip(clip: gs.Node) -> _Found | None:
     """Return what computes x * Clip(x + 3, 0, 6) / 6 around `clip`; None where it computes something else."""
-    bounds = _bounds(clip) if is_op(clip, "Clip") else None
+    bounds = _bounds(clip) if clip.op == "Clip" else None
     add = producer(clip.inputs[0]) if bounds is not None else None
     if bounds is None or add is None or not is_op(add, "Add"):
         return None

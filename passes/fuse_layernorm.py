@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import constant, consumers, is_op, producer
 from graphsurgery.operators.axes import integers, keeps_dims, normalised
 from graphsurgery.operators.operands import only_reader, rank, scalar
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,24 @@ class FuseLayernorm(NodePass):
 
     name = "fuse-layernorm"
     effect = "exact"
+    matches = ("Div", "Mul")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Div", "Mul"):
-            return
         found = _match(node)
         if found is None:
             return
         if edit.opset < 17:
-            return edit.skip(node, "LayerNormalization needs operator set 17")
+            raise Refuse("LayerNormalization needs operator set 17")
         if any(len(consumers(t)) != readings or edit.is_output(t) for t, readings in found.inside):
-            return edit.skip(node, "a tensor inside is read by another node too, or is a graph output")
+            raise Refuse("a tensor inside is read by another node too, or is a graph output")
         if not found.epsilon > 0:
-            return edit.skip(node, "its epsilon is not positive")
+            raise Refuse("its epsilon is not positive")
         dtype = edit.dtype(found.x)
         if dtype != np.float32:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not float32")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not float32")
         sizes = _normalised_sizes(found, edit)
         if isinstance(sizes, str):
-            return edit.skip(node, sizes)
+            raise Refuse(sizes)
         last, inputs = node, [found.x]
         for op in ("Mul", "Add"):
             reader = only_reader(last.outputs[0], edit)
@@ -69,7 +68,7 @@ class FuseLayernorm(NodePass):
                 break
             last, inputs = reader, [*inputs, parameter]
         if len(inputs) == 1:
-            return edit.skip(node, f"no Mul behind it alone has a gamma of shape {list(sizes)}")
+            raise Refuse(f"no Mul behind it alone has a gamma of shape {list(sizes)}")
         attrs = {"axis": -len(sizes), "epsilon": found.epsilon, "stash_type": 1}
         edit.replace(last, "LayerNormalization", inputs, attrs)
 

@@ -28,8 +28,8 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, is_op, producer
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, producer
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,9 @@ class InlineIf(NodePass):
 
     name = "inline-if"
     effect = "exact"
+    matches = ("If",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "If"):
-            return
         branches = [node.attrs["then_branch"], node.attrs["else_branch"]]
         condition = constant(node.inputs[0])
         if condition is not None and condition.size == 1:
@@ -49,15 +48,15 @@ class InlineIf(NodePass):
         elif _same_graph(*branches):
             branch = branches[0]
         else:
-            return edit.skip(node, "its condition is not constant, and its branches differ")
+            raise Refuse("its condition is not constant, and its branches differ")
         if vars(branch).get("annotations"):
-            return edit.skip(node, "its branch has quantization annotations")
+            raise Refuse("its branch has quantization annotations")
         unwritten = _unwritten(branch, edit.root)
         if unwritten is not None:
-            return edit.skip(node, f"its branch reads '{unwritten}', which no node writes")
+            raise Refuse(f"its branch reads '{unwritten}', which no node writes")
         for out, source in zip(node.outputs, branch.outputs, strict=True):
             if not _agree(out, source) and edit.is_output(out):
-                return edit.skip(node, f"its branch writes {source.shape} where {out.shape} is promised")
+                raise Refuse(f"its branch writes {source.shape} where {out.shape} is promised")
         _inline(node, branch, edit)
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphsurgery.graph import constant, is_op
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.graph import constant
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,15 @@ class LiftConstants(NodePass):
 
     name = "lift-constants"
     effect = "exact"
+    matches = ("Constant",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Constant"):
-            return
         value = _value(node)
         if value is None:
-            return edit.skip(node, "its value is sparse")
+            raise Refuse("its value is sparse")
         (tensor,) = node.outputs
         if edit.is_output(tensor):
-            return edit.skip(node, "its value is an output, which a node has to write")
+            raise Refuse("its value is an output, which a node has to write")
         edit.bypass(node, gs.Constant(tensor.name, value))  # under the old name, which is free from now on
 
 

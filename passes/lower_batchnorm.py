@@ -24,9 +24,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.channels import FLOATS, batchnorm, held
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -35,28 +34,27 @@ class LowerBatchnorm(NodePass):
 
     name = "lower-batchnorm"
     effect = "exact"
+    matches = ("BatchNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "BatchNormalization"):
-            return
         affine = batchnorm(node, edit.opset)
         if isinstance(affine, str):
-            return edit.skip(node, affine)
+            raise Refuse(affine)
         data, channels = node.inputs[0], len(affine.scale)
         shape, dtype = edit.shape(data), edit.dtype(data)
         if shape is None or not 3 <= len(shape) <= 5:
             rank = "an unknown number of" if shape is None else str(len(shape))
-            return edit.skip(node, f"its input has {rank} dimensions, not 3 to 5")
+            raise Refuse(f"its input has {rank} dimensions, not 3 to 5")
         if dtype is None or dtype.name not in FLOATS:
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, not {', '.join(FLOATS)}")
+            raise Refuse(f"its elements are {kind}, not {', '.join(FLOATS)}")
         if channels == 0 or 0 in shape[2:]:
-            return edit.skip(node, "its input is empty, which a Conv does not take")
+            raise Refuse("its input is empty, which a Conv does not take")
         ones = [1] * (len(shape) - 2)
         weight = held(affine.scale.reshape(channels, 1, *ones), dtype, (channels, 1, *ones))
         bias = held(affine.shift, dtype)
         if weight is None or bias is None:
-            return edit.skip(node, f"the weights would leave the range of {dtype.name}")
+            raise Refuse(f"the weights would leave the range of {dtype.name}")
         out = node.outputs[0].name
         inputs = [data, edit.constant(f"{out}_scale", weight), edit.constant(f"{out}_shift", bias)]
         attrs = {"dilations": ones, "group": channels, "kernel_shape": ones, "pads": [0] * 2 * len(ones)}

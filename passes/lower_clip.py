@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import constant, is_op
+from graphsurgery.graph import constant
 from graphsurgery.operators.operands import FLOATS
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,25 @@ class LowerClip(NodePass):
 
     name = "lower-clip"
     effect = "exact"
+    matches = ("Clip",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Clip"):
-            return
         low, high = _bound(node, "min", 1), _bound(node, "max", 2)
         if low is None or high is None:
-            return edit.skip(node, "a bound is not constant")
+            raise Refuse("a bound is not constant")
         dtype = edit.dtype(node.inputs[0])
         if dtype is None:
-            return edit.skip(node, "nothing tells the type of its elements")
+            raise Refuse("nothing tells the type of its elements")
         lowest, largest = _open_ends(dtype)
         if not high >= largest:  # NaN too
-            return edit.skip(node, f"its upper bound is {high:g}")
+            raise Refuse(f"its upper bound is {high:g}")
         if low <= lowest:
             edit.bypass(node, node.inputs[0])
             return
         if low != 0:
-            return edit.skip(node, f"its lower bound is {low:g}")
+            raise Refuse(f"its lower bound is {low:g}")
         if dtype.name not in (*FLOATS, *(("int8", "int32") if edit.opset >= 14 else ())):
-            return edit.skip(node, f"there is no Relu of {dtype.name} in operator set {edit.opset} of ONNX Runtime")
+            raise Refuse(f"there is no Relu of {dtype.name} in operator set {edit.opset} of ONNX Runtime")
         edit.replace(node, "Relu", [node.inputs[0]])
 
 

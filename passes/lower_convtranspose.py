@@ -25,9 +25,9 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.graph import attribute, constant
 from graphsurgery.operators.channels import weights_of, why_no_weights
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class LowerConvtranspose(NodePass):
 
     name = "lower-convtranspose"
     effect = "exact"
+    matches = ("ConvTranspose",)
 
     mode: Literal["CRD", "DCR"] = "CRD"
 
@@ -44,11 +45,9 @@ class LowerConvtranspose(NodePass):
             raise ValueError(f"mode must be CRD or DCR, not {self.mode}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "ConvTranspose"):
-            return
         reason = why_no_weights(node) or self._why_not(node, edit.opset)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         weight = weights_of(node)
         channels, filters, size, _ = weight.shape
         # DepthToSpace splits the number of a channel: into (filter, row, column) for CRD, (row, column, filter) for DCR

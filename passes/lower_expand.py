@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, consumers, is_op
 from graphsurgery.operators.slices import Link, chain, relabelled, reshaping, sizes
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # Not PRelu: its slope is broadcast to the data, never the other way.
 _BROADCASTING = (
@@ -40,26 +40,25 @@ _BROADCASTING = (
 class LowerExpand(NodePass):
     name = "lower-expand"
     effect = "exact"
+    matches = ("Expand",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Expand"):
-            return
         data, out = node.inputs[0], node.outputs[0]
         held = constant(node.inputs[1])
         if held is None:
-            return edit.skip(node, "its shape is not constant")
+            raise Refuse("its shape is not constant")
         shape = sizes(edit, data)
         if shape is None:
-            return edit.skip(node, "the rank of its input is not known")
+            raise Refuse("the rank of its input is not known")
         goals = [int(goal) for goal in held.ravel()]
         added = max(0, len(goals) - len(shape))
         goals = [1] * (len(shape) - len(goals)) + goals
         repeats = []
         for axis, (size, goal) in enumerate(zip([1] * added + shape, goals, strict=True)):
             if goal not in (1, size) and size is None:
-                return edit.skip(node, f"the size of axis {axis} is not known: it may be 1 or {goal}")
+                raise Refuse(f"the size of axis {axis} is not known: it may be 1 or {goal}")
             if goal not in (1, size) and (size != 1 or goal < 1):
-                return edit.skip(node, f"it makes size {goal} of size {size} at axis {axis}")
+                raise Refuse(f"it makes size {goal} of size {size} at axis {axis}")
             repeats.append(1 if goal in (1, size) else goal)
         if not added and set(repeats) <= {1}:
             edit.bypass(node, data)
@@ -69,7 +68,7 @@ class LowerExpand(NodePass):
             return
         front = relabelled([None] * added + list(range(len(shape))), shape) if added else []
         if front is None:
-            return edit.skip(node, "the sizes behind the new axis can't be written down for a Reshape")
+            raise Refuse("the sizes behind the new axis can't be written down for a Reshape")
         links = [reshaping(edit, out.name, front)] if added else []
         if set(repeats) != {1}:
             links.append(Link("Tile", (edit.constant(f"{out.name}_repeats", repeats),)))

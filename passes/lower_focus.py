@@ -33,7 +33,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import is_op, producer
 from graphsurgery.operators.axes import Bounds, bounds, normalised
 from graphsurgery.operators.slices import picked, reaches_the_end, sizes, takes_all
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _FLOATS = ("float32", "float16", "float64")
 _CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]  # of a 2x2 block, in the order of SpaceToDepth
@@ -45,6 +45,7 @@ class LowerFocus(NodePass):
 
     name = "lower-focus"
     effect = "exact"
+    matches = ("Concat",)
 
     by: Literal["conv", "space-to-depth"] = "conv"
 
@@ -53,7 +54,7 @@ class LowerFocus(NodePass):
             raise ValueError(f"by must be conv or space-to-depth, not {self.by}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Concat") or len(node.inputs) != 4:
+        if len(node.inputs) != 4:
             return
         parts = [part for part in map(_strided, node.inputs) if part is not None]
         if len(parts) != 4 or any(source is not parts[0][0] for source, _ in parts):
@@ -61,17 +62,17 @@ class LowerFocus(NodePass):
         image = parts[0][0]
         shape = sizes(edit, image)
         if shape is None or len(shape) != 4 or node.attrs.get("axis") not in (1, -3):
-            return edit.skip(node, "it does not join slices of a tensor with four axes along the channels")
+            raise Refuse("it does not join slices of a tensor with four axes along the channels")
         corners = [corner for corner in (_corner(taken, shape) for _, taken in parts) if corner is not None]
         if len(corners) != 4:
-            return edit.skip(node, "its slices are not every second element of an even height and width")
+            raise Refuse("its slices are not every second element of an even height and width")
         if len(set(corners)) != 4:
-            return edit.skip(node, "two of its slices are the same")
+            raise Refuse("two of its slices are the same")
         channels = shape[1]
         if self.by == "space-to-depth" and corners == _CORNERS:
             return edit.replace(node, "SpaceToDepth", [image], {"blocksize": 2})
         if not channels:
-            return edit.skip(node, "its number of channels is not known")
+            raise Refuse("its number of channels is not known")
         hint = node.outputs[0].name
         if self.by == "space-to-depth":
             blocks = edit.emit("SpaceToDepth", [image], {"blocksize": 2}, hint=f"{hint}_blocks", dtype=image.dtype)
@@ -80,7 +81,7 @@ class LowerFocus(NodePass):
             return edit.replace(node, "Gather", [blocks, order], {"axis": 1})
         dtype = edit.dtype(image)
         if dtype is None or dtype.name not in _FLOATS:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
         taps = np.zeros((4, channels, channels, 2, 2), dtype)
         for part, (row, column) in enumerate(corners):
             taps[part, range(channels), range(channels), row, column] = 1

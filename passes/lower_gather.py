@@ -23,40 +23,39 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.graph import attribute, constant
 from graphsurgery.operators.axes import Bounds
 from graphsurgery.operators.slices import TO_THE_END, chain, locate, slicing, squeezing
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
 class LowerGather(NodePass):
     name = "lower-gather"
     effect = "exact"
+    matches = ("Gather",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Gather"):
-            return
         data = node.inputs[0]
         held = constant(node.inputs[1])
         if held is None:
-            return edit.skip(node, "its indices are not constant")
+            raise Refuse("its indices are not constant")
         if held.ndim > 1 or held.size == 0:
-            return edit.skip(node, f"its indices have the shape {list(held.shape)}")
+            raise Refuse(f"its indices have the shape {list(held.shape)}")
         place = locate(edit, data, int(attribute(node, "axis", 0)))
         if place is None:
-            return edit.skip(node, "nothing tells which axis, counted from the front, it takes from")
+            raise Refuse("nothing tells which axis, counted from the front, it takes from")
         axis, size = place
         indices = [int(index) for index in held.ravel()]
         if size is not None:
             if any(not -size <= index < size for index in indices):
-                return edit.skip(node, f"an index is out of range for axis {axis} of size {size}")
+                raise Refuse(f"an index is out of range for axis {axis} of size {size}")
             indices = [index % size for index in indices]
         elif min(indices) < 0 <= max(indices):
-            return edit.skip(node, f"its indices count from both ends of axis {axis}, whose size is not known")
+            raise Refuse(f"its indices count from both ends of axis {axis}, whose size is not known")
         first = indices[0]
         if indices != list(range(first, first + len(indices))):
-            return edit.skip(node, "its indices are not neighbours in ascending order")
+            raise Refuse("its indices are not neighbours in ascending order")
         end = first + len(indices) or TO_THE_END  # 0 is behind the last element here, counted from the back
         hint = node.outputs[0].name
         links = [slicing(edit, hint, [Bounds(axis, first, end, 1)])]

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.graph import attribute, constant
 from graphsurgery.operators.operands import FLOATS, scaled
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,23 @@ class LowerGemm(NodePass):
 
     name = "lower-gemm"
     effect = "exact"
+    matches = ("Gemm",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Gemm"):
-            return
         alpha, beta = float(attribute(node, "alpha", 1.0)), float(attribute(node, "beta", 1.0))
         a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
         c = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name and beta != 0 else None
         if edit.opset < 7:
-            return edit.skip(node, "the operator set is below 7, whose Add does not broadcast by itself")
+            raise Refuse("the operator set is below 7, whose Add does not broadcast by itself")
         if alpha == 0:
-            return edit.skip(node, "alpha is 0, so that the product counts for nothing")
+            raise Refuse("alpha is 0, so that the product counts for nothing")
         factors = {factor for factor in (alpha, 1.0 if c is None else beta) if factor != 1}
         dtype = (edit.dtype(b) or edit.dtype(a) or edit.dtype(out)) if factors else None
         if factors and (dtype is None or dtype.name not in FLOATS):
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, and alpha or beta is not 1")
+            raise Refuse(f"its elements are {kind}, and alpha or beta is not 1")
         if any(scaled(np.ones((), dtype), factor) is None for factor in factors):
-            return edit.skip(node, f"alpha or beta is too small or too large for {dtype}")
+            raise Refuse(f"alpha or beta is too small or too large for {dtype}")
 
         hint = out.name
         b, alpha = _operand(b, bool(attribute(node, "transB", 0)), alpha, f"{hint}_b", edit)

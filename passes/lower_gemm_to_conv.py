@@ -29,7 +29,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.operators.operands import FLOATS, scaled
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 # Operators that treat every element of their first input alike, whatever its shape; other inputs are scalars.
@@ -45,20 +45,19 @@ class LowerGemmToConv(NodePass):
 
     name = "lower-gemm-to-conv"
     effect = "exact"
+    matches = ("Gemm", "MatMul", *_ELEMENTWISE)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if is_op(node, *_ELEMENTWISE) and edit.opset >= 7:
-            return _move_up(node, edit)
-        if not is_op(node, "Gemm", "MatMul"):
-            return
+        if node.op in _ELEMENTWISE:
+            return _move_up(node, edit) if edit.opset >= 7 else None
         if edit.opset < 7:
-            return edit.skip(node, "the operator set is below 7")
+            raise Refuse("the operator set is below 7")
         layer = _layer(node)
         if isinstance(layer, str):
-            return edit.skip(node, layer)
+            raise Refuse(layer)
         reason = _why_no_matrix(node, edit)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         out, hint = node.outputs[0], node.outputs[0].name
         channels, size = layer.weight.shape
         image = _image(layer.data, size, edit)

@@ -25,9 +25,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.graph import attribute, constant
 from graphsurgery.operators.operands import FLOATS
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -36,30 +36,29 @@ class LowerGroupnorm(NodePass):
 
     name = "lower-groupnorm"
     effect = "exact"
+    matches = ("GroupNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "GroupNormalization"):
-            return
         (x, scale, bias), out = node.inputs, node.outputs[0]
         groups, per_group = int(attribute(node, "num_groups", 0)), edit.opset < 21
         dtype, shape = edit.dtype(x), edit.shape(x)
         if dtype is None or dtype.name not in FLOATS:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
         kind = _type_of_statistics(node, dtype, per_group)
         if kind is None:
-            return edit.skip(node, f"its statistics have another type than its {dtype} elements")
+            raise Refuse(f"its statistics have another type than its {dtype} elements")
         if shape is None or len(shape) < 2:
-            return edit.skip(node, "nothing tells the rank of its input, or that there are channels")
+            raise Refuse("nothing tells the rank of its input, or that there are channels")
         known = [size for size in shape[1:] if isinstance(size, int)]
         static = len(known) == len(shape) - 1
         if not all(size > 0 for size in known):
-            return edit.skip(node, f"an input of shape {shape} has no elements")
+            raise Refuse(f"an input of shape {shape} has no elements")
         channels = shape[1] if isinstance(shape[1], int) else None
         if groups < 1 or (channels is not None and channels % groups):
-            return edit.skip(node, f"{shape[1]} channels can't be split into {groups} groups")
+            raise Refuse(f"{shape[1]} channels can't be split into {groups} groups")
         wanted = groups if per_group else channels
         if not all(_may_be([wanted], edit.shape(tensor)) for tensor in (scale, bias)):
-            return edit.skip(node, f"its scale or bias is not of shape {[wanted]}")
+            raise Refuse(f"its scale or bias is not of shape {[wanted]}")
 
         hint = out.name
         wide = x if kind == dtype else _cast(x, kind, f"{hint}_{kind}", edit)

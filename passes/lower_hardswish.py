@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.activations import ALPHA, BETA
 from graphsurgery.rewrite import Editor, NodePass
 
@@ -23,10 +22,9 @@ class LowerHardswish(NodePass):
 
     name = "lower-hardswish"
     effect = "exact"
+    matches = ("HardSwish",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "HardSwish"):
-            return
         x = node.inputs[0]
         gate = edit.emit("HardSigmoid", [x], {"alpha": ALPHA, "beta": BETA}, hint=f"{node.outputs[0].name}_gate")
         edit.replace(node, "Mul", [x, gate])

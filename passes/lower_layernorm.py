@@ -23,8 +23,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, consumers, is_op
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.graph import attribute, consumers
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,23 @@ class LowerLayernorm(NodePass):
 
     name = "lower-layernorm"
     effect = "exact"
+    matches = ("LayerNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "LayerNormalization"):
-            return
         if any(out.name and (consumers(out) or edit.is_output(out)) for out in node.outputs[1:]):
-            return edit.skip(node, "its mean or its inverse standard deviation is read")
+            raise Refuse("its mean or its inverse standard deviation is read")
         stash = attribute(node, "stash_type", 1)
         if stash != onnx.TensorProto.FLOAT:
-            return edit.skip(node, f"its statistics are {onnx.TensorProto.DataType.Name(stash)}, not FLOAT")
+            raise Refuse(f"its statistics are {onnx.TensorProto.DataType.Name(stash)}, not FLOAT")
         x, scale, out = node.inputs[0], node.inputs[1], node.outputs[0]
         dtype = edit.dtype(x)
         if dtype not in (np.float32, np.float16):
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not float32 or float16")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not float32 or float16")
         axis = int(attribute(node, "axis", -1))
         if axis >= 0:
             shape = edit.shape(x)
             if shape is None:
-                return edit.skip(node, "its axis counts from the front, and nothing tells the rank of its input")
+                raise Refuse("its axis counts from the front, and nothing tells the rank of its input")
             axis -= len(shape)
         axes = list(range(axis, 0))
 

@@ -36,9 +36,9 @@ from math import inf
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _FLOATS = ("float32", "float16", "float64")
 _BOTH_ROUNDS = {"round_prefer_floor": inf, "round_prefer_ceil": inf}
@@ -61,30 +61,29 @@ class LowerNearestResize(NodePass):
 
     name = "lower-nearest-resize"
     effect = "exact"
+    matches = ("Resize", "Upsample")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Resize", "Upsample"):
-            return
         if mode(node) != "nearest" or attribute(node, "antialias", 0):
-            return edit.skip(node, f"it is {mode(node)}, or smooths (antialias)")
+            raise Refuse(f"it is {mode(node)}, or smooths (antialias)")
         grown = factors(node, edit)
         if isinstance(grown, str):
-            return edit.skip(node, grown)
+            raise Refuse(grown)
         if all(factor == 1 for factor in grown):
-            return edit.skip(node, "it changes no size; drop-unity-resize drops it")
+            raise Refuse("it changes no size; drop-unity-resize drops it")
         if len(grown) != 4 or not grown[0] == grown[1] == 1 or any(factor.denominator != 1 for factor in grown):
-            return edit.skip(node, f"it resizes by {shown(grown)}, not height and width by whole numbers")
+            raise Refuse(f"it resizes by {shown(grown)}, not height and width by whole numbers")
         if not _repeats(node, grown, edit):
             how = f"{coordinates(node, edit)} with {rounding(node, edit)}"
-            return edit.skip(node, f"{how} does not repeat each element equally often, or not for sure")
+            raise Refuse(f"{how} does not repeat each element equally often, or not for sure")
         dtype = edit.dtype(node.inputs[0])
         if dtype is None or dtype.name not in _FLOATS:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
         _, channels, *sizes = edit.shape(node.inputs[0]) or [None] * 4
         if not isinstance(channels, int):
-            return edit.skip(node, "its number of channels is not known")
+            raise Refuse("its number of channels is not known")
         if 0 in (channels, *sizes):
-            return edit.skip(node, "its input has no elements")
+            raise Refuse("its input has no elements")
         kernel = [int(factor) for factor in grown[2:]]
         ones = edit.constant(f"{node.outputs[0].name}_ones", np.ones((channels, 1, *kernel), dtype))
         attrs = {

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.axes import integers, keeps_dims, normalised
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _FLOATS = ("float32", "float16", "float64")
 
@@ -34,27 +34,26 @@ class LowerReduceMean(NodePass):
 
     name = "lower-reduce-mean"
     effect = "exact"
+    matches = ("ReduceMean",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "ReduceMean"):
-            return
         axes = integers(node, "axes", 1)
         if axes is None:
-            return edit.skip(node, "its axes are not constant")
+            raise Refuse("its axes are not constant")
         if not axes:
             does = "nothing" if attribute(node, "noop_with_empty_axes", 0) else "all axes"
-            return edit.skip(node, f"no axes are given, so it reduces {does}")
+            raise Refuse(f"no axes are given, so it reduces {does}")
         if sorted(normalised(axes, 4) or []) != [2, 3]:
-            return edit.skip(node, f"it reduces the axes {', '.join(map(str, axes))}, not height and width")
+            raise Refuse(f"it reduces the axes {', '.join(map(str, axes))}, not height and width")
         data = node.inputs[0]
         shape, dtype = edit.shape(data), edit.dtype(data)
         if shape is None or len(shape) != 4:
             rank = "unknown" if shape is None else len(shape)
-            return edit.skip(node, f"the rank of its input is {rank}, not 4")
+            raise Refuse(f"the rank of its input is {rank}, not 4")
         if 0 in shape[1:]:
-            return edit.skip(node, "its input has no elements")
+            raise Refuse("its input has no elements")
         if dtype is None or dtype.name not in _FLOATS:
-            return edit.skip(node, f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
         if keeps_dims(node):
             return edit.replace(node, "GlobalAveragePool", [data])
         pooled = edit.emit(

@@ -24,9 +24,8 @@ from fractions import Fraction
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.resize import factors, given
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _OF_SIZES = ("axes", "keep_aspect_ratio_policy")
 
@@ -37,17 +36,18 @@ class LowerResizeSizes(NodePass):
 
     name = "lower-resize-sizes"
     effect = "exact"
+    matches = ("Resize",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Resize") or given(node, "sizes", edit) is None:
+        if given(node, "sizes", edit) is None:
             return
         grown = factors(node, edit)
         if isinstance(grown, str):
-            return edit.skip(node, grown)
+            raise Refuse(grown)
         rounded = np.array([float(factor) for factor in grown], np.float32)
         for factor, scale in zip(grown, rounded, strict=True):
             if Fraction(float(scale)) != factor:
-                return edit.skip(node, f"float32 does not hold its factor {factor} exactly")
+                raise Refuse(f"float32 does not hold its factor {factor} exactly")
         scales = edit.constant(f"{node.outputs[0].name}_scales", rounded)
         attrs = {name: value for name, value in node.attrs.items() if name not in _OF_SIZES}
         edit.replace(node, "Resize", [*node.inputs[:2], scales], attrs)

@@ -25,37 +25,36 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op, producer
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
 class LowerScatterElements(NodePass):
     name = "lower-scatter-elements"
     effect = "exact"
+    matches = ("ScatterElements",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "ScatterElements"):
-            return
         data, indices, updates = node.inputs
         if attribute(node, "reduction", "none") != "none":
-            return edit.skip(node, "it combines what is written with what is there")
+            raise Refuse("it combines what is written with what is there")
         spreading = producer(indices)
         if spreading is None or not is_op(spreading, "Expand"):
-            return edit.skip(node, "its indices are not spread by an Expand")
+            raise Refuse("its indices are not spread by an Expand")
         rows, shape = spreading.inputs
         # ONNX wants indices and updates of one shape, and of computed indices it is seldom known
         sizes, written, numbers = edit.shape(data), edit.shape(updates), edit.shape(rows)
         if sizes is None or written is None or numbers is None:
-            return edit.skip(node, "nothing tells the shapes of its data, updates and row numbers")
+            raise Refuse("nothing tells the shapes of its data, updates and row numbers")
         rank = len(sizes)
         if int(attribute(node, "axis", 0)) not in (0, -rank):
-            return edit.skip(node, "it writes along another axis than the first")
+            raise Refuse("it writes along another axis than the first")
         if len(numbers) != rank or any(size != 1 for size in numbers[1:]) or edit.static_shape(shape) != (rank,):
-            return edit.skip(node, "its indices are no row numbers")
+            raise Refuse("its indices are no row numbers")
         if written[1:] != sizes[1:] or not all(isinstance(size, int) for size in sizes[1:]):
-            return edit.skip(node, "the rows that it writes are not known to be as large as those of its data")
+            raise Refuse("the rows that it writes are not known to be as large as those of its data")
         if edit.dtype(rows) != np.int64:
-            return edit.skip(node, "its indices are not int64")
+            raise Refuse("its indices are not int64")
         hint = node.outputs[0].name
 
         def emit(op: str, inputs: list[gs.Tensor], what: str, **attrs: int) -> gs.Tensor:

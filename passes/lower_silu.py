@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.operands import FLOATS
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,16 @@ class LowerSilu(NodePass):
 
     name = "lower-silu"
     effect = "exact"
+    matches = ("Swish",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Swish"):
-            return
         x, hint, alpha = node.inputs[0], node.outputs[0].name, attribute(node, "alpha", 1.0)
         scaled = x
         if alpha != 1:
             dtype = edit.dtype(x)
             if dtype is None or dtype.name not in FLOATS:
                 kind = "of unknown type" if dtype is None else dtype.name
-                return edit.skip(node, f"alpha is {alpha:g} and its elements are {kind}, not {', '.join(FLOATS)}")
+                raise Refuse(f"alpha is {alpha:g} and its elements are {kind}, not {', '.join(FLOATS)}")
             factor = edit.constant(f"{hint}_alpha", np.array(alpha, dtype))
             scaled = edit.emit("Mul", [x, factor], hint=f"{hint}_scaled")
         edit.replace(node, "Mul", [x, edit.emit("Sigmoid", [scaled], hint=f"{hint}_gate")])

@@ -19,36 +19,35 @@ from itertools import accumulate
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.axes import Bounds, integers
 from graphsurgery.operators.slices import locate, slicing
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
 class LowerSplit(NodePass):
     name = "lower-split"
     effect = "exact"
+    matches = ("Split",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Split"):
-            return
         sizes = integers(node, "split", 1)
         if sizes is None:
-            return edit.skip(node, "the sizes of its parts are not constant")
+            raise Refuse("the sizes of its parts are not constant")
         data, outputs = node.inputs[0], list(node.outputs)
         place = locate(edit, data, int(attribute(node, "axis", 0)))
         if place is None:
-            return edit.skip(node, "nothing tells which axis, counted from the front, it splits")
+            raise Refuse("nothing tells which axis, counted from the front, it splits")
         axis, whole = place
         if not sizes:
             if whole is None:
-                return edit.skip(node, f"no sizes are given, and that of axis {axis} is not known")
+                raise Refuse(f"no sizes are given, and that of axis {axis} is not known")
             sizes = _equal_parts(whole, int(attribute(node, "num_outputs", len(outputs))), edit.opset)
             if sizes is None:
-                return edit.skip(node, f"axis {axis} of size {whole} can't be cut into {len(outputs)} parts")
+                raise Refuse(f"axis {axis} of size {whole} can't be cut into {len(outputs)} parts")
         if len(sizes) != len(outputs):
-            return edit.skip(node, f"it has {len(outputs)} outputs for {len(sizes)} parts")
+            raise Refuse(f"it has {len(outputs)} outputs for {len(sizes)} parts")
         starts = accumulate(sizes, initial=0)
         parts = [
             (output, Bounds(axis, start, start + size, 1))

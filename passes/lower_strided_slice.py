@@ -28,43 +28,41 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.axes import Bounds, bounds, integers, normalised
 from graphsurgery.operators.slices import TO_THE_END, Link, chain, picked, reshaping, sizes, slicing
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
 class LowerStridedSlice(NodePass):
     name = "lower-strided-slice"
     effect = "exact"
+    matches = ("Slice",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Slice"):
-            return
         steps = integers(node, "steps", 4)
         if steps is not None and set(steps) <= {1}:
             return
         taken = bounds(node)
         if taken is None:
-            return edit.skip(node, "its bounds are not constant")
+            raise Refuse("its bounds are not constant")
         if any(each.step < 1 for each in taken):
-            return edit.skip(node, "a step is negative")
+            raise Refuse("a step is negative")
         data = node.inputs[0]
         shape = sizes(edit, data)
         axes = None if shape is None else normalised([each.axis for each in taken], len(shape))
         if shape is None or axes is None:
-            return edit.skip(node, "the rank of its input is not known, or its axes are not right for it")
+            raise Refuse("the rank of its input is not known, or its axes are not right for it")
         plan = _Plan(shape)
         for axis, each in sorted(zip(axes, taken, strict=True), key=lambda pair: pair[0]):
             if each.step > 1 and plan.sizes[axis] is None:
-                return edit.skip(node, f"the size of axis {axis}, which it takes in steps, is not known")
+                raise Refuse(f"the size of axis {axis}, which it takes in steps, is not known")
             plan.take(Bounds(axis, each.start, each.end, each.step))
         for stride in plan.strides:
             if stride.axis + 1 < len(shape) and plan.sizes[stride.axis + 1] is None:
-                return edit.skip(node, f"the size of axis {stride.axis + 1}, behind one with a step, is not known")
+                raise Refuse(f"the size of axis {stride.axis + 1}, behind one with a step, is not known")
         if any(plan.pads) and not _pads(data, edit):
-            return edit.skip(node, f"padding is needed, and Pad does not take {edit.dtype(data) or 'its type'} here")
+            raise Refuse(f"padding is needed, and Pad does not take {edit.dtype(data) or 'its type'} here")
         chain(edit, node, data, plan.links(edit, node.outputs[0].name))
 
 

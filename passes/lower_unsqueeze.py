@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import is_op
 from graphsurgery.operators.axes import integers, normalised
 from graphsurgery.operators.slices import chain, relabelled, reshaping, sizes
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -36,32 +36,33 @@ class LowerUnsqueeze(NodePass):
 
     name = "lower-unsqueeze"
     effect = "exact"
+    matches = ("Unsqueeze", "Squeeze")
 
     squeeze: bool = False
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Unsqueeze", *["Squeeze"] * self.squeeze):
+        if node.op == "Squeeze" and not self.squeeze:
             return
         axes = integers(node, "axes", 1)
         if axes is None:
-            return edit.skip(node, "its axes are not constant")
+            raise Refuse("its axes are not constant")
         data, out = node.inputs[0], node.outputs[0]
         shape = sizes(edit, data)
         if shape is None:
-            return edit.skip(node, "the rank of its input is not known")
+            raise Refuse("the rank of its input is not known")
         adds = is_op(node, "Unsqueeze")
         rank = len(shape) + (len(axes) if adds else 0)
         if not adds and not axes:
             if "axes" in node.attrs or any(tensor.name for tensor in node.inputs[1:]):
-                return edit.skip(node, "its list of axes is empty, which is read as none or as all")
+                raise Refuse("its list of axes is empty, which is read as none or as all")
             if None in shape:
-                return edit.skip(node, "it drops every axis of size 1, and not all sizes are known")
+                raise Refuse("it drops every axis of size 1, and not all sizes are known")
             axes = [axis for axis, size in enumerate(shape) if size == 1]
         if not adds and edit.opset < 11 and axes != sorted(axes):
-            return edit.skip(node, "its axes are not in order, and ONNX infers a wrong shape of such before opset 11")
+            raise Refuse("its axes are not in order, and ONNX infers a wrong shape of such before opset 11")
         known = normalised(axes, rank)
         if known is None:
-            return edit.skip(node, f"its axes {axes} are not right for {rank} axes")
+            raise Refuse(f"its axes {axes} are not right for {rank} axes")
         kept = [axis for axis in range(rank) if axis not in known]
         sources = [kept.index(axis) if axis in kept else None for axis in range(rank)] if adds else kept
         dtype = edit.dtype(data)
@@ -71,5 +72,5 @@ class LowerUnsqueeze(NodePass):
             )
         target = relabelled(sources, shape)
         if target is None:
-            return edit.skip(node, "its sizes that are not known, or 0, can't be written down for a Reshape")
+            raise Refuse("its sizes that are not known, or 0, can't be written down for a Reshape")
         chain(edit, node, data, [reshaping(edit, out.name, target)])

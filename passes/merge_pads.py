@@ -34,7 +34,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.axes import integers, normalised
 from graphsurgery.operators.windows import Window, window
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 
@@ -54,31 +54,30 @@ class MergePads(NodePass):
 
     name = "merge-pads"
     effect = "exact"
+    matches = ("Conv", "AveragePool", "MaxPool", "Pad")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Conv", "AveragePool", "MaxPool", "Pad"):
-            return
         pad = producer(node.inputs[0])
         if pad is None or not is_op(pad, "Pad"):
             return
         rank = _rank(node, edit)
         if rank is None:
-            return edit.skip(node, "its number of dimensions is not known")
+            raise Refuse("its number of dimensions is not known")
         inner = _padding(pad, rank)
         if isinstance(inner, str):
-            return edit.skip(node, f"the Pad before it {inner}")
+            raise Refuse(f"the Pad before it {inner}")
         if node.op == "Pad":
             return self._merge_two(pad, node, inner, rank, edit)
         if any((*inner.begins[:2], *inner.ends[:2])):
-            return edit.skip(node, "the Pad before it pads the batch or the channels")
+            raise Refuse("the Pad before it pads the batch or the channels")
         own = _window(node, edit)
         if own is None:
-            return edit.skip(node, "its auto_pad depends on a size that is not known")
+            raise Refuse("its auto_pad depends on a size that is not known")
         begins = [a + b for a, b in zip(own.begins, inner.begins[2:], strict=True)]
         ends = [a + b for a, b in zip(own.ends, inner.ends[2:], strict=True)]
         reason = _why_not(node, pad.inputs[0], own, [*begins, *ends], inner.value, edit)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"} | {"pads": [*begins, *ends]}
         if node.op == "AveragePool":
             attrs["count_include_pad"] = 1
@@ -87,9 +86,9 @@ class MergePads(NodePass):
     def _merge_two(self, pad: gs.Node, node: gs.Node, inner: _Padding, rank: int, edit: Editor) -> None:
         outer = _padding(node, rank)
         if isinstance(outer, str):
-            return edit.skip(node, f"it {outer}")
+            raise Refuse(f"it {outer}")
         if not (inner.value == outer.value).all():
-            return edit.skip(node, f"it fills in {outer.value}, the Pad before it {inner.value}")
+            raise Refuse(f"it fills in {outer.value}, the Pad before it {inner.value}")
         pads = [a + b for a, b in zip(inner.begins + inner.ends, outer.begins + outer.ends, strict=True)]
         if "pads" in node.attrs:
             return edit.replace(node, "Pad", [pad.inputs[0]], dict(node.attrs) | {"pads": pads})

@@ -28,7 +28,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.axes import integers, normalised
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _RELAYOUTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _ALLOWZERO = 14  # the first operator set in which a zero in the shape of a Reshape may mean zero
@@ -50,14 +50,13 @@ class MergeReshapes(NodePass):
 
     name = "merge-reshapes"
     effect = "exact"
+    matches = _RELAYOUTS
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, *_RELAYOUTS):
-            return
         inner = producer(node.inputs[0])
         chain = [node] if inner is None or not is_op(inner, *_RELAYOUTS) else [inner, node]
         if any(is_op(step, "Squeeze") and _empty_axes(step) for step in chain):
-            return edit.skip(node, "it, or the Squeeze before it, has an empty list of axes")
+            raise Refuse("it, or the Squeeze before it, has an empty list of axes")
         source = chain[0].inputs[0]
         if len(chain) == 2 and _says_all(node):
             return edit.set_input(node, 0, source)
@@ -73,7 +72,7 @@ class MergeReshapes(NodePass):
             return
         target = _target(dims, edit.opset)
         if isinstance(target, str):
-            return edit.skip(node, target)
+            raise Refuse(target)
         attrs = {"allowzero": 1} if 0 in target and all(isinstance(dim, int) for dim in dims or ()) else {}
         edit.replace(node, "Reshape", [source, edit.constant(f"{node.outputs[0].name}_shape", target)], attrs)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op, producer
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,9 @@ class MergeTransposes(NodePass):
 
     name = "merge-transposes"
     effect = "exact"
+    matches = ("Transpose",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Transpose"):
-            return
         source, perms = node.inputs[0], [_perm(node)]
         inner = producer(source)
         if inner is not None and is_op(inner, "Transpose"):
@@ -46,7 +45,7 @@ class MergeTransposes(NodePass):
         for perm in perms:
             order = perm or list(range(rank))[::-1]
             if sorted(order) != list(range(rank)):
-                return edit.skip(node, f"its perm, or the one before it, is no permutation of {rank} dimensions")
+                raise Refuse(f"its perm, or the one before it, is no permutation of {rank} dimensions")
             composed = [composed[axis] for axis in order]
         if composed == list(range(rank)):
             _pass_on(node, source, edit)

@@ -21,9 +21,8 @@ from typing import Literal
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.resize import coordinates, mode
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel")
 _ROUNDINGS = ("floor", "round_prefer_floor", "round_prefer_ceil")
@@ -36,6 +35,7 @@ class ReplaceLinearResize(NodePass):
 
     name = "replace-linear-resize"
     effect = "approximate"
+    matches = ("Resize", "Upsample")
 
     coordinates: Literal["asymmetric", "half_pixel", "pytorch_half_pixel"] = "asymmetric"
     rounding: Literal["floor", "round_prefer_floor", "round_prefer_ceil"] = "floor"
@@ -47,12 +47,12 @@ class ReplaceLinearResize(NodePass):
             raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {self.rounding}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Resize", "Upsample") or mode(node) == "nearest":
+        if mode(node) == "nearest":
             return
         if mode(node) != "linear":
-            return edit.skip(node, f"it is {mode(node)}, not linear")
+            raise Refuse(f"it is {mode(node)}, not linear")
         if coordinates(node, edit) == "tf_crop_and_resize":
-            return edit.skip(node, "it crops as well (tf_crop_and_resize)")
+            raise Refuse("it crops as well (tf_crop_and_resize)")
         attrs = {name: value for name, value in node.attrs.items() if name in _KEPT}
         if "scales" in node.attrs:  # of Upsample 7
             attrs["scales"] = node.attrs["scales"]
@@ -60,5 +60,5 @@ class ReplaceLinearResize(NodePass):
         if edit.opset >= 11:
             attrs |= {"coordinate_transformation_mode": self.coordinates, "nearest_mode": self.rounding}
         elif (self.coordinates, self.rounding) != ("asymmetric", "floor"):
-            return edit.skip(node, f"operator set {edit.opset} knows asymmetric and floor only")
+            raise Refuse(f"operator set {edit.opset} knows asymmetric and floor only")
         edit.replace(node, node.op, list(node.inputs), attrs)

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.activations import ALPHA, BETA, excluded
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class ReplaceSigmoid(NodePass):
 
     name = "replace-sigmoid"
     effect = "approximate"
+    matches = ("Sigmoid",)
 
     alpha: float = ALPHA
     beta: float = BETA
@@ -40,12 +40,10 @@ class ReplaceSigmoid(NodePass):
             raise ValueError(f"beta must lie between 0 and 1, not {self.beta}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Sigmoid"):
-            return
         if excluded(node, self.exclude):
-            return edit.skip(node, "it is excluded by name")
+            raise Refuse("it is excluded by name")
         dtype = edit.dtype(node.inputs[0])
         if dtype is None or dtype.name not in ("float32", "float16"):
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, not float32 or float16")
+            raise Refuse(f"its elements are {kind}, not float32 or float16")
         edit.replace(node, "HardSigmoid", list(node.inputs), {"alpha": float(self.alpha), "beta": float(self.beta)})

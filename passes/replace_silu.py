@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.activations import ALPHA, BETA, excluded, gated
 from graphsurgery.operators.operands import only_reader
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,26 @@ class ReplaceSilu(NodePass):
 
     name = "replace-silu"
     effect = "approximate"
+    matches = ("Mul", "Swish")
 
     exclude: tuple[str, ...] = ()
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         silu = gated(node, "Sigmoid")
-        if silu is None and not is_op(node, "Swish"):
+        if silu is None and node.op != "Swish":
             return
         x = node.inputs[0] if silu is None else silu[0]
         slope = attribute(node, "alpha", 1.0) if silu is None else 1.0
         if excluded(node, self.exclude):
-            return edit.skip(node, "it is excluded by name")
+            raise Refuse("it is excluded by name")
         if silu is not None and only_reader(silu[1].outputs[0], edit) is None:
-            return edit.skip(node, "its Sigmoid is read by another node too, or is a graph output")
+            raise Refuse("its Sigmoid is read by another node too, or is a graph output")
         if not slope > 0:
-            return edit.skip(node, f"alpha is {slope:g}")
+            raise Refuse(f"alpha is {slope:g}")
         dtype = edit.dtype(x)
         if dtype is None or dtype.name not in ("float32", "float16"):
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, not float32 or float16")
+            raise Refuse(f"its elements are {kind}, not float32 or float16")
         if slope == 1 and edit.opset >= 14:
             return edit.replace(node, "HardSwish", [x])
         attrs = {"alpha": slope * ALPHA, "beta": BETA}

@@ -32,7 +32,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op, producer
 from graphsurgery.passes._unit_pool import why_no_unit_pool
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _FLOATS = ("float32", "float16", "float64")
 # Operators with one data input that keep its type and its number of channels.
@@ -48,6 +48,7 @@ class ReplaceUnitMaxpool(NodePass):
 
     name = "replace-unit-maxpool"
     effect = "exact"
+    matches = ("MaxPool",)
 
     by: Literal["conv", "averagepool"] = "conv"
     kernel: Literal[1, 3] = 3
@@ -59,21 +60,19 @@ class ReplaceUnitMaxpool(NodePass):
             raise ValueError(f"kernel must be 1 or 3, not {self.kernel}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "MaxPool"):
-            return
         reason = why_no_unit_pool(node)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         dtype, channels = _elements(node)
         if dtype is None or dtype.name not in _FLOATS:
             kind = "of unknown type" if dtype is None else dtype.name
-            return edit.skip(node, f"its elements are {kind}, not {', '.join(_FLOATS)}")
+            raise Refuse(f"its elements are {kind}, not {', '.join(_FLOATS)}")
         strides = list(attribute(node, "strides", [1, 1]))
         if self.by == "averagepool":
             window_only = {"kernel_shape": [1, 1], "pads": [0] * 4, "strides": strides}
             return edit.replace(node, "AveragePool", list(node.inputs), window_only)
         if channels is None:
-            return edit.skip(node, "its number of channels is not known; `by: averagepool` does not need it")
+            raise Refuse("its number of channels is not known; `by: averagepool` does not need it")
         taps = np.zeros((channels, 1, self.kernel, self.kernel), dtype)
         taps[:, :, self.kernel // 2, self.kernel // 2] = 1
         weight = edit.constant(f"{node.outputs[0].name}_centre_tap", taps)

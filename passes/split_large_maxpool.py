@@ -27,9 +27,9 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
 from graphsurgery.operators.windows import Window, window
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SplitLargeMaxpool(NodePass):
 
     name = "split-large-maxpool"
     effect = "exact"
+    matches = ("MaxPool",)
 
     largest: int = 3
 
@@ -46,21 +47,19 @@ class SplitLargeMaxpool(NodePass):
             raise ValueError(f"largest must be 2 or more, not {self.largest}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "MaxPool"):
-            return
         kernel = list(attribute(node, "kernel_shape", []))
         if max(kernel, default=0) <= self.largest:
             return
         if any(size != 1 for name in ("strides", "dilations") for size in attribute(node, name, [])):
-            return edit.skip(node, "it has a stride, or dilates")
+            raise Refuse("it has a stride, or dilates")
         if any(indices.outputs or edit.is_output(indices) for indices in node.outputs[1:]):
-            return edit.skip(node, "the indices of the maxima are read")
+            raise Refuse("the indices of the maxima are read")
         # with stride 1, SAME pads by the window less one whatever the size is, and rounding up changes nothing
         whole = window(node, kernel, [1] * len(kernel))
         if whole is None or not all(0 <= pad < size for pad, size in zip(whole.pads, kernel * 2, strict=True)):
-            return edit.skip(node, "its attributes contradict each other, or it pads by a window or more")
+            raise Refuse("its attributes contradict each other, or it pads by a window or more")
         if not all(_fits(whole, axis, node, edit) for axis in range(len(kernel))):
-            return edit.skip(node, "nothing tells that its window fits into its input")
+            raise Refuse("nothing tells that its window fits into its input")
         tensor, name = node.inputs[0], node.outputs[0].name
         *first, last = _steps(whole, self.largest)
         for number, attrs in enumerate(first, start=1):

@@ -26,7 +26,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
 from graphsurgery.operators.windows import window
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _WINDOWED = {"GlobalAveragePool": "AveragePool", "GlobalMaxPool": "MaxPool"}
 
@@ -39,6 +39,7 @@ class SplitLargePool(NodePass):
 
     name = "split-large-pool"
     effect = "exact"
+    matches = ("AveragePool", "MaxPool", *_WINDOWED)
 
     largest: int = 8
 
@@ -47,21 +48,19 @@ class SplitLargePool(NodePass):
             raise ValueError(f"largest must be 2 or more, not {self.largest}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "AveragePool", "MaxPool", *_WINDOWED):
-            return
         if not is_op(node, *_WINDOWED) and max(attribute(node, "kernel_shape", []), default=0) <= self.largest:
             return
         if any(indices.outputs or edit.is_output(indices) for indices in node.outputs[1:]):
-            return edit.skip(node, "the indices of the maxima are read")
+            raise Refuse("the indices of the maxima are read")
         sides = _sides(node, self.largest, edit)
         if isinstance(sides, str):
-            return edit.skip(node, sides)
+            raise Refuse(sides)
         if max((size for size, _ in sides), default=0) <= self.largest:
             return
         split = [_split(side, self.largest) for side in sides]
         for (size, _), parts in zip(sides, split, strict=True):
             if not parts:
-                return edit.skip(node, f"{size} has a prime factor above {self.largest}")
+                raise Refuse(f"{size} has a prime factor above {self.largest}")
         tensor, op, name = node.inputs[0], _WINDOWED.get(node.op, node.op), node.outputs[0].name
         count = max(map(len, split))
         for number in range(count):

@@ -18,29 +18,27 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.operators.axes import bounds
 from graphsurgery.operators.slices import chain, slicing, takes_all
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
 class SplitMultiAxisSlice(NodePass):
     name = "split-multi-axis-slice"
     effect = "exact"
+    matches = ("Slice",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "Slice"):
-            return
         taken = bounds(node)
         if taken is None:
             if edit.static_shape(node.inputs[1]) == (1,):
                 return
-            return edit.skip(node, "its bounds are not constant")
+            raise Refuse("its bounds are not constant")
         if len(taken) <= 1:
             return
         if len({each.axis for each in taken}) < len(taken):
-            return edit.skip(node, "an axis stands twice in it")
+            raise Refuse("an axis stands twice in it")
         kept = [each for each in taken if not takes_all(each)] or taken[:1]
         hint = node.outputs[0].name
         chain(edit, node, node.inputs[0], [slicing(edit, hint, [each]) for each in kept])

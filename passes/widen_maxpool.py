@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op
 from graphsurgery.passes._unit_pool import why_no_unit_pool
-from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class WidenMaxpool(NodePass):
 
     name = "widen-maxpool"
     effect = "approximate"
+    matches = ("MaxPool",)
 
     kernel: int = 3
 
@@ -38,11 +38,9 @@ class WidenMaxpool(NodePass):
             raise ValueError(f"kernel must be an odd number from 3 up, not {self.kernel}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "MaxPool"):
-            return
         reason = why_no_unit_pool(node)
         if reason is not None:
-            return edit.skip(node, reason)
+            raise Refuse(reason)
         attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"}
         attrs |= {"kernel_shape": [self.kernel] * 2, "pads": [self.kernel // 2] * 4}
         edit.replace(node, "MaxPool", list(node.inputs), attrs)

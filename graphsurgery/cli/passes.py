@@ -17,6 +17,9 @@ from graphsurgery.report import terminal
 @app.command("passes")
 def passes_command(
     name: Annotated[str | None, typer.Argument(help="Show this pass: what it does, its options, its effect.")] = None,
+    op: Annotated[
+        str | None, typer.Option("--op", metavar="OPERATOR", help="List the passes that look at this operator.")
+    ] = None,
     plugin: Plugins = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Write all there is to say of them to standard output, as a page.")
@@ -25,20 +28,23 @@ def passes_command(
 ) -> None:
     """List the passes, or show one.
 
-    Example: python -m graphsurgery passes widen-maxpool
+    Examples: python -m graphsurgery passes widen-maxpool; python -m graphsurgery passes --op Resize
     """
     from graphsurgery.report.passes import describe_pass, paragraphs, reference
     from graphsurgery.rewrite.registry import discover, picture
 
     screen = screen_for(json_)
     registry = discover(plugin or [])
+    if name is not None and op is not None:
+        raise InputError("--op lists passes, and a name shows one; give one of them")
+    names = registry.names() if op is None else registry.looking_at(op)
     if markdown:
         if json_ is not None:
             raise InputError("--markdown and --json say the same; give one of them")
-        write_out(reference([registry.get(each) for each in ([name] if name else registry.names())]))
+        write_out(reference([registry.get(each) for each in ([name] if name else names)]))
         return
     if name is None:
-        described = [describe_pass(registry.get(each)) for each in registry.names()]
+        described = [describe_pass(registry.get(each)) for each in names]
         rows = [[each["name"], each["effect"], each["summary"]] for each in described]
         screen.print(terminal.plain_table("Passes", ["pass", "effect", "what it does"], rows))
         write_json(json_, described)
@@ -46,6 +52,8 @@ def passes_command(
     pass_ = registry.get(name)
     described_pass = describe_pass(pass_)
     screen.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
+    if described_pass["matches"]:
+        screen.print(f"Looks at: {', '.join(described_pass['matches'])}\n", highlight=False)
     screen.print(paragraphs(picture(pass_)), highlight=False, markup=False)
     if described_pass["options"]:
         rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]

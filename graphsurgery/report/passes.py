@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite import NodePass, Pass
 from graphsurgery.rewrite.registry import picture, source_file
 
 _HEAD = """\
@@ -21,12 +21,13 @@ to write one: [write-a-pass.md](write-a-pass.md)."""
 
 
 def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
-    """Return name, effect, one-line summary, options with types and defaults, and where the pass is defined."""
+    """Return name, effect, operators, one-line summary, options with types and defaults, and the file of a pass."""
     first_paragraph = picture(pass_).split("\n\n")[0]
     about = inspect.cleandoc(pass_.__doc__ or "")
     return {
         "name": pass_.name,
         "effect": pass_.effect,
+        "matches": list(pass_.matches) if issubclass(pass_, NodePass) else [],
         "summary": " ".join(first_paragraph.split()),
         "about": "" if about.startswith(f"{pass_.__name__}(") else about,  # dataclass's own docstring says nothing
         "options": [_option(field, typing.get_type_hints(pass_)[field.name]) for field in dataclasses.fields(pass_)],
@@ -61,7 +62,7 @@ def reference(passes: Sequence[type[Pass]]) -> str:
 
 
 def _section(about: Mapping[str, Any], text: str) -> str:
-    parts = [f"## {about['name']}", f"Effect: {about['effect']}.", _markdown(text)]
+    parts = [f"## {about['name']}", f"Effect: {about['effect']}.{_looks_at(about)}", _markdown(text)]
     if about["options"]:
         rows = [
             "| option | type | default |",
@@ -73,6 +74,10 @@ def _section(about: Mapping[str, Any], text: str) -> str:
         ]
         parts += ["\n".join(rows), *([_markdown(about["about"])] if about["about"] else [])]
     return "\n\n".join(parts)
+
+
+def _looks_at(about: Mapping[str, Any]) -> str:
+    return f" Looks at {', '.join(about['matches'])}." if about["matches"] else ""
 
 
 def _cell(code: str) -> str:

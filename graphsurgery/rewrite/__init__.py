@@ -1,6 +1,6 @@
 """Passes: what they are, how they are found, and how they are run over a model.
 
-kinds      NodePass, GraphPass, ModelPass
+kinds      NodePass, GraphPass, ModelPass, Refuse
 editor     the one object through which a pass changes a graph
 apply      runs passes over a model
 registry   finds passes: the built-in ones, those of other packages, plug-in files
@@ -10,7 +10,7 @@ adapters   passes made of other libraries' rewrites, one line each
 from graphsurgery.graph.notes import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
 from graphsurgery.rewrite.apply import Applied, apply_pass, apply_passes
 from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
-from graphsurgery.rewrite.kinds import Effect, GraphPass, ModelPass, NodePass, Pass
+from graphsurgery.rewrite.kinds import Effect, GraphPass, ModelPass, NodePass, Pass, Refuse
 
 __all__ = [
     "BATCH_NOTE",
@@ -23,6 +23,7 @@ __all__ = [
     "ModelPass",
     "NodePass",
     "Pass",
+    "Refuse",
     "Skip",
     "Surroundings",
     "apply_pass",

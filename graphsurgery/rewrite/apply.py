@@ -6,10 +6,9 @@ A pass is a frozen dataclass; its fields are its options. It declares a kebab-ca
     class DropIdentity(NodePass):
         name = "drop-identity"
         effect = "exact"
+        matches = ("Identity",)
 
         def rewrite(self, node: gs.Node, edit: Editor) -> None:
-            if node.op != "Identity":
-                return
             edit.bypass(node, node.inputs[0])
 
 No pass reports whether it changed something: fingerprints tell. Unused nodes are dropped and the rest is sorted
@@ -19,7 +18,7 @@ after each pass, so a pass does neither.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,7 @@ from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES
 from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
-from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass
+from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass, Refuse
 
 # A node pass is repeated until it finds nothing more. One that moves a node down the graph may take a sweep for every
 # node it passes; one that edits for longer than that, or this often, makes new work for itself.
@@ -103,7 +102,8 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None, around: Surroundings 
             view = model.graph() if view is None else view
             edit = Editor(view, pass_.name, model.folder, around)
             if isinstance(pass_, GraphPass):
-                pass_.rewrite(view, edit)
+                with _refusals(edit, None):
+                    pass_.rewrite(view, edit)
                 graphs.drop_unused(view)
             elif isinstance(pass_, NodePass):
                 graphs.drop_unused(view)  # a reader that nothing needs must keep no node from being rewritten
@@ -124,7 +124,9 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None, around: Surroundings 
 def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
     proto = ModelProto()
     proto.CopyFrom(model.proto)
-    result = pass_.rewrite(proto, edit)
+    result: object = model.proto
+    with _refusals(edit, None):
+        result = pass_.rewrite(proto, edit)
     if not isinstance(result, ModelProto):
         raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
     view = Model(result, model.folder).graph()
@@ -139,6 +141,7 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
 def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
     inner = list(graphs.walk_graphs(view))
     nodes = sum(len(graph.nodes) for graph in inner)
+    matches = matcher(pass_)
     sweeps = 0
     while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
         sweeps += 1
@@ -148,12 +151,41 @@ def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
         for graph in inner:
             edit.graph = graph
             for node in list(graph.nodes):
-                if node.outputs:
+                if node.outputs and matches(node):
                     edit.place = f" on node '{node.name or node.outputs[0].name}' ({node.op})"
-                    pass_.rewrite(node, edit)
+                    with _refusals(edit, node):
+                        pass_.rewrite(node, edit)
         if edit.edits == before:
             return
         edit.place = ""
         graphs.drop_unused(view)
         inner = list(graphs.walk_graphs(view))
     raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
+
+
+def matcher(pass_: NodePass) -> Callable[[gs.Node], bool]:
+    """Return what tells whether a node is one that `pass_` looks at."""
+    if not pass_.matches:
+        return lambda node: True
+    domains: dict[str, set[str]] = {}
+    for name in pass_.matches:
+        domain, _, op = name.rpartition(".")
+        domains.setdefault(op, set()).add("" if domain in graphs.STANDARD_DOMAINS else domain)
+
+    def matches(node: gs.Node) -> bool:
+        own = domains.get(node.op)
+        return own is not None and ("" if node.domain in graphs.STANDARD_DOMAINS else node.domain) in own
+
+    return matches
+
+
+@contextmanager
+def _refusals(edit: Editor, node: gs.Node | None) -> Iterator[None]:
+    """Note what is refused inside; a pass that has edited something by then has left half a rewrite."""
+    edits = edit.edits
+    try:
+        yield
+    except Refuse as refusal:
+        if edit.edits != edits:
+            raise edit.fail(f"it refuses{edit.place} after it has edited the graph: {refusal.reason}") from refusal
+        edit.skip(refusal.node or node, refusal.reason)

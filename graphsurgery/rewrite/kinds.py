@@ -1,4 +1,4 @@
-"""What a pass is: NodePass, GraphPass or ModelPass."""
+"""What a pass is: NodePass, GraphPass or ModelPass, and how it says no."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from onnx import ModelProto
 from graphsurgery.rewrite.editor import Editor
 
 Effect = Literal["exact", "approximate"]
+
+
+class Refuse(Exception):
+    """Raised by a pass, from any depth and before its first edit, to leave a node as it is; `reason` is shown.
+
+    `node` is the one that the reason is about, where that is not the node at hand.
+    """
+
+    def __init__(self, reason: str, node: gs.Node | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.node = node
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,16 @@ class Pass:
 
 
 class NodePass(Pass):
-    """A rewrite around one node, called for every node, those in If and Loop bodies included."""
+    """A rewrite around one node, called for each that `matches`, those in If and Loop bodies included.
+
+    `matches` holds operators by name: "Conv" is ONNX's own, "com.microsoft.Gelu" that of another domain. Without any,
+    `rewrite` is called for every node.
+    """
+
+    matches: ClassVar[tuple[str, ...]] = ()
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        """Look at `node`; return, `edit.skip` with a reason, or rewrite it."""
+        """Look at `node`; return, raise Refuse with a reason, or rewrite it."""
         raise NotImplementedError
 
 
@@ -40,7 +58,7 @@ class GraphPass(Pass):
     """A rewrite that needs the whole graph."""
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
-        """Change `graph` in place."""
+        """Change `graph` in place, or raise Refuse, having changed nothing."""
         raise NotImplementedError
 
 
@@ -48,5 +66,5 @@ class ModelPass(Pass):
     """A rewrite by a tool that takes and returns a ModelProto."""
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        """Return the rewritten model; `model` itself may be changed or returned."""
+        """Return the rewritten model; `model` itself may be changed or returned. Or raise Refuse."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ may hold any number of passes under any class names.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,10 +21,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+import onnx
+
 from graphsurgery.errors import InputError, did_you_mean, first_line
 from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"
+_OPERATOR = re.compile(r"([A-Za-z0-9_-]+\.)*[A-Za-z_][A-Za-z0-9_]*")
 KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -45,6 +49,18 @@ class Registry:
         except KeyError:
             raise InputError(f"unknown pass '{name}'.{suggest(name, self.names())}") from None
 
+    def looking_at(self, op: str) -> list[str]:
+        """Return the names of the passes that match an operator, such as Conv or com.microsoft.Gelu.
+
+        Raises InputError, with the nearest operator, where none does.
+        """
+        matches = {name: pass_.matches for name, pass_ in self._passes.items() if issubclass(pass_, NodePass)}
+        found = sorted(name for name, ops in matches.items() if op in ops)
+        if not found:
+            known = {each for ops in matches.values() for each in ops}
+            raise InputError(f"no pass looks at operator '{op}'.{did_you_mean(op, known)}")
+        return found
+
     def add(self, pass_: type[Pass]) -> None:
         """Register a pass; InputError when its declaration is wrong or its name is taken."""
         if not (inspect.isclass(pass_) and issubclass(pass_, NodePass | GraphPass | ModelPass)):
@@ -59,6 +75,8 @@ class Registry:
             raise InputError(f"{place}: pass '{name}' must be a @dataclass(frozen=True)")
         if {"name", "effect"} & {option.name for option in dataclasses.fields(pass_)}:
             raise InputError(f"{place}: pass '{name}' must declare name and effect without a type, or they are options")
+        if issubclass(pass_, NodePass):
+            _check_matches(pass_, place)
         other = self._passes.get(name)
         if other is not None and other is not pass_:
             raise InputError(f"{place}: pass '{name}' is also defined in {source_file(other)}; rename one")
@@ -131,6 +149,28 @@ def discover(plugins: Iterable[Path] = ()) -> Registry:
     for plugin in plugins:
         registry.add_plugin(plugin)
     return registry
+
+
+def _check_matches(pass_: type[NodePass], place: str) -> None:
+    """Raise InputError where `matches` holds anything but operators; of another domain's nothing is known."""
+    matches: object = pass_.matches
+    if not isinstance(matches, tuple) or not all(isinstance(op, str) and _OPERATOR.fullmatch(op) for op in matches):
+        raise InputError(
+            f"{place}: pass '{pass_.name}' must declare matches as a tuple of operators, "
+            f'such as ("Conv", "com.microsoft.Gelu"), not {matches!r}'
+        )
+    for op in matches:
+        if "." not in op and op not in standard_operators():
+            raise InputError(
+                f"{place}: pass '{pass_.name}' matches '{op}', and ONNX has no such operator."
+                f"{did_you_mean(op, standard_operators())} One of another domain is written with it: com.microsoft.Gelu"
+            )
+
+
+@functools.cache
+def standard_operators() -> frozenset[str]:
+    """Return the names of ONNX's own operators, those of all operator sets."""
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == "")
 
 
 def source_file(pass_: type[Pass]) -> str:

@@ -37,8 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
-{blank}from graphsurgery.graph import is_op
-from graphsurgery.rewrite import Editor, NodePass
+{blank}from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,16 @@ class {cls}(NodePass):
 
     name = "{name}"
     effect = "{effect}"
+    matches = ("{op}",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not is_op(node, "{op}"):
-            return
         # Guards first, each with the reason that is shown to who wonders:
-        #     if attribute(node, "axis", 0) < 0:
-        #         return edit.skip(node, "its axis counts from the end")
+        #     if node.attrs.get("axis", 0) < 0:
+        #         raise Refuse("its axis counts from the end")
         # Then the rewrite, through `edit` only, for example:
         #     y = edit.emit("Abs", [node.inputs[0]], hint="positive")
         #     edit.replace(node, "Sqrt", [y])
-        return edit.skip(node, "the rewrite is not written yet")
+        raise Refuse("the rewrite is not written yet")
 '''
 
 _TEST = '''\

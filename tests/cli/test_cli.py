@@ -147,6 +147,19 @@ def test_inspect_shows_a_dimension_that_reads_like_markup(cli: Cli, tmp_path: Pa
     assert "dynamic: 2: x [bold, 4], y [bold, 4]" in outcome.out
 
 
+def test_passes_lists_those_that_look_at_an_operator(cli: Cli) -> None:
+    listed = cli("passes", "--op", "Resize", "--json", "-")
+    assert listed.code == 0
+    found = json.loads(listed.out)
+    assert {"drop-unity-resize", "lower-nearest-resize"} <= {each["name"] for each in found}
+    assert all("Resize" in each["matches"] for each in found)
+    assert "Looks at: MaxPool" in cli("passes", "widen-maxpool").out
+    wrong = cli("passes", "--op", "Resise")
+    assert wrong.code == 2
+    assert "Did you mean 'Resize'?" in wrong.err
+    assert cli("passes", "widen-maxpool", "--op", "MaxPool").code == 2
+
+
 def test_passes_lists_them_and_shows_one(cli: Cli) -> None:
     listed = cli("passes")
     assert listed.code == 0

@@ -13,7 +13,16 @@ from graphsurgery import graph as graphs
 from graphsurgery.devices import session
 from graphsurgery.errors import MissingTool, PassError
 from graphsurgery.graph.model import Model
-from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE, Editor, GraphPass, ModelPass, NodePass, apply_pass
+from graphsurgery.rewrite import (
+    BATCH_NOTE,
+    NORMALISATION_NOTE,
+    Editor,
+    GraphPass,
+    ModelPass,
+    NodePass,
+    Refuse,
+    apply_pass,
+)
 from graphsurgery.rewrite.apply import MAX_SWEEPS
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
 
@@ -24,10 +33,10 @@ HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 class DropIdentity(NodePass):
     name = "drop-identity"
     effect = "exact"
+    matches = ("Identity",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if graphs.is_op(node, "Identity"):
-            edit.bypass(node, node.inputs[0])
+        edit.bypass(node, node.inputs[0])
 
 
 @dataclass(frozen=True)
@@ -707,3 +716,69 @@ def test_shape_inference_that_fails_is_a_pass_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", fail)
     with pytest.raises(PassError, match=r"^pass 'p': shape inference: first line$"):
         Editor(model(RELU).graph(), "p").infer_shapes()
+
+
+@pytest.mark.parametrize(
+    ("matches", "seen"),
+    [
+        (("Neg",), ["y"]),
+        (("my.Neg",), ["a"]),
+        (("Neg", "my.Neg"), ["a", "y"]),
+        (("ai.onnx.Neg",), ["y"]),
+        (("Exp",), []),
+        ((), ["a", "b", "y"]),
+    ],
+)
+def test_a_node_pass_sees_what_it_matches(matches: tuple[str, ...], seen: list[str]) -> None:
+    found = []
+
+    @dataclass(frozen=True)
+    class Looks(OnNodes):
+        pass
+
+    Looks.matches = matches
+    text = "g (float[2] x) => (float[2] y) { a = my.Neg (x)  b = Relu (a)  y = Neg (b) }"
+    head = '<ir_version: 8, opset_import: ["": 17, "my": 1]>'
+    apply_pass(Looks(do=lambda node, edit: found.append(node.outputs[0].name)), model(text, head))
+    assert found == seen
+
+
+def deep_down(depth: int, node: gs.Node | None = None) -> None:
+    if depth == 0:
+        raise Refuse("far too deep", node)
+    deep_down(depth - 1, node)
+
+
+def test_a_refusal_from_any_depth_is_noted_and_the_next_node_is_looked_at() -> None:
+    applied = apply_pass(OnNodes(do=lambda node, edit: deep_down(3)), model(RELU))
+    assert [(skip.node, skip.reason) for skip in applied.skips] == [("a", "far too deep"), ("y", "far too deep")]
+
+
+def test_a_refusal_may_be_about_another_node() -> None:
+    def do(node: gs.Node, edit: Editor) -> None:
+        if node.op == "Neg":
+            deep_down(1, graphs.producer(node.inputs[0]))
+
+    assert [skip.node for skip in apply_pass(OnNodes(do=do), model(RELU)).skips] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "pass_",
+    [OnGraph(do=lambda graph, edit: deep_down(1)), OnModel(do=lambda model, edit: deep_down(1))],
+    ids=["graph", "model"],
+)
+def test_a_pass_on_the_whole_refuses_the_whole(pass_: GraphPass | ModelPass) -> None:
+    before = model(RELU)
+    applied = apply_pass(pass_, before)
+    assert [(skip.node, skip.reason) for skip in applied.skips] == [("", "far too deep")]
+    assert applied.model.fingerprint == before.fingerprint
+
+
+def test_a_refusal_behind_an_edit_is_a_fault_of_the_pass() -> None:
+    def do(node: gs.Node, edit: Editor) -> None:
+        if node.op == "Neg":
+            edit.replace(node, "Exp", node.inputs)
+            deep_down(1)
+
+    with pytest.raises(PassError, match=r"refuses on node 'y' \(Neg\) after it has edited the graph: far too deep"):
+        apply_pass(OnNodes(do=do), model(RELU))

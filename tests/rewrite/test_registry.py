@@ -214,6 +214,28 @@ def test_an_entry_point_that_brings_no_pass_is_refused(
 # --- names --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("matches", "said"),
+    [
+        ('("Convv",)', "matches 'Convv', and ONNX has no such operator. Did you mean 'Conv'?"),
+        ('("Conv")', "must declare matches as a tuple of operators"),
+        ('["Conv"]', "must declare matches as a tuple of operators"),
+        ("(3,)", "must declare matches as a tuple of operators"),
+        ('("com.microsoft.",)', "must declare matches as a tuple of operators"),
+    ],
+)
+def test_a_plugin_that_matches_what_is_no_operator_is_refused(tmp_path: Path, matches: str, said: str) -> None:
+    assert said in refusal(plugin(tmp_path, f"{PLUGIN}    matches = {matches}\n"))
+
+
+def test_passes_are_found_by_the_operator_that_they_look_at(tmp_path: Path) -> None:
+    found = Registry()
+    found.add_plugin(plugin(tmp_path, f'{PLUGIN}    matches = ("Conv", "com.microsoft.Gelu")\n'))
+    assert found.looking_at("Conv") == found.looking_at("com.microsoft.Gelu") == ["my-pass"]
+    with pytest.raises(InputError, match=r"no pass looks at operator 'Konv'\. Did you mean 'Conv'\?"):
+        found.looking_at("Konv")
+
+
 def test_an_unknown_name_comes_with_the_nearest_one() -> None:
     with pytest.raises(
         InputError, match=r"unknown pass 'widen-maxpol'\. Did you mean 'widen-maxpool'\? See: python -m"
