@@ -213,7 +213,7 @@ class _Expansion:
         if node.op == "Pow":
             exponent = scalar(node.inputs[1])
             self.rank = max(self.rank, rank(node.inputs[1]))
-            fits = exponent is not None and exponent == int(exponent) and 0 < abs(exponent) <= max(2, self.degree)
+            fits = exponent is not None and exponent == int(exponent) and 0 < abs(exponent) <= self.degree
             return polynomials.power(first, int(exponent)) if fits and exponent is not None else None
         second = self.expand(node.inputs[1], depth)
         if second is None:

@@ -160,10 +160,11 @@ class _Reader:
             self._fail_at(error.lineno or 1, error.offset or 1, error.msg)
 
     def _name(self, target: ast.Name, statement: ast.Assign) -> Named:
+        term = self._term(statement.value)
         taken = target.id in self.named or target.id in self.numbers or target.id in self.used or target.id == "pi"
         if taken or len(statement.targets) > 1:
             self._fail(target, f"{target.id} means something already, or two names are given at once")
-        self.named[target.id] = Named(target.id, self._term(statement.value))
+        self.named[target.id] = Named(target.id, term)
         return self.named[target.id]
 
     def _term(self, node: ast.expr) -> Term:
