@@ -27,7 +27,7 @@ TOLERANCE = 4  # roundings: a formula has a few constants, each rounded once
 _UNARY = ("Neg", "Reciprocal")
 _COMMUTATIVE = ("Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor")
 _MOST_TENSORS = 256  # that a formula is looked for among
-_MOST_ATTEMPTS = 5000  # to find a formula around one node
+_MOST_ATTEMPTS = 1000  # to find a formula around one node
 
 
 @dataclass(frozen=True)
