@@ -1,7 +1,5 @@
 """Fuse MatMul and the Add behind it into one Gemm, a fully connected layer with its bias.
 
-    Add(MatMul(a, b), c)  ->  Gemm(a, b, c)
-
 Accelerators have a unit for the whole layer and quantize it with one scale; a MatMul and an Add are two layers with
 a tensor of products between them. `lower-gemm` is the way back.
 
@@ -19,8 +17,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import is_op, producer
-from graphsurgery.operators.operands import FLOATS, only_reader
+from graphsurgery.operators.pattern import Match, Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -30,43 +27,29 @@ class FuseGemm(NodePass):
 
     name = "fuse-gemm"
     effect = "exact"
-    matches = ("Add",)
+    pattern = Pattern("Add(MatMul(a, b), c)  ->  Gemm(a, b, c)")
+    matches = pattern.matches
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if edit.opset < 7:
             return
-        first, second = node.inputs
-        reasons = []
-        for product, c in ((first, second), (second, first)):
-            matmul = producer(product)
-            if matmul is None or not is_op(matmul, "MatMul"):
-                continue
-            reason = _why_not(matmul, c, edit)
-            if reason is None:
-                return edit.replace(node, "Gemm", [*matmul.inputs, c])
-            reasons.append(reason)
-        if reasons:
-            raise Refuse(reasons[0])
+        match = self.pattern.match(node, edit, check=lambda match: _check(match, edit))
+        if match is not None:
+            match.replace()
 
 
-def _why_not(matmul: gs.Node, c: gs.Tensor, edit: Editor) -> str | None:
-    a, b = matmul.inputs
-    product = matmul.outputs[0]
-    if only_reader(product, edit) is None:
-        return "the product is read by another node too, or is a graph output"
-    if not any(node is matmul for node in edit.graph.nodes):
-        return "its MatMul stands outside this body, where it is computed once"
-    dtype = edit.dtype(b) or edit.dtype(a) or edit.dtype(product)
-    if dtype is None or dtype.name not in FLOATS:
-        return f"its elements are {'of unknown type' if dtype is None else dtype.name}, not {', '.join(FLOATS)}"
-    left, right, added = edit.shape(a), edit.shape(b), edit.shape(c)
+def _check(match: Match, edit: Editor) -> None:
+    match.require_private("the product is read by another node too, or is a graph output")
+    if not any(node is match.nodes[0] for node in edit.graph.nodes):
+        raise Refuse("its MatMul stands outside this body, where it is computed once")
+    match.require_type("b", "a")
+    left, right, added = (edit.shape(match[name]) for name in "abc")
     if left is None or right is None or len(left) != 2 or len(right) != 2:
         kinds = ["unknown rank" if shape is None else f"rank {len(shape)}" for shape in (left, right)]
-        return f"its factors are of {' and '.join(kinds)}, and Gemm multiplies matrices"
+        raise Refuse(f"its factors are of {' and '.join(kinds)}, and Gemm multiplies matrices")
     if added is None or len(added) > 2:
-        return f"what is added is {'of unknown rank' if added is None else f'of rank {len(added)}'}"
+        raise Refuse(f"what is added is {'of unknown rank' if added is None else f'of rank {len(added)}'}")
     result = [left[0], right[1]][2 - len(added) :]
     for size, room in zip(added, result, strict=True):
         if size != 1 and (size != room or size is None or (isinstance(size, int) and size < 0)):
-            return f"what is added, {added}, may be larger than the product, {[left[0], right[1]]}"
-    return None
+            raise Refuse(f"what is added, {added}, may be larger than the product, {[left[0], right[1]]}")

@@ -1,10 +1,6 @@
 """Fuse the nine operators that a layer normalisation is exported as below operator set 17 into the one that it is.
 
-    mean = ReduceMean(x)            over the last axes, kept as size 1
-    d = Sub(x, mean)
-    variance = ReduceMean(Pow(d, 2))                or ReduceMean(Mul(d, d))
-    n = Div(d, Sqrt(Add(variance, epsilon)))        or Mul(d, Reciprocal(Sqrt(...)))
-    y = Add(Mul(n, gamma), beta)    ->  y = LayerNormalization(x, gamma, beta)
+    Add(Mul(n, gamma), beta)  ->  LayerNormalization(x, gamma, beta)
 
 Compilers that have the layer, such as QNN's, run it at the precision it needs; quantized one by one, the mean, the
 square and the root lose it. The Add may be missing. `lower-layernorm` is the way back.
@@ -21,15 +17,15 @@ It does not fire when
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import constant, consumers, is_op, producer
+from graphsurgery.graph import constant, is_op
 from graphsurgery.operators.axes import integers, keeps_dims, normalised
-from graphsurgery.operators.operands import only_reader, rank, scalar
+from graphsurgery.operators.operands import only_reader
+from graphsurgery.operators.pattern import Match, Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -39,120 +35,65 @@ class FuseLayernorm(NodePass):
 
     name = "fuse-layernorm"
     effect = "exact"
-    matches = ("Div", "Mul")
+    pattern = Pattern(
+        """
+        d = x - ReduceMean(x, ...)
+        n = d / Sqrt(ReduceMean(d ** 2, ...) + epsilon)
+        """,
+        numbers=["epsilon"],
+    )
+    matches = pattern.matches
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        found = _match(node)
-        if found is None:
+        match = self.pattern.match(node, edit)
+        if match is None:
             return
         if edit.opset < 17:
             raise Refuse("LayerNormalization needs operator set 17")
-        if any(len(consumers(t)) != readings or edit.is_output(t) for t, readings in found.inside):
-            raise Refuse("a tensor inside is read by another node too, or is a graph output")
-        if not found.epsilon > 0:
+        match.require_private()
+        x, epsilon = match["x"], match.number("epsilon")
+        if not epsilon > 0:
             raise Refuse("its epsilon is not positive")
-        dtype = edit.dtype(found.x)
-        if dtype != np.float32:
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not float32")
-        sizes = _normalised_sizes(found, edit)
-        if isinstance(sizes, str):
-            raise Refuse(sizes)
-        last, inputs = node, [found.x]
+        match.require_type("x", types=["float32"])
+        sizes = _normalised_sizes(match, edit)
+        last, inputs = match.last, [x]
         for op in ("Mul", "Add"):
             reader = only_reader(last.outputs[0], edit)
             if reader is None or not is_op(reader, op):
                 break
             other = next(tensor for tensor in reader.inputs if tensor is not last.outputs[0])
-            parameter = _parameter(other, sizes, len(edit.shape(found.x) or []), edit)
+            parameter = _parameter(other, sizes, len(edit.shape(x) or []), edit)
             if parameter is None:
                 break
             last, inputs = reader, [*inputs, parameter]
         if len(inputs) == 1:
             raise Refuse(f"no Mul behind it alone has a gamma of shape {list(sizes)}")
-        attrs = {"axis": -len(sizes), "epsilon": found.epsilon, "stash_type": 1}
+        attrs = {"axis": -len(sizes), "epsilon": epsilon, "stash_type": 1}
         edit.replace(last, "LayerNormalization", inputs, attrs)
 
 
-@dataclass(frozen=True)
-class _Match:
-    """`inside` holds the tensors of the pattern and how often it reads each; `rank` is that of its constants."""
-
-    x: gs.Tensor
-    means: tuple[gs.Node, gs.Node]
-    epsilon: float
-    rank: int
-    inside: tuple[tuple[gs.Tensor, int], ...]
-
-
-def _match(node: gs.Node) -> _Match | None:
-    """Return the pattern that ends in `node`, which divides d by the root; None where there is none."""
-    for d, root, between in _quotients(node):
-        total = _first(_read_by("Sqrt", root))
-        for variance, epsilon in _both_ways(_read_by("Add", total)):
-            value, square = scalar(epsilon), _first(_read_by("ReduceMean", variance))
-            x, mean = _read_by("Sub", d) or (None, None)
-            if value is None or square is None or x is None or _first(_read_by("ReduceMean", mean)) is not x:
-                continue
-            readings, exponent = _square(square, d)
-            if readings:
-                means = producer(mean), producer(variance)
-                once = [(tensor, 1) for tensor in (mean, square, variance, total, root, *between)]
-                return _Match(x, means, value, max(exponent, rank(epsilon)), ((d, readings + 1), *once))
-    return None
-
-
-def _quotients(node: gs.Node) -> Iterator[tuple[gs.Tensor, gs.Tensor, tuple[gs.Tensor, ...]]]:
-    """Yield what `node` divides, what by, and the tensors between."""
-    if is_op(node, "Div"):
-        yield node.inputs[0], node.inputs[1], ()
-    else:
-        for d, inverse in _both_ways(node.inputs):
-            root = _first(_read_by("Reciprocal", inverse))
-            if root is not None:
-                yield d, root, (inverse,)
-
-
-def _square(square: gs.Tensor, d: gs.Tensor) -> tuple[int, int]:
-    """Return how often `square` reads `d` if it is the square of `d`, else 0, and the rank of the exponent."""
-    if [factor is d for factor in _read_by("Mul", square)] == [True, True]:
-        return 2, 0
-    base, exponent = _read_by("Pow", square) or (None, None)
-    return (1, rank(exponent)) if base is d and scalar(exponent) == 2 else (0, 0)
-
-
-def _read_by(op: str, tensor: gs.Tensor | None) -> list[gs.Tensor]:
-    """Return what is read by the `op` that writes `tensor`; nothing where another operator writes it."""
-    node = None if tensor is None else producer(tensor)
-    return list(node.inputs) if node is not None and is_op(node, op) else []
-
-
-def _first(tensors: Sequence[gs.Tensor]) -> gs.Tensor | None:
-    return tensors[0] if tensors else None
-
-
-def _both_ways(tensors: Sequence[gs.Tensor]) -> list[tuple[gs.Tensor, gs.Tensor]]:
-    return [(tensors[0], tensors[1]), (tensors[1], tensors[0])] if tensors else []
-
-
-def _normalised_sizes(found: _Match, edit: Editor) -> tuple[int, ...] | str:
-    """Return the sizes of the axes that both means are taken over, or why LayerNormalization has no such axes."""
-    shape = edit.shape(found.x)
+def _normalised_sizes(match: Match, edit: Editor) -> tuple[int, ...]:
+    """Return the sizes of the axes that both means are taken over, if LayerNormalization has such axes."""
+    shape = edit.shape(match["x"])
     if shape is None:
-        return "nothing tells the rank of its input"
-    if found.rank > len(shape):
-        return "a constant of more dimensions adds some to the result"
-    count = 0
-    for mean in found.means:
+        raise Refuse("nothing tells the rank of its input")
+    if match.rank > len(shape):
+        raise Refuse("a constant of more dimensions adds some to the result")
+    counts = set()
+    for mean in (each for each in match.nodes if is_op(each, "ReduceMean")):
         axes = integers(mean, "axes", 1)
         if not axes or not keeps_dims(mean):
-            return "its means do not write out their axes, or drop them"
+            raise Refuse("its means do not write out their axes, or drop them")
         if sorted(normalised(axes, len(shape)) or []) != list(range(len(shape) - len(axes), len(shape))):
-            return f"a mean over {axes} is not over the last axes"
-        if count not in (0, len(axes)):
-            return "its means are not over the same axes"
-        count = len(axes)
-    sizes = tuple(size for size in shape[-count:] if isinstance(size, int) and size > 0)
-    return sizes if len(sizes) == count else f"the sizes of the last axes of {shape} are not all known"
+            raise Refuse(f"a mean over {axes} is not over the last axes")
+        counts.add(len(axes))
+    if len(counts) > 1:
+        raise Refuse("its means are not over the same axes")
+    sizes = shape[-counts.pop() :]
+    known = tuple(size for size in sizes if isinstance(size, int) and size > 0)
+    if len(known) < len(sizes):
+        raise Refuse(f"the sizes of the last axes of {shape} are not all known")
+    return known
 
 
 def _parameter(tensor: gs.Tensor, sizes: tuple[int, ...], most: int, edit: Editor) -> gs.Tensor | None:

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.activations import ALPHA, BETA, excluded, gated
-from graphsurgery.operators.operands import only_reader
+from graphsurgery.operators.activations import ALPHA, BETA, excluded
+from graphsurgery.operators.pattern import Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
+
+_SILU = Pattern("Mul(x, Sigmoid(x))", "Swish(x, ...)")
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,21 @@ class ReplaceSilu(NodePass):
 
     name = "replace-silu"
     effect = "approximate"
-    matches = ("Mul", "Swish")
+    matches = _SILU.matches
 
     exclude: tuple[str, ...] = ()
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        silu = gated(node, "Sigmoid")
-        if silu is None and node.op != "Swish":
+        match = _SILU.match(node, edit)
+        if match is None:
             return
-        x = node.inputs[0] if silu is None else silu[0]
-        slope = attribute(node, "alpha", 1.0) if silu is None else 1.0
         if excluded(node, self.exclude):
             raise Refuse("it is excluded by name")
-        if silu is not None and only_reader(silu[1].outputs[0], edit) is None:
-            raise Refuse("its Sigmoid is read by another node too, or is a graph output")
+        match.require_private("its Sigmoid is read by another node too, or is a graph output")
+        x, slope = match["x"], attribute(node, "alpha", 1.0)
         if not slope > 0:
             raise Refuse(f"alpha is {slope:g}")
-        dtype = edit.dtype(x)
-        if dtype is None or dtype.name not in ("float32", "float16"):
-            kind = "of unknown type" if dtype is None else dtype.name
-            raise Refuse(f"its elements are {kind}, not float32 or float16")
+        match.require_type("x", types=["float32", "float16"])
         if slope == 1 and edit.opset >= 14:
             return edit.replace(node, "HardSwish", [x])
         attrs = {"alpha": slope * ALPHA, "beta": BETA}

@@ -30,8 +30,8 @@ def passes_command(
 
     Examples: python -m graphsurgery passes widen-maxpool; python -m graphsurgery passes --op Resize
     """
-    from graphsurgery.report.passes import describe_pass, paragraphs, reference
-    from graphsurgery.rewrite.registry import discover, picture
+    from graphsurgery.report.passes import describe_pass, paragraphs, reference, text_of
+    from graphsurgery.rewrite.registry import discover
 
     screen = screen_for(json_)
     registry = discover(plugin or [])
@@ -54,7 +54,7 @@ def passes_command(
     screen.print(f"{name} ({described_pass['effect']})\n", style="bold", highlight=False)
     if described_pass["matches"]:
         screen.print(f"Looks at: {', '.join(described_pass['matches'])}\n", highlight=False)
-    screen.print(paragraphs(picture(pass_)), highlight=False, markup=False)
+    screen.print(paragraphs(text_of(pass_)), highlight=False, markup=False)
     if described_pass["options"]:
         rows = [[o["name"], o["type"], o["default"]] for o in described_pass["options"]]
         screen.print()

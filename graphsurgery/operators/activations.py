@@ -1,4 +1,4 @@
-"""What the passes around SiLU and its piecewise linear cousin share: x * Gate(x), and which nodes a user excludes."""
+"""What the passes around SiLU and its piecewise linear cousin share: their slope, and which nodes a user excludes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,9 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op, producer
+from graphsurgery.graph import attribute
 
 ALPHA, BETA = 1 / 6, 0.5  # HardSigmoid of torch and of HardSwish; ONNX's own default for alpha is 0.2
-
-
-def gated(node: gs.Node, op: str) -> tuple[gs.Tensor, gs.Node] | None:
-    """Return x and the gate where `node` is x * op(x), in any order; else None."""
-    if not is_op(node, "Mul"):
-        return None
-    for x, factor in (tuple(node.inputs), tuple(node.inputs)[::-1]):
-        gate = producer(factor)
-        if gate is not None and is_op(gate, op) and gate.inputs[0] is x:
-            return x, gate
-    return None
 
 
 def is_torch_hard_sigmoid(node: gs.Node) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import textwrap
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphsurgery.operators.pattern import Pattern
 from graphsurgery.rewrite import NodePass, Pass
 from graphsurgery.rewrite.registry import picture, source_file
 
@@ -21,18 +23,32 @@ to write one: [write-a-pass.md](write-a-pass.md)."""
 
 
 def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
-    """Return name, effect, operators, one-line summary, options with types and defaults, and the file of a pass."""
+    """Return name, effect, operators, patterns, one-line summary, options, and the file of a pass."""
     first_paragraph = picture(pass_).split("\n\n")[0]
     about = inspect.cleandoc(pass_.__doc__ or "")
     return {
         "name": pass_.name,
         "effect": pass_.effect,
         "matches": list(pass_.matches) if issubclass(pass_, NodePass) else [],
+        "patterns": patterns(pass_),
         "summary": " ".join(first_paragraph.split()),
         "about": "" if about.startswith(f"{pass_.__name__}(") else about,  # dataclass's own docstring says nothing
         "options": [_option(field, typing.get_type_hints(pass_)[field.name]) for field in dataclasses.fields(pass_)],
         "file": source_file(pass_),
     }
+
+
+def patterns(pass_: type[Pass]) -> list[str]:
+    """Return the patterns that stand on the class of a pass, as text."""
+    own = {name: value for kind in reversed(pass_.__mro__) for name, value in vars(kind).items()}
+    return [text for value in own.values() if isinstance(value, Pattern) for text in value.texts]
+
+
+def text_of(pass_: type[Pass]) -> str:
+    """Return what a pass says of itself: its docstring, with its patterns as a picture behind the first paragraph."""
+    first, *rest = picture(pass_).split("\n\n")
+    drawn = textwrap.indent("\n".join(patterns(pass_)), "    ")
+    return "\n\n".join([first, *([drawn] if drawn else []), *rest])
 
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> dict[str, str]:
@@ -48,7 +64,7 @@ def _option(field: dataclasses.Field[Any], kind: Any) -> dict[str, str]:
 
 def reference(passes: Sequence[type[Pass]]) -> str:
     """Return a page of Markdown on `passes`: a table of all of them, by verb, then a section for each."""
-    described = [(describe_pass(pass_), picture(pass_)) for pass_ in sorted(passes, key=lambda pass_: pass_.name)]
+    described = [(describe_pass(pass_), text_of(pass_)) for pass_ in sorted(passes, key=lambda pass_: pass_.name)]
     lines = ["| | pass | effect | what it does |", "|---|---|---|---|"]
     verbs: set[str] = set()
     for about, _ in described:

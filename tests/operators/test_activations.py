@@ -1,22 +1,7 @@
 from __future__ import annotations
 
-from graphsurgery.operators.activations import excluded, gated, is_torch_hard_sigmoid
+from graphsurgery.operators.activations import excluded, is_torch_hard_sigmoid
 from operators.small_graphs import view
-
-
-def test_a_gate_is_found_on_either_side_of_the_product() -> None:
-    for product in ("Mul (x, s)", "Mul (s, x)"):
-        graph, _ = view(f"g (float[2] x) => (float[2] y) {{ s = Sigmoid (x)  y = {product} }}")
-        found = gated(graph.nodes[1], "Sigmoid")
-        assert found is not None
-        assert found[0] is graph.inputs[0]
-        assert found[1] is graph.nodes[0]
-        assert gated(graph.nodes[1], "HardSigmoid") is None
-
-
-def test_a_gate_of_another_tensor_is_none() -> None:
-    graph, _ = view("g (float[2] x, float[2] z) => (float[2] y) { s = Sigmoid (z)  y = Mul (x, s) }")
-    assert gated(graph.nodes[1], "Sigmoid") is None
 
 
 def test_the_hard_sigmoid_of_torch_is_known_by_its_slope() -> None:
