@@ -28,7 +28,8 @@ def passes_command(
 ) -> None:
     """List the passes, or show one.
 
-    Examples: python -m graphsurgery passes widen-maxpool; python -m graphsurgery passes --op Resize
+    Example: python -m graphsurgery passes widen-maxpool
+    Example: python -m graphsurgery passes --op Resize
     """
     from graphsurgery.report.passes import describe_pass, paragraphs, reference, text_of
     from graphsurgery.rewrite.registry import discover
