@@ -158,7 +158,13 @@ class TolerancesKeys(BaseModel):
         "named by its first tensor",
         examples=[5, {"proposals": 10}],
     )
-    __pydantic_extra__: dict[str, NotNegative | ToleranceKeys]
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            NotNegative | ToleranceKeys,
+            Field(description="how far the tensors of that name may be off", examples=[0.02, {"relative": 0.001}]),
+        ],
+    ]
 
 
 class Check(Section):
@@ -192,7 +198,7 @@ class VariantKeys(Section):
     part_passes: Mapping[PartName, Passes] = Field(
         {},
         description="part name -> rewrites of that part, after those of the recipe's own `part_passes`",
-        examples=[{"backbone_rpn": ["quantize"], "box_head": [{"quantize": {"exclude": "auto", "sqnr_goal": 30}}]}],
+        examples=[{"backbone_rpn": ["quantize"]}, {"box_head": [{"quantize": {"exclude": "auto", "sqnr_goal": 30}}]}],
     )
     devices: Mapping[Word, str] = Field(
         {},
@@ -255,7 +261,7 @@ class RecipeKeys(Section):
     part_passes: Annotated[Mapping[PartName, Passes], IsReplaced()] = Field(
         {},
         description="part name -> rewrites of that part, as in `passes`",
-        examples=[{"backbone_rpn": ["replace-unit-maxpool"], "box_head": [{"freeze-batch": {"size": 1000}}]}],
+        examples=[{"backbone_rpn": ["replace-unit-maxpool"]}, {"box_head": [{"freeze-batch": {"size": 1000}}]}],
     )
     variants: Mapping[PartName, VariantKeys] = Field(
         {},
