@@ -128,6 +128,8 @@ class _Generate(GenerateJsonSchema):
 
 
 def _with_default(schema: Schema, option: PassOption) -> Schema:
+    if schema == _NEVER:
+        return schema
     default = to_jsonable_python(option.default, serialize_unknown=True, inf_nan_mode="null")
     return schema if default in (None, [], {}) else schema | {"default": default}
 

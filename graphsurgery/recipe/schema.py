@@ -53,6 +53,8 @@ _Mark = TypeVar("_Mark")
 
 PartName = Annotated[str, AfterValidator(part_name), Field(json_schema_extra={"pattern": PART_NAME})]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+# The rows of a set by their first tensor; what counts them has no keys of a tolerance.
+RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|relative|sqnr)$)"})]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -152,7 +154,7 @@ class TolerancesKeys(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    unmatched: Count | Mapping[str, Count] = Field(
+    unmatched: Count | Mapping[RowsName, Count] = Field(
         0,
         description="number of detections that may be without partner, or {TENSOR: number} of another set of rows, "
         "named by its first tensor",
