@@ -166,19 +166,19 @@ def _partition(entry: Entry | None) -> PartitionPlan | None:
     plan = _section(entry, "partition", PartitionPlan)
     keys = fields(entry, "partition").entries
     if not plan.parts:
-        raise keys["parts"].place.error("partition.parts names no part; write name: device for each part")
+        raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):
         _check_parts(fields(include, "partition.include"), "partition.include", plan, entry)
     return plan
 
 
 def _check_parts(node: Fields, path: str, plan: PartitionPlan, partition: Entry) -> None:
-    """Raise RecipeError at the first key that is no part's name."""
+    """Raise RecipeError at the first key that isn't the name of a part."""
     for name, entry in node.entries.items():
         if name not in plan.parts:
             where = fields(partition, "partition").entries["parts"].place
             raise entry.place.error(
-                f"{path}: {quoted(name)} is no part.{did_you_mean(name, plan.parts)} "
+                f"{path}: there is no part {quoted(name)}.{did_you_mean(name, plan.parts)} "
                 f"The parts at {where} are {', '.join(plan.parts)}"
             )
 

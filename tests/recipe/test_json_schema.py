@@ -178,7 +178,7 @@ WRONG = [
         "evaluate.max_ap_drop",
     ),
     (SOURCE + "partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'", "partition.at"),
-    (SOURCE + "partition: {at: R, parts: {}}", "x.yaml:2: partition.parts names no part; write", "partition.parts"),
+    (SOURCE + "partition: {at: R, parts: {}}", "x.yaml:2: partition.parts is empty; write", "partition.parts"),
     (
         SOURCE + "partition: {at: R, parts: {B: npu}}",
         "x.yaml:2: partition.parts.B: 'B' can't name",
