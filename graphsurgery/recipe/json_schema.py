@@ -8,8 +8,9 @@ may not.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
@@ -23,6 +24,7 @@ from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
 
 Schema = dict[str, Any]
+_Key = TypeVar("_Key", bound=Hashable)
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REF = "#/$defs/"
@@ -33,12 +35,10 @@ _REPLACED = {path for path, _ in marked(IsReplaced)}
 
 def json_schema(registry: Registry) -> Schema:
     """Return the JSON schema (draft 2020-12) of a recipe that may name the passes in `registry`."""
+    root, shared = key_schemas()
     passes = [registry.get(name) for name in registry.names()]
-    options = {(cls.name, name): option for cls in passes for name, option in pass_options(cls).items()}
-    root, shared, types = key_schemas({key: option.type for key, option in options.items()})
-
-    described = {key: _with_default(types[key], option) for key, option in options.items()}
-    shared[PassItem.__name__] |= _pass_item(passes, options, described)
+    options, named = _option_schemas(passes)
+    shared[PassItem.__name__] |= _pass_item(passes, options)
     grant = shared["Check"]["properties"]["grant"]
     tolerances = grant["additionalProperties"]
     grant["properties"] = {cls.name: tolerances for cls in passes if cls.effect == "approximate"}
@@ -60,44 +60,31 @@ def json_schema(registry: Registry) -> Schema:
         "if": {"required": ["extends"]},
         "then": extending,
         "else": root,
-        "$defs": shared | inherits,
+        "$defs": shared | inherits | named,
     }
 
 
-def key_schemas(
-    options: Mapping[tuple[str, str], Any] | None = None,
-) -> tuple[Schema, dict[str, Schema], dict[tuple[str, str], Schema]]:
-    """Return what a recipe may be, what it refers to by name, and what the types of `options` of passes may be.
+def key_schemas() -> tuple[Schema, dict[str, Schema]]:
+    """Return what a recipe may be, and what it refers to by name: the models of `schema`.
 
-    Left open is what a registry knows: the names of passes, and which option is whose.
+    Left open is what a registry knows: the names of passes, and their options.
     """
-    adapters: dict[tuple[str, str], TypeAdapter[Any]] = {("", ""): TypeAdapter(RecipeKeys)}
-    made: dict[tuple[str, str], Schema] = {}
-    for key, type_ in (options or {}).items():
-        try:
-            adapters[key] = TypeAdapter(type_)
-        except PydanticSchemaGenerationError:
-            made[key] = dict(_NEVER)
-    generated, definitions = TypeAdapter.json_schemas(
-        [(key, "validation", adapter) for key, adapter in adapters.items()], schema_generator=_Generate
-    )
-    made |= {key: schema for (key, _), schema in generated.items()}
-    shared: dict[str, Schema] = definitions["$defs"]
+    _, shared = _generate({RecipeKeys.__name__: TypeAdapter(RecipeKeys)}, "")
     for schema in shared.values():
         schema.pop("title", None)
         if "description" in schema:
             schema["description"] = " ".join(schema["description"].split())
-    return shared.pop(RecipeKeys.__name__), shared, made
+    return shared.pop(RecipeKeys.__name__), shared
 
 
 class _Generate(GenerateJsonSchema):
     """What pydantic makes of a type, alike in all its versions."""
 
     def sort(self, value: Any, parent_key: str | None = None) -> Any:
-        return value
+        return value  # in the order in which the fields stand
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
+        return False  # it would be the key once more
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
         return dict(_NEVER)  # a type that only Python code can give, such as a function
@@ -127,6 +114,31 @@ class _Generate(GenerateJsonSchema):
         return made
 
 
+def _generate(adapters: Mapping[_Key, TypeAdapter[Any]], prefix: str) -> tuple[dict[_Key, Schema], dict[str, Schema]]:
+    """Return the schema of each type, and what these refer to by name, where every name begins with `prefix`."""
+    made, definitions = TypeAdapter.json_schemas(
+        [(key, "validation", adapter) for key, adapter in adapters.items()],
+        schema_generator=_Generate,
+        ref_template=f"{REF}{prefix}{{model}}",
+    )
+    named = {prefix + name: schema for name, schema in definitions.get("$defs", {}).items()}
+    return {key: schema for (key, _), schema in made.items()}, named
+
+
+def _option_schemas(passes: Sequence[type[Pass]]) -> tuple[dict[str, dict[str, Schema]], dict[str, Schema]]:
+    """Return the schemas of the options of each pass, and what these refer to by name."""
+    options = {(cls.name, name): option for cls in passes for name, option in pass_options(cls).items()}
+    adapters = {}
+    for key, option in options.items():
+        with suppress(PydanticSchemaGenerationError):  # a type that no recipe can give a value of
+            adapters[key] = TypeAdapter(option.type)
+    made, named = _generate(adapters, "option.")
+    schemas: dict[str, dict[str, Schema]] = {cls.name: {} for cls in passes}
+    for key, option in options.items():
+        schemas[key[0]][key[1]] = _with_default(made.get(key, _NEVER), option)
+    return schemas, named
+
+
 def _with_default(schema: Schema, option: PassOption) -> Schema:
     if schema == _NEVER:
         return schema
@@ -134,22 +146,18 @@ def _with_default(schema: Schema, option: PassOption) -> Schema:
     return schema if default in (None, [], {}) else schema | {"default": default}
 
 
-def _pass_item(
-    passes: Sequence[type[Pass]],
-    options: Mapping[tuple[str, str], PassOption],
-    described: Mapping[tuple[str, str], Schema],
-) -> Schema:
+def _pass_item(passes: Sequence[type[Pass]], options: Mapping[str, Mapping[str, Schema]]) -> Schema:
     """Return what an item in a list of passes may be: a name, or one name with its options."""
     names, with_options = [], {}
     for cls in passes:
         summary, effect, *about = _paragraphs(cls)
-        required = [option for (name, option), about in options.items() if name == cls.name and about.required]
+        required = [name for name, option in pass_options(cls).items() if option.required]
         if not required:
             names.append({"const": cls.name, "description": f"{summary} {effect}"})
         with_options[cls.name] = {
             "description": "\n\n".join([summary, effect, *about]),
             "type": "object" if required else ["object", "null"],
-            "properties": {option: schema for (name, option), schema in described.items() if name == cls.name},
+            "properties": options[cls.name],
             **({"required": required} if required else {}),
             "additionalProperties": False,
         }

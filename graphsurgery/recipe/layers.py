@@ -192,7 +192,8 @@ def _set_below(node: Node | None, keys: list[str], depth: int, value: Node) -> N
         index = _index(keys[depth], len(node.items))
         if index is None:
             raise value.place.error(
-                f"{path} is a list of {len(node.items)}; it has no position {quoted(keys[depth])}, they count from 0"
+                f"{path} is a list of {len(node.items)} and has no position {quoted(keys[depth])}; "
+                "positions count from 0"
             )
         item = _set_below(node.items[index], keys, depth + 1, value)
         return Items((*node.items[:index], item, *node.items[index + 1 :]), node.place)

@@ -149,7 +149,7 @@ _LINKS["PassItem"] = "[pass](passes.md)"
 
 def page() -> str:
     """Return docs/recipes.md."""
-    root, shared, _ = key_schemas()
+    root, shared = key_schemas()
     shared[RecipeKeys.__name__] = root
     sections = [_section(path, keys, shared[keys.__name__]) for path, keys in _SECTIONS.items()]
     return "\n\n".join([_HEAD, *sections, _EXAMPLES])

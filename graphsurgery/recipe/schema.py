@@ -2,8 +2,8 @@
 
 Made from it are the keys that the loader knows and what it refuses (`load`, `validate`), what is a path and what
 replaces an inherited value as a whole (`layers`), the JSON schema for editors (`json_schema`) and docs/recipes.md
-(`page`). A field without None in its type may be left out, where it has a default, but not written as null; null takes
-an inherited value away (`layers`).
+(`page`). Where None is in the type of a key, null stands for no value; elsewhere null only takes an inherited value
+away (`layers`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PART_NAME = r"^(?!(con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z][a-z0-9_]{0,63}$"
 
 def part_name(name: str) -> str:
     """Return `name`. Raises ValueError where it can't be the name of a part."""
-    if not re.match(PART_NAME, name) or name.endswith("\n"):
+    if not re.fullmatch(PART_NAME, name):
         raise ValueError(
             f"{quoted(name)} can't name a part, which is a file name everywhere: write a lower-case letter first, "
             "then letters, digits and _"

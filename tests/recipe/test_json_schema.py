@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from enum import Enum
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -289,6 +290,13 @@ def test_every_pass_is_there_with_what_it_does_its_options_and_their_defaults() 
     assert "`kernel` is the new window's height and width" in about
 
 
+class Check(Enum):
+    """Called as a section of a recipe is."""
+
+    STRICT = "strict"
+    LOOSE = "loose"
+
+
 @dataclasses.dataclass(frozen=True)
 class Odd(GraphPass):
     """Do nothing."""
@@ -299,6 +307,7 @@ class Odd(GraphPass):
     scale: float = float("nan")
     table: Path | None = None
     weight: Callable[[int], int] = abs
+    check: Check = Check.LOOSE
     made: int = dataclasses.field(default=3, init=False)
 
 
@@ -312,7 +321,9 @@ def test_a_plug_in_has_its_pass_in_the_schema_and_options_that_only_code_can_giv
         "scale": {"type": "number"},
         "table": {"type": ["string", "null"], "format": "path"},
         "weight": {"not": {}},
+        "check": {"$ref": "#/$defs/option.Check", "default": "loose"},
     }
+    assert schema["$defs"]["option.Check"]["enum"] == ["strict", "loose"]
     assert list(schema["$defs"]["Check"]["properties"]["grant"]["properties"]) == ["odd"]
 
 
