@@ -180,7 +180,7 @@ def _paragraphs(cls: type[Pass]) -> list[str]:
 
 def _given(key: str) -> Schema:
     """Return what a mapping is that has a value under `key`; an editor is to offer no key on account of it."""
-    return {"required": [key], "not": {"properties": {key: _NULL}}}
+    return {"required": [key], "not": {"required": [key], "properties": {key: _NULL}}}
 
 
 def _extending(
