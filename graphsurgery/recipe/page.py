@@ -44,7 +44,7 @@ and how far off the result may be. It names passes, it never holds code. What pa
 ## In an editor
 
 An editor with a YAML language server (the YAML extension of VS Code, for example) completes keys and the names of
-passes, explains them, and marks what is wrong. Its first line tells a recipe where its schema is. Write the schema
+passes, explains them, and marks what is wrong. The first line of a recipe says where the schema is. Write the schema
 beside your recipe, with the passes of your own plug-ins in it:
 
 ```sh
