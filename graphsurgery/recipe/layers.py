@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from graphsurgery.errors import RecipeError, did_you_mean
+from graphsurgery.recipe.schema import IsModel, IsPath, IsReplaced, marked
 from graphsurgery.recipe.yaml_positions import (
     Entry,
     Fields,
@@ -28,22 +29,17 @@ from graphsurgery.recipe.yaml_positions import (
     Scalar,
     is_null,
     parse_yaml,
-    plain,
     quoted,
     read_yaml,
 )
 
-SourceKind = Literal["torchvision", "demo", "onnx"]
-SOURCE_KINDS: tuple[SourceKind, ...] = ("torchvision", "demo", "onnx")
+# each is one of those that SourceSpec.kind lists
+SOURCE_KINDS: tuple[Any, ...] = tuple(key for (_, key), _ in marked(IsModel))
 
 _SUFFIXES = (".yaml", ".yml")
-_REPLACED_WHOLE = {("partition", "parts"), ("partition", "include"), ("part_passes",)}
+_REPLACED_WHOLE = {path for path, _ in marked(IsReplaced)}
 _MAX_EXTENDS = 20
-_PATH_KEYS = {
-    "source": ("onnx",),
-    "capture": ("images", "annotations"),
-    "evaluate": ("images", "annotations"),
-}
+_PATHS = dict(marked(IsPath))
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -86,7 +82,10 @@ def load_tree(path: Path, shown: str, overrides: Sequence[str] = (), weights: st
     if weights is not None:
         place = Place("--weights", None, Path.cwd())
         tree = _set(tree, ["source", "weights"], Scalar(weights, place))
-    return _with_absolute_paths(tree)
+    sections = {
+        key: Entry(entry.place, _with_absolute_paths(entry.value, (key,))) for key, entry in tree.entries.items()
+    }
+    return Fields(sections, tree.place)
 
 
 def _shown(path: Path) -> str:
@@ -193,7 +192,8 @@ def _set_below(node: Node | None, keys: list[str], depth: int, value: Node) -> N
         index = _index(keys[depth], len(node.items))
         if index is None:
             raise value.place.error(
-                f"{path} is a list of {len(node.items)}; {quoted(keys[depth])} is no position in it, they count from 0"
+                f"{path} is a list of {len(node.items)} and has no position {quoted(keys[depth])}; "
+                "positions count from 0"
             )
         item = _set_below(node.items[index], keys, depth + 1, value)
         return Items((*node.items[:index], item, *node.items[index + 1 :]), node.place)
@@ -210,26 +210,15 @@ def _index(key: str, length: int) -> int | None:
     return next((index for index in range(length) if str(index) == key), None)
 
 
-def _with_absolute_paths(tree: Fields) -> Fields:
-    """Resolve every path against the folder of the file in which it stands."""
-    sections = dict(tree.entries)
-    for section, keys in _PATH_KEYS.items():
-        entry = sections.get(section)
-        if entry is None or not isinstance(entry.value, Fields):
-            continue
+def _with_absolute_paths(node: Node, key: tuple[str, ...] = ()) -> Node:
+    """Resolve every path in the node behind `key` against the folder of the file in which it stands."""
+    if isinstance(node, Fields):
+        entries = node.entries.items()
         resolved = {
-            key: Entry(field.place, _absolute(field.value)) if _is_path(key, field.value, keys) else field
-            for key, field in entry.value.entries.items()
+            name: Entry(entry.place, _with_absolute_paths(entry.value, (*key, name))) for name, entry in entries
         }
-        sections[section] = Entry(entry.place, Fields(resolved, entry.value.place))
-    return Fields(sections, tree.place)
-
-
-def _is_path(key: str, value: Node, path_keys: Collection[str]) -> bool:
-    if not isinstance(value, Scalar) or not isinstance(value.value, str):
-        return False
-    return key in path_keys or (key == "weights" and bool(re.search(r"[./\\]", value.value)))
-
-
-def _absolute(node: Node) -> Scalar:
-    return Scalar(str(node.place.folder / str(plain(node))), node.place)
+        return Fields(resolved, node.place)
+    mark = _PATHS.get(key)
+    if mark and isinstance(node, Scalar) and isinstance(node.value, str) and re.search(mark.pattern, node.value):
+        return Scalar(str(node.place.folder / node.value), node.place)
+    return node

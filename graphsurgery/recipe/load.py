@@ -1,142 +1,36 @@
-"""A recipe: YAML -> frozen Recipe. A recipe names passes, it never holds code. Every key:
-
-extends                  name of a packaged recipe, or a path ending in .yaml beside this file; laid under this one
-                         (`layers` says how)
-
-source                   where the graph comes from; exactly one of torchvision, demo and onnx
-source.torchvision       a detector of torchvision, such as maskrcnn_resnet50_fpn_v2
-source.demo              an embedded detector: shapes
-source.onnx              an ONNX file
-source.weights           a weights name such as COCO_V1, a file (has a dot or a slash), or random:SEED
-source.size              [height, width] of the canvas in pixels, on which the whole graph works; without it the
-                         network's or the file's own, if it has one
-source.opset             version of the standard operator set to export; 17
-
-capture                  what the captured tensors are taken from; where it changes, apply captures anew
-capture.images           folder of images, or one image; without it the demo's own, or generated ones
-capture.annotations      COCO file that names the images of the folder
-capture.samples          number of images; 3
-
-passes                   rewrites of the whole graph, in order: a name, or `name: {option: value}`
-
-partition                cut the graph into parts
-partition.at             op type at which stages end: RoiAlign
-partition.parts          part name -> device, in the order data flows; a part name is also a file name: [a-z][a-z0-9_]*
-partition.include        part name -> op types behind the part's last weighted node that it takes along
-
-part_passes              part name -> rewrites of that part, as in passes
-
-check                    how far the result of a pass may be from the captured tensors
-check.tolerance          tensor name or pattern -> largest absolute difference, or {relative: x} of max |reference|, or
-                         {absolute: x, relative: y}, or {sqnr: dB} for what is quantized; `unmatched` -> number of
-                         detections that may be without partner, or {proposals: n} of another set of
-                         rows, named by its first tensor
-check.samples            number of captured samples that are compared, the first ones; all, but quantizers calibrate
-                         from more than it takes to see a fault
-check.grant              approximate pass -> what it may cost, with the keys of tolerance; a pass behind it is compared
-                         with the graph before it too, by its own tolerance alone
-
-variants                 name -> the parts made once more in another way, for comparison; a folder of that name in the
-                         folder of the parts. One that needs a tool which is not installed is left out, and said so
-variants.NAME.part_passes   part name -> rewrites of that part, after those of the recipe's own part_passes
-variants.NAME.devices    device -> execution provider, with options as --device has them: {npu: "qnn,soc_model=60"}
-variants.NAME.max_ap_drop   as evaluate.max_ap_drop, for this variant
-variants.NAME.on_request   true: made for --variant NAME or --variant all only, since it takes long
-
-evaluate                 COCO AP of the original, of the parts and of each variant
-evaluate.samples         number of images; 100
-evaluate.images          folder of images
-evaluate.annotations     COCO file; with a demo source both are made
-evaluate.max_ap_drop     how much lower than the original's an AP may be, 0..1; more fails the run
-
-Relative paths are relative to the file in which they stand, those of --set and --weights to the working directory.
-"""
+"""A recipe: YAML -> frozen Recipe. A recipe names passes, it never holds code; `schema` says what its keys are."""
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
+from typing import Any, TypeVar
 
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
+from graphsurgery.recipe.schema import (
+    CapturePlan,
+    Check,
+    EvaluationPlan,
+    PartitionPlan,
+    RecipeKeys,
+    Section,
+    Source,
+    VariantKeys,
+    part_name,
+)
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
 
-_KEYS = ("extends", "source", "capture", "passes", "partition", "part_passes", "variants", "check", "evaluate")
-# Windows opens a device when a file has one of these names, whatever its suffix.
-_DEVICE_FILE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
+__all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
 
-
-def _part_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or _DEVICE_FILE.fullmatch(name):
-        raise ValueError(
-            f"{quoted(name)} can't name a part, which is a file name everywhere: write a lower-case letter first, "
-            "then letters, digits and _"
-        )
-    return name
-
-
-PartName = Annotated[str, AfterValidator(_part_name)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-_SectionT = TypeVar("_SectionT", bound=_Section)
-
-
-class _Source(_Section):
-    torchvision: Word | None = None
-    demo: Word | None = None
-    onnx: str | None = None
-    weights: str | None = None
-    size: tuple[PositiveInt, PositiveInt] | None = None
-    opset: PositiveInt = 17
-
-
-class CapturePlan(_Section):
-    """What the captured tensors are taken from."""
-
-    images: Path | None = None
-    annotations: Path | None = None
-    samples: PositiveInt = 3
-
-
-class PartitionPlan(_Section):
-    """Where to cut, and what the parts are called and run on, in the order data flows."""
-
-    at: Word
-    parts: Mapping[PartName, Word]
-    include: Mapping[PartName, tuple[Word, ...]] = {}
-
-
-class EvaluationPlan(_Section):
-    """On how many images, and which, AP is measured, and how much of it may be lost."""
-
-    samples: PositiveInt = 100
-    images: Path | None = None
-    annotations: Path | None = None
-    max_ap_drop: Share | None = None
-
-
-class _Variant(_Section):
-    part_passes: Any = None
-    devices: Mapping[Word, str] = {}
-    max_ap_drop: Share | None = None
-    on_request: bool = False
+_SectionT = TypeVar("_SectionT", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -162,7 +56,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, merged and checked; the module says what each field is."""
+    """A recipe, merged and checked; `schema` says what each key is."""
 
     name: str
     file: Path
@@ -192,14 +86,14 @@ def load_recipe(
     """
     path, shown = find_recipe(name_or_path)
     tree = load_tree(path, shown, overrides, weights)
-    check_keys(tree, _KEYS, "the recipe")
+    check_keys(tree, RecipeKeys.model_fields, "the recipe")
     sections = tree.entries
     if "source" not in sections:
         raise RecipeError(f"{shown}:1: a recipe needs a source, its own or that of a recipe which it extends")
     source = _source(sections["source"])
     partition = _partition(sections.get("partition"))
-    check = _mapping(sections.get("check"), "check")
-    check_keys(check, ("tolerance", "samples", "grant"), "check")
+    check = sections.get("check")
+    checked = _mapping(check, "check").entries
     return Recipe(
         name=path.stem,
         file=path,
@@ -209,9 +103,9 @@ def load_recipe(
         partition=partition,
         part_passes=_part_passes(sections.get("part_passes"), partition, sections.get("partition"), registry),
         variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
-        tolerances=_tolerances(check.entries.get("tolerance"), "check.tolerance"),
-        checked_samples=_checked_samples(check.entries.get("samples")),
-        grants=_grants(check.entries.get("grant"), registry),
+        tolerances=_tolerances(checked.get("tolerance"), "check.tolerance"),
+        checked_samples=_section(check, "check", Check, "tolerance", "grant").samples if check else None,
+        grants=_grants(checked.get("grant"), registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
     )
@@ -222,14 +116,17 @@ def _mapping(entry: Entry | None, path: str) -> Fields:
     return Fields({}, Place("", None, Path())) if entry is None else fields(entry, path)
 
 
-def _section(entry: Entry, path: str, schema: type[_SectionT]) -> _SectionT:
-    check_keys(fields(entry, path), schema.model_fields, path)
-    section: _SectionT = validate(schema, entry.value, path, entry.place)
+def _section(entry: Entry, path: str, schema: type[_SectionT], *beside: str) -> _SectionT:
+    """The section behind a key; the keys `beside` are known too, but read elsewhere."""
+    node = fields(entry, path)
+    check_keys(node, schema.model_fields, path)
+    own = {key: value for key, value in node.entries.items() if key not in beside}
+    section: _SectionT = validate(schema, Fields(own, node.place), path, entry.place)
     return section
 
 
 def _source(entry: Entry) -> SourceSpec:
-    section = _section(entry, "source", _Source)
+    section = _section(entry, "source", Source)
     given = [kind for kind in SOURCE_KINDS if getattr(section, kind) is not None]
     if len(given) != 1:
         seen = " and ".join(given) or "none"
@@ -237,7 +134,7 @@ def _source(entry: Entry) -> SourceSpec:
     weights = fields(entry, "source").entries.get("weights", entry)
     return SourceSpec(
         kind=given[0],
-        name=getattr(section, given[0]),
+        name=str(getattr(section, given[0])),
         weights=section.weights,
         size=section.size,
         opset=section.opset,
@@ -269,19 +166,19 @@ def _partition(entry: Entry | None) -> PartitionPlan | None:
     plan = _section(entry, "partition", PartitionPlan)
     keys = fields(entry, "partition").entries
     if not plan.parts:
-        raise keys["parts"].place.error("partition.parts names no part; write name: device for each part")
+        raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):
         _check_parts(fields(include, "partition.include"), "partition.include", plan, entry)
     return plan
 
 
 def _check_parts(node: Fields, path: str, plan: PartitionPlan, partition: Entry) -> None:
-    """Raise RecipeError at the first key that is no part's name."""
+    """Raise RecipeError at the first key that isn't the name of a part."""
     for name, entry in node.entries.items():
         if name not in plan.parts:
             where = fields(partition, "partition").entries["parts"].place
             raise entry.place.error(
-                f"{path}: {quoted(name)} is no part.{did_you_mean(name, plan.parts)} "
+                f"{path}: there is no part {quoted(name)}.{did_you_mean(name, plan.parts)} "
                 f"The parts at {where} are {', '.join(plan.parts)}"
             )
 
@@ -309,10 +206,10 @@ def _variants(
     for name, variant in _mapping(entry, "variants").entries.items():
         path = f"variants.{name}"
         try:
-            _part_name(name)
+            part_name(name)
         except ValueError as error:
             raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
-        section = _section(variant, path, _Variant)
+        section = _section(variant, path, VariantKeys, "part_passes")
         keys = fields(variant, path).entries
         passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
         used = set(plan.parts.values()) if plan else set()
@@ -364,13 +261,6 @@ def _tolerances(entry: Entry | None, path: str) -> Tolerances:
         except InputError as error:
             raise tolerance.place.error(f"{path}: {error}") from error
     return Tolerances.parse(plain(node))
-
-
-def _checked_samples(entry: Entry | None) -> int | None:
-    if entry is None:
-        return None
-    count: int = validate(PositiveInt, entry.value, "check.samples", entry.place)
-    return count
 
 
 def _grants(entry: Entry | None, registry: Registry) -> dict[str, Tolerances]:

@@ -71,27 +71,46 @@ def validate(schema: Any, node: Node, path: str, place: Place) -> Any:
         raise at.error(_complaint(detail, bad, dotted)) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class PassOption:
+    """An option of a pass: its type, and its default unless the option is `required`."""
+
+    type: Any
+    required: bool
+    default: Any
+
+
+def pass_options(cls: type[Pass]) -> dict[str, PassOption]:
+    """Return the options of a pass by name: its dataclass fields."""
+    types = typing.get_type_hints(cls, include_extras=True)
+    options = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            required = default is dataclasses.MISSING
+            options[field.name] = PassOption(types[field.name], required, None if required else default)
+    return options
+
+
 def make_pass(cls: type[Pass], options: Fields, place: Place) -> Pass:
-    """Build the pass, whose dataclass fields are its options, from what a recipe gives under its name.
+    """Build the pass out of its options, as a recipe gives them under its name.
 
     `place` is the name's. Raises RecipeError for an option that is unknown, missing, of the wrong type or refused
     by the pass itself.
     """
-    declared = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    declared = pass_options(cls)
     for option, entry in options.entries.items():
         if option not in declared:
             listed = f"options: {', '.join(declared)}" if declared else "it has none"
             raise entry.place.error(
                 f"unknown option {quoted(option)} of pass '{cls.name}' ({listed}).{did_you_mean(option, declared)}"
             )
-    for option, field in declared.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and option not in options.entries:
+    for option, about in declared.items():
+        if about.required and option not in options.entries:
             raise place.error(f"pass '{cls.name}' needs the option '{option}': write {cls.name}: {{{option}: ...}}")
-    types = typing.get_type_hints(cls, include_extras=True)
     values: dict[str, Any] = {}
     for option, entry in options.entries.items():
-        value = validate(types[option], entry.value, f"pass '{cls.name}': {option}", entry.place)
+        value = validate(declared[option].type, entry.value, f"pass '{cls.name}': {option}", entry.place)
         values[option] = entry.value.place.folder / value if isinstance(value, Path) else value
     try:
         return cls(**values)

@@ -223,7 +223,7 @@ def test_refuses_a_source_that_is_no_source(text: str, message: str) -> None:
         ("evaluate: {sample: 3}", "x.yaml:2: unknown key 'sample' in evaluate. Did you mean 'samples'?"),
         ("partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'"),
         ("partition: {at: RoiAlign}", "x.yaml:2: partition lacks 'parts'"),
-        ("partition:\n  at: RoiAlign\n  parts: {}", "x.yaml:4: partition.parts names no part; write name: device"),
+        ("partition:\n  at: RoiAlign\n  parts: {}", "x.yaml:4: partition.parts is empty; write name: device"),
         ("partition:\n  at: RoiAlign\n  parts: [a]", 'x.yaml:4: partition.parts should be a mapping, got ["a"]'),
         ("partition:\n  at: R\n  parts:\n    a: npu\n    B: cpu", "x.yaml:6: partition.parts.B: 'B' can't name a part"),
         ("partition: {at: R, parts: {../a: npu}}", "x.yaml:2: partition.parts.../a: '../a' can't name a part"),
@@ -231,7 +231,7 @@ def test_refuses_a_source_that_is_no_source(text: str, message: str) -> None:
         ("partition: {at: R, parts: {a: }}", "x.yaml:2: partition.parts.a should be text, got nothing"),
         (
             "partition:\n  at: R\n  parts: {head: npu}\n  include: {haed: [Sigmoid]}",
-            "x.yaml:5: partition.include: 'haed' is no part. Did you mean 'head'? The parts at x.yaml:4 are head",
+            "x.yaml:5: partition.include: there is no part 'haed'. Did you mean 'head'? The parts at x.yaml:4 are head",
         ),
         (
             "partition: {at: R, parts: {a: npu}, include: {a: Sigmoid}}",
@@ -240,7 +240,7 @@ def test_refuses_a_source_that_is_no_source(text: str, message: str) -> None:
         ("part_passes:\n  a: [simplify]", "x.yaml:2: part_passes needs a partition, whose parts it names"),
         (
             "partition: {at: R, parts: {a: npu}}\npart_passes:\n  b: [simplify]",
-            "x.yaml:4: part_passes: 'b' is no part. The parts at x.yaml:2 are a",
+            "x.yaml:4: part_passes: there is no part 'b'. The parts at x.yaml:2 are a",
         ),
         ("check: {tolerances: {}}", "x.yaml:2: unknown key 'tolerances' in check. Did you mean 'tolerance'?"),
         ("check:\n  tolerance: {boxes: 1e-4}", "x.yaml:3: 1e-4 is a number to some YAML readers and text to others"),
@@ -354,7 +354,7 @@ def test_reads_variants_with_passes_and_devices_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ("{int8: {part_passes: {head: []}}}", "variants.int8.part_passes: 'head' is no part"),
+        ("{int8: {part_passes: {head: []}}}", "variants.int8.part_passes: there is no part 'head'"),
         ("{int8: {devices: {gpu: cuda}}}", "variants.int8.devices: no part is on 'gpu'; devices are cpu, npu"),
         ("{int8: {max_ap_drop: 2}}", "variants.int8.max_ap_drop"),
         ("{int8: {passes: []}}", "unknown key 'passes' in variants.int8. Did you mean 'part_passes'?"),
@@ -398,7 +398,7 @@ def test_replaces_parts_include_and_part_passes_as_a_whole() -> None:
 def test_names_both_files_when_an_inherited_key_no_longer_fits() -> None:
     write(FULL, "base.yaml")
     assert refusal("extends: base.yaml\npartition:\n  parts: {all: npu}\n  include: {}\n") == (
-        "base.yaml:15: part_passes: 'mask_head' is no part. The parts at x.yaml:3 are all"
+        "base.yaml:15: part_passes: there is no part 'mask_head'. The parts at x.yaml:3 are all"
     )
 
 
@@ -545,12 +545,12 @@ def test_resolves_a_path_that_is_set_against_the_working_directory(tmp_path: Pat
         ("source.size=[1", "--set source.size=[1: not valid YAML: while parsing a flow sequence"),
         ("source.size=[1,\n 2, 3]", "--set source.size=[1, 2, 3]: source.size has more than 2 items"),
         ("source.size.0.a=1", "--set source.size.0.a=1: source.size.0 is the single value 544; nothing can be set"),
-        ("source.size.2=1", "--set source.size.2=1: source.size is a list of 2; '2' is no position in it, they count"),
-        ("source.size.-1=1", "--set source.size.-1=1: source.size is a list of 2; '-1' is no position in it"),
+        ("source.size.2=1", "--set source.size.2=1: source.size is a list of 2 and has no position '2'; positions"),
+        ("source.size.-1=1", "--set source.size.-1=1: source.size is a list of 2 and has no position '-1'"),
         ("soruce.size=1", "--set soruce.size=1: unknown key 'soruce' in the recipe. Did you mean 'source'?"),
         ("source.sise=1", "--set source.sise=1: unknown key 'sise' in source. Did you mean 'size'?"),
         ("passes.0=simplfy", "--set passes.0=simplfy: unknown pass 'simplfy'. Did you mean 'simplify'?"),
-        ("partition.parts.mask_head=", "x.yaml:13: partition.include: 'mask_head' is no part."),
+        ("partition.parts.mask_head=", "x.yaml:13: partition.include: there is no part 'mask_head'."),
     ],
 )
 def test_names_the_option_when_what_is_set_is_wrong(override: str, message: str) -> None:

@@ -1,0 +1,292 @@
+"""Every key of a recipe, once: its type, its default, what it means, and an example.
+
+Made from it are the keys that the loader knows and what it refuses (`load`, `validate`), what is a path and what
+replaces an inherited value as a whole (`layers`), the JSON schema for editors (`json_schema`) and docs/recipes.md
+(`page`). Where None is in the type of a key, null stands for no value; elsewhere null only takes an inherited value
+away (`layers`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, RootModel, StringConstraints
+
+from graphsurgery.recipe.yaml_positions import quoted
+
+# A part and a variant name files. Windows opens a device when a file has one of these names, whatever its suffix.
+PART_NAME = r"^(?!(con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z][a-z0-9_]{0,63}$"
+
+
+def part_name(name: str) -> str:
+    """Return `name`. Raises ValueError where it can't be the name of a part."""
+    if not re.fullmatch(PART_NAME, name):
+        raise ValueError(
+            f"{quoted(name)} can't name a part, which is a file name everywhere: write a lower-case letter first, "
+            "then letters, digits and _"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class IsPath:
+    """Marks text that is a path, relative to the folder of the file in which it stands, where it holds `pattern`."""
+
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class IsModel:
+    """Marks the kinds of source: a source has exactly one, and one that is written drops the inherited one."""
+
+
+@dataclass(frozen=True)
+class IsReplaced:
+    """Marks a mapping that replaces the inherited one as a whole, in place of being merged with it key by key."""
+
+
+_Mark = TypeVar("_Mark")
+
+PartName = Annotated[str, AfterValidator(part_name), Field(json_schema_extra={"pattern": PART_NAME})]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+# The rows of a set by their first tensor; what counts them has no keys of a tolerance.
+RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|relative|sqnr)$)"})]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A mapping of a recipe whose keys are the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PassItem(RootModel[Any]):
+    """A pass: its name, or `name: {option: value}`. Which passes there are, and their options, a registry knows."""
+
+
+Passes = tuple[PassItem, ...]
+
+
+class Source(Section):
+    """Where the graph comes from: exactly one of torchvision, demo and onnx, and how it is exported."""
+
+    torchvision: Annotated[Word | None, IsModel()] = Field(
+        None, description="a detector of torchvision", examples=["maskrcnn_resnet50_fpn_v2"]
+    )
+    demo: Annotated[Word | None, IsModel()] = Field(
+        None, description="an embedded detector; there is `shapes`", examples=["shapes"]
+    )
+    onnx: Annotated[Path | None, IsModel(), IsPath()] = Field(
+        None, description="an ONNX file", examples=["models/detector.onnx"]
+    )
+    weights: Annotated[str | None, IsPath(r"[./\\]")] = Field(
+        None,
+        description="a weights name of torchvision's, a file (it has a dot or a slash), or random:SEED; a detector of "
+        "torchvision needs them, the others have their own",
+        examples=["COCO_V1", "runs/best.pth", "random:0"],
+    )
+    size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="height and width of the canvas in pixels, on which the whole graph works; without it the "
+        "network's or the file's own, if it has one",
+        examples=[[544, 960]],
+    )
+    opset: PositiveInt = Field(17, description="version of the standard operator set to export", examples=[17])
+
+
+class CapturePlan(Section):
+    """What the captured tensors are taken from; where it changes, apply captures anew."""
+
+    images: Annotated[Path | None, IsPath()] = Field(
+        None,
+        description="folder of images, or one image; without it the demo's own, or generated ones",
+        examples=["photos"],
+    )
+    annotations: Annotated[Path | None, IsPath()] = Field(
+        None, description="COCO file that names the images of the folder; needs `images`", examples=["photos.json"]
+    )
+    samples: PositiveInt = Field(3, description="number of images", examples=[16])
+
+
+class PartitionPlan(Section):
+    """Where to cut the graph into parts, and what the parts are called and run on."""
+
+    at: Word = Field(description="op type at which stages end", examples=["RoiAlign"])
+    parts: Annotated[Mapping[PartName, Word], IsReplaced(), Field(json_schema_extra={"minProperties": 1})] = Field(
+        description="part name -> device, in the order data flows. A part name is a file name too: lower-case letters, "
+        "digits and _",
+        examples=[{"backbone_rpn": "npu", "box_proposal": "cpu", "box_head": "npu", "postprocess": "cpu"}],
+    )
+    include: Annotated[Mapping[PartName, tuple[Word, ...]], IsReplaced()] = Field(
+        {},
+        description="part name -> op types behind the part's last weighted node that it takes along",
+        examples=[{"mask_head": ["Sigmoid"]}],
+    )
+
+
+class ToleranceKeys(Section):
+    """How far a tensor may be off; with both `absolute` and `relative` the larger one is allowed."""
+
+    absolute: NotNegative | None = Field(None, description="largest absolute difference", examples=[0.02])
+    relative: NotNegative | None = Field(
+        None, description="largest difference as a share of the largest magnitude in the reference", examples=[0.001]
+    )
+    sqnr: NotNegative | None = Field(
+        None,
+        description="signal-to-quantization-noise ratio in dB that is enough, whatever the largest difference is; for "
+        "quantized networks",
+        examples=[15],
+    )
+
+
+class TolerancesKeys(BaseModel):
+    """Tensor name, or a pattern with * and ? -> how far the tensor may be off.
+
+    A number is the largest absolute difference. An exact name goes before the patterns, and those in their order; a
+    tensor that none names may be off by 1e-4 of its largest magnitude.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    unmatched: Count | Mapping[RowsName, Count] = Field(
+        0,
+        description="number of detections that may be without partner, or {TENSOR: number} of another set of rows, "
+        "named by its first tensor",
+        examples=[5, {"proposals": 10}],
+    )
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            NotNegative | ToleranceKeys,
+            Field(description="how far the tensors of that name may be off", examples=[0.02, {"relative": 0.001}]),
+        ],
+    ]
+
+
+class Check(Section):
+    """How far the result of a pass may be from the captured tensors."""
+
+    tolerance: TolerancesKeys = Field(
+        TolerancesKeys(),
+        description="tensor name or pattern -> largest absolute difference, or {relative: x}, {absolute: x, relative: "
+        "y} or {sqnr: dB}",
+        examples=[{"boxes": 0.02, "labels": 0, "feature_*": {"relative": 0.001}, "unmatched": 2}],
+    )
+    samples: PositiveInt | None = Field(
+        None,
+        description="number of captured samples that are compared, the first ones; all without it, but quantizers "
+        "calibrate from more than it takes to see a fault",
+        examples=[3],
+    )
+    grant: Mapping[str, TolerancesKeys] = Field(
+        {},
+        description="approximate pass -> what it may cost, with the keys of `tolerance`. A pass behind it is compared "
+        "with the graph before it too, by its own tolerance alone",
+        examples=[
+            {"widen-maxpool": {"objectness_4": 12, "boxes": 15, "unmatched": 5}, "quantize": {"*": {"sqnr": 15}}}
+        ],
+    )
+
+
+class VariantKeys(Section):
+    """The parts made once more in another way, for comparison."""
+
+    part_passes: Mapping[PartName, Passes] = Field(
+        {},
+        description="part name -> rewrites of that part, after those of the recipe's own `part_passes`",
+        examples=[{"backbone_rpn": ["quantize"]}, {"box_head": [{"quantize": {"exclude": "auto", "sqnr_goal": 30}}]}],
+    )
+    devices: Mapping[Word, str] = Field(
+        {},
+        description="device -> execution provider, with options as --device has them",
+        examples=[{"npu": "qnn,soc_model=60"}],
+    )
+    max_ap_drop: Share | None = Field(None, description="as `evaluate.max_ap_drop`, for this variant", examples=[0.015])
+    on_request: bool = Field(
+        False, description="made for --variant NAME or --variant all only, since it takes long", examples=[True]
+    )
+
+
+class EvaluationPlan(Section):
+    """COCO AP of the original, of the parts and of each variant, and how much of it may be lost."""
+
+    samples: PositiveInt = Field(100, description="number of images", examples=[500])
+    images: Annotated[Path | None, IsPath()] = Field(
+        None, description="folder of images; with a demo source they are made", examples=["val2017"]
+    )
+    annotations: Annotated[Path | None, IsPath()] = Field(
+        None, description="COCO file that names them; with a demo source it is made", examples=["val2017.json"]
+    )
+    max_ap_drop: Share | None = Field(
+        None,
+        description="how much lower than the original's an AP may be, 0 to 1; more fails the run",
+        examples=[0.01],
+    )
+
+
+# What stands for a section that is left out and has no default of its own. No RecipeKeys is ever made: sections are
+# checked one at a time, so that the error is at the line of the value at fault.
+_ABSENT: Any = None
+
+
+class RecipeKeys(Section):
+    """A recipe: the model, the passes that rewrite it, where it is cut, and how far off the result may be."""
+
+    extends: str = Field(
+        _ABSENT,
+        description="the recipe that this one is laid over: name of a packaged recipe, or a path that ends in .yaml, "
+        "relative to this file",
+        examples=["maskrcnn", "common/base.yaml"],
+    )
+    source: Source = Field(
+        description="where the graph comes from", examples=[{"torchvision": "maskrcnn_resnet50_fpn_v2"}]
+    )
+    capture: CapturePlan = Field(
+        CapturePlan(), description="what the captured tensors are taken from", examples=[{"samples": 16}]
+    )
+    passes: Passes = Field(
+        (),
+        description="rewrites of the whole graph, in order: a name, or `name: {option: value}`",
+        examples=[["simplify", {"freeze-shapes": {"batch": 1}}]],
+    )
+    partition: PartitionPlan = Field(
+        _ABSENT,
+        description="cut the graph into parts; without it, it stays in one piece",
+        examples=[{"at": "RoiAlign", "parts": {"backbone_rpn": "npu", "postprocess": "cpu"}}],
+    )
+    part_passes: Annotated[Mapping[PartName, Passes], IsReplaced()] = Field(
+        {},
+        description="part name -> rewrites of that part, as in `passes`",
+        examples=[{"backbone_rpn": ["replace-unit-maxpool"]}, {"box_head": [{"freeze-batch": {"size": 1000}}]}],
+    )
+    variants: Mapping[PartName, VariantKeys] = Field(
+        {},
+        description="name -> the parts made once more in another way, for comparison; a folder of that name in the "
+        "folder of the parts. One that needs a tool which isn't installed is left out, and the run says so",
+        examples=[{"int8": {"part_passes": {"backbone_rpn": ["quantize"]}}}],
+    )
+    check: Check = Field(
+        Check(),
+        description="how far the result of a pass may be from the captured tensors",
+        examples=[{"tolerance": {"boxes": 0.02, "labels": 0}}],
+    )
+    evaluate: EvaluationPlan = Field(
+        _ABSENT, description="measure COCO AP; without it, none is measured", examples=[{"samples": 100}]
+    )
+
+
+def marked(mark: type[_Mark], keys: type[BaseModel] = RecipeKeys) -> Iterator[tuple[tuple[str, ...], _Mark]]:
+    """Yield the path of every key that has such a mark, in the recipe itself and in its sections, with the mark."""
+    for name, field in keys.model_fields.items():
+        for one in field.metadata:
+            if isinstance(one, mark):
+                yield (name,), one
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for below, one in marked(mark, field.annotation):
+                yield (name, *below), one

@@ -1,0 +1,85 @@
+"""docs/recipes.md is what the schema of recipes says, and every example in it loads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from graphsurgery.recipe.load import load_recipe
+from graphsurgery.recipe.page import page
+from recipe.test_json_schema import ROOT, flagged, own_passes
+
+PAGE = ROOT / "docs" / "recipes.md"
+
+# What an example needs around it: the parts that it names, and images where it gives annotations.
+AROUND = """\
+source: {demo: shapes}
+partition:
+  at: RoiAlign
+  parts: {backbone_rpn: npu, box_proposal: cpu, box_head: npu, mask_proposal: cpu, mask_head: npu, postprocess: cpu}
+capture: {images: photos}
+evaluate: {images: a, annotations: b}
+"""
+NAMES = {"variants.NAME": "variants.int8", "check.tolerance.NAME": "check.tolerance.boxes"}
+
+
+def examples() -> Iterator[tuple[str, str, str]]:
+    """The section, the key and the line of every example in a table."""
+    for section, text in re.findall(r"^## ([\w.]+)\n(.*?)(?=^## )", PAGE.read_text(encoding="utf-8"), re.M | re.S):
+        for key, cell in re.findall(r"^\| `(\w+)` \|.* \| ([^|]+) \|$", text, re.M):
+            yield from ((section, key, line) for line in re.findall(r"`([^`]+)`", cell))
+
+
+def whole_recipes() -> list[str]:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    return [block for block in blocks if yaml.safe_load(block)]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("common").mkdir()
+    Path("common", "base.yaml").write_text(AROUND, encoding="utf-8")
+
+
+def test_the_page_is_up_to_date() -> None:
+    remedy = "make it anew: python -m graphsurgery recipe-schema --markdown --out docs/recipes.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), remedy
+
+
+def test_every_key_has_an_example() -> None:
+    keys = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.M)
+    shown = list(dict.fromkeys((section, key) for section, key, _ in examples()))
+    assert [key for _, key in shown] == keys
+    assert {("Keys", "variants"), ("source", "onnx"), ("check.tolerance.NAME", "sqnr")} <= set(shown)
+
+
+@pytest.mark.parametrize(("section", "key", "line"), examples())
+def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
+    recipe: dict[str, Any] = yaml.safe_load(line)
+    assert list(recipe) == [key]
+    if section != "Keys":
+        for name in reversed(NAMES.get(section, section).split(".")):
+            recipe = {name: recipe}
+    text = yaml.safe_dump({"extends": "common/base.yaml", **recipe}, sort_keys=False)
+    Path("x.yaml").write_text(text, encoding="utf-8")
+    load_recipe("x.yaml", registry=own_passes())
+    assert flagged(text) == set()
+
+
+@pytest.mark.parametrize("text", whole_recipes())
+def test_a_whole_recipe_loads(text: str) -> None:
+    Path("x.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe("x.yaml", registry=own_passes())
+    assert flagged(text) == set()
+    assert recipe.partition is not None
+    assert recipe.grants
+
+
+def test_there_are_two_whole_recipes_one_of_which_extends_another() -> None:
+    assert ["extends:" in text for text in whole_recipes()] == [False, True]
