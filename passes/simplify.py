@@ -6,8 +6,8 @@
 
 It is run until it changes nothing any more. Inputs and outputs keep their names, order, types and shapes; the model
 keeps its operator sets and notes. The shapes that onnxsim infers are written into value_info, and Constant nodes become
-initializers, which takes IR version 4. Should onnxsim crash or need more time or memory than allowed, the run ends with
-a message that says so; nothing is lost.
+initializers, which takes IR version 4. A large weight that nothing folds into is not handed over. Should onnxsim crash
+or need more time or memory than allowed, the run ends with a message that says so; nothing is lost.
 
 It leaves the model as it is when
 1. an initializer is also an input: a caller may override it, and onnxsim would take it for a constant
@@ -43,7 +43,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
-from graphsurgery.operators.idle_weights import at_work, set_aside
+from graphsurgery.operators.idle_weights import at_work, set_aside, twins
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Editor, ModelPass
@@ -62,7 +62,7 @@ MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 @dataclass(frozen=True)
 class Simplify(ModelPass):
-    """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 600 MB before it does anything.
+    """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 120 MB before it does anything.
 
     An Expand, Tile or ConstantOfShape that writes more than `largest_mb` is not evaluated. `skip` names optimizers
     of onnxsim to leave out, such as fuse_bn_into_conv. MB are 10^6 bytes.
@@ -100,13 +100,14 @@ class Simplify(ModelPass):
         given_names = {name: before for before, name in freed.items()}
         waiting = _renamed(waiting, freed)
         done_with: dict[str, TensorProto] = {}
-        settled = False
+        wanted, settled = twins(waiting), False
         for _ in range(MAX_ROUNDS):
             # a weight goes along once, when something may be folded into it, and is not looked at again
-            taken_along = [(name, waiting.pop(name)) for name in at_work(given.graph, waiting)]
+            taken_along = {name: waiting.pop(name) for name in dict.fromkeys([*wanted, *at_work(given.graph, waiting)])}
             if settled and not taken_along:
                 break
-            _put_back(dict(taken_along), given.graph)
+            wanted = []
+            _put_back(taken_along, given.graph)
             draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
             skip = [*self.skip, *misled, *draws]
             done = onnxsim_process.simplify(

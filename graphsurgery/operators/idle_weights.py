@@ -8,7 +8,7 @@ Transpose(weight)                       at work: it is a constant
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -79,8 +79,19 @@ def at_work(graph: GraphProto, weights: Mapping[str, TensorProto]) -> list[str]:
                 return False
         return True
 
-    equal = {name for name in _equal(weights)}
-    return [name for name in weights if name in equal or not is_idle(name)]
+    return [name for name in weights if not is_idle(name)]
+
+
+def twins(weights: Mapping[str, TensorProto]) -> list[str]:
+    """Return the names of weights that are there twice, which a tool would make one."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, tensor in weights.items():
+        alike.setdefault((tensor.data_type, *tensor.dims), []).append(name)
+    found: list[str] = []
+    for names in alike.values():
+        values = [weights[name].raw_data for name in names] if len(names) > 1 else []
+        found += [name for name, value in zip(names, values, strict=False) if values.count(value) > 1]
+    return found
 
 
 def _is_heavy(tensor: TensorProto) -> bool:
@@ -88,16 +99,3 @@ def _is_heavy(tensor: TensorProto) -> bool:
         return False
     size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize  # to ask raw_data for its length copies it
     return bool(math.prod(tensor.dims) * size > WEIGHT_BYTES)
-
-
-def _equal(weights: Mapping[str, TensorProto]) -> Iterator[str]:
-    """Yield the names of weights that are there twice: one of them is enough."""
-    alike: dict[tuple[int, ...], list[str]] = {}
-    for name, tensor in weights.items():
-        alike.setdefault((tensor.data_type, *tensor.dims), []).append(name)
-    for names in alike.values():
-        values: dict[bytes, str] = {}
-        for name in names if len(names) > 1 else ():
-            first = values.setdefault(weights[name].raw_data, name)
-            if first != name:
-                yield from (first, name)
