@@ -5,7 +5,7 @@
 
 Surgery is all passes and cuts of the recipe, without export, capture, checks and writing. Both run from cold: onnxsim
 in a fresh Python that loads the file, simplifies and saves; the surgery with a fresh simplifier process each time. The
-goal is a median ratio of at most 1.5. Prints a table and, with --json FILE, the figures with the machine.
+goal is a median ratio of at most 1.0. Prints a table and, with --json FILE, the figures with the machine.
 """
 
 from __future__ import annotations

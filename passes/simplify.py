@@ -6,8 +6,8 @@
 
 It is run until it changes nothing any more. Inputs and outputs keep their names, order, types and shapes; the model
 keeps its operator sets and notes. The shapes that onnxsim infers are written into value_info, and Constant nodes become
-initializers, which takes IR version 4. Should onnxsim crash or need more time or memory than allowed, the run ends with
-a message that says so; nothing is lost.
+initializers, which takes IR version 4. A large weight that nothing folds into is not handed over. Should onnxsim crash
+or need more time or memory than allowed, the run ends with a message that says so; nothing is lost.
 
 It leaves the model as it is when
 1. an initializer is also an input: a caller may override it, and onnxsim would take it for a constant
@@ -43,6 +43,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
+from graphsurgery.operators.idle_weights import at_work, set_aside, twins
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.rewrite import Editor, ModelPass
@@ -51,8 +52,6 @@ from graphsurgery.rewrite import Editor, ModelPass
 FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
 # One round may open the way for another; the suite of ONNX needs two, and one more to see that it was the last.
 MAX_ROUNDS = 6
-# An initializer above this size is no shape, and no scalar that a rewrite would look at.
-WEIGHT_BYTES = 1 << 16
 OWN_NAME = re.compile(r"_v_\d+")
 SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 # What onnxsim 0.8.1 takes out where the second reads the first; in a body what is left is in an order that it refuses.
@@ -63,7 +62,7 @@ MERGES_EQUAL_NODES = "eliminate_common_subexpression"
 
 @dataclass(frozen=True)
 class Simplify(ModelPass):
-    """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 600 MB before it does anything.
+    """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 120 MB before it does anything.
 
     An Expand, Tile or ConstantOfShape that writes more than `largest_mb` is not evaluated. `skip` names optimizers
     of onnxsim to leave out, such as fuse_bn_into_conv. MB are 10^6 bytes.
@@ -90,18 +89,25 @@ class Simplify(ModelPass):
         if reason is not None:
             edit.skip(None, reason)
             return model
-        view = Model(model).graph()
+        light, waiting = set_aside(_with_values_inside(model, edit))
+        view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = Model.of(view).proto
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
-        if edit.folder is not None and stored_outside(given):
-            onnx.load_external_data_for_model(given, str(edit.folder))
         misled = _misled(view)
-        weights: list[TensorProto] = []
         has_bodies = len(_with_bodies(given.graph)) > 1  # where the last one goes, a name may still wait to come back
         freed = _free_own_names(given.graph) if has_bodies else {}
         given_names = {name: before for before, name in freed.items()}
+        waiting = _renamed(waiting, freed)
+        done_with: dict[str, TensorProto] = {}
+        wanted, settled = twins(waiting), False
         for _ in range(MAX_ROUNDS):
+            # a weight goes along once, when something may be folded into it, and is not looked at again
+            taken_along = {name: waiting.pop(name) for name in dict.fromkeys([*wanted, *at_work(given.graph, waiting)])}
+            if settled and not taken_along:
+                break
+            wanted = []
+            _put_back(taken_along, given.graph)
             draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
             skip = [*self.skip, *misled, *draws]
             done = onnxsim_process.simplify(
@@ -116,21 +122,31 @@ class Simplify(ModelPass):
                 if before != after:
                     edit.skip(None, f"onnxsim made the {kind}s {after} of {before}")
                     return model
-            simplified = _with_frame_of(given, done.model)
-            # the first round has folded what weights fold into; the others need not carry them along
-            heavy = _set_aside_weights(simplified.graph)
-            weights += heavy
+            simplified, heavy = set_aside(_with_frame_of(given, done.model))
             moved = _free_own_names(simplified.graph) if has_bodies else {}
-            for tensor in weights:
-                tensor.name = moved.get(tensor.name, tensor.name)
-            if not heavy and simplified.SerializeToString(deterministic=True) == given.SerializeToString(
-                deterministic=True
-            ):
-                break
+            waiting, done_with = _renamed(waiting, moved), _renamed(done_with | heavy, moved)
+            settled = not heavy and _same(simplified, given)
             given = simplified
-        _put_back(weights, given.graph)
-        _rename(given.graph, given_names)
-        return _with_frame_of(model, given)
+        simplified = _with_frame_of(model, given)
+        _put_back(done_with | waiting, simplified.graph)
+        _rename(simplified.graph, given_names)
+        if simplified.graph.initializer:
+            simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
+        return simplified
+
+
+def _with_values_inside(model: ModelProto, edit: Editor) -> ModelProto:
+    """Return `model`, or a copy of it with its external data read in."""
+    if edit.folder is None or not stored_outside(model):
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    onnx.load_external_data_for_model(copy, str(edit.folder))
+    return copy
+
+
+def _same(one: ModelProto, other: ModelProto) -> bool:
+    return bool(one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True))
 
 
 def _free_own_names(graph: GraphProto) -> dict[str, str]:
@@ -173,24 +189,21 @@ def _with_bodies(graph: GraphProto) -> list[GraphProto]:
     return found
 
 
-def _set_aside_weights(graph: GraphProto) -> list[TensorProto]:
-    """Take the large initializers out of `graph`, which gets an input in the place of each, and return them."""
-    heavy: list[TensorProto] = []
-    light: list[TensorProto] = []
-    for tensor in graph.initializer:
-        kept = TensorProto()
-        kept.CopyFrom(tensor)
-        (heavy if len(tensor.raw_data) > WEIGHT_BYTES else light).append(kept)
-    if heavy:
-        del graph.initializer[:]
-        graph.initializer.extend(light)
-        graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in heavy)
-    return heavy
+def _renamed(weights: dict[str, TensorProto], names: dict[str, str]) -> dict[str, TensorProto]:
+    return {names.get(name, name): tensor for name, tensor in weights.items()}
 
 
-def _put_back(weights: list[TensorProto], graph: GraphProto) -> None:
+def _put_back(weights: dict[str, TensorProto], graph: GraphProto) -> None:
+    """Make the weights that something reads initializers of `graph`, under the names they have here."""
     read = {name for node in walk_protos(graph) for name in node.input} | {info.name for info in graph.output}
-    graph.initializer.extend(tensor for tensor in weights if tensor.name in read)
+    inputs = [info for info in graph.input if info.name not in weights]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    for name, tensor in weights.items():
+        if name in read:
+            kept = graph.initializer.add()
+            kept.CopyFrom(tensor)
+            kept.name = name
 
 
 def _refusal(model: ModelProto) -> str | None:
@@ -255,8 +268,6 @@ def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
         getattr(framed.graph, part).extend(getattr(model.graph, part))
     framed.graph.name, framed.graph.doc_string = model.graph.name, model.graph.doc_string
     _lift_constants(framed.graph)
-    if framed.graph.initializer:
-        framed.ir_version = max(framed.ir_version, FREE_INITIALIZERS)
     notes = {(node.op_type, *node.output): node.metadata_props for node in walk_protos(model.graph)}
     for node in walk_protos(framed.graph):
         if not node.metadata_props:

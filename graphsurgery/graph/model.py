@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import view
-from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos
+from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Model:
             digest.update(len(piece).to_bytes(8, "little"))
             digest.update(piece)
 
-        add(_without_weights(self.proto).SerializeToString(deterministic=True))
+        add(without_initializers(self.proto).SerializeToString(deterministic=True))
         for tensor in self.proto.graph.initializer:
             add(_without_values(tensor).SerializeToString(deterministic=True))
             add(tensor.raw_data)
@@ -160,23 +160,5 @@ def _without_values(tensor: TensorProto) -> TensorProto:
         elif descriptor.message_type is not None:
             getattr(bare, descriptor.name).CopyFrom(value)
         elif descriptor.name != "raw_data":
-            setattr(bare, descriptor.name, value)
-    return bare
-
-
-def _without_weights(proto: ModelProto) -> ModelProto:
-    bare = ModelProto()
-    for descriptor, value in proto.ListFields():
-        if descriptor.name == "graph":
-            for inner, content in value.ListFields():
-                if inner.name == "initializer":
-                    continue
-                if inner.is_repeated:
-                    getattr(bare.graph, inner.name).extend(content)
-                else:
-                    setattr(bare.graph, inner.name, content)
-        elif descriptor.is_repeated:
-            getattr(bare, descriptor.name).extend(value)
-        else:
             setattr(bare, descriptor.name, value)
     return bare

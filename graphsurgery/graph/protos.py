@@ -65,6 +65,25 @@ def stored_outside(proto: ModelProto) -> list[TensorProto]:
     return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
 
 
+def without_initializers(proto: ModelProto) -> ModelProto:
+    """Return `proto` without the initializers of its main graph, so that none of their values is copied."""
+    bare = ModelProto()
+    for descriptor, value in proto.ListFields():
+        if descriptor.name == "graph":
+            for inner, content in value.ListFields():
+                if inner.name == "initializer":
+                    continue
+                if inner.is_repeated:
+                    getattr(bare.graph, inner.name).extend(content)
+                else:
+                    setattr(bare.graph, inner.name, content)
+        elif descriptor.is_repeated:
+            getattr(bare, descriptor.name).extend(value)
+        else:
+            setattr(bare, descriptor.name, value)
+    return bare
+
+
 def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
     """Raise ModelError unless the external data of `tensor` is a file inside `folder`, symbolic links followed."""
     locations = [entry.value for entry in tensor.external_data if entry.key == "location"]

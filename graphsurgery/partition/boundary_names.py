@@ -77,7 +77,10 @@ def name_by_value(
     candidates: dict[str, set[str]] = {name: set(samples[0].names) for name in values[0]} if values else {}
     for number, (computed, sample) in enumerate(zip(values, samples, strict=True)):
         wanted = set().union(*candidates.values()) if candidates else set()
-        captured = {name: sample.load(name) for name in sorted(wanted) if name in sample}
+        shapes = {value.shape for value in computed.values()}
+        # of any other shape it equals none, and need not be read
+        alike = [name for name in sorted(wanted) if name in sample and sample.shape(name) in shapes]
+        captured = {name: sample.load(name) for name in alike}
         orders = _known_orders(beside[number] if beside else {}, sample, groups)
         orders += _row_orders(computed, captured, sample, groups)
         for tensor, names in candidates.items():

@@ -29,6 +29,9 @@ class Captured:
     def load(self, name: str) -> np.ndarray:
         return self.tensors[name]
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name].shape
+
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -142,6 +143,57 @@ def test_fuses_a_batch_normalization_unless_told_not_to() -> None:
     assert ops(fused) == ["Conv"]
     assert_same_outputs(parse(text), fused.proto)
     assert ops(apply(text, Simplify(skip=("fuse_bn_into_conv",))).model) == ["Conv", "BatchNormalization"]
+
+
+def with_large_weights(nodes: str, **weights: float) -> onnx.ModelProto:
+    """Return a model of `nodes` from x [1,128,4,4] to y, with weights [128,128,2,2] that count up from a number."""
+    model = parse(f"""{HEAD} g (float[1, 128, 4, 4] x) => (float y) <float[128] s = {{{", ".join(["2"] * 128)}}}> {{
+        {nodes}
+    }}""")
+    for name, first in weights.items():
+        values = first + np.linspace(0, 1, 128 * 128 * 4, dtype=np.float32).reshape(128, 128, 2, 2)
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("nodes", "left"),
+    [
+        ("a = Conv (x, w) y = BatchNormalization (a, s, s, s, s)", ["Conv"]),
+        # only when the Identity is gone
+        ("a = Conv (x, w) b = Identity (a) y = BatchNormalization (b, s, s, s, s)", ["Conv"]),
+        # only when the shape is known to be a constant
+        ("a = Shape (x) b = ConstantOfShape (a) c = Conv (b, w) d = Conv (x, v) y = Add (c, d)", ["Conv"]),
+        ("a = Conv (x, w) b = Conv (x, v) y = Add (a, b)", ["Conv", "Conv", "Add"]),
+    ],
+)
+def test_large_weights_fold_as_small_ones_do(nodes: str, left: list[str]) -> None:
+    model = with_large_weights(nodes, w=0, v=1)
+    applied = apply(model)
+    assert ops(applied.model) == left
+    assert_same_outputs(model, applied.model.proto)
+    again = apply_pass(Simplify(), applied.model)
+    assert again.model.fingerprint == applied.model.fingerprint
+
+
+def test_two_large_weights_of_the_same_values_become_one() -> None:
+    applied = apply(with_large_weights("a = Conv (x, w) b = Relu (a) c = Conv (x, v) y = Add (b, c)", w=0, v=0))
+    assert len(applied.model.proto.graph.initializer) == 1
+
+
+def test_a_large_weight_that_nothing_folds_into_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def measure(model: onnx.ModelProto, **limits: Any) -> onnxsim_process.Simplified:
+        sizes.append(model.ByteSize())
+        return simplify(model, **limits)
+
+    simplify = onnxsim_process.simplify
+    monkeypatch.setattr(onnxsim_process, "simplify", measure)
+    model = with_large_weights("a = Conv (x, w) b = Identity (a) y = Relu (b)", w=0)
+    applied = apply(model)
+    assert max(sizes) < 10_000 < model.ByteSize()
+    assert applied.model.proto.graph.initializer[0] == model.graph.initializer[-1]
 
 
 def test_what_is_not_the_nodes_business_comes_out_as_it_went_in() -> None:
