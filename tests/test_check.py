@@ -81,7 +81,10 @@ ENGINE = set(CHECK["ENGINE"])
 @pytest.mark.parametrize(
     ("file", "tests"),
     [
-        ("passes/widen_maxpool.py", {"tests/passes/test_widen_maxpool.py", "tests/test_backend_suite.py"}),
+        (
+            "passes/widen_maxpool.py",
+            {"tests/passes/test_widen_maxpool.py", "tests/test_backend_suite.py", "tests/test_docs.py"},
+        ),
         ("tests/passes/test_widen_maxpool.py", {"tests/passes/test_widen_maxpool.py"}),
         ("graphsurgery/gate/ties.py", {"tests/gate"}),
         ("graphsurgery/testing/fuzzing/builder.py", set()),  # tests/testing is of the engine
