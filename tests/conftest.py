@@ -34,6 +34,37 @@ check:
 """
 
 
+# Fixtures that take a whole detector apart, and the tests that scripts/check --quick has only for passes asked for
+WHOLE = {"shapes", "uncut", "detector"}
+FOR_EVERY_PASS = "test_backend_suite"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --quick, for scripts/check."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out whole detectors, and in ONNX's backend suite all passes but those whose tests are named",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what --quick leaves out."""
+    if not config.getoption("--quick"):
+        return
+    asked = {Path(argument).stem for argument in config.args}
+
+    def stays(item: pytest.Item) -> bool:
+        assert isinstance(item, pytest.Function)
+        if item.module.__name__ == FOR_EVERY_PASS:
+            name = item.callspec.params.get("name", "") if hasattr(item, "callspec") else ""
+            return f"test_{name.replace('-', '_')}" in asked
+        return WHOLE.isdisjoint(item.fixturenames) and item.get_closest_marker("whole") is None
+
+    config.hook.pytest_deselected(items=[item for item in items if not stays(item)])
+    items[:] = filter(stays, items)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended: its exit code and what it wrote."""

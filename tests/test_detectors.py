@@ -17,6 +17,7 @@ from conftest import Applied, Cli
 from graphsurgery.rewrite import registry
 
 pytest.importorskip("torchvision")
+pytestmark = pytest.mark.whole
 
 SMALL = (128, 160)  # height and width; the networks are those of full size
 SIZES = {"ssd300_vgg16": (300, 300), "ssdlite320_mobilenet_v3_large": (320, 320)}

@@ -86,6 +86,7 @@ def edited(text: str, change: str) -> str:
     return text.replace(old, new)
 
 
+@pytest.mark.whole
 def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     for package in ("hypothesis", "onnx_ir", "onnxscript"):
         pytest.importorskip(package)

@@ -45,6 +45,10 @@ def apply_command(
         typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),
     ] = None,
     no_variants: Annotated[bool, typer.Option("--no-variants", help="Make the parts only.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that evaluate; as many as pay, if not given. 1: this one alone."),
+    ] = None,
     json_: JsonFile = None,
 ) -> None:
     """Take a detector through a recipe, checking after every pass, and write its parts.
@@ -60,7 +64,7 @@ def apply_command(
         raise InputError("--variant and --no-variants contradict each other; give one of them")
     wanted = [] if no_variants else variant or None
     options = Options(
-        folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check, wanted
+        folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check, wanted, workers
     )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")

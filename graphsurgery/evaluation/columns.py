@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.devices.providers import parse_devices
@@ -23,7 +22,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas, Placed
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
-from graphsurgery.sources import SourceSpec
+from graphsurgery.sources import Source, SourceSpec
 
 Detections = Mapping[str, npt.NDArray[Any]]
 
@@ -136,6 +135,12 @@ class OriginalColumn:
     name: str = field(default=ORIGINAL, init=False)
 
     @staticmethod
+    def of_source(spec: SourceSpec, described: Mapping[str, object]) -> OriginalColumn:
+        """Describe the source that `spec` opens; `described` is what it says of itself."""
+        bare = OriginalColumn(spec, json.dumps(described, sort_keys=True), "")
+        return replace(bare, fingerprint=_digest(bare._content()))
+
+    @staticmethod
     def of(manifest: Manifest, places: Sequence[Path], weights: str | None = None) -> OriginalColumn:
         """Describe the source of a manifest, which tells names and no folders: files are looked for in `places`.
 
@@ -153,8 +158,7 @@ class OriginalColumn:
             if chosen is not None and Path(chosen).suffix:
                 chosen = str(_find(chosen, places).resolve())
             spec = SourceSpec(kind, name, chosen, (size[0], size[1]), source.get("opset", 17))
-        bare = OriginalColumn(spec, json.dumps(source, sort_keys=True), "")
-        return replace(bare, fingerprint=_digest(bare._content()))
+        return OriginalColumn.of_source(spec, source)
 
     def check(self) -> None:
         """As Column: the version of what runs it, and the file that it lies in."""
@@ -182,15 +186,20 @@ class OriginalColumn:
                 f"column {ORIGINAL}: {source.name} has {key} {seen.get(key)!r}, the parts were made of one with "
                 f"{wanted[key]!r}; name its weights with --weights, or leave it out with --no-original"
             )
-        if self.spec.kind == "onnx":
-            return Opened(source.canvas, lambda placed: source.detect(placed.input))
-        from graphsurgery.sources.torch_threads import torch_threads
+        return opened(source, self.spec.kind, threads)
 
-        def detect(placed: Placed) -> dict[str, np.ndarray]:
-            with torch_threads(threads):
-                return source.detect(placed.input)
 
-        return Opened(source.canvas, detect)
+def opened(source: Source, kind: str, threads: int) -> Opened:
+    """Return the source as a detector that computes with `threads` threads; `kind` is that of its spec."""
+    if kind == "onnx":
+        return Opened(source.canvas, lambda placed: source.detect(placed.input))
+    from graphsurgery.sources.torch_threads import torch_threads
+
+    def detect(placed: Placed) -> Detections:
+        with torch_threads(threads):
+            return source.detect(placed.input)
+
+    return Opened(source.canvas, detect)
 
 
 def variants(folder: Path, manifest: Manifest) -> list[str]:

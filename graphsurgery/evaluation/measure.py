@@ -7,19 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import AveragePrecision, evaluate, require_pycocotools
 from graphsurgery.evaluation.columns import Column
-from graphsurgery.evaluation.dataset import (
-    Dataset,
-    Picture,
-    Unreadable,
-    category_of_label,
-    drawn_or_given,
-    open_dataset,
-)
+from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, category_of_label
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
@@ -27,22 +20,6 @@ from graphsurgery.progress import Watcher
 
 # the field of an annotation without which there is nothing to measure a kind by
 _NEEDS = {"segm": "segmentation", "keypoints": "keypoints"}
-
-
-class Plan(Protocol):
-    """The images of a recipe's `evaluate`; the demo's are drawn where there are none."""
-
-    @property
-    def samples(self) -> int:
-        """How many."""
-
-    @property
-    def images(self) -> Path | None:
-        """Their folder."""
-
-    @property
-    def annotations(self) -> Path | None:
-        """Their COCO file."""
 
 
 class BadImages(InputError):
@@ -64,20 +41,6 @@ class Measured:
     evaluation: dict[str, Any]
     computed: int
     reused: int
-
-
-def average_precision(
-    columns: Sequence[Column], plan: Plan, watcher: Watcher, classes: Sequence[str] | None = None, threads: int = 0
-) -> dict[str, Any]:
-    """Measure the AP of each column on the images of `plan`, in this process, and return run.json's `evaluation`.
-
-    `classes` name the model's labels from 0 on. Raises InputError for images or annotations that can't be used,
-    MissingTool without pycocotools.
-    """
-    require_pycocotools()
-    with drawn_or_given(plan.images, plan.annotations, plan.samples) as (images, annotations):
-        dataset = open_dataset(images, annotations, plan.samples)
-        return measure(columns, dataset, watcher, classes=classes, threads=threads).evaluation
 
 
 def measure(

@@ -6,14 +6,17 @@ in their last bits, and so the results would depend on the number of workers.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import Connection
 
 import psutil
 
@@ -27,6 +30,8 @@ Runner = Callable[[Sequence[Task]], Iterator[Done]]
 _DEATHS = 3
 # what a large detector takes, and how few tasks don't pay for the seconds in which a process starts
 _MEMORY, _FEW_TASKS = 2 << 30, 16
+
+_CONTEXT = multiprocessing.get_context("spawn")
 
 _desk = Desk()
 
@@ -49,27 +54,52 @@ def in_process(tasks: Sequence[Task], desk: Desk | None = None) -> Iterator[Done
         yield task, desk.do(task)
 
 
-def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
+class Lifeline:
+    """What keeps processes alive: they end at once when it is cut, or when the process that holds it ends."""
+
+    def __init__(self) -> None:
+        self.end, self._held = _CONTEXT.Pipe(duplex=False)
+        self.is_cut = False
+
+    def cut(self) -> None:
+        """End the processes that hang on it, and those that will."""
+        self.is_cut = True
+        self._held.close()
+
+
+def in_processes(tasks: Iterable[Task], workers: int, lifeline: Lifeline | None = None) -> Iterator[Done]:
     """Do the tasks in `workers` processes; results come in any order.
 
-    When a process dies, the others end with it, and what was in their hands is done again in new ones. Raises
-    InputError when they keep dying at the same task, and what a task raises.
+    A task is asked for when a process is free to do it. When a process dies, the others end with it, and what was in
+    their hands is done again in new ones, unless `lifeline`, on which they hang, was cut: then this ends as well. So do
+    they all when the caller does not ask for all results. Raises InputError when they keep dying at the same task, and
+    what a task raises.
     """
-    left = deque(tasks)
+    lifeline = lifeline or Lifeline()
+    coming, left = iter(tasks), deque[Task]()
     deaths: Counter[Task] = Counter()
-    while left:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+
+    def is_one_left() -> bool:
+        if not left:
+            left.extend(islice(coming, 1))
+        return bool(left)
+
+    while is_one_left():
+        pool = ProcessPoolExecutor(workers, _CONTEXT, initializer=_begin, initargs=(lifeline.end,))
         flying: dict[Future[Found], Task] = {}
         try:
-            while left or flying:
-                while left and len(flying) < workers:
-                    flying[pool.submit(do, left[0])] = left[0]
+            while flying or is_one_left():
+                while len(flying) < workers and is_one_left():
+                    with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
+                        flying[pool.submit(do, left[0])] = left[0]
                     left.popleft()
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:
                     found = future.result()
                     yield flying.pop(future), found
         except BrokenProcessPool as error:
+            if lifeline.is_cut:
+                return
             finished = [future for future in flying if future.done() and future.exception() is None]
             for future in finished:
                 yield flying.pop(future), future.result()
@@ -81,18 +111,33 @@ def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
                     f"{count} processes died at image {task.picture.id} of column {task.column.name}, out of memory "
                     "perhaps; try fewer --workers, or --workers 1 to see it happen. What was found so far is kept"
                 ) from error
+        except BaseException:  # Ctrl-C, what a task raised, or a caller that wants no more: nobody waits for the rest
+            lifeline.cut()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """Make this process leave Ctrl-C to its parent, and end with it, even if the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait, for this thread and for the processes that it starts, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def follow() -> None:
-        parent.join()
+
+def _begin(lifeline: Connection) -> None:
+    """Make this process leave Ctrl-C to its parent, and end with the lifeline, even if the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def hang_on() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv_bytes()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=hang_on, daemon=True).start()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ from typing import Any
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
 from graphsurgery.errors import Difference, InputError, MissingTool
-from graphsurgery.evaluation import measure
 from graphsurgery.evaluation.coco import require_pycocotools
-from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, PartsColumn
+from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.pipeline import apply as pipeline
-from graphsurgery.pipeline import variants
+from graphsurgery.pipeline import precision, variants
 from graphsurgery.pipeline.apply import Run, RunWatcher, failed_folder
-from graphsurgery.recipe.load import EvaluationPlan, Recipe, Variant
+from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
 from graphsurgery.report.pictures import sample_pictures
 from graphsurgery.report.run_record import Record
@@ -38,7 +37,11 @@ _TIMED_RUNS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside the recipe; None leaves it to the recipe."""
+    """What the command line says beside the recipe; None leaves it to the recipe.
+
+    `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
+    asks for them needs its `if __name__ == "__main__":`.
+    """
 
     out: Path
     model_io: Path
@@ -47,6 +50,7 @@ class Options:
     max_samples: int | None = None
     check: bool = True
     variants: Sequence[str] | None = None
+    workers: int | None = 1
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -70,21 +74,26 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
     wanted = variants.chosen(recipe, options.variants)
     if recipe.evaluate is not None:
         require_pycocotools()
-    with OutputFolder(options.out) as output:
+    with OutputFolder(options.out) as output, contextlib.ExitStack() as stack:
+        watcher.begin("open the source")
         source = open_source(recipe.source)
         record.source = source.describe()
+        evaluation = None
+        if recipe.evaluate is not None:
+            begun = precision.begun(recipe.evaluate, source, recipe.source, len(wanted), options.workers, watcher)
+            evaluation = stack.enter_context(begun)
         capture = captured(recipe, source, options, watcher, record)
         calibration = capture.samples
         samples = calibration[: recipe.checked_samples]
         gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
         run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
         named = options.variants is not None and variants.ALL not in options.variants
-        manifest = make_parts(run, wanted, output, required=named)
+        made = None if evaluation is None else evaluation.begin_parts
+        manifest = make_parts(run, wanted, output, required=named, made=made)
         manifest = leave_out_unplayable(run, manifest, output, required=named)
-        if recipe.evaluate is not None:
-            watcher.begin("evaluate")
+        if evaluation is not None:
             started = time.perf_counter()
-            record.evaluation = average_precision(source, output.work, recipe.evaluate, watcher)
+            record.evaluation = evaluation.finish(output.work, watcher)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
         if "boxes" in manifest.outputs:
@@ -100,14 +109,26 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         raise InputError(f"variant '{failed[0].name}': {failed[0].reason}; the rest is in {options.out}")
 
 
-def make_parts(run: Run, wanted: Sequence[Variant], output: OutputFolder, *, required: bool) -> Manifest:
-    """Make the parts and the variants `wanted`, and return the manifest, which names those that were made."""
+def make_parts(
+    run: Run,
+    wanted: Sequence[Variant],
+    output: OutputFolder,
+    *,
+    required: bool,
+    made: Callable[[Path], None] | None = None,
+) -> Manifest:
+    """Make the parts and the variants `wanted`, and return the manifest, which names those that were made.
+
+    `made` is told the folder of the parts before the first variant is begun.
+    """
     done = pipeline.apply(run, output)
+    if made is not None:
+        made(output.work)
     for variant in wanted:
         variants.make_variant(run, variant, done.parts, done.manifest, output, required)
-    made = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
-    manifest = done.manifest.model_copy(update={"variants": made})
-    if made:
+    passed = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
+    manifest = done.manifest.model_copy(update={"variants": passed})
+    if passed:
         output.write_text(FILE_NAME, manifest.to_json())
     return manifest
 
@@ -286,15 +307,3 @@ def _pictures(asked: captures.Request) -> tuple[int, Iterable[captures.InputImag
     annotations = None if asked.annotations is None else Path(asked.annotations)
     files = read_images(Path(asked.images), annotations, asked.samples)
     return len(files), (captures.InputImage(file.id, load_image(file.path)) for file in files)
-
-
-def average_precision(source: Source, folder: Path, plan: EvaluationPlan, watcher: RunWatcher) -> dict[str, Any]:
-    """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
-
-    Raises InputError for images or annotations that can't be used, MissingTool without pycocotools.
-    """
-    manifest = Manifest.read(folder)
-    original = Loaded(ORIGINAL, source.canvas, lambda placed: source.detect(placed.input))
-    made = [PartsColumn.of(name, folder / name) for name in manifest.variants]
-    columns: list[Column] = [original, PartsColumn.of(PARTS, folder), *made]
-    return measure.average_precision(columns, plan, watcher, manifest.classes)

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from bars import Quiet, bars, change, write_images, write_parts
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.columns import Loaded, PartsColumn
 from graphsurgery.evaluation.dataset import open_dataset
-from graphsurgery.evaluation.measure import BadImages, average_precision, measure
+from graphsurgery.evaluation.measure import BadImages, measure
 from graphsurgery.evaluation.store import FileStore
 from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Done, in_process
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Placed
 
 pytest.importorskip("pycocotools")
-
-
-@dataclass(frozen=True)
-class Plan:
-    samples: int
-    images: Path | None
-    annotations: Path | None
 
 
 class Stopped(Exception):
@@ -178,25 +169,3 @@ def test_masks_are_left_out_where_the_annotations_have_none(tmp_path: Path) -> N
     change(annotations, annotations=content["annotations"])
     evaluation = measure([column], open_dataset(images, annotations), Quiet()).evaluation
     assert list(evaluation["ap"]) == ["bbox"]
-
-
-def test_the_plan_of_a_recipe_is_carried_out_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    column, _ = bars(tmp_path)
-    images, annotations = write_images(tmp_path, 4)
-    monkeypatch.chdir(tmp_path / "parts")
-    before = sorted(tmp_path.rglob("*"))
-    evaluation = average_precision([column], Plan(2, images, annotations), Quiet(), ["background", "bar"])
-    assert (evaluation["samples"], evaluation["ap"]["segm"]["parts"]) == (2, pytest.approx(0.7))
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_the_demos_images_are_drawn_where_a_plan_names_none() -> None:
-    blind = Loaded("blind", Canvas(8, 12), lambda placed: empty())
-    evaluation = average_precision(
-        [blind], Plan(2, None, None), Quiet(), ["background", "circle", "square", "triangle"]
-    )
-    assert (evaluation["samples"], evaluation["ap"]["bbox"]["blind"]) == (2, 0)
-
-
-def empty() -> dict[str, np.ndarray]:
-    return {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "scores": np.zeros(0)}

@@ -1,0 +1,63 @@
+"""Tasks done in a process of its own while this one does something else."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+
+from graphsurgery.evaluation.store import Store
+from graphsurgery.evaluation.tasks import Task
+from graphsurgery.evaluation.workers import Lifeline, in_processes
+
+
+class Beside:
+    """Does tasks beside this process, one after another, and puts what is found into `store`.
+
+    One process is enough to use what the steps of a run, which mostly compute on one core, leave idle; more would slow
+    them down. Nobody else may use the store until `stop`. Leaving the context before ends the process at once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._coming: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._lifeline = Lifeline()
+        self._thread = threading.Thread(target=self._work, name="beside")
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lifeline.cut()
+        self._end()
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Have these done too, after those that were added before."""
+        for task in tasks:
+            self._coming.put(task)
+
+    def stop(self) -> None:
+        """Begin no other task, and return when the one in hand is done. Raises what doing one raised."""
+        self._end()
+        if self._error is not None:
+            raise self._error
+
+    def _end(self) -> None:
+        self._stopped.set()
+        self._coming.put(None)  # wakes the thread where it waits for a task
+        self._thread.join()
+
+    def _tasks(self) -> Iterator[Task]:
+        while (task := self._coming.get()) is not None and not self._stopped.is_set():
+            yield task
+
+    def _work(self) -> None:
+        try:
+            for task, found in in_processes(self._tasks(), 1, self._lifeline):
+                if found.unreadable is None:
+                    self._store.add(task, found)
+        except BaseException as error:  # kept for who asks for the results, in the thread that does
+            self._error = error

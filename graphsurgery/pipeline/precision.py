@@ -1,0 +1,95 @@
+"""Average precision of a run: begun in a process of its own while the run goes on, judged at its end.
+
+Whoever detects computes with one thread, as `evaluate` does, so that the figures are the same however many processes
+there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.evaluation.beside import Beside
+from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, OriginalColumn, PartsColumn, opened
+from graphsurgery.evaluation.dataset import Dataset, drawn_or_given, open_dataset
+from graphsurgery.evaluation.measure import measure, missing
+from graphsurgery.evaluation.store import MemoryStore
+from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
+from graphsurgery.parts.manifest import Manifest
+from graphsurgery.pipeline.apply import RunWatcher
+from graphsurgery.recipe.load import EvaluationPlan
+from graphsurgery.sources import Source, SourceSpec
+
+_THREADS = 1
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What of the AP of a run has been begun; `beside` is None where all of it is done in this process, at the end."""
+
+    dataset: Dataset
+    store: MemoryStore
+    original: Column
+    workers: int
+    beside: Beside | None
+
+    def begin_parts(self, folder: Path) -> None:
+        """Have the parts in `folder`, which are finished, evaluated beside what comes now."""
+        self._begin(PartsColumn.of(PARTS, folder))
+
+    def _begin(self, column: Column) -> None:
+        if self.beside is not None and (not isinstance(column, PartsColumn) or column.on_cpu):
+            self.beside.add(missing([column], self.dataset, self.store, _THREADS))
+
+    def finish(self, folder: Path, watcher: RunWatcher) -> dict[str, Any]:
+        """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
+
+        Returns run.json's `evaluation`. Raises InputError for images that can't be used.
+        """
+        if self.beside is not None:
+            watcher.begin("evaluate")
+            self.beside.stop()
+        manifest = Manifest.read(folder)
+        parts = [PartsColumn.of(PARTS, folder)]
+        parts += [PartsColumn.of(name, folder / name) for name in manifest.variants]
+        # an accelerator is there once: several processes would have to share it
+        alone = self.workers == 1 or not all(column.on_cpu for column in parts)
+        run = in_process if alone else partial(in_processes, workers=self.workers)
+        return measure(
+            [self.original, *parts],
+            self.dataset,
+            watcher,
+            classes=manifest.classes,
+            threads=_THREADS,
+            store=self.store,
+            run=run,
+        ).evaluation
+
+
+@contextmanager
+def begun(
+    plan: EvaluationPlan, source: Source, spec: SourceSpec, variants: int, workers: int | None, watcher: RunWatcher
+) -> Iterator[Precision]:
+    """Begin to evaluate the original, `source`, which `spec` opens, unless `workers` is 1; end it with the context.
+
+    `workers` is None for as many processes as pay for the original, the parts and that many `variants`. Raises
+    InputError for images or annotations that can't be used.
+    """
+    with ExitStack() as stack:
+        watcher.begin("images to evaluate on")
+        images, annotations = stack.enter_context(drawn_or_given(plan.images, plan.annotations, plan.samples))
+        dataset = open_dataset(images, annotations, plan.samples)
+        workers = workers or sensible_workers((2 + variants) * len(dataset.pictures))
+        store = MemoryStore()
+        if workers == 1:
+            here = Loaded(ORIGINAL, *opened(source, spec.kind, _THREADS))
+            yield Precision(dataset, store, here, workers, None)
+            return
+        beside = stack.enter_context(Beside(store))
+        precision = Precision(dataset, store, OriginalColumn.of_source(spec, source.describe()), workers, beside)
+        precision._begin(precision.original)
+        yield precision
