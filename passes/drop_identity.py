@@ -21,8 +21,6 @@ from graphsurgery.rewrite import Editor, NodePass
 
 @dataclass(frozen=True)
 class DropIdentity(NodePass):
-    """No options."""
-
     name = "drop-identity"
     effect = "exact"
     matches = ("Identity",)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.operators.operands import optional
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # Below operator set 11 the defaults are float32's, whatever the elements are.
@@ -30,8 +31,6 @@ _FLOAT32 = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class FillClipBounds(NodePass):
-    """It has no options."""
-
     name = "fill-clip-bounds"
     effect = "exact"
     matches = ("Clip",)
@@ -42,7 +41,7 @@ class FillClipBounds(NodePass):
                 if name not in node.attrs:
                     edit.set_attribute(node, name, default)
             return
-        missing = [index for index in (1, 2) if len(node.inputs) <= index or not node.inputs[index].name]
+        missing = [index for index in (1, 2) if optional(node, index) is None]
         if not missing:
             return
         dtype = edit.dtype(node.inputs[0])

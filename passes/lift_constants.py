@@ -25,8 +25,6 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 @dataclass(frozen=True)
 class LiftConstants(NodePass):
-    """No options."""
-
     name = "lift-constants"
     effect = "exact"
     matches = ("Constant",)

@@ -18,8 +18,6 @@ from graphsurgery.rewrite import Editor, NodePass
 
 @dataclass(frozen=True)
 class LowerHardswish(NodePass):
-    """It has no options."""
-
     name = "lower-hardswish"
     effect = "exact"
     matches = ("HardSwish",)

@@ -32,8 +32,6 @@ _OF_SIZES = ("axes", "keep_aspect_ratio_policy")
 
 @dataclass(frozen=True)
 class LowerResizeSizes(NodePass):
-    """No options."""
-
     name = "lower-resize-sizes"
     effect = "exact"
     matches = ("Resize",)
@@ -42,8 +40,6 @@ class LowerResizeSizes(NodePass):
         if given(node, "sizes", edit) is None:
             return
         grown = factors(node, edit)
-        if isinstance(grown, str):
-            raise Refuse(grown)
         rounded = np.array([float(factor) for factor in grown], np.float32)
         for factor, scale in zip(grown, rounded, strict=True):
             if Fraction(float(scale)) != factor:

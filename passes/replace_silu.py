@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.activations import ALPHA, BETA, excluded, gated
-from graphsurgery.operators.operands import only_reader
+from graphsurgery.operators.requirements import require_dtype, require_read_once
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -45,14 +45,11 @@ class ReplaceSilu(NodePass):
         slope = attribute(node, "alpha", 1.0) if silu is None else 1.0
         if excluded(node, self.exclude):
             raise Refuse("it is excluded by name")
-        if silu is not None and only_reader(silu[1].outputs[0], edit) is None:
-            raise Refuse("its Sigmoid is read by another node too, or is a graph output")
+        if silu is not None:
+            require_read_once(silu[1].outputs[0], edit)
         if not slope > 0:
             raise Refuse(f"alpha is {slope:g}")
-        dtype = edit.dtype(x)
-        if dtype is None or dtype.name not in ("float32", "float16"):
-            kind = "of unknown type" if dtype is None else dtype.name
-            raise Refuse(f"its elements are {kind}, not float32 or float16")
+        require_dtype(x, edit, among=("float32", "float16"))
         if slope == 1 and edit.opset >= 14:
             return edit.replace(node, "HardSwish", [x])
         attrs = {"alpha": slope * ALPHA, "beta": BETA}

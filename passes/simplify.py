@@ -42,10 +42,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
+from graphsurgery.graph.names import fresh, names_in, rename_in
+from graphsurgery.graph.protos import graphs_in, stored_names, stored_outside, walk_protos
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
-from graphsurgery.rewrite import Editor, ModelPass
+from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
 # Dropout draws too, in training mode
 FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
@@ -86,10 +87,7 @@ class Simplify(ModelPass):
         onnxsim_process.start()
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        reason = _refusal(model)
-        if reason is not None:
-            edit.skip(None, reason)
-            return model
+        _require_readable(model)
         view = Model(model).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = Model.of(view).proto
@@ -98,8 +96,8 @@ class Simplify(ModelPass):
             onnx.load_external_data_for_model(given, str(edit.folder))
         misled = _misled(view)
         weights: list[TensorProto] = []
-        has_bodies = len(_with_bodies(given.graph)) > 1  # where the last one goes, a name may still wait to come back
-        freed = _free_own_names(given.graph) if has_bodies else {}
+        has_bodies = len(graphs_in(given.graph)) > 1  # where the last one goes, a name may still wait to come back
+        freed = _free_own_names(given) if has_bodies else {}
         given_names = {name: before for before, name in freed.items()}
         for _ in range(MAX_ROUNDS):
             draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
@@ -114,13 +112,12 @@ class Simplify(ModelPass):
             for kind in ("input", "output"):
                 before, after = ([info.name for info in getattr(m.graph, kind)] for m in (given, done.model))
                 if before != after:
-                    edit.skip(None, f"onnxsim made the {kind}s {after} of {before}")
-                    return model
+                    raise Refuse(f"onnxsim made the {kind}s {after} of {before}")
             simplified = _with_frame_of(given, done.model)
             # the first round has folded what weights fold into; the others need not carry them along
             heavy = _set_aside_weights(simplified.graph)
             weights += heavy
-            moved = _free_own_names(simplified.graph) if has_bodies else {}
+            moved = _free_own_names(simplified) if has_bodies else {}
             for tensor in weights:
                 tensor.name = moved.get(tensor.name, tensor.name)
             if not heavy and simplified.SerializeToString(deterministic=True) == given.SerializeToString(
@@ -129,48 +126,19 @@ class Simplify(ModelPass):
                 break
             given = simplified
         _put_back(weights, given.graph)
-        _rename(given.graph, given_names)
+        rename_in(given, given_names)
         return _with_frame_of(model, given)
 
 
-def _free_own_names(graph: GraphProto) -> dict[str, str]:
+def _free_own_names(model: ModelProto) -> dict[str, str]:
     """Give tensors with names as onnxsim makes them others, and return which it gave."""
-    names = {name for inner in _with_bodies(graph) for name in _names(inner)}
+    names = names_in(model.graph)
     moved: dict[str, str] = {}
     for name in sorted(name for name in names if OWN_NAME.fullmatch(name)):
-        fresh = name.removeprefix("_")
-        while fresh in names:
-            fresh += "_"
-        names.add(fresh)
-        moved[name] = fresh
-    _rename(graph, moved)
+        moved[name] = fresh(name.removeprefix("_"), names)
+        names.add(moved[name])
+    rename_in(model, moved)
     return moved
-
-
-def _names(graph: GraphProto) -> set[str]:
-    listed = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    return {item.name for item in listed} | {name for node in graph.node for name in (*node.input, *node.output)}
-
-
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    if not names:
-        return
-    for inner in _with_bodies(graph):
-        for item in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
-            item.name = names.get(item.name, item.name)
-        for sparse in inner.sparse_initializer:
-            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
-        for node in inner.node:
-            node.input[:] = [names.get(name, name) for name in node.input]
-            node.output[:] = [names.get(name, name) for name in node.output]
-
-
-def _with_bodies(graph: GraphProto) -> list[GraphProto]:
-    found = [graph]
-    for current in found:  # grows as it goes
-        for node in current.node:
-            found += bodies(node)
-    return found
 
 
 def _set_aside_weights(graph: GraphProto) -> list[TensorProto]:
@@ -193,28 +161,29 @@ def _put_back(weights: list[TensorProto], graph: GraphProto) -> None:
     graph.initializer.extend(tensor for tensor in weights if tensor.name in read)
 
 
-def _refusal(model: ModelProto) -> str | None:
-    inputs = {info.name for info in model.graph.input}
-    defaults = [tensor.name for tensor in model.graph.initializer if tensor.name in inputs]
+def _require_readable(model: ModelProto) -> None:
+    """Raise Refuse where onnxsim would take something in `model` for something else."""
+    defaults = sorted(stored_names(model.graph) & {info.name for info in model.graph.input})
     if defaults:
-        return f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+        raise Refuse(
+            f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+        )
     if model.training_info:
-        return "it holds training information, so its initializers are no constants"
-    if any(graph.quantization_annotation for graph in _with_bodies(model.graph)):
-        return "it holds quantization annotations, which onnxsim drops"
+        raise Refuse("it holds training information, so its initializers are no constants")
+    if any(graph.quantization_annotation for graph in graphs_in(model.graph)):
+        raise Refuse("it holds quantization annotations, which onnxsim drops")
     nodes = walk_protos(model.graph)  # the insides of functions are safe, onnxsim does not look at them
     for node in nodes:
         if node.domain not in STANDARD_DOMAINS and onnx.defs.has(node.op_type):
-            return (
-                f"onnxsim would take '{node.op_type}' of domain '{node.domain}' for the operator of ONNX of that name"
-            )
+            own = f"'{node.op_type}' of domain '{node.domain}'"
+            raise Refuse(f"onnxsim would take {own} for the operator of ONNX of that name")
         if any(attribute.type in SPARSE for attribute in node.attribute):
-            return f"onnxsim can't read the sparse tensor of a {node.op_type}"
+            raise Refuse(f"onnxsim can't read the sparse tensor of a {node.op_type}")
     present = {node.op_type for node in nodes if node.domain in STANDARD_DOMAINS}
     for built, taken in UNDONE_PAIRS:
         if {built, taken} <= present:
-            return f"it has {built} and {taken}; onnxsim joins them and renames the model's inputs or outputs by that"
-    return None
+            pair = f"it has {built} and {taken}"
+            raise Refuse(f"{pair}; onnxsim joins them and renames the model's inputs or outputs by that")
 
 
 def _misled(view: gs.Graph) -> list[str]:
@@ -240,20 +209,10 @@ def _draws(model: ModelProto) -> bool:
 def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
     """Return `simplified` with everything of `model` that is not the nodes' business: interface, versions, notes."""
     framed = ModelProto()
-    framed.CopyFrom(simplified)
-    for descriptor, value in model.ListFields():
-        if descriptor.name != "graph":
-            framed.ClearField(descriptor.name)
-            if descriptor.is_repeated:
-                getattr(framed, descriptor.name).extend(value)
-            else:
-                setattr(framed, descriptor.name, value)
-    if not model.metadata_props:
-        del framed.metadata_props[:]
-    for part in ("input", "output", "metadata_props"):
+    framed.CopyFrom(model)
+    for part in ("node", "initializer", "sparse_initializer", "value_info"):
         framed.graph.ClearField(part)
-        getattr(framed.graph, part).extend(getattr(model.graph, part))
-    framed.graph.name, framed.graph.doc_string = model.graph.name, model.graph.doc_string
+        getattr(framed.graph, part).extend(getattr(simplified.graph, part))
     _lift_constants(framed.graph)
     if framed.graph.initializer:
         framed.ir_version = max(framed.ir_version, FREE_INITIALIZERS)
