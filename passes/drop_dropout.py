@@ -14,8 +14,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.requirements import require_unread
@@ -23,7 +21,6 @@ from graphsurgery.operators.training import why_it_trains
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class DropDropout(NodePass):
     name = "drop-dropout"
     effect = "exact"

@@ -12,14 +12,11 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class DropIdentity(NodePass):
     name = "drop-identity"
     effect = "exact"

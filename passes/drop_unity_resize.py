@@ -19,8 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
@@ -28,7 +26,6 @@ from graphsurgery.operators.resize import coordinates, factors, mode, rounding, 
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class DropUnityResize(NodePass):
     name = "drop-unity-resize"
     effect = "exact"

@@ -16,7 +16,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
 class FillClipBounds(NodePass):
     name = "fill-clip-bounds"
     effect = "exact"

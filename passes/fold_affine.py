@@ -21,8 +21,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, is_op, producer
@@ -33,7 +31,6 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-@dataclass(frozen=True)
 class FoldAffine(NodePass):
     name = "fold-affine"
     effect = "exact"

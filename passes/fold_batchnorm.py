@@ -22,8 +22,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
@@ -34,7 +32,6 @@ from graphsurgery.operators.windows import window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class FoldBatchnorm(NodePass):
     name = "fold-batchnorm"
     effect = "exact"

@@ -57,7 +57,6 @@ class _Chain:
             return None
 
 
-@dataclass(frozen=True)
 class FoldNormalization(NodePass):
     name = "fold-normalization"
     effect = "exact"

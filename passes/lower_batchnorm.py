@@ -20,8 +20,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.channels import batchnorm, held
@@ -30,7 +28,6 @@ from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerBatchnorm(NodePass):
     name = "lower-batchnorm"
     effect = "exact"

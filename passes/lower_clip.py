@@ -19,7 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from graphsurgery.operators.requirements import require_constant
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerClip(NodePass):
     name = "lower-clip"
     effect = "exact"

@@ -42,10 +42,6 @@ class LowerConvtranspose(NodePass):
 
     mode: Literal["CRD", "DCR"] = "CRD"
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("CRD", "DCR"):
-            raise ValueError(f"mode must be CRD or DCR, not {self.mode}")
-
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         weight, bias = require_weights(node), require_bias(node)
         _require_blocks(node, weight.shape)

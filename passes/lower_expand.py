@@ -20,7 +20,6 @@ It does not fire when
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,7 +36,6 @@ _BROADCASTING = (
 )
 
 
-@dataclass(frozen=True)
 class LowerExpand(NodePass):
     name = "lower-expand"
     effect = "exact"

@@ -19,8 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
@@ -30,7 +28,6 @@ from graphsurgery.operators.slices import TO_THE_END, chain, locate, on_axes, sl
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerGather(NodePass):
     name = "lower-gather"
     effect = "exact"

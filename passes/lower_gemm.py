@@ -17,8 +17,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -29,7 +27,6 @@ from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerGemm(NodePass):
     name = "lower-gemm"
     effect = "exact"
@@ -58,7 +55,7 @@ class LowerGemm(NodePass):
             c, beta = _operand(c, False, beta, f"{out.name}_c", edit)
             if beta != 1:
                 factor = edit.constant(f"{out.name}_beta", np.asarray(beta, dtype))
-                c = edit.emit("Mul", [c, factor], hint=f"{out.name}_scaled_c", dtype=c.dtype)
+                c = edit.emit("Mul", [c, factor], hint=f"{out.name}_scaled_c")
             links.append(Link("Add", (c,)))
         chain(edit, node, a, links)
 
@@ -72,5 +69,5 @@ def _operand(tensor: gs.Tensor, transpose: bool, factor: float, hint: str, edit:
         left, result = (factor, turned) if folded is None else (1.0, folded)
         return (tensor if result is values else edit.constant(hint, result)), left
     if transpose:
-        tensor = edit.emit("Transpose", [tensor], {"perm": [1, 0]}, hint=hint, dtype=tensor.dtype)
+        tensor = edit.emit("Transpose", [tensor], {"perm": [1, 0]}, hint=hint)
     return tensor, factor

@@ -43,7 +43,6 @@ _ELEMENTWISE = (
 )
 
 
-@dataclass(frozen=True)
 class LowerGemmToConv(NodePass):
     name = "lower-gemm-to-conv"
     effect = "exact"
@@ -130,8 +129,7 @@ def _move_up(node: gs.Node, edit: Editor) -> None:
     before, out = reshape.inputs[0], node.outputs[0]
     if not any(_image(node.inputs[0], size, edit) is not None for size in _sizes_of_layers(out)):
         return
-    inputs, dtype = [before, *node.inputs[1:]], out.dtype or before.dtype
-    moved = edit.emit(node.op, inputs, node.attrs, hint=f"{out.name}_image", dtype=dtype)
+    moved = edit.emit(node.op, [before, *node.inputs[1:]], node.attrs, hint=f"{out.name}_image")
     edit.replace(node, reshape.op, [moved, *reshape.inputs[1:]], reshape.attrs)
 
 

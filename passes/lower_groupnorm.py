@@ -17,7 +17,6 @@ It does not fire when
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 _NEUTRAL = {"ones": 1, "zeros": 0}  # a scale and a bias that leave what is normalised as it is
 
 
-@dataclass(frozen=True)
 class LowerGroupnorm(NodePass):
     name = "lower-groupnorm"
     effect = "exact"
@@ -60,7 +58,7 @@ class LowerGroupnorm(NodePass):
         if static:
             size: gs.Tensor = edit.constant(f"{name}_size", [0, *known])
         else:
-            size = edit.emit("Shape", [x], hint=f"{name}_size", dtype=np.int64)
+            size = edit.emit("Shape", [x], hint=f"{name}_size")
         own = [scale, bias]
         if not per_group:
             own = [edit.constant(f"{name}_{hint}", np.full(groups, one, kind)) for hint, one in _NEUTRAL.items()]
@@ -100,4 +98,4 @@ def _per_channel(tensor: gs.Tensor, rank: int, edit: Editor) -> gs.Tensor:
     if values is not None:
         return edit.constant(tensor.name, values.reshape(shape))
     size = edit.constant(f"{tensor.name}_size", shape)
-    return edit.emit("Reshape", [tensor, size], hint=f"{tensor.name}_column", dtype=tensor.dtype)
+    return edit.emit("Reshape", [tensor, size], hint=f"{tensor.name}_column")

@@ -17,8 +17,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -30,7 +28,6 @@ from graphsurgery.operators.slices import Link, chain, on_axes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerLayernorm(NodePass):
     name = "lower-layernorm"
     effect = "exact"
@@ -47,7 +44,7 @@ class LowerLayernorm(NodePass):
         axes = list(range(axis - len(require_shape(x, edit)) if axis >= 0 else axis, 0))
 
         def emit(op: str, inputs: list[gs.Tensor], part: str, **attrs: int) -> gs.Variable:
-            return edit.emit(op, inputs, attrs, hint=f"{name}_{part}", dtype=np.float32)
+            return edit.emit(op, inputs, attrs, hint=f"{name}_{part}")
 
         def mean(tensor: gs.Tensor, part: str) -> gs.Variable:
             link = on_axes(edit, "ReduceMean", name, axes, {"keepdims": 1})

@@ -29,7 +29,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
 
@@ -56,7 +55,6 @@ _REPEATS: dict[str, dict[str, float]] = {
 _LARGEST_ALIGNED = 1024
 
 
-@dataclass(frozen=True)
 class LowerNearestResize(NodePass):
     name = "lower-nearest-resize"
     effect = "exact"

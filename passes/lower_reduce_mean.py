@@ -17,8 +17,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
@@ -28,7 +26,6 @@ from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerReduceMean(NodePass):
     name = "lower-reduce-mean"
     effect = "exact"

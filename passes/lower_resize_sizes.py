@@ -18,7 +18,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -30,7 +29,6 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 _OF_SIZES = ("axes", "keep_aspect_ratio_policy")
 
 
-@dataclass(frozen=True)
 class LowerResizeSizes(NodePass):
     name = "lower-resize-sizes"
     effect = "exact"

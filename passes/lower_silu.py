@@ -11,8 +11,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -21,7 +19,6 @@ from graphsurgery.operators.requirements import require_dtype
 from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class LowerSilu(NodePass):
     name = "lower-silu"
     effect = "exact"

@@ -14,7 +14,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 
 import onnx_graphsurgeon as gs
@@ -26,7 +25,6 @@ from graphsurgery.operators.slices import locate, slicing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerSplit(NodePass):
     name = "lower-split"
     effect = "exact"

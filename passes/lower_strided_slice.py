@@ -34,7 +34,6 @@ from graphsurgery.operators.slices import TO_THE_END, Link, chain, padding, pick
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerStridedSlice(NodePass):
     name = "lower-strided-slice"
     effect = "exact"

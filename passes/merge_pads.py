@@ -50,7 +50,6 @@ class _Padding:
     value: np.ndarray
 
 
-@dataclass(frozen=True)
 class MergePads(NodePass):
     name = "merge-pads"
     effect = "exact"

@@ -45,7 +45,6 @@ class _Axis:
 _Dim = int | _Axis | None  # None: nothing is known
 
 
-@dataclass(frozen=True)
 class MergeReshapes(NodePass):
     name = "merge-reshapes"
     effect = "exact"

@@ -24,8 +24,6 @@ import onnx_graphsurgeon as gs
 from graphsurgery.operators.resize import coordinates, mode
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel")
-_ROUNDINGS = ("floor", "round_prefer_floor", "round_prefer_ceil")
 _KEPT = ("axes", "keep_aspect_ratio_policy")  # they decide upon the size of the output
 
 
@@ -39,12 +37,6 @@ class ReplaceLinearResize(NodePass):
 
     coordinates: Literal["asymmetric", "half_pixel", "pytorch_half_pixel"] = "asymmetric"
     rounding: Literal["floor", "round_prefer_floor", "round_prefer_ceil"] = "floor"
-
-    def __post_init__(self) -> None:
-        if self.coordinates not in _COORDINATES:
-            raise ValueError(f"coordinates must be one of {', '.join(_COORDINATES)}, not {self.coordinates}")
-        if self.rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {self.rounding}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if mode(node) == "nearest":

@@ -45,12 +45,6 @@ class ReplaceUnitMaxpool(NodePass):
     by: Literal["conv", "averagepool"] = "conv"
     kernel: Literal[1, 3] = 3
 
-    def __post_init__(self) -> None:
-        if self.by not in ("conv", "averagepool"):
-            raise ValueError(f"by must be conv or averagepool, not {self.by}")
-        if self.kernel not in (1, 3):
-            raise ValueError(f"kernel must be 1 or 3, not {self.kernel}")
-
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         require_unit_pool(node, edit)
         data, strides = node.inputs[0], attribute(node, "strides", [1, 1])

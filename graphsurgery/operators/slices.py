@@ -64,7 +64,7 @@ def chain(edit: Editor, node: gs.Node, data: gs.Tensor, links: Sequence[Link]) -
     *inner, last = links
     for link in inner:
         hint = f"{node.outputs[0].name}_{link.hint or link.op.lower()}"
-        data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint, dtype=node.outputs[0].dtype)
+        data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint)
     edit.replace(node, last.op, [data, *last.parameters], last.attrs)
 
 
