@@ -16,8 +16,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -47,11 +45,7 @@ class FillClipBounds(NodePass):
             raise Refuse("nothing tells the type of its elements")
         if dtype.kind not in "fiu":
             raise Refuse(f"its elements are {dtype.name}, for which numpy has no limits")
+        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         for index in missing:
-            hint = f"{node.outputs[0].name}_{'min' if index == 1 else 'max'}"
-            edit.set_input(node, index, edit.constant(hint, _limits(dtype)[index - 1]))
-
-
-def _limits(dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    return np.array(limits.min, dtype), np.array(limits.max, dtype)
+            name, bound = ("min", limits.min) if index == 1 else ("max", limits.max)
+            edit.set_input(node, index, edit.constant(f"{node.outputs[0].name}_{name}", np.array(bound, dtype)))

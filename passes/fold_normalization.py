@@ -95,9 +95,7 @@ class FoldNormalization(NodePass):
         if window is not None and value is not None:
             name = f"{source.name}_padded"
             pad = padding(edit, name, [0, 0, *window.begins, 0, 0, *window.ends], value)
-            source = edit.emit(
-                "Pad", [source, *pad.parameters], {"mode": "constant"} | pad.attrs, hint=name, dtype=value.dtype
-            )
+            source = edit.emit("Pad", [source, *pad.parameters], {"mode": "constant"} | pad.attrs, hint=name)
             attrs.pop("auto_pad", None)
             attrs["pads"] = [0] * len(window.pads)
         edit.replace(conv, "Conv", [source, *conv.inputs[1:]], attrs)

@@ -19,8 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -39,7 +37,9 @@ class LowerClip(NodePass):
         dtype = edit.dtype(node.inputs[0])
         if dtype is None:
             raise Refuse("nothing tells the type of its elements")
-        lowest, largest = _open_ends(dtype)
+        lowest, largest = -np.inf, np.inf  # the bounds that cut off nothing
+        if dtype.kind in "iu":
+            lowest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if not high >= largest:  # NaN too
             raise Refuse(f"its upper bound is {high:g}")
         if low <= lowest:
@@ -63,11 +63,3 @@ def _bound(node: gs.Node, name: str, index: int) -> float:
     if value.size != 1:
         raise Refuse("a bound is not one number")
     return int(value.item()) if value.dtype.kind in "iu" else float(value.item())
-
-
-def _open_ends(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """Return the bounds that cut off nothing."""
-    if dtype.kind not in "iu":
-        return -np.inf, np.inf
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)

@@ -25,7 +25,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.axes import integers, normalised
 from graphsurgery.operators.operands import optional
-from graphsurgery.operators.requirements import require_unread
+from graphsurgery.operators.requirements import require_shape, require_unread
 from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
@@ -59,17 +58,14 @@ class MergePads(NodePass):
         pad = producer(node.inputs[0])
         if pad is None or not is_op(pad, "Pad"):
             return
-        rank = _rank(node, edit)
-        if rank is None:
-            raise Refuse("its number of dimensions is not known")
-        inner = _padding(pad, rank, "the Pad before it")
         if node.op == "Pad":
-            return _merge_two(pad, node, inner, rank, edit)
-        if any((*inner.begins[:2], *inner.ends[:2])):
-            raise Refuse("the Pad before it pads the batch or the channels")
+            return _merge_two(pad, node, edit)
         own = window_of(node, edit)
         if own is None:
-            raise Refuse("its auto_pad depends on a size that is not known")
+            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        inner = _padding(pad, 2 + len(own.kernel), "the Pad before it")
+        if any((*inner.begins[:2], *inner.ends[:2])):
+            raise Refuse("the Pad before it pads the batch or the channels")
         pads = [a + b for a, b in zip(own.pads, inner.begins[2:] + inner.ends[2:], strict=True)]
         _require_same(node, pad.inputs[0], own, pads, inner.value, edit)
         attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"} | {"pads": pads}
@@ -78,8 +74,9 @@ class MergePads(NodePass):
         edit.replace(node, node.op, [pad.inputs[0], *node.inputs[1:]], attrs)
 
 
-def _merge_two(pad: gs.Node, node: gs.Node, inner: _Padding, rank: int, edit: Editor) -> None:
-    outer = _padding(node, rank, "it")
+def _merge_two(pad: gs.Node, node: gs.Node, edit: Editor) -> None:
+    rank = len(require_shape(node.inputs[0], edit))
+    inner, outer = _padding(pad, rank, "the Pad before it"), _padding(node, rank, "it")
     if not (inner.value == outer.value).all():
         raise Refuse(f"it fills in {outer.value}, the Pad before it {inner.value}")
     pads = [a + b for a, b in zip(inner.begins + inner.ends, outer.begins + outer.ends, strict=True)]
@@ -88,16 +85,6 @@ def _merge_two(pad: gs.Node, node: gs.Node, inner: _Padding, rank: int, edit: Ed
     sizes = edit.constant(f"{node.outputs[0].name}_pads", pads)
     value = [tensor for tensor in node.inputs[2:3] if tensor.name]
     edit.replace(node, "Pad", [pad.inputs[0], sizes, *value], dict(node.attrs))
-
-
-def _rank(node: gs.Node, edit: Editor) -> int | None:
-    if is_op(node, "Conv"):
-        shape: Sequence[int | str | None] | None = edit.shape(node.inputs[1])
-    elif is_op(node, "Pad"):
-        shape = edit.shape(node.inputs[0])
-    else:
-        return 2 + len(attribute(node, "kernel_shape", []))
-    return None if shape is None else len(shape)
 
 
 def _padding(pad: gs.Node, rank: int, named: str) -> _Padding:

@@ -81,10 +81,10 @@ def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | N
 
 
 def window_of(node: gs.Node, edit: Editor) -> Window | None:
-    """Return the window of a Conv or a pool as it stands in the graph; None as in `window`."""
+    """Return the window of a Conv or a pool as it stands in the graph; None as in `window`, or for want of a kernel."""
     kernel = attribute(node, "kernel_shape", None) or (edit.static_shape(node.inputs[1]) or ())[2:]
     shape = edit.shape(node.inputs[0]) if str(attribute(node, "auto_pad", "")).startswith("SAME") else None
-    return window(node, kernel, None if shape is None else shape[2:])
+    return window(node, kernel, None if shape is None else shape[2:]) if len(kernel) else None
 
 
 def windowing(
