@@ -175,6 +175,14 @@ def test_a_pass_without_options_is_a_plain_class(tmp_path: Path) -> None:
     assert mine() != passes.get("drop-identity")()
 
 
+def test_a_value_that_the_literal_of_an_option_does_not_list_is_refused(tmp_path: Path) -> None:
+    text = PLUGIN.replace("    limit: int = 3", '    by: Literal["row", "column"] = "row"')
+    mine = discover([plugin(tmp_path, f"from typing import Literal\n{text}")]).get("my-pass")
+    assert mine(by="column") != mine()  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="by must be one of row, column, not diagonal"):
+        mine(by="diagonal")  # type: ignore[call-arg]
+
+
 def test_a_plugin_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
     before = set(sys.modules)
     refusal(plugin(tmp_path, "1 / 0"))
