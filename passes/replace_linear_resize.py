@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.operators.resize import coordinates, mode
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_KEPT = ("axes", "keep_aspect_ratio_policy")  # they decide upon the size of the output
+_KEPT = ("axes", "keep_aspect_ratio_policy", "scales")  # they decide upon the size of the output; the last: Upsample 7
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class ReplaceLinearResize(NodePass):
         if coordinates(node, edit) == "tf_crop_and_resize":
             raise Refuse("it crops as well (tf_crop_and_resize)")
         attrs = {name: value for name, value in node.attrs.items() if name in _KEPT}
-        if "scales" in node.attrs:  # of Upsample 7
-            attrs["scales"] = node.attrs["scales"]
         attrs["mode"] = "nearest"
         if edit.opset >= 11:
             attrs |= {"coordinate_transformation_mode": self.coordinates, "nearest_mode": self.rounding}
