@@ -14,19 +14,14 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import consumers
+from graphsurgery.operators.requirements import require_unread
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class DropDropout(NodePass):
-    """No options."""
-
     name = "drop-dropout"
     effect = "exact"
     matches = ("Dropout",)
@@ -35,6 +30,5 @@ class DropDropout(NodePass):
         reason = why_it_trains(node, edit.opset)
         if reason is not None:
             raise Refuse(reason)
-        if any(consumers(mask) or edit.is_output(mask) for mask in node.outputs[1:]):
-            raise Refuse("its mask is read")
+        require_unread(node, edit, "its mask is")
         edit.bypass(node, node.inputs[0])

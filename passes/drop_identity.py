@@ -12,17 +12,12 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class DropIdentity(NodePass):
-    """No options."""
-
     name = "drop-identity"
     effect = "exact"
     matches = ("Identity",)

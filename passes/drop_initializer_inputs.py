@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 
 from onnx import ModelProto
 
+from graphsurgery.graph.protos import stored_names
 from graphsurgery.rewrite import Editor, ModelPass
 
 _FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
@@ -32,8 +33,7 @@ class DropInitializerInputs(ModelPass):
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         graph = model.graph
-        defaults = {tensor.name for tensor in graph.initializer}
-        defaults |= {tensor.values.name for tensor in graph.sparse_initializer}
+        defaults = stored_names(graph)
         both = [info.name for info in graph.input if info.name in defaults]
         kept = {name for name in both if any(fnmatchcase(name, pattern) for pattern in self.keep)}
         for pattern in self.keep:

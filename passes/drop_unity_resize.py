@@ -19,8 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
@@ -28,10 +26,7 @@ from graphsurgery.operators.resize import coordinates, factors, mode, rounding, 
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class DropUnityResize(NodePass):
-    """No options."""
-
     name = "drop-unity-resize"
     effect = "exact"
     matches = ("Resize", "Upsample")
@@ -43,8 +38,6 @@ class DropUnityResize(NodePass):
         if coordinates(node, edit) == "tf_half_pixel_for_nn" and not rounds_down:
             raise Refuse("it samples half a pixel further (tf_half_pixel_for_nn)")
         grown = factors(node, edit)
-        if isinstance(grown, str):
-            raise Refuse(grown)
         if any(factor != 1 for factor in grown):
             raise Refuse(f"it resizes by {shown(grown)}")
         edit.bypass(node, node.inputs[0])

@@ -16,22 +16,17 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphsurgery.operators.operands import optional
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # Below operator set 11 the defaults are float32's, whatever the elements are.
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
 class FillClipBounds(NodePass):
-    """It has no options."""
-
     name = "fill-clip-bounds"
     effect = "exact"
     matches = ("Clip",)
@@ -42,7 +37,7 @@ class FillClipBounds(NodePass):
                 if name not in node.attrs:
                     edit.set_attribute(node, name, default)
             return
-        missing = [index for index in (1, 2) if len(node.inputs) <= index or not node.inputs[index].name]
+        missing = [index for index in (1, 2) if optional(node, index) is None]
         if not missing:
             return
         dtype = edit.dtype(node.inputs[0])
@@ -50,11 +45,7 @@ class FillClipBounds(NodePass):
             raise Refuse("nothing tells the type of its elements")
         if dtype.kind not in "fiu":
             raise Refuse(f"its elements are {dtype.name}, for which numpy has no limits")
+        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         for index in missing:
-            hint = f"{node.outputs[0].name}_{'min' if index == 1 else 'max'}"
-            edit.set_input(node, index, edit.constant(hint, _limits(dtype)[index - 1]))
-
-
-def _limits(dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    return np.array(limits.min, dtype), np.array(limits.max, dtype)
+            name, bound = ("min", limits.min) if index == 1 else ("max", limits.max)
+            edit.set_input(node, index, edit.constant(f"{node.outputs[0].name}_{name}", np.array(bound, dtype)))

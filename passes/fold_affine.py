@@ -21,29 +21,17 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, is_op, producer
-from graphsurgery.operators.channels import (
-    Affine,
-    arithmetic,
-    channels_out,
-    fold_out,
-    read_once,
-    weights_of,
-    why_no_weights,
-)
+from graphsurgery.operators.channels import Affine, arithmetic, channels_out, fold_out, require_weights
+from graphsurgery.operators.requirements import require_read_once
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-@dataclass(frozen=True)
 class FoldAffine(NodePass):
-    """No options."""
-
     name = "fold-affine"
     effect = "exact"
     matches = ("Add", "Sub", "Mul", "Div")
@@ -58,11 +46,7 @@ class FoldAffine(NodePass):
         layer = producer(data)
         if layer is None or not is_op(layer, *_LAYERS):
             return
-        if not read_once(data, edit):
-            raise Refuse(f"what the {layer.op} writes is read elsewhere too, or is a graph output")
-        reason = why_no_weights(layer)
-        if reason is not None:
-            raise Refuse(reason)
+        require_read_once(data, edit)
         spread = _per_channel(layer, affine, edit)
         if spread is None:
             shape = list(affine.scale.shape)
@@ -70,8 +54,6 @@ class FoldAffine(NodePass):
         if not spread.finite:
             raise Refuse("its scale is not finite")
         folded = fold_out(layer, spread)
-        if isinstance(folded, str):
-            raise Refuse(folded)
         if edit.bypass(node, data, holds=node.outputs[0]):
             folded.put(layer, edit)
 
@@ -80,7 +62,7 @@ def _per_channel(layer: gs.Node, affine: Affine, edit: Editor) -> Affine | None:
     """Return what `affine` does to each channel that `layer` writes; None where that is no whole answer."""
     channels = channels_out(layer)
     if is_op(layer, "Conv", "ConvTranspose"):
-        return affine.along(1, weights_of(layer).ndim, channels)
+        return affine.along(1, require_weights(layer).ndim, channels)
     if is_op(layer, "Gemm"):
         return affine.along(1, 2, channels)
     if affine.scale.ndim < 2:  # a MatMul writes one dimension at least

@@ -22,65 +22,56 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import consumers, is_op, producer
-from graphsurgery.operators.channels import Affine, batchnorm, conv_window, fold_in, fold_out, read_once, why_no_weights
+from graphsurgery.operators.channels import Affine, batchnorm, fold_in, fold_out
+from graphsurgery.operators.operands import only_reader
+from graphsurgery.operators.requirements import require_read_once
+from graphsurgery.operators.windows import window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class FoldBatchnorm(NodePass):
-    """No options."""
-
     name = "fold-batchnorm"
     effect = "exact"
     matches = ("BatchNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         affine = batchnorm(node, edit.opset)
-        if isinstance(affine, str):
-            raise Refuse(affine)
-        before = self._into_what_writes(node, affine, edit)
-        if before is None:
-            return
-        behind = self._into_what_reads(node, affine, edit)
-        if behind is not None:
-            edit.skip(node, f"before it: {before}; behind it: {behind}")
+        try:
+            return _into_what_writes(node, affine, edit)
+        except Refuse as refusal:
+            before = refusal.reason
+        try:
+            return _into_what_reads(node, affine, edit)
+        except Refuse as refusal:
+            raise Refuse(f"before it: {before}; behind it: {refusal.reason}") from None
 
-    def _into_what_writes(self, node: gs.Node, affine: Affine, edit: Editor) -> str | None:
-        """Fold into the layer before `node` and return None, or the reason why that can't be done."""
-        data = node.inputs[0]
-        layer = producer(data)
-        if layer is None or not is_op(layer, "Conv", "ConvTranspose", "Gemm"):
-            return "no Conv, ConvTranspose or Gemm"
-        if not read_once(data, edit):
-            return f"what the {layer.op} writes is read elsewhere too, or is a graph output"
-        folded = why_no_weights(layer) or fold_out(layer, affine)
-        if isinstance(folded, str):
-            return folded
-        if edit.bypass(node, data, holds=node.outputs[0]):
-            folded.put(layer, edit)
-        return None
 
-    def _into_what_reads(self, node: gs.Node, affine: Affine, edit: Editor) -> str | None:
-        """Fold into the Conv behind `node` and return None, or the reason why that can't be done."""
-        out = node.outputs[0]
-        readers = consumers(out)
-        if not readers or not is_op(readers[0], "Conv") or readers[0].inputs[0] is not out:
-            return "no Conv"
-        conv = readers[0]
-        if not read_once(out, edit):
-            return "others than the Conv read it too, or it is a graph output"
-        folded = why_no_weights(conv) or fold_in(conv, affine)
-        if isinstance(folded, str):
-            return folded
-        if affine.shifts:
-            window = conv_window(conv, edit)
-            if window is None or window.padded:
-                return "the Conv pads with zeros, which the shift does not reach"
-        if edit.bypass(node, node.inputs[0], holds=node.inputs[0]):
-            folded.put(conv, edit)
-        return None
+def _into_what_writes(node: gs.Node, affine: Affine, edit: Editor) -> None:
+    data = node.inputs[0]
+    layer = producer(data)
+    if layer is None or not is_op(layer, "Conv", "ConvTranspose", "Gemm"):
+        raise Refuse("no Conv, ConvTranspose or Gemm")
+    require_read_once(data, edit)
+    folded = fold_out(layer, affine)
+    if edit.bypass(node, data, holds=node.outputs[0]):
+        folded.put(layer, edit)
+
+
+def _into_what_reads(node: gs.Node, affine: Affine, edit: Editor) -> None:
+    out = node.outputs[0]
+    readers = consumers(out)
+    if not readers or not is_op(readers[0], "Conv") or readers[0].inputs[0] is not out:
+        raise Refuse("no Conv")
+    if only_reader(out, edit) is None:
+        raise Refuse("others than the Conv read it too, or it is a graph output")
+    conv = readers[0]
+    folded = fold_in(conv, affine)
+    if affine.shifts:
+        window = window_of(conv, edit)
+        if window is None or window.padded:
+            raise Refuse("the Conv pads with zeros, which the shift does not reach")
+    if edit.bypass(node, node.inputs[0], holds=node.inputs[0]):
+        folded.put(conv, edit)

@@ -22,6 +22,7 @@ It does not fire when
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,18 +30,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.operators.channels import (
-    Affine,
-    Weights,
-    arithmetic,
-    conv_window,
-    fold_in,
-    held,
-    read_once,
-    weights_of,
-    why_no_weights,
-)
-from graphsurgery.operators.windows import Window
+from graphsurgery.operators.channels import Affine, Weights, arithmetic, fold_in, held, require_weights
+from graphsurgery.operators.requirements import require_read_once
+from graphsurgery.operators.slices import padding
+from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -58,14 +51,13 @@ class _Chain:
             zeros = -self.affine.shift / self.affine.scale
         if not zeros.size or not np.isfinite(zeros).all() or np.ptp(zeros) > 4 * np.finfo(dtype).eps * np.abs(zeros[0]):
             return None
-        value: np.ndarray | None = held(zeros[:1].reshape(()), dtype)
-        return value
+        try:
+            return held(zeros[:1].reshape(()), dtype)
+        except Refuse:
+            return None
 
 
-@dataclass(frozen=True)
 class FoldNormalization(NodePass):
-    """No options."""
-
     name = "fold-normalization"
     effect = "exact"
     matches = ("Conv",)
@@ -73,14 +65,14 @@ class FoldNormalization(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not _may_fold(producer(node.inputs[0])):
             return
-        reason = why_no_weights(node)
-        if reason is not None:
-            raise Refuse(reason)
-        chains, reason = _chains(node, edit)
-        if not chains:
-            raise Refuse(reason)
-        window, dtype = conv_window(node, edit), weights_of(node).dtype
-        whole, value = chains[-1], chains[-1].pad_value(dtype)
+        dtype, chains = require_weights(node).dtype, []
+        try:
+            for chain in _chains(node, edit):
+                chains.append(chain)
+        except Refuse:
+            if not chains:
+                raise
+        window, whole, value = window_of(node, edit), chains[-1], chains[-1].pad_value(dtype)
         if not whole.affine.shifts or (window is not None and not window.padded):
             return self._fold(node, whole, edit)
         fits = value is not None and (edit.opset >= 11 or np.float32(value) == value)
@@ -89,23 +81,21 @@ class FoldNormalization(NodePass):
         for chain in reversed(chains):
             if not chain.affine.shifts:
                 return self._fold(node, chain, edit)
-        edit.skip(
-            node, "the Conv pads with zeros, and before the shift these are no one value that a Pad could fill in"
-        )
+        raise Refuse("the Conv pads with zeros, and before the shift these are no one value that a Pad could fill in")
 
     def _fold(
         self, conv: gs.Node, chain: _Chain, edit: Editor, window: Window | None = None, value: np.ndarray | None = None
     ) -> None:
         """Let `conv` read the source of `chain`, with `value` around it where a `window` is given."""
         folded = fold_in(conv, chain.affine)
-        if isinstance(folded, str):
-            return edit.skip(conv, folded)
         if (np.diff(chain.order) != 1).any():
-            weight = folded.weight if folded.weight is not None else weights_of(conv)
+            weight = folded.weight if folded.weight is not None else require_weights(conv)
             folded = Weights(weight[:, np.argsort(chain.order)], folded.bias)
         attrs, source = dict(conv.attrs), chain.source
         if window is not None and value is not None:
-            source = _padded(chain.source, window, value, edit)
+            name = f"{source.name}_padded"
+            pad = padding(edit, name, [0, 0, *window.begins, 0, 0, *window.ends], value)
+            source = edit.emit("Pad", [source, *pad.parameters], {"mode": "constant"} | pad.attrs, hint=name)
             attrs.pop("auto_pad", None)
             attrs["pads"] = [0] * len(window.pads)
         edit.replace(conv, "Conv", [source, *conv.inputs[1:]], attrs)
@@ -116,52 +106,36 @@ def _may_fold(node: gs.Node | None) -> bool:
     return arithmetic(node) is not None or (is_op(node, "Gather") and _order(node) is not None)
 
 
-def _chains(conv: gs.Node, edit: Editor) -> tuple[list[_Chain], str]:
-    """Return what `conv` reads as one step of its source, as two, and so on; and why there are no more."""
-    weight, group = weights_of(conv), attribute(conv, "group", 1)
+def _chains(conv: gs.Node, edit: Editor) -> Iterator[_Chain]:
+    """Yield what `conv` reads as one step of its source, as two, and so on; raise Refuse where there might be more."""
+    weight, group = require_weights(conv), attribute(conv, "group", 1)
     rank, channels = weight.ndim, weight.shape[1] * group
     tensor, order = conv.inputs[0], np.arange(channels)
     total = Affine(np.ones(channels), np.zeros(channels))
-    found: list[_Chain] = []
-    while True:
-        node = producer(tensor)
-        if node is None or not _may_fold(node):
-            return found, "nothing to fold"
-        if not read_once(tensor, edit):
-            return found, f"what the {node.op} writes is read elsewhere too, or is a graph output"
+    while (node := producer(tensor)) is not None and _may_fold(node):
+        require_read_once(tensor, edit)
         step = arithmetic(node)
-        data = node.inputs[0] if step is None else step[0]
+        tensor = node.inputs[0] if step is None else step[0]
         if step is None:
-            taken, known = _order(node), edit.shape(data)
+            taken, known = _order(node), edit.shape(tensor)
             if attribute(node, "axis", 0) not in (1, 1 - rank) or group != 1 or known is None or len(known) != rank:
-                return found, "the Gather before the Conv does not reorder the channels, or the Conv has groups"
+                raise Refuse("the Gather before the Conv does not reorder the channels, or the Conv has groups")
             if taken is None or known[1] != channels or sorted(taken % channels) != list(range(channels)):
-                return found, "the Gather before the Conv leaves out channels or repeats them"
+                raise Refuse("the Gather before the Conv leaves out channels or repeats them")
             order = (taken % channels)[order]
         else:
             spread = step[1].along(1, rank, channels)
             if spread is None or not spread.finite:
-                return found, f"the constant of the {node.op} before the Conv is not one finite value per channel"
+                raise Refuse(f"the constant of the {node.op} before the Conv is not one finite value per channel")
             wide = step[1].scale.ndim == rank or step[1].scale.size > 1
-            known = edit.shape(data) if wide else None
+            known = edit.shape(tensor) if wide else None
             if wide and (known is None or len(known) != rank or (step[1].scale.size > 1 and known[1] != channels)):
-                return found, f"nothing tells that the input of the {node.op} has {channels} channels already"
+                raise Refuse(f"nothing tells that the input of the {node.op} has {channels} channels already")
             total = Affine(total.scale * spread.scale[order], total.shift + total.scale * spread.shift[order])
-        tensor = data
-        found.append(_Chain(tensor, total, order))
+        yield _Chain(tensor, total, order)
 
 
 def _order(gather: gs.Node) -> np.ndarray | None:
     """Return the indices of a Gather that takes some of its input, in one dimension; None if not constant."""
     taken = constant(gather.inputs[1])
     return taken if taken is not None and taken.ndim == 1 and constant(gather.inputs[0]) is None else None
-
-
-def _padded(tensor: gs.Tensor, window: Window, value: np.ndarray, edit: Editor) -> gs.Variable:
-    pads = [0, 0, *window.begins, 0, 0, *window.ends]
-    hint = f"{tensor.name}_padded"
-    if edit.opset < 11:
-        attrs = {"mode": "constant", "pads": pads, "value": float(value)}
-        return edit.emit("Pad", [tensor], attrs, hint=hint, dtype=value.dtype)
-    inputs = [tensor, edit.constant(f"{hint}_pads", pads), edit.constant(f"{hint}_value", value)]
-    return edit.emit("Pad", inputs, {"mode": "constant"}, hint=hint, dtype=value.dtype)

@@ -13,8 +13,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
@@ -23,10 +21,7 @@ from graphsurgery.graph import constant
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LiftConstants(NodePass):
-    """No options."""
-
     name = "lift-constants"
     effect = "exact"
     matches = ("Constant",)

@@ -20,42 +20,27 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
-from graphsurgery.operators.channels import FLOATS, batchnorm, held
+from graphsurgery.operators.channels import batchnorm, held
+from graphsurgery.operators.requirements import require_dtype, require_shape
+from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerBatchnorm(NodePass):
-    """No options."""
-
     name = "lower-batchnorm"
     effect = "exact"
     matches = ("BatchNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         affine = batchnorm(node, edit.opset)
-        if isinstance(affine, str):
-            raise Refuse(affine)
-        data, channels = node.inputs[0], len(affine.scale)
-        shape, dtype = edit.shape(data), edit.dtype(data)
-        if shape is None or not 3 <= len(shape) <= 5:
-            rank = "an unknown number of" if shape is None else str(len(shape))
-            raise Refuse(f"its input has {rank} dimensions, not 3 to 5")
-        if dtype is None or dtype.name not in FLOATS:
-            kind = "of unknown type" if dtype is None else dtype.name
-            raise Refuse(f"its elements are {kind}, not {', '.join(FLOATS)}")
-        if channels == 0 or 0 in shape[2:]:
+        data, channels, out = node.inputs[0], len(affine.scale), node.outputs[0].name
+        _, _, *sizes = require_shape(data, edit, ranks=(3, 4, 5))
+        dtype = require_dtype(data, edit)
+        if 0 in (channels, *sizes):
             raise Refuse("its input is empty, which a Conv does not take")
-        ones = [1] * (len(shape) - 2)
-        weight = held(affine.scale.reshape(channels, 1, *ones), dtype, (channels, 1, *ones))
-        bias = held(affine.shift, dtype)
-        if weight is None or bias is None:
-            raise Refuse(f"the weights would leave the range of {dtype.name}")
-        out = node.outputs[0].name
+        shape = (channels, 1, *[1] * len(sizes))
+        weight, bias = held(affine.scale.reshape(shape), dtype, shape), held(affine.shift, dtype)
         inputs = [data, edit.constant(f"{out}_scale", weight), edit.constant(f"{out}_shift", bias)]
-        attrs = {"dilations": ones, "group": channels, "kernel_shape": ones, "pads": [0] * 2 * len(ones)}
-        edit.replace(node, "Conv", inputs, attrs | {"strides": ones})
+        edit.replace(node, "Conv", inputs, windowing(shape[2:], group=channels))

@@ -19,33 +19,27 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import constant
-from graphsurgery.operators.operands import FLOATS
+from graphsurgery.operators.operands import FLOATS, optional
+from graphsurgery.operators.requirements import require_constant
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerClip(NodePass):
-    """It has no options."""
-
     name = "lower-clip"
     effect = "exact"
     matches = ("Clip",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         low, high = _bound(node, "min", 1), _bound(node, "max", 2)
-        if low is None or high is None:
-            raise Refuse("a bound is not constant")
         dtype = edit.dtype(node.inputs[0])
         if dtype is None:
             raise Refuse("nothing tells the type of its elements")
-        lowest, largest = _open_ends(dtype)
+        lowest, largest = -np.inf, np.inf  # the bounds that cut off nothing
+        if dtype.kind in "iu":
+            lowest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if not high >= largest:  # NaN too
             raise Refuse(f"its upper bound is {high:g}")
         if low <= lowest:
@@ -58,22 +52,14 @@ class LowerClip(NodePass):
         edit.replace(node, "Relu", [node.inputs[0]])
 
 
-def _bound(node: gs.Node, name: str, index: int) -> float | None:
-    """Return the bound, infinite where it is left out, None where it is not one constant number."""
+def _bound(node: gs.Node, name: str, index: int) -> float:
+    """Return the bound, infinite where it is left out; raise Refuse where it is not constant."""
     if name in node.attrs:
         return float(node.attrs[name])
-    if len(node.inputs) <= index or not node.inputs[index].name:
+    given = optional(node, index)
+    if given is None:
         return -np.inf if name == "min" else np.inf
-    value = constant(node.inputs[index])
-    if value is None or value.size != 1:
-        return None
-    number = value.ravel()[0]
-    return int(number) if value.dtype.kind in "iu" else float(number)
-
-
-def _open_ends(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """Return the bounds that cut off nothing."""
-    if dtype.kind not in "iu":
-        return -np.inf, np.inf
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)
+    value = require_constant(given, "a bound is")
+    if value.size != 1:
+        raise Refuse("a bound is not one number")
+    return int(value.item()) if value.dtype.kind in "iu" else float(value.item())

@@ -25,8 +25,10 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant
-from graphsurgery.operators.channels import weights_of, why_no_weights
+from graphsurgery.graph import attribute
+from graphsurgery.operators.channels import require_bias, require_weights
+from graphsurgery.operators.slices import Link, chain
+from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -40,49 +42,40 @@ class LowerConvtranspose(NodePass):
 
     mode: Literal["CRD", "DCR"] = "CRD"
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("CRD", "DCR"):
-            raise ValueError(f"mode must be CRD or DCR, not {self.mode}")
-
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        reason = why_no_weights(node) or self._why_not(node, edit.opset)
-        if reason is not None:
-            raise Refuse(reason)
-        weight = weights_of(node)
+        weight, bias = require_weights(node), require_bias(node)
+        _require_blocks(node, weight.shape)
+        if edit.opset < 11 and self.mode == "CRD":
+            raise Refuse(f"DepthToSpace has no mode CRD in opset {edit.opset}; `mode: DCR` does without it")
         channels, filters, size, _ = weight.shape
         # DepthToSpace splits the number of a channel: into (filter, row, column) for CRD, (row, column, filter) for DCR
         order = (1, 2, 3, 0) if self.mode == "CRD" else (2, 3, 1, 0)
         blocks = weight.transpose(order).reshape(filters * size**2, channels, 1, 1)
         name = node.outputs[0].name
-        inputs = [node.inputs[0], edit.constant(f"{name}_blocks", blocks)]
-        if len(node.inputs) > 2 and node.inputs[2].name:
-            bias = np.asarray(constant(node.inputs[2]))
+        parameters = [edit.constant(f"{name}_blocks", blocks)]
+        if bias is not None:
             each = np.repeat(bias, size**2) if self.mode == "CRD" else np.tile(bias, size**2)
-            inputs.append(edit.constant(f"{name}_bias", each))
-        attrs = {"dilations": [1, 1], "group": 1, "kernel_shape": [1, 1], "pads": [0] * 4, "strides": [1, 1]}
-        deep = edit.emit("Conv", inputs, attrs, hint=f"{name}_deep", dtype=node.outputs[0].dtype)
+            parameters.append(edit.constant(f"{name}_bias", each))
+        deep = Link("Conv", tuple(parameters), windowing([1, 1], group=1), hint="deep")
         known = {"mode": self.mode} if edit.opset >= 11 else {}
-        edit.replace(node, "DepthToSpace", [deep], {"blocksize": size} | known)
+        chain(edit, node, node.inputs[0], [deep, Link("DepthToSpace", attrs={"blocksize": size} | known)])
 
-    def _why_not(self, node: gs.Node, opset: int) -> str | None:
-        """Say why the weights of `node`, which are constant, can't be seen as blocks; None where they can."""
-        shape = weights_of(node).shape
-        rank = len(shape) - 2
-        kernel, strides = list(shape[2:]), list(attribute(node, "strides", [1] * rank))
-        if rank != 2:
-            return f"it has {rank} dimensions, not 2"
-        if kernel[0] != kernel[1] or kernel[0] < 2 or strides != kernel:
-            windows = f"the kernel is {'x'.join(map(str, kernel))}, the strides are {'x'.join(map(str, strides))}"
-            return f"{windows}: not a square of 2 or more, side by side"
-        # auto_pad does not matter: where the stride is the kernel, each of its modes pads by nothing
-        if any(attribute(node, "pads", [])) or any(d != 1 for d in attribute(node, "dilations", [])):
-            return "it pads or dilates"
-        if any(attribute(node, "output_padding", [])) or "output_shape" in node.attrs:
-            return "it sets the size of its output (output_padding, output_shape)"
-        if attribute(node, "group", 1) != 1:
-            return "it has groups"
-        if 0 in shape:
-            return "its weights are empty"
-        if opset < 11 and self.mode == "CRD":
-            return f"DepthToSpace has no mode CRD in opset {opset}; `mode: DCR` does without it"
-        return None
+
+def _require_blocks(node: gs.Node, shape: tuple[int, ...]) -> None:
+    """Demand that each pixel of the input becomes a block of its own, given the shape of the weights."""
+    kernel = list(shape[2:])
+    strides = list(attribute(node, "strides", [1] * len(kernel)))
+    if len(kernel) != 2:
+        raise Refuse(f"it has {len(kernel)} dimensions, not 2")
+    if kernel[0] != kernel[1] or kernel[0] < 2 or strides != kernel:
+        windows = f"the kernel is {'x'.join(map(str, kernel))}, the strides are {'x'.join(map(str, strides))}"
+        raise Refuse(f"{windows}: not a square of 2 or more, side by side")
+    # auto_pad does not matter: where the stride is the kernel, each of its modes pads by nothing
+    if any(attribute(node, "pads", [])) or any(d != 1 for d in attribute(node, "dilations", [])):
+        raise Refuse("it pads or dilates")
+    if any(attribute(node, "output_padding", [])) or "output_shape" in node.attrs:
+        raise Refuse("it sets the size of its output (output_padding, output_shape)")
+    if attribute(node, "group", 1) != 1:
+        raise Refuse("it has groups")
+    if 0 in shape:
+        raise Refuse("its weights are empty")

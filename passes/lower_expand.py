@@ -20,13 +20,13 @@ It does not fire when
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import constant, consumers, is_op
-from graphsurgery.operators.slices import Link, chain, relabelled, reshaping, sizes
+from graphsurgery.graph import consumers, is_op
+from graphsurgery.operators.requirements import require_constant, require_shape
+from graphsurgery.operators.slices import Link, chain, relabelled, reshaping
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 # Not PRelu: its slope is broadcast to the data, never the other way.
@@ -36,7 +36,6 @@ _BROADCASTING = (
 )
 
 
-@dataclass(frozen=True)
 class LowerExpand(NodePass):
     name = "lower-expand"
     effect = "exact"
@@ -44,13 +43,8 @@ class LowerExpand(NodePass):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         data, out = node.inputs[0], node.outputs[0]
-        held = constant(node.inputs[1])
-        if held is None:
-            raise Refuse("its shape is not constant")
-        shape = sizes(edit, data)
-        if shape is None:
-            raise Refuse("the rank of its input is not known")
-        goals = [int(goal) for goal in held.ravel()]
+        goals = [int(goal) for goal in require_constant(node.inputs[1], "its shape is").ravel()]
+        shape = require_shape(data, edit)
         added = max(0, len(goals) - len(shape))
         goals = [1] * (len(shape) - len(goals)) + goals
         repeats = []
@@ -63,12 +57,10 @@ class LowerExpand(NodePass):
         if not added and set(repeats) <= {1}:
             edit.bypass(node, data)
             return
+        front = relabelled([None] * added + list(range(len(shape))), shape) if added else []
         _let_readers_broadcast(node, [1] * added + shape, goals, edit)
         if not consumers(out) and not edit.is_output(out):
             return
-        front = relabelled([None] * added + list(range(len(shape))), shape) if added else []
-        if front is None:
-            raise Refuse("the sizes behind the new axis can't be written down for a Reshape")
         links = [reshaping(edit, out.name, front)] if added else []
         if set(repeats) != {1}:
             links.append(Link("Tile", (edit.constant(f"{out.name}_repeats", repeats),)))

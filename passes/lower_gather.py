@@ -19,17 +19,15 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant
+from graphsurgery.graph import attribute
 from graphsurgery.operators.axes import Bounds
-from graphsurgery.operators.slices import TO_THE_END, chain, locate, slicing, squeezing
+from graphsurgery.operators.requirements import require_constant
+from graphsurgery.operators.slices import TO_THE_END, chain, locate, on_axes, slicing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerGather(NodePass):
     name = "lower-gather"
     effect = "exact"
@@ -37,15 +35,10 @@ class LowerGather(NodePass):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         data = node.inputs[0]
-        held = constant(node.inputs[1])
-        if held is None:
-            raise Refuse("its indices are not constant")
+        held = require_constant(node.inputs[1], "its indices are")
         if held.ndim > 1 or held.size == 0:
             raise Refuse(f"its indices have the shape {list(held.shape)}")
-        place = locate(edit, data, int(attribute(node, "axis", 0)))
-        if place is None:
-            raise Refuse("nothing tells which axis, counted from the front, it takes from")
-        axis, size = place
+        axis, size = locate(edit, data, int(attribute(node, "axis", 0)))
         indices = [int(index) for index in held.ravel()]
         if size is not None:
             if any(not -size <= index < size for index in indices):
@@ -60,5 +53,5 @@ class LowerGather(NodePass):
         hint = node.outputs[0].name
         links = [slicing(edit, hint, [Bounds(axis, first, end, 1)])]
         if held.ndim == 0:
-            links.append(squeezing(edit, hint, axis))
+            links.append(on_axes(edit, "Squeeze", hint, [axis]))
         chain(edit, node, data, links)

@@ -17,20 +17,17 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant
-from graphsurgery.operators.operands import FLOATS, scaled
+from graphsurgery.operators.operands import optional, scaled
+from graphsurgery.operators.requirements import require_dtype
+from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerGemm(NodePass):
-    """It has no options."""
-
     name = "lower-gemm"
     effect = "exact"
     matches = ("Gemm",)
@@ -38,39 +35,29 @@ class LowerGemm(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         alpha, beta = float(attribute(node, "alpha", 1.0)), float(attribute(node, "beta", 1.0))
         a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
-        c = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name and beta != 0 else None
+        c = optional(node, 2) if beta != 0 else None
         if edit.opset < 7:
             raise Refuse("the operator set is below 7, whose Add does not broadcast by itself")
         if alpha == 0:
             raise Refuse("alpha is 0, so that the product counts for nothing")
         factors = {factor for factor in (alpha, 1.0 if c is None else beta) if factor != 1}
-        dtype = (edit.dtype(b) or edit.dtype(a) or edit.dtype(out)) if factors else None
-        if factors and (dtype is None or dtype.name not in FLOATS):
-            kind = "of unknown type" if dtype is None else dtype.name
-            raise Refuse(f"its elements are {kind}, and alpha or beta is not 1")
+        typed = next((tensor for tensor in (b, a) if edit.dtype(tensor) is not None), out)
+        dtype = require_dtype(typed, edit, where=", and alpha or beta is not 1") if factors else None
         if any(scaled(np.ones((), dtype), factor) is None for factor in factors):
             raise Refuse(f"alpha or beta is too small or too large for {dtype}")
 
-        hint = out.name
-        b, alpha = _operand(b, bool(attribute(node, "transB", 0)), alpha, f"{hint}_b", edit)
-        a, alpha = _operand(a, bool(attribute(node, "transA", 0)), alpha, f"{hint}_a", edit)
-        if c is not None:
-            c, beta = _operand(c, False, beta, f"{hint}_c", edit)
-            if beta != 1:
-                factor = edit.constant(f"{hint}_beta", np.asarray(beta, dtype))
-                c = edit.emit("Mul", [c, factor], hint=f"{hint}_scaled_c", dtype=c.dtype, shape=c.shape)
-        product = (a, b)
+        b, alpha = _operand(b, bool(attribute(node, "transB", 0)), alpha, f"{out.name}_b", edit)
+        a, alpha = _operand(a, bool(attribute(node, "transA", 0)), alpha, f"{out.name}_a", edit)
+        links = [Link("MatMul", (b,), hint="product")]
         if alpha != 1:
-            factor = edit.constant(f"{hint}_alpha", np.asarray(alpha, dtype))
-            matmul = edit.emit("MatMul", product, hint=f"{hint}_product", dtype=out.dtype, shape=out.shape)
-            if c is None:
-                return edit.replace(node, "Mul", [matmul, factor])
-            term = edit.emit("Mul", [matmul, factor], hint=f"{hint}_scaled", dtype=out.dtype, shape=out.shape)
-        elif c is None:
-            return edit.replace(node, "MatMul", product)
-        else:
-            term = edit.emit("MatMul", product, hint=f"{hint}_product", dtype=out.dtype, shape=out.shape)
-        edit.replace(node, "Add", [term, c])
+            links.append(Link("Mul", (edit.constant(f"{out.name}_alpha", np.asarray(alpha, dtype)),), hint="scaled"))
+        if c is not None:
+            c, beta = _operand(c, False, beta, f"{out.name}_c", edit)
+            if beta != 1:
+                factor = edit.constant(f"{out.name}_beta", np.asarray(beta, dtype))
+                c = edit.emit("Mul", [c, factor], hint=f"{out.name}_scaled_c")
+            links.append(Link("Add", (c,)))
+        chain(edit, node, a, links)
 
 
 def _operand(tensor: gs.Tensor, transpose: bool, factor: float, hint: str, edit: Editor) -> tuple[gs.Tensor, float]:
@@ -82,6 +69,5 @@ def _operand(tensor: gs.Tensor, transpose: bool, factor: float, hint: str, edit:
         left, result = (factor, turned) if folded is None else (1.0, folded)
         return (tensor if result is values else edit.constant(hint, result)), left
     if transpose:
-        shape = None if tensor.shape is None else list(tensor.shape)[::-1]
-        tensor = edit.emit("Transpose", [tensor], {"perm": [1, 0]}, hint=hint, dtype=tensor.dtype, shape=shape)
+        tensor = edit.emit("Transpose", [tensor], {"perm": [1, 0]}, hint=hint)
     return tensor, factor

@@ -22,13 +22,17 @@ It does not fire when
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, consumers, is_op, producer
-from graphsurgery.operators.operands import FLOATS, scaled
+from graphsurgery.graph import attribute, consumers, is_op, producer
+from graphsurgery.operators.operands import FLOATS, optional, scaled
+from graphsurgery.operators.requirements import require_constant, require_shape
+from graphsurgery.operators.slices import Link, chain, on_axes
+from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
@@ -39,10 +43,7 @@ _ELEMENTWISE = (
 )
 
 
-@dataclass(frozen=True)
 class LowerGemmToConv(NodePass):
-    """It has no options."""
-
     name = "lower-gemm-to-conv"
     effect = "exact"
     matches = ("Gemm", "MatMul", *_ELEMENTWISE)
@@ -53,26 +54,18 @@ class LowerGemmToConv(NodePass):
         if edit.opset < 7:
             raise Refuse("the operator set is below 7")
         layer = _layer(node)
-        if isinstance(layer, str):
-            raise Refuse(layer)
-        reason = _why_no_matrix(node, edit)
-        if reason is not None:
-            raise Refuse(reason)
-        out, hint = node.outputs[0], node.outputs[0].name
+        if not is_op(node, "Gemm") and not is_op(producer(layer.data), "Flatten"):
+            require_shape(layer.data, edit, ranks=[2])
         channels, size = layer.weight.shape
-        image = _image(layer.data, size, edit)
-        if image is None:
-            image = _unsqueezed(layer.data, size, hint, edit)
-        shape = edit.shape(image) or [None, size, 1, 1]
-        kernel = [int(side) for side in shape[2:] if isinstance(side, int)]
-        weight = layer.weight.reshape(channels, -1, *kernel)
-        inputs = [image, edit.constant(f"{hint}_weight", weight)]
+        hint, image = node.outputs[0].name, _image(layer.data, size, edit)
+        data, kernel = image or (layer.data, [1, 1])
+        links = [] if image else [replace(on_axes(edit, "Unsqueeze", hint, [2, 3]), hint="image")]
+        parameters = [edit.constant(f"{hint}_weight", layer.weight.reshape(channels, -1, *kernel))]
         if layer.bias is not None:
-            inputs.append(edit.constant(f"{hint}_bias", layer.bias))
-        attrs = {"dilations": [1, 1], "group": 1, "kernel_shape": kernel, "pads": [0] * 4, "strides": [1, 1]}
-        sizes = [shape[0], channels, 1, 1]
-        conv = edit.emit("Conv", inputs, attrs, hint=f"{hint}_conv", dtype=out.dtype or weight.dtype, shape=sizes)
-        edit.replace(node, "Flatten", [conv], {"axis": 1})
+            parameters.append(edit.constant(f"{hint}_bias", layer.bias))
+        links.append(Link("Conv", tuple(parameters), windowing(kernel, group=1), "conv"))
+        links.append(Link("Flatten", attrs={"axis": 1}))
+        chain(edit, node, data, links)
 
 
 @dataclass(frozen=True)
@@ -84,47 +77,37 @@ class _Layer:
     bias: np.ndarray | None
 
 
-def _layer(node: gs.Node) -> _Layer | str:
-    """Return what a Gemm or MatMul computes, or why it is no layer with constant weights."""
-    weight = constant(node.inputs[1])
-    if weight is None:
-        return "its weight is not constant"
+def _layer(node: gs.Node) -> _Layer:
+    """Return what a Gemm or MatMul computes; raise Refuse where it is no layer with constant weights."""
+    data, weight = node.inputs[0], require_constant(node.inputs[1], "its weight is")
     if weight.ndim != 2:
-        return f"its weight has rank {weight.ndim}, not 2"
+        raise Refuse(f"its weight has rank {weight.ndim}, not 2")
     if weight.dtype.name not in FLOATS or not weight.size:
-        return f"its weight is {weight.dtype.name}{list(weight.shape)}: no floating-point numbers, or none at all"
+        raise Refuse(
+            f"its weight is {weight.dtype.name}{list(weight.shape)}: no floating-point numbers, or none at all"
+        )
     if is_op(node, "MatMul"):
-        return _Layer(node.inputs[0], weight.T, None)
+        return _Layer(data, weight.T, None)
     if attribute(node, "transA", 0):
-        return "it transposes its data"
-    scaled_weight = scaled(weight if attribute(node, "transB", 0) else weight.T, float(attribute(node, "alpha", 1.0)))
+        raise Refuse("it transposes its data")
+    alpha, beta = float(attribute(node, "alpha", 1.0)), float(attribute(node, "beta", 1.0))
+    scaled_weight = scaled(weight if attribute(node, "transB", 0) else weight.T, alpha)
     if scaled_weight is None:
-        return "alpha takes a weight out of the range of its type"
-    beta = float(attribute(node, "beta", 1.0))
-    if len(node.inputs) < 3 or not node.inputs[2].name or beta == 0:
-        return _Layer(node.inputs[0], scaled_weight, None)
-    added = constant(node.inputs[2])
-    if added is None:
-        return "what it adds is not constant"
+        raise Refuse("alpha takes a weight out of the range of its type")
+    given = optional(node, 2)
+    if given is None or beta == 0:
+        return _Layer(data, scaled_weight, None)
+    added = require_constant(given, "what it adds is")
     if (added.ndim > 1 and added.shape[0] != 1) or added.size not in (1, len(scaled_weight)):
-        return "it adds another value to each row"
+        raise Refuse("it adds another value to each row")
     bias = scaled(np.broadcast_to(added.ravel(), scaled_weight.shape[:1]), beta)
     if bias is None:
-        return "beta takes a bias out of the range of its type"
-    return _Layer(node.inputs[0], scaled_weight, bias)
+        raise Refuse("beta takes a bias out of the range of its type")
+    return _Layer(data, scaled_weight, bias)
 
 
-def _why_no_matrix(node: gs.Node, edit: Editor) -> str | None:
-    if is_op(node, "Gemm") or is_op(producer(node.inputs[0]), "Flatten"):
-        return None
-    shape = edit.shape(node.inputs[0])
-    if shape is not None and len(shape) == 2:
-        return None
-    return f"its input is {'of unknown rank' if shape is None else f'of rank {len(shape)}, not 2'}"
-
-
-def _image(matrix: gs.Tensor, size: int, edit: Editor) -> gs.Tensor | None:
-    """Return the [N, C, H, W] that `matrix`, which is [?, size], was reshaped from, where C * H * W is `size`.
+def _image(matrix: gs.Tensor, size: int, edit: Editor) -> tuple[gs.Tensor, list[int]] | None:
+    """Return the [N, C, H, W], and H and W, that `matrix`, [?, size], was reshaped from, where C * H * W is `size`.
 
     Reshapes keep number and order of the elements, so that row n of the matrix then is image n.
     """
@@ -134,21 +117,8 @@ def _image(matrix: gs.Tensor, size: int, edit: Editor) -> gs.Tensor | None:
         shape = edit.shape(tensor) or []
         sides = [side for side in shape[1:] if isinstance(side, int) and side > 0]
         if len(shape) == 4 and len(sides) == 3 and math.prod(sides) == size:
-            return tensor
+            return tensor, sides[1:]
     return None
-
-
-def _unsqueezed(matrix: gs.Tensor, size: int, hint: str, edit: Editor) -> gs.Tensor:
-    rows = (edit.shape(matrix) or [None])[0]
-    old = edit.opset < 13
-    return edit.emit(
-        "Unsqueeze",
-        [matrix] if old else [matrix, edit.constant(f"{hint}_axes", [2, 3])],
-        {"axes": [2, 3]} if old else {},
-        hint=f"{hint}_image",
-        dtype=matrix.dtype,
-        shape=[rows, size, 1, 1],
-    )
 
 
 def _move_up(node: gs.Node, edit: Editor) -> None:
@@ -159,21 +129,14 @@ def _move_up(node: gs.Node, edit: Editor) -> None:
     before, out = reshape.inputs[0], node.outputs[0]
     if not any(_image(node.inputs[0], size, edit) is not None for size in _sizes_of_layers(out)):
         return
-    moved = edit.emit(
-        node.op,
-        [before, *node.inputs[1:]],
-        node.attrs,
-        hint=f"{out.name}_image",
-        dtype=out.dtype or before.dtype,
-        shape=edit.shape(before),
-    )
+    moved = edit.emit(node.op, [before, *node.inputs[1:]], node.attrs, hint=f"{out.name}_image")
     edit.replace(node, reshape.op, [moved, *reshape.inputs[1:]], reshape.attrs)
 
 
 def _keeps_elements_apart(node: gs.Node) -> bool:
     """Whether one output is all there is to an elementwise operator: a Dropout may train, or give its mask."""
-    training = len(node.inputs) > 2 and bool(node.inputs[2].name)
-    return is_op(node, *_ELEMENTWISE) and len(node.outputs) == 1 and not (is_op(node, "Dropout") and training)
+    may_train = is_op(node, "Dropout") and optional(node, 2) is not None
+    return is_op(node, *_ELEMENTWISE) and len(node.outputs) == 1 and not may_train
 
 
 def _sizes_of_layers(tensor: gs.Tensor) -> set[int]:
@@ -183,9 +146,8 @@ def _sizes_of_layers(tensor: gs.Tensor) -> set[int]:
         current = pending.pop()
         for reader in consumers(current):
             if is_op(reader, "Gemm", "MatMul") and reader.inputs[0] is current:
-                layer = _layer(reader)
-                if not isinstance(layer, str):
-                    sizes.add(layer.weight.shape[1])
+                with suppress(Refuse):
+                    sizes.add(_layer(reader).weight.shape[1])
             elif (is_op(reader, *_RESHAPES) or _keeps_elements_apart(reader)) and reader.inputs[0] is current:
                 pending.extend(reader.outputs)
     return sizes

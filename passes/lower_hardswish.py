@@ -8,18 +8,13 @@ goes the other way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.activations import ALPHA, BETA
 from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class LowerHardswish(NodePass):
-    """It has no options."""
-
     name = "lower-hardswish"
     effect = "exact"
     matches = ("HardSwish",)

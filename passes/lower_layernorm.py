@@ -17,61 +17,48 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, consumers
+from graphsurgery.graph import attribute
+from graphsurgery.operators.operands import optional
+from graphsurgery.operators.requirements import require_dtype, require_shape, require_unread
+from graphsurgery.operators.slices import Link, chain, on_axes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerLayernorm(NodePass):
-    """It has no options."""
-
     name = "lower-layernorm"
     effect = "exact"
     matches = ("LayerNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if any(out.name and (consumers(out) or edit.is_output(out)) for out in node.outputs[1:]):
-            raise Refuse("its mean or its inverse standard deviation is read")
+        require_unread(node, edit, "its mean or its inverse standard deviation is")
         stash = attribute(node, "stash_type", 1)
         if stash != onnx.TensorProto.FLOAT:
             raise Refuse(f"its statistics are {onnx.TensorProto.DataType.Name(stash)}, not FLOAT")
-        x, scale, out = node.inputs[0], node.inputs[1], node.outputs[0]
-        dtype = edit.dtype(x)
-        if dtype not in (np.float32, np.float16):
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not float32 or float16")
+        (x, scale), bias, name = node.inputs[:2], optional(node, 2), node.outputs[0].name
+        dtype = require_dtype(x, edit, among=("float32", "float16"))
         axis = int(attribute(node, "axis", -1))
-        if axis >= 0:
-            shape = edit.shape(x)
-            if shape is None:
-                raise Refuse("its axis counts from the front, and nothing tells the rank of its input")
-            axis -= len(shape)
-        axes = list(range(axis, 0))
+        axes = list(range(axis - len(require_shape(x, edit)) if axis >= 0 else axis, 0))
 
         def emit(op: str, inputs: list[gs.Tensor], part: str, **attrs: int) -> gs.Variable:
-            return edit.emit(op, inputs, attrs, hint=f"{out.name}_{part}", dtype=np.float32)
+            return edit.emit(op, inputs, attrs, hint=f"{name}_{part}")
 
         def mean(tensor: gs.Tensor, part: str) -> gs.Variable:
-            old = edit.opset < 18
-            inputs = [tensor] if old else [tensor, edit.constant(f"{out.name}_axes", axes)]
-            attrs = {"keepdims": 1} | ({"axes": axes} if old else {})
-            return edit.emit("ReduceMean", inputs, attrs, hint=f"{out.name}_{part}", dtype=np.float32)
+            link = on_axes(edit, "ReduceMean", name, axes, {"keepdims": 1})
+            return emit("ReduceMean", [tensor, *link.parameters], part, **link.attrs)
 
-        epsilon = edit.constant(f"{out.name}_epsilon", np.asarray(attribute(node, "epsilon", 1e-5), np.float32))
+        epsilon = edit.constant(f"{name}_epsilon", np.asarray(attribute(node, "epsilon", 1e-5), np.float32))
         wide = x if dtype == np.float32 else emit("Cast", [x], "float32", to=onnx.TensorProto.FLOAT)
         centred = emit("Sub", [wide, mean(wide, "mean")], "centred")
         variance = mean(emit("Mul", [centred, centred], "square"), "variance")
         deviation = emit("Sqrt", [emit("Add", [variance, epsilon], "variance_epsilon")], "deviation")
-        normal = emit("Div", [centred, deviation], "normal")
+        links = [Link("Div", (deviation,), hint="normal")]
         if dtype != np.float32:
-            attrs = {"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)}
-            normal = edit.emit("Cast", [normal], attrs, hint=f"{out.name}_{dtype}", dtype=dtype)
-        if len(node.inputs) < 3 or not node.inputs[2].name:
-            return edit.replace(node, "Mul", [normal, scale])
-        scaled = edit.emit("Mul", [normal, scale], hint=f"{out.name}_scaled", dtype=dtype)
-        edit.replace(node, "Add", [scaled, node.inputs[2]])
+            links.append(Link("Cast", attrs={"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)}, hint=dtype.name))
+        links.append(Link("Mul", (scale,), hint="scaled"))
+        if bias is not None:
+            links.append(Link("Add", (bias,)))
+        chain(edit, node, centred, links)

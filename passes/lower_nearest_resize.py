@@ -29,7 +29,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
 
@@ -37,10 +36,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
+from graphsurgery.operators.requirements import require_dtype, require_shape
 from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_FLOATS = ("float32", "float16", "float64")
 _BOTH_ROUNDS = {"round_prefer_floor": inf, "round_prefer_ceil": inf}
 # By coordinates and rounding: the largest factor for which it is plain repetition (see above).
 _REPEATS: dict[str, dict[str, float]] = {
@@ -55,10 +55,7 @@ _REPEATS: dict[str, dict[str, float]] = {
 _LARGEST_ALIGNED = 1024
 
 
-@dataclass(frozen=True)
 class LowerNearestResize(NodePass):
-    """No options."""
-
     name = "lower-nearest-resize"
     effect = "exact"
     matches = ("Resize", "Upsample")
@@ -67,8 +64,6 @@ class LowerNearestResize(NodePass):
         if mode(node) != "nearest" or attribute(node, "antialias", 0):
             raise Refuse(f"it is {mode(node)}, or smooths (antialias)")
         grown = factors(node, edit)
-        if isinstance(grown, str):
-            raise Refuse(grown)
         if all(factor == 1 for factor in grown):
             raise Refuse("it changes no size; drop-unity-resize drops it")
         if len(grown) != 4 or not grown[0] == grown[1] == 1 or any(factor.denominator != 1 for factor in grown):
@@ -76,24 +71,15 @@ class LowerNearestResize(NodePass):
         if not _repeats(node, grown, edit):
             how = f"{coordinates(node, edit)} with {rounding(node, edit)}"
             raise Refuse(f"{how} does not repeat each element equally often, or not for sure")
-        dtype = edit.dtype(node.inputs[0])
-        if dtype is None or dtype.name not in _FLOATS:
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
-        _, channels, *sizes = edit.shape(node.inputs[0]) or [None] * 4
-        if not isinstance(channels, int):
+        dtype = require_dtype(node.inputs[0], edit)
+        _, channels, *sizes = require_shape(node.inputs[0], edit)
+        if channels is None:
             raise Refuse("its number of channels is not known")
         if 0 in (channels, *sizes):
             raise Refuse("its input has no elements")
         kernel = [int(factor) for factor in grown[2:]]
         ones = edit.constant(f"{node.outputs[0].name}_ones", np.ones((channels, 1, *kernel), dtype))
-        attrs = {
-            "dilations": [1, 1],
-            "group": channels,
-            "kernel_shape": kernel,
-            "output_padding": [0, 0],
-            "pads": [0] * 4,
-            "strides": kernel,
-        }
+        attrs = windowing(kernel, kernel, group=channels) | {"output_padding": [0, 0]}
         edit.replace(node, "ConvTranspose", [node.inputs[0], ones], attrs)
 
 

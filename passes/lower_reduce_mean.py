@@ -17,46 +17,30 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.axes import integers, keeps_dims, normalised
+from graphsurgery.operators.axes import keeps_dims, normalised
+from graphsurgery.operators.requirements import require_dtype, require_integers, require_shape
+from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_FLOATS = ("float32", "float16", "float64")
 
-
-@dataclass(frozen=True)
 class LowerReduceMean(NodePass):
-    """No options."""
-
     name = "lower-reduce-mean"
     effect = "exact"
     matches = ("ReduceMean",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        axes = integers(node, "axes", 1)
-        if axes is None:
-            raise Refuse("its axes are not constant")
+        axes = require_integers(node, "axes", 1, "its axes are")
         if not axes:
             does = "nothing" if attribute(node, "noop_with_empty_axes", 0) else "all axes"
             raise Refuse(f"no axes are given, so it reduces {does}")
         if sorted(normalised(axes, 4) or []) != [2, 3]:
             raise Refuse(f"it reduces the axes {', '.join(map(str, axes))}, not height and width")
         data = node.inputs[0]
-        shape, dtype = edit.shape(data), edit.dtype(data)
-        if shape is None or len(shape) != 4:
-            rank = "unknown" if shape is None else len(shape)
-            raise Refuse(f"the rank of its input is {rank}, not 4")
-        if 0 in shape[1:]:
+        if 0 in require_shape(data, edit, ranks=[4])[1:]:
             raise Refuse("its input has no elements")
-        if dtype is None or dtype.name not in _FLOATS:
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
-        if keeps_dims(node):
-            return edit.replace(node, "GlobalAveragePool", [data])
-        pooled = edit.emit(
-            "GlobalAveragePool", [data], hint=f"{node.outputs[0].name}_pooled", dtype=dtype, shape=[*shape[:2], 1, 1]
-        )
-        edit.replace(node, "Flatten", [pooled], {"axis": 1})
+        require_dtype(data, edit)
+        flat = [] if keeps_dims(node) else [Link("Flatten", attrs={"axis": 1})]
+        chain(edit, node, data, [Link("GlobalAveragePool", hint="pooled"), *flat])

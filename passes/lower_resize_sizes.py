@@ -18,7 +18,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -30,10 +29,7 @@ from graphsurgery.rewrite import Editor, NodePass, Refuse
 _OF_SIZES = ("axes", "keep_aspect_ratio_policy")
 
 
-@dataclass(frozen=True)
 class LowerResizeSizes(NodePass):
-    """No options."""
-
     name = "lower-resize-sizes"
     effect = "exact"
     matches = ("Resize",)
@@ -42,8 +38,6 @@ class LowerResizeSizes(NodePass):
         if given(node, "sizes", edit) is None:
             return
         grown = factors(node, edit)
-        if isinstance(grown, str):
-            raise Refuse(grown)
         rounded = np.array([float(factor) for factor in grown], np.float32)
         for factor, scale in zip(grown, rounded, strict=True):
             if Fraction(float(scale)) != factor:

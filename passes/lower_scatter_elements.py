@@ -19,8 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -28,7 +26,6 @@ from graphsurgery.graph import attribute, is_op, producer
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerScatterElements(NodePass):
     name = "lower-scatter-elements"
     effect = "exact"
@@ -56,13 +53,10 @@ class LowerScatterElements(NodePass):
         if edit.dtype(rows) != np.int64:
             raise Refuse("its indices are not int64")
         hint = node.outputs[0].name
-
-        def emit(op: str, inputs: list[gs.Tensor], what: str, **attrs: int) -> gs.Tensor:
-            return edit.emit(op, inputs, attrs, hint=f"{hint}_{what}", dtype=np.int64)
-
         start, end = edit.constant(f"{hint}_start", [0]), edit.constant(f"{hint}_end", [1])
-        count = emit("Slice", [shape, start, end], "count")
-        wanted = emit("Concat", [count, end], "wanted", axis=0)
-        column = emit("Reshape", [rows, edit.constant(f"{hint}_shape", [-1, 1])], "column")
+        count = edit.emit("Slice", [shape, start, end], hint=f"{hint}_count")
+        wanted = edit.emit("Concat", [count, end], {"axis": 0}, hint=f"{hint}_wanted")
+        column = edit.emit("Reshape", [rows, edit.constant(f"{hint}_shape", [-1, 1])], hint=f"{hint}_column")
         # Expand repeats a single row number where more rows are written, as it did before
-        edit.replace(node, "ScatterND", [data, emit("Expand", [column, wanted], "rows"), updates], {})
+        spread = edit.emit("Expand", [column, wanted], hint=f"{hint}_rows")
+        edit.replace(node, "ScatterND", [data, spread, updates])

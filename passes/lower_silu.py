@@ -11,20 +11,15 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.operands import FLOATS
-from graphsurgery.rewrite import Editor, NodePass, Refuse
+from graphsurgery.operators.requirements import require_dtype
+from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class LowerSilu(NodePass):
-    """It has no options."""
-
     name = "lower-silu"
     effect = "exact"
     matches = ("Swish",)
@@ -33,10 +28,7 @@ class LowerSilu(NodePass):
         x, hint, alpha = node.inputs[0], node.outputs[0].name, attribute(node, "alpha", 1.0)
         scaled = x
         if alpha != 1:
-            dtype = edit.dtype(x)
-            if dtype is None or dtype.name not in FLOATS:
-                kind = "of unknown type" if dtype is None else dtype.name
-                raise Refuse(f"alpha is {alpha:g} and its elements are {kind}, not {', '.join(FLOATS)}")
+            dtype = require_dtype(x, edit)
             factor = edit.constant(f"{hint}_alpha", np.array(alpha, dtype))
             scaled = edit.emit("Mul", [x, factor], hint=f"{hint}_scaled")
         edit.replace(node, "Mul", [x, edit.emit("Sigmoid", [scaled], hint=f"{hint}_gate")])

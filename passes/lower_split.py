@@ -14,38 +14,30 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.axes import Bounds, integers
+from graphsurgery.operators.axes import Bounds
+from graphsurgery.operators.requirements import require_integers
 from graphsurgery.operators.slices import locate, slicing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerSplit(NodePass):
     name = "lower-split"
     effect = "exact"
     matches = ("Split",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        sizes = integers(node, "split", 1)
-        if sizes is None:
-            raise Refuse("the sizes of its parts are not constant")
+        sizes = require_integers(node, "split", 1, "the sizes of its parts are")
         data, outputs = node.inputs[0], list(node.outputs)
-        place = locate(edit, data, int(attribute(node, "axis", 0)))
-        if place is None:
-            raise Refuse("nothing tells which axis, counted from the front, it splits")
-        axis, whole = place
+        axis, whole = locate(edit, data, int(attribute(node, "axis", 0)))
         if not sizes:
             if whole is None:
                 raise Refuse(f"no sizes are given, and that of axis {axis} is not known")
             sizes = _equal_parts(whole, int(attribute(node, "num_outputs", len(outputs))), edit.opset)
-            if sizes is None:
-                raise Refuse(f"axis {axis} of size {whole} can't be cut into {len(outputs)} parts")
         if len(sizes) != len(outputs):
             raise Refuse(f"it has {len(outputs)} outputs for {len(sizes)} parts")
         starts = accumulate(sizes, initial=0)
@@ -61,10 +53,12 @@ class LowerSplit(NodePass):
             edit.remove(node)
 
 
-def _equal_parts(size: int, parts: int, opset: int) -> list[int] | None:
+def _equal_parts(size: int, parts: int, opset: int) -> list[int]:
     """Return the sizes of `parts` equal parts; from operator set 18 on the last one may be smaller, but not empty."""
     if size % parts == 0:
         return [size // parts] * parts
     part = -(-size // parts)
     last = size - part * (parts - 1)
-    return [*[part] * (parts - 1), last] if opset >= 18 and last > 0 else None
+    if opset < 18 or last <= 0:
+        raise Refuse(f"an axis of size {size} can't be cut into {parts} parts")
+    return [*[part] * (parts - 1), last]

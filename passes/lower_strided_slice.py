@@ -28,12 +28,12 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.operators.axes import Bounds, bounds, integers, normalised
-from graphsurgery.operators.slices import TO_THE_END, Link, chain, picked, reshaping, sizes, slicing
+from graphsurgery.operators.axes import Bounds, bounds, integers
+from graphsurgery.operators.requirements import require_axes, require_shape
+from graphsurgery.operators.slices import TO_THE_END, Link, chain, padding, picked, reshaping, slicing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class LowerStridedSlice(NodePass):
     name = "lower-strided-slice"
     effect = "exact"
@@ -49,10 +49,8 @@ class LowerStridedSlice(NodePass):
         if any(each.step < 1 for each in taken):
             raise Refuse("a step is negative")
         data = node.inputs[0]
-        shape = sizes(edit, data)
-        axes = None if shape is None else normalised([each.axis for each in taken], len(shape))
-        if shape is None or axes is None:
-            raise Refuse("the rank of its input is not known, or its axes are not right for it")
+        shape = require_shape(data, edit)
+        axes = require_axes([each.axis for each in taken], len(shape))
         plan = _Plan(shape)
         for axis, each in sorted(zip(axes, taken, strict=True), key=lambda pair: pair[0]):
             if each.step > 1 and plan.sizes[axis] is None:
@@ -61,8 +59,9 @@ class LowerStridedSlice(NodePass):
         for stride in plan.strides:
             if stride.axis + 1 < len(shape) and plan.sizes[stride.axis + 1] is None:
                 raise Refuse(f"the size of axis {stride.axis + 1}, behind one with a step, is not known")
-        if any(plan.pads) and not _pads(data, edit):
-            raise Refuse(f"padding is needed, and Pad does not take {edit.dtype(data) or 'its type'} here")
+        dtype, kinds = edit.dtype(data), "f" if edit.opset < 11 else "fiu" if edit.opset < 13 else "fiub"
+        if any(plan.pads) and (dtype is None or dtype.kind not in kinds):
+            raise Refuse(f"padding is needed, and Pad does not take {dtype or 'its type'} here")
         chain(edit, node, data, plan.links(edit, node.outputs[0].name))
 
 
@@ -113,49 +112,22 @@ class _Plan:
     def links(self, edit: Editor, hint: str) -> list[Link]:
         links = [slicing(edit, hint, self.crops)] if self.crops else []
         if any(self.pads):
-            links.append(_padding(edit, hint, [0] * len(self.pads) + self.pads))
+            links.append(padding(edit, hint, [0] * len(self.pads) + self.pads))
         for stride in self.strides:
-            last = stride.axis == len(self.sizes) - 1
-            links += self._last_axis(edit, hint, stride) if last else self._inner_axis(edit, hint, stride)
+            links += self._take_one_of_each_group(edit, hint, stride)
         if not links:  # it took everything, though in steps: of an axis of size 1, or of none
             links.append(slicing(edit, hint, [Bounds(0, 0, TO_THE_END, 1)]))
         return links
 
-    def _inner_axis(self, edit: Editor, hint: str, stride: _Stride) -> list[Link]:
-        behind = self.sizes[stride.axis + 1] or 0
-        self.sizes[stride.axis] = stride.count
-        grouped = [*self.sizes]
-        grouped[stride.axis + 1] = stride.step * behind
-        part = Bounds(stride.axis + 1, stride.phase * behind, (stride.phase + 1) * behind, 1)
-        return [reshaping(edit, hint, _written(grouped)), slicing(edit, hint, [part])]
-
-    def _last_axis(self, edit: Editor, hint: str, stride: _Stride) -> list[Link]:
-        *front, _ = self.sizes
-        self.sizes[stride.axis] = stride.count
-        if front and front[-1] is not None:
-            grouped = [*front[:-1], front[-1] * stride.count, stride.step]
-        else:
-            grouped = [*front, stride.count, stride.step]
-        part = Bounds(len(grouped) - 1, stride.phase, stride.phase + 1, 1)
-        return [
-            reshaping(edit, hint, _written(grouped)),
-            slicing(edit, hint, [part]),
-            reshaping(edit, hint, _written(self.sizes)),
-        ]
-
-
-def _written(shape: Sequence[int | None]) -> list[int]:
-    """Return the sizes for a Reshape: what is not known is copied from the same axis, as is a size of 0."""
-    return [size or 0 for size in shape]
-
-
-def _padding(edit: Editor, hint: str, pads: Sequence[int]) -> Link:
-    if edit.opset < 11:
-        return Link("Pad", (), {"pads": list(pads)})
-    return Link("Pad", (edit.constant(f"{hint}_pads", list(pads)),))
-
-
-def _pads(data: gs.Tensor, edit: Editor) -> bool:
-    dtype = edit.dtype(data)
-    kinds = "f" if edit.opset < 11 else "fiu" if edit.opset < 13 else "fiub"
-    return dtype is not None and dtype.kind in kinds
+    def _take_one_of_each_group(self, edit: Editor, hint: str, stride: _Stride) -> list[Link]:
+        axis, last = stride.axis, stride.axis == len(self.sizes) - 1
+        grouped = [*self.sizes, 1] if last else [*self.sizes]
+        behind = grouped[axis + 1] or 0
+        grouped[axis : axis + 2] = [stride.count, stride.step * behind]
+        before = grouped[axis - 1] if last and axis else None
+        if before is not None:
+            grouped[axis - 1 : axis + 1] = [before * stride.count]
+        self.sizes[axis] = stride.count
+        part = Bounds(len(grouped) - 1 if last else axis + 1, stride.phase * behind, (stride.phase + 1) * behind, 1)
+        links = [reshaping(edit, hint, grouped), slicing(edit, hint, [part])]
+        return [*links, reshaping(edit, hint, self.sizes)] if last else links

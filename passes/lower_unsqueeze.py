@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op
-from graphsurgery.operators.axes import integers, normalised
-from graphsurgery.operators.slices import chain, relabelled, reshaping, sizes
+from graphsurgery.operators.requirements import require_axes, require_integers, require_shape
+from graphsurgery.operators.slices import chain, relabelled, reshaping
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -43,13 +43,9 @@ class LowerUnsqueeze(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if node.op == "Squeeze" and not self.squeeze:
             return
-        axes = integers(node, "axes", 1)
-        if axes is None:
-            raise Refuse("its axes are not constant")
+        axes = require_integers(node, "axes", 1, "its axes are")
         data, out = node.inputs[0], node.outputs[0]
-        shape = sizes(edit, data)
-        if shape is None:
-            raise Refuse("the rank of its input is not known")
+        shape = require_shape(data, edit)
         adds = is_op(node, "Unsqueeze")
         rank = len(shape) + (len(axes) if adds else 0)
         if not adds and not axes:
@@ -60,17 +56,10 @@ class LowerUnsqueeze(NodePass):
             axes = [axis for axis, size in enumerate(shape) if size == 1]
         if not adds and edit.opset < 11 and axes != sorted(axes):
             raise Refuse("its axes are not in order, and ONNX infers a wrong shape of such before opset 11")
-        known = normalised(axes, rank)
-        if known is None:
-            raise Refuse(f"its axes {axes} are not right for {rank} axes")
+        known = require_axes(axes, rank)
         kept = [axis for axis in range(rank) if axis not in known]
         sources = [kept.index(axis) if axis in kept else None for axis in range(rank)] if adds else kept
         dtype = edit.dtype(data)
         if min(len(shape), len(sources)) == 0 and dtype is not None and dtype.kind in "iu":
-            return edit.skip(
-                node, "it makes a list of one integer, or the other way, as the computation of a shape does"
-            )
-        target = relabelled(sources, shape)
-        if target is None:
-            raise Refuse("its sizes that are not known, or 0, can't be written down for a Reshape")
-        chain(edit, node, data, [reshaping(edit, out.name, target)])
+            raise Refuse("it makes a list of one integer, or the other way, as the computation of a shape does")
+        chain(edit, node, data, [reshaping(edit, out.name, relabelled(sources, shape))])

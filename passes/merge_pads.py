@@ -25,7 +25,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.axes import integers, normalised
-from graphsurgery.operators.windows import Window, window
+from graphsurgery.operators.operands import optional
+from graphsurgery.operators.requirements import require_shape, require_unread
+from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
@@ -48,10 +49,7 @@ class _Padding:
     value: np.ndarray
 
 
-@dataclass(frozen=True)
 class MergePads(NodePass):
-    """No options."""
-
     name = "merge-pads"
     effect = "exact"
     matches = ("Conv", "AveragePool", "MaxPool", "Pad")
@@ -60,106 +58,76 @@ class MergePads(NodePass):
         pad = producer(node.inputs[0])
         if pad is None or not is_op(pad, "Pad"):
             return
-        rank = _rank(node, edit)
-        if rank is None:
-            raise Refuse("its number of dimensions is not known")
-        inner = _padding(pad, rank)
-        if isinstance(inner, str):
-            raise Refuse(f"the Pad before it {inner}")
         if node.op == "Pad":
-            return self._merge_two(pad, node, inner, rank, edit)
+            return _merge_two(pad, node, edit)
+        own = window_of(node, edit)
+        if own is None:
+            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        inner = _padding(pad, 2 + len(own.kernel), "the Pad before it")
         if any((*inner.begins[:2], *inner.ends[:2])):
             raise Refuse("the Pad before it pads the batch or the channels")
-        own = _window(node, edit)
-        if own is None:
-            raise Refuse("its auto_pad depends on a size that is not known")
-        begins = [a + b for a, b in zip(own.begins, inner.begins[2:], strict=True)]
-        ends = [a + b for a, b in zip(own.ends, inner.ends[2:], strict=True)]
-        reason = _why_not(node, pad.inputs[0], own, [*begins, *ends], inner.value, edit)
-        if reason is not None:
-            raise Refuse(reason)
-        attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"} | {"pads": [*begins, *ends]}
+        pads = [a + b for a, b in zip(own.pads, inner.begins[2:] + inner.ends[2:], strict=True)]
+        _require_same(node, pad.inputs[0], own, pads, inner.value, edit)
+        attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"} | {"pads": pads}
         if node.op == "AveragePool":
             attrs["count_include_pad"] = 1
         edit.replace(node, node.op, [pad.inputs[0], *node.inputs[1:]], attrs)
 
-    def _merge_two(self, pad: gs.Node, node: gs.Node, inner: _Padding, rank: int, edit: Editor) -> None:
-        outer = _padding(node, rank)
-        if isinstance(outer, str):
-            raise Refuse(f"it {outer}")
-        if not (inner.value == outer.value).all():
-            raise Refuse(f"it fills in {outer.value}, the Pad before it {inner.value}")
-        pads = [a + b for a, b in zip(inner.begins + inner.ends, outer.begins + outer.ends, strict=True)]
-        if "pads" in node.attrs:
-            return edit.replace(node, "Pad", [pad.inputs[0]], dict(node.attrs) | {"pads": pads})
-        sizes = edit.constant(f"{node.outputs[0].name}_pads", pads)
-        value = [tensor for tensor in node.inputs[2:3] if tensor.name]
-        edit.replace(node, "Pad", [pad.inputs[0], sizes, *value], dict(node.attrs))
+
+def _merge_two(pad: gs.Node, node: gs.Node, edit: Editor) -> None:
+    rank = len(require_shape(node.inputs[0], edit))
+    inner, outer = _padding(pad, rank, "the Pad before it"), _padding(node, rank, "it")
+    if not (inner.value == outer.value).all():
+        raise Refuse(f"it fills in {outer.value}, the Pad before it {inner.value}")
+    pads = [a + b for a, b in zip(inner.begins + inner.ends, outer.begins + outer.ends, strict=True)]
+    if "pads" in node.attrs:
+        return edit.replace(node, "Pad", [pad.inputs[0]], dict(node.attrs) | {"pads": pads})
+    sizes = edit.constant(f"{node.outputs[0].name}_pads", pads)
+    value = [tensor for tensor in node.inputs[2:3] if tensor.name]
+    edit.replace(node, "Pad", [pad.inputs[0], sizes, *value], dict(node.attrs))
 
 
-def _rank(node: gs.Node, edit: Editor) -> int | None:
-    if is_op(node, "Conv"):
-        shape: Sequence[int | str | None] | None = edit.shape(node.inputs[1])
-    elif is_op(node, "Pad"):
-        shape = edit.shape(node.inputs[0])
-    else:
-        return 2 + len(attribute(node, "kernel_shape", []))
-    return None if shape is None else len(shape)
-
-
-def _padding(pad: gs.Node, rank: int) -> _Padding | str:
-    """Return what `pad`, of a tensor of that rank, puts around it, or what is the matter with that."""
+def _padding(pad: gs.Node, rank: int, named: str) -> _Padding:
+    """Return what `pad`, of a tensor of that rank, puts around it; raise Refuse, which calls it `named`."""
     if attribute(pad, "mode", "constant") != "constant":
-        return f"has the mode {attribute(pad, 'mode', '')}, not constant"
+        raise Refuse(f"{named} has the mode {attribute(pad, 'mode', '')}, not constant")
+    filled = optional(pad, 2)
+    value = np.asarray(attribute(pad, "value", 0.0)) if filled is None else constant(filled)
     pads, axes = integers(pad, "pads", 1), integers(pad, "axes", 3)
-    value = _value(pad)
-    if pads is None or axes is None or value is None:
-        return "has pads or a value that is not constant"
+    if pads is None or axes is None or value is None or value.dtype.kind not in "iuf":
+        raise Refuse(f"{named} has pads or a value that is not constant, or no number")
     if min(pads, default=0) < 0:
-        return "crops: one of its pads is negative"
+        raise Refuse(f"{named} crops: one of its pads is negative")
     places = normalised(axes or range(rank), rank)
     if places is None or len(pads) != 2 * len(places):
-        return "has pads that do not fit its input"
+        raise Refuse(f"{named} has pads that do not fit its input")
     begins, ends = [0] * rank, [0] * rank
     for index, axis in enumerate(places):
         begins[axis], ends[axis] = pads[index], pads[len(places) + index]
     return _Padding(begins, ends, value)
 
 
-def _value(pad: gs.Node) -> np.ndarray | None:
-    """Return the number that `pad` fills in; None where it is not known, or no number."""
-    if len(pad.inputs) < 3 or not pad.inputs[2].name:
-        return np.asarray(attribute(pad, "value", 0.0))
-    value = constant(pad.inputs[2])
-    return value if value is not None and value.dtype.kind in "iuf" else None
-
-
-def _window(node: gs.Node, edit: Editor) -> Window | None:
-    kernel = attribute(node, "kernel_shape", None) or (edit.static_shape(node.inputs[1]) or ())[2:]
-    shape = edit.shape(node.inputs[0]) if str(attribute(node, "auto_pad", "")).startswith("SAME") else None
-    return window(node, kernel, None if shape is None else shape[2:])
-
-
-def _why_not(
+def _require_same(
     node: gs.Node, data: gs.Tensor, own: Window, pads: list[int], value: np.ndarray, edit: Editor
-) -> str | None:
-    """Say why `node` can't pad `data` by itself; None where it can."""
+) -> None:
+    """Demand that `node` computes the same where it pads `data` by itself."""
     if not is_op(node, "MaxPool") and (value != 0).any():
-        return f"the Pad before it fills in {value}, not zero"
+        raise Refuse(f"the Pad before it fills in {value}, not zero")
     if is_op(node, "Conv"):
-        return None
+        return
     if attribute(node, "ceil_mode", 0) or any(size != 1 for size in own.dilations):
-        return "it rounds up or dilates"
+        raise Refuse("it rounds up or dilates")
     if 0 in (edit.shape(data) or [])[2:]:
-        return "its input is empty, which a pool does not take"
+        raise Refuse("its input is empty, which a pool does not take")
     if any(pad >= size for pad, size in zip(pads, own.kernel * 2, strict=True)):
-        return f"it would pad {pads}, as much as its kernel is wide"
+        raise Refuse(f"it would pad {pads}, as much as its kernel is wide")
     if is_op(node, "AveragePool"):
-        counted = attribute(node, "count_include_pad", 0) or not own.padded
-        return None if counted else "it pads too, and does not count that as the Pad is counted"
-    if len(node.outputs) > 1 and node.outputs[1].name:
-        return "the indices of the maxima are read"
-    return None if _is_lowest(value, data, edit) else f"the Pad fills in {value}, which may be above the maximum"
+        if own.padded and not attribute(node, "count_include_pad", 0):
+            raise Refuse("it pads too, and does not count that as the Pad is counted")
+        return
+    require_unread(node, edit, "the indices of the maxima are")
+    if not _is_lowest(value, data, edit):
+        raise Refuse(f"the Pad fills in {value}, which may be above the maximum")
 
 
 def _is_lowest(value: np.ndarray, data: gs.Tensor, edit: Editor) -> bool:
@@ -175,7 +143,6 @@ def _is_lowest(value: np.ndarray, data: gs.Tensor, edit: Editor) -> bool:
 
 
 def _clips_at_zero(clip: gs.Node) -> bool:
-    if "min" in clip.attrs:
-        return bool(clip.attrs["min"] >= 0)
-    low = constant(clip.inputs[1]) if len(clip.inputs) > 1 and clip.inputs[1].name else None
-    return low is not None and bool((low >= 0).all())
+    given = optional(clip, 1)
+    low = attribute(clip, "min", None) if given is None else constant(given)
+    return low is not None and bool(np.all(low >= 0))

@@ -28,6 +28,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.axes import integers, normalised
+from graphsurgery.operators.operands import optional
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _RELAYOUTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -44,10 +45,7 @@ class _Axis:
 _Dim = int | _Axis | None  # None: nothing is known
 
 
-@dataclass(frozen=True)
 class MergeReshapes(NodePass):
-    """No options."""
-
     name = "merge-reshapes"
     effect = "exact"
     matches = _RELAYOUTS
@@ -71,8 +69,6 @@ class MergeReshapes(NodePass):
         if len(chain) == 1:
             return
         target = _target(dims, edit.opset)
-        if isinstance(target, str):
-            raise Refuse(target)
         attrs = {"allowzero": 1} if 0 in target and all(isinstance(dim, int) for dim in dims or ()) else {}
         edit.replace(node, "Reshape", [source, edit.constant(f"{node.outputs[0].name}_shape", target)], attrs)
 
@@ -86,7 +82,7 @@ def _says_all(node: gs.Node) -> bool:
 
 
 def _empty_axes(squeeze: gs.Node) -> bool:
-    given = "axes" in squeeze.attrs or (len(squeeze.inputs) > 1 and bool(squeeze.inputs[1].name))
+    given = "axes" in squeeze.attrs or optional(squeeze, 1) is not None
     return given and integers(squeeze, "axes", 1) == []
 
 
@@ -172,16 +168,15 @@ def _rest(dims: Sequence[_Dim] | None, others: Sequence[_Dim]) -> _Dim:
     return None if number % divisor else _product([number // divisor, *open_])
 
 
-def _target(dims: list[_Dim] | None, opset: int) -> list[int] | str:
-    """Return the shape for a Reshape of x, or why there is none."""
+def _target(dims: list[_Dim] | None, opset: int) -> list[int]:
+    """Return the shape for a Reshape of x, or raise Refuse where there is none."""
     if dims is None:
-        return "the shape of its output is not known"
+        raise Refuse("the shape of its output is not known")
     numbers = [dim if isinstance(dim, int) else None for dim in dims]
-    known = [number for number in numbers if number is not None]
-    if 0 in known and (len(known) < len(dims) or opset < _ALLOWZERO):
-        return "one dimension of its output is zero, which a Reshape can't say here"
-    if len(dims) - len(known) <= 1:
+    if 0 in numbers and (None in numbers or opset < _ALLOWZERO):
+        raise Refuse("one dimension of its output is zero, which a Reshape can't say here")
+    if numbers.count(None) <= 1:
         return [-1 if number is None else number for number in numbers]
     if all(isinstance(dim, int) or dim == _Axis(i) for i, dim in enumerate(dims)):
-        return [0 if number is None else number for number in numbers]
-    return "more than one dimension of its output is not known"
+        return [number or 0 for number in numbers]
+    raise Refuse("more than one dimension of its output is not known")

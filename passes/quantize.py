@@ -37,7 +37,7 @@ from graphsurgery.graph.protos import walk_protos
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sqnr import output_sqnr
-from graphsurgery.rewrite import Editor, ModelPass
+from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # of ONNX and of ONNX Runtime; ExtendedQuantizeLinear and the like of AMD hold the first name
@@ -93,10 +93,7 @@ class Quantize(ModelPass):
         return () if self.exclude == "auto" else self.exclude
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        reason = _refusal(model)
-        if reason is not None:
-            edit.skip(None, reason)
-            return model
+        _require_plain(model)
         if not edit.around.samples:
             raise edit.fail("there are no captured samples to calibrate with; run it in apply, on one image or more")
         plain = ModelProto()
@@ -118,8 +115,7 @@ class Quantize(ModelPass):
         else:
             quantized = quantize_but(())
         if not _is_quantized(quantized):
-            edit.skip(None, "all of it that could be quantized is excluded")
-            return model
+            raise Refuse("all of it that could be quantized is excluded")
         edit.details |= {"backend": self.backend, "feeds": len(feeds), "excluded": excluded}
         found_db = output_sqnr(quantized, plain, feeds, phase())
         edit.details["sqnr_db"] = {name: _in_json(decibels) for name, decibels in found_db.items()}
@@ -147,14 +143,16 @@ def _in_json(decibels: float) -> float | None:
     return round(decibels, 2) if math.isfinite(decibels) else None
 
 
-def _refusal(model: ModelProto) -> str | None:
+def _require_plain(model: ModelProto) -> None:
+    """Raise Refuse where there is nothing to quantize, or a weight that may be another one."""
     if _is_quantized(model):
-        return "it is quantized already"
+        raise Refuse("it is quantized already")
     if not any(node.op_type in LAYERS and node.domain in graphs.STANDARD_DOMAINS for node in model.graph.node):
-        return f"it has no {', '.join(LAYERS[:-1])} or {LAYERS[-1]} to quantize"
+        raise Refuse(f"it has no {', '.join(LAYERS[:-1])} or {LAYERS[-1]} to quantize")
     inputs = {info.name for info in model.graph.input}
-    default = next((tensor.name for tensor in model.graph.initializer if tensor.name in inputs), None)
-    return None if default is None else f"initializer '{default}' is also an input, which a caller may override"
+    for tensor in model.graph.initializer:
+        if tensor.name in inputs:
+            raise Refuse(f"initializer '{tensor.name}' is also an input, which a caller may override")
 
 
 def _is_quantized(model: ModelProto) -> bool:

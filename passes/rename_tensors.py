@@ -24,13 +24,11 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
-from graphsurgery.graph.names import rename_in
-from graphsurgery.graph.protos import graphs_in
+from graphsurgery.graph.names import names_in, rename_in
 from graphsurgery.rewrite import Editor, ModelPass
 
 
@@ -59,8 +57,7 @@ class RenameTensors(ModelPass):
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         # a step of the training runs the model's graph and its own, one behind the other, as one
-        inside = [model.graph, *(training.algorithm for training in model.training_info)]
-        present = {name for top in inside for graph in graphs_in(top) for name in _names(graph)}
+        present = names_in(model.graph).union(*(names_in(training.algorithm) for training in model.training_info))
         wanted = {}
         for old, new in self.names.items():
             if old in present and new in present:
@@ -75,9 +72,3 @@ class RenameTensors(ModelPass):
                 raise edit.fail(f"there is no tensor '{old}'.{hint}")
         rename_in(model, wanted)
         return model
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    yield from (item.name for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer))
-    yield from (tensor.values.name for tensor in graph.sparse_initializer)
-    yield from (name for node in graph.node for name in (*node.input, *node.output) if name)

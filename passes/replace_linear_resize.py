@@ -24,9 +24,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.operators.resize import coordinates, mode
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel")
-_ROUNDINGS = ("floor", "round_prefer_floor", "round_prefer_ceil")
-_KEPT = ("axes", "keep_aspect_ratio_policy")  # they decide upon the size of the output
+_KEPT = ("axes", "keep_aspect_ratio_policy", "scales")  # they decide upon the size of the output; the last: Upsample 7
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,6 @@ class ReplaceLinearResize(NodePass):
     coordinates: Literal["asymmetric", "half_pixel", "pytorch_half_pixel"] = "asymmetric"
     rounding: Literal["floor", "round_prefer_floor", "round_prefer_ceil"] = "floor"
 
-    def __post_init__(self) -> None:
-        if self.coordinates not in _COORDINATES:
-            raise ValueError(f"coordinates must be one of {', '.join(_COORDINATES)}, not {self.coordinates}")
-        if self.rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {self.rounding}")
-
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if mode(node) == "nearest":
             return
@@ -54,8 +46,6 @@ class ReplaceLinearResize(NodePass):
         if coordinates(node, edit) == "tf_crop_and_resize":
             raise Refuse("it crops as well (tf_crop_and_resize)")
         attrs = {name: value for name, value in node.attrs.items() if name in _KEPT}
-        if "scales" in node.attrs:  # of Upsample 7
-            attrs["scales"] = node.attrs["scales"]
         attrs["mode"] = "nearest"
         if edit.opset >= 11:
             attrs |= {"coordinate_transformation_mode": self.coordinates, "nearest_mode": self.rounding}

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.activations import ALPHA, BETA, excluded
+from graphsurgery.operators.requirements import require_dtype
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -42,8 +43,5 @@ class ReplaceSigmoid(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if excluded(node, self.exclude):
             raise Refuse("it is excluded by name")
-        dtype = edit.dtype(node.inputs[0])
-        if dtype is None or dtype.name not in ("float32", "float16"):
-            kind = "of unknown type" if dtype is None else dtype.name
-            raise Refuse(f"its elements are {kind}, not float32 or float16")
+        require_dtype(node.inputs[0], edit, among=("float32", "float16"))
         edit.replace(node, "HardSigmoid", list(node.inputs), {"alpha": float(self.alpha), "beta": float(self.beta)})

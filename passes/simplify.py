@@ -42,11 +42,12 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
+from graphsurgery.graph.names import fresh, names_in, rename_in
+from graphsurgery.graph.protos import graphs_in, stored_names, stored_outside, walk_protos, without_initializers
 from graphsurgery.operators.idle_weights import at_work, set_aside, twins
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
-from graphsurgery.rewrite import Editor, ModelPass
+from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
 # Dropout draws too, in training mode
 FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
@@ -85,18 +86,15 @@ class Simplify(ModelPass):
         onnxsim_process.start()
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        reason = _refusal(model)
-        if reason is not None:
-            edit.skip(None, reason)
-            return model
+        _require_readable(model)
         light, waiting = set_aside(_with_values_inside(model, edit))
         view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = Model.of(view).proto
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
         misled = _misled(view)
-        has_bodies = len(_with_bodies(given.graph)) > 1  # where the last one goes, a name may still wait to come back
-        freed = _free_own_names(given.graph) if has_bodies else {}
+        has_bodies = len(graphs_in(given.graph)) > 1  # where the last one goes, a name may still wait to come back
+        freed = _free_own_names(given) if has_bodies else {}
         given_names = {name: before for before, name in freed.items()}
         waiting = _renamed(waiting, freed)
         done_with: dict[str, TensorProto] = {}
@@ -120,16 +118,15 @@ class Simplify(ModelPass):
             for kind in ("input", "output"):
                 before, after = ([info.name for info in getattr(m.graph, kind)] for m in (given, done.model))
                 if before != after:
-                    edit.skip(None, f"onnxsim made the {kind}s {after} of {before}")
-                    return model
+                    raise Refuse(f"onnxsim made the {kind}s {after} of {before}")
             simplified, heavy = set_aside(_with_frame_of(given, done.model))
-            moved = _free_own_names(simplified.graph) if has_bodies else {}
+            moved = _free_own_names(simplified) if has_bodies else {}
             waiting, done_with = _renamed(waiting, moved), _renamed(done_with | heavy, moved)
             settled = not heavy and _same(simplified, given)
             given = simplified
         simplified = _with_frame_of(model, given)
         _put_back(done_with | waiting, simplified.graph)
-        _rename(simplified.graph, given_names)
+        rename_in(simplified, given_names)
         if simplified.graph.initializer:
             simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
         return simplified
@@ -149,44 +146,15 @@ def _same(one: ModelProto, other: ModelProto) -> bool:
     return bool(one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True))
 
 
-def _free_own_names(graph: GraphProto) -> dict[str, str]:
+def _free_own_names(model: ModelProto) -> dict[str, str]:
     """Give tensors with names as onnxsim makes them others, and return which it gave."""
-    names = {name for inner in _with_bodies(graph) for name in _names(inner)}
+    names = names_in(model.graph)
     moved: dict[str, str] = {}
     for name in sorted(name for name in names if OWN_NAME.fullmatch(name)):
-        fresh = name.removeprefix("_")
-        while fresh in names:
-            fresh += "_"
-        names.add(fresh)
-        moved[name] = fresh
-    _rename(graph, moved)
+        moved[name] = fresh(name.removeprefix("_"), names)
+        names.add(moved[name])
+    rename_in(model, moved)
     return moved
-
-
-def _names(graph: GraphProto) -> set[str]:
-    listed = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    return {item.name for item in listed} | {name for node in graph.node for name in (*node.input, *node.output)}
-
-
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    if not names:
-        return
-    for inner in _with_bodies(graph):
-        for item in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
-            item.name = names.get(item.name, item.name)
-        for sparse in inner.sparse_initializer:
-            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
-        for node in inner.node:
-            node.input[:] = [names.get(name, name) for name in node.input]
-            node.output[:] = [names.get(name, name) for name in node.output]
-
-
-def _with_bodies(graph: GraphProto) -> list[GraphProto]:
-    found = [graph]
-    for current in found:  # grows as it goes
-        for node in current.node:
-            found += bodies(node)
-    return found
 
 
 def _renamed(weights: dict[str, TensorProto], names: dict[str, str]) -> dict[str, TensorProto]:
@@ -206,28 +174,29 @@ def _put_back(weights: dict[str, TensorProto], graph: GraphProto) -> None:
             kept.name = name
 
 
-def _refusal(model: ModelProto) -> str | None:
-    inputs = {info.name for info in model.graph.input}
-    defaults = [tensor.name for tensor in model.graph.initializer if tensor.name in inputs]
+def _require_readable(model: ModelProto) -> None:
+    """Raise Refuse where onnxsim would take something in `model` for something else."""
+    defaults = sorted(stored_names(model.graph) & {info.name for info in model.graph.input})
     if defaults:
-        return f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+        raise Refuse(
+            f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+        )
     if model.training_info:
-        return "it holds training information, so its initializers are no constants"
-    if any(graph.quantization_annotation for graph in _with_bodies(model.graph)):
-        return "it holds quantization annotations, which onnxsim drops"
+        raise Refuse("it holds training information, so its initializers are no constants")
+    if any(graph.quantization_annotation for graph in graphs_in(model.graph)):
+        raise Refuse("it holds quantization annotations, which onnxsim drops")
     nodes = walk_protos(model.graph)  # the insides of functions are safe, onnxsim does not look at them
     for node in nodes:
         if node.domain not in STANDARD_DOMAINS and onnx.defs.has(node.op_type):
-            return (
-                f"onnxsim would take '{node.op_type}' of domain '{node.domain}' for the operator of ONNX of that name"
-            )
+            own = f"'{node.op_type}' of domain '{node.domain}'"
+            raise Refuse(f"onnxsim would take {own} for the operator of ONNX of that name")
         if any(attribute.type in SPARSE for attribute in node.attribute):
-            return f"onnxsim can't read the sparse tensor of a {node.op_type}"
+            raise Refuse(f"onnxsim can't read the sparse tensor of a {node.op_type}")
     present = {node.op_type for node in nodes if node.domain in STANDARD_DOMAINS}
     for built, taken in UNDONE_PAIRS:
         if {built, taken} <= present:
-            return f"it has {built} and {taken}; onnxsim joins them and renames the model's inputs or outputs by that"
-    return None
+            pair = f"it has {built} and {taken}"
+            raise Refuse(f"{pair}; onnxsim joins them and renames the model's inputs or outputs by that")
 
 
 def _misled(view: gs.Graph) -> list[str]:
@@ -252,21 +221,10 @@ def _draws(model: ModelProto) -> bool:
 
 def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
     """Return `simplified` with everything of `model` that is not the nodes' business: interface, versions, notes."""
-    framed = ModelProto()
-    framed.CopyFrom(simplified)
-    for descriptor, value in model.ListFields():
-        if descriptor.name != "graph":
-            framed.ClearField(descriptor.name)
-            if descriptor.is_repeated:
-                getattr(framed, descriptor.name).extend(value)
-            else:
-                setattr(framed, descriptor.name, value)
-    if not model.metadata_props:
-        del framed.metadata_props[:]
-    for part in ("input", "output", "metadata_props"):
+    framed = without_initializers(model)
+    for part in ("node", "initializer", "sparse_initializer", "value_info"):
         framed.graph.ClearField(part)
-        getattr(framed.graph, part).extend(getattr(model.graph, part))
-    framed.graph.name, framed.graph.doc_string = model.graph.name, model.graph.doc_string
+        getattr(framed.graph, part).extend(getattr(simplified.graph, part))
     _lift_constants(framed.graph)
     notes = {(node.op_type, *node.output): node.metadata_props for node in walk_protos(model.graph)}
     for node in walk_protos(framed.graph):

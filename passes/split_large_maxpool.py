@@ -24,11 +24,14 @@ It does not fire when
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.windows import Window, window
+from graphsurgery.operators.requirements import require_unread
+from graphsurgery.operators.slices import Link, chain
+from graphsurgery.operators.windows import Window, window, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -52,19 +55,15 @@ class SplitLargeMaxpool(NodePass):
             return
         if any(size != 1 for name in ("strides", "dilations") for size in attribute(node, name, [])):
             raise Refuse("it has a stride, or dilates")
-        if any(indices.outputs or edit.is_output(indices) for indices in node.outputs[1:]):
-            raise Refuse("the indices of the maxima are read")
+        require_unread(node, edit, "the indices of the maxima are")
         # with stride 1, SAME pads by the window less one whatever the size is, and rounding up changes nothing
         whole = window(node, kernel, [1] * len(kernel))
         if whole is None or not all(0 <= pad < size for pad, size in zip(whole.pads, kernel * 2, strict=True)):
             raise Refuse("its attributes contradict each other, or it pads by a window or more")
         if not all(_fits(whole, axis, node, edit) for axis in range(len(kernel))):
             raise Refuse("nothing tells that its window fits into its input")
-        tensor, name = node.inputs[0], node.outputs[0].name
-        *first, last = _steps(whole, self.largest)
-        for number, attrs in enumerate(first, start=1):
-            tensor = edit.emit("MaxPool", [tensor], attrs, hint=f"{name}_step{number}", dtype=node.outputs[0].dtype)
-        edit.replace(node, "MaxPool", [tensor], last)
+        steps = enumerate(_steps(whole, self.largest), start=1)
+        chain(edit, node, node.inputs[0], [Link("MaxPool", (), attrs, f"step{number}") for number, attrs in steps])
 
 
 def _fits(whole: Window, axis: int, node: gs.Node, edit: Editor) -> bool:
@@ -77,7 +76,7 @@ def _fits(whole: Window, axis: int, node: gs.Node, edit: Editor) -> bool:
     return isinstance(size, int) and size + pads >= whole.kernel[axis]
 
 
-def _steps(whole: Window, largest: int) -> list[dict[str, list[int]]]:
+def _steps(whole: Window, largest: int) -> list[dict[str, Any]]:
     """Return the attributes of the cascade; windows of k and k' make one of k + k' - 1."""
     reach = [size - 1 for size in whole.kernel]
     steps = []
@@ -90,7 +89,7 @@ def _steps(whole: Window, largest: int) -> list[dict[str, list[int]]]:
             for axis, pad in enumerate(side)
         ]
         kernel = [end - begin + 1 for begin, end in zip(done, after, strict=True)]
-        steps.append({"kernel_shape": kernel, "pads": pads, "strides": [1] * len(kernel)})
+        steps.append(windowing(kernel, pads=pads))
         done = after
     return steps
 

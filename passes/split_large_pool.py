@@ -21,11 +21,14 @@ It does not fire when
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.operators.windows import window
+from graphsurgery.operators.requirements import require_unread
+from graphsurgery.operators.slices import Link, chain
+from graphsurgery.operators.windows import window, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _WINDOWED = {"GlobalAveragePool": "AveragePool", "GlobalMaxPool": "MaxPool"}
@@ -50,65 +53,52 @@ class SplitLargePool(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not is_op(node, *_WINDOWED) and max(attribute(node, "kernel_shape", []), default=0) <= self.largest:
             return
-        if any(indices.outputs or edit.is_output(indices) for indices in node.outputs[1:]):
-            raise Refuse("the indices of the maxima are read")
+        require_unread(node, edit, "the indices of the maxima are")
         sides = _sides(node, self.largest, edit)
-        if isinstance(sides, str):
-            raise Refuse(sides)
         if max((size for size, _ in sides), default=0) <= self.largest:
             return
-        split = [_split(side, self.largest) for side in sides]
-        for (size, _), parts in zip(sides, split, strict=True):
-            if not parts:
-                raise Refuse(f"{size} has a prime factor above {self.largest}")
-        tensor, op, name = node.inputs[0], _WINDOWED.get(node.op, node.op), node.outputs[0].name
-        count = max(map(len, split))
-        for number in range(count):
-            step = [parts[number] if number < len(parts) else (1, 1) for parts in split]
-            attrs = {
-                "kernel_shape": [size for size, _ in step],
-                "pads": [0] * 2 * len(step),
-                "strides": [stride for _, stride in step],
-            }
-            if number < count - 1:
-                tensor = edit.emit(op, [tensor], attrs, hint=f"{name}_step{number + 1}", dtype=node.outputs[0].dtype)
-            else:
-                edit.replace(node, op, [tensor], attrs)
+        op = _WINDOWED.get(node.op, node.op)
+        steps = zip_longest(*(_split(side, self.largest) for side in sides), fillvalue=(1, 1))
+        links = []
+        for number, step in enumerate(steps, start=1):
+            kernel, strides = zip(*step, strict=True)
+            links.append(Link(op, (), windowing(kernel, strides), f"step{number}"))
+        chain(edit, node, node.inputs[0], links)
 
 
-def _sides(node: gs.Node, largest: int, edit: Editor) -> list[Side] | str:
-    """Return window and stride along each axis, the stride of a long window being the window; or why that is not so."""
+def _sides(node: gs.Node, largest: int, edit: Editor) -> list[Side]:
+    """Return window and stride along each axis; raise Refuse where the stride of a long window is not the window."""
     shape = edit.shape(node.inputs[0])
     sizes = [size for size in (shape or [])[2:] if isinstance(size, int) and size > 0]
     if shape is None or len(sizes) != len(shape) - 2:
-        return "the size that it pools is not known"
+        raise Refuse("the size that it pools is not known")
     if is_op(node, *_WINDOWED):
         return [(size, size) for size in sizes]
     pool = window(node, attribute(node, "kernel_shape", []), sizes)
     if pool is None or pool.padded or any(size != 1 for size in pool.dilations):
-        return "it pads or dilates"
+        raise Refuse("it pads or dilates")
     sides = []
     for size, stride, before in zip(pool.kernel, pool.strides, sizes, strict=True):
         if size > before:
-            return "its window is larger than its input"
+            raise Refuse("its window is larger than its input")
         if attribute(node, "ceil_mode", 0) and (before - size) % stride != 0:
-            return "it rounds up, to a window that is not full"
+            raise Refuse("it rounds up, to a window that is not full")
         if size > largest and size not in (stride, before):
-            return "its windows overlap or leave gaps"
+            raise Refuse("its windows overlap or leave gaps")
         sides.append((size, size if size > largest else stride))
     return sides
 
 
 def _split(side: Side, largest: int) -> list[Side]:
-    """Return windows up to `largest` that make `side` one after the other; none where there are none."""
-    size, _ = side
-    if size <= largest:
+    """Return windows up to `largest` that make `side` one after the other; raise Refuse where there are none."""
+    left, _ = side
+    if left <= largest:
         return [side]
     parts = []
-    while size > 1:
-        part = next((part for part in range(min(size, largest), 1, -1) if size % part == 0), None)
+    while left > 1:
+        part = next((part for part in range(min(left, largest), 1, -1) if left % part == 0), None)
         if part is None:
-            return []
+            raise Refuse(f"{side[0]} has a prime factor above {largest}")
         parts.append((part, part))
-        size //= part
+        left //= part
     return parts

@@ -14,8 +14,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.axes import bounds
@@ -23,7 +21,6 @@ from graphsurgery.operators.slices import chain, slicing, takes_all
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class SplitMultiAxisSlice(NodePass):
     name = "split-multi-axis-slice"
     effect = "exact"

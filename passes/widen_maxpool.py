@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.passes._unit_pool import why_no_unit_pool
-from graphsurgery.rewrite import Editor, NodePass, Refuse
+from graphsurgery.operators.windows import require_unit_pool
+from graphsurgery.rewrite import Editor, NodePass
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class WidenMaxpool(NodePass):
             raise ValueError(f"kernel must be an odd number from 3 up, not {self.kernel}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        reason = why_no_unit_pool(node)
-        if reason is not None:
-            raise Refuse(reason)
+        require_unit_pool(node, edit)
         attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"}
         attrs |= {"kernel_shape": [self.kernel] * 2, "pads": [self.kernel // 2] * 4}
         edit.replace(node, "MaxPool", list(node.inputs), attrs)

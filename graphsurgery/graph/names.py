@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto
 
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import renamed_note
-from graphsurgery.graph.protos import graphs_in, walk_protos
+from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos
 
 
 def clean_name(name: str) -> str:
@@ -77,6 +77,15 @@ def _rename_in_graph(graph: GraphProto, names: Mapping[str, str]) -> None:
 def tensor_names(proto: ModelProto) -> set[str]:
     names = {name for node in walk_protos(proto.graph) for name in (*node.input, *node.output)}
     return names | {info.name for info in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer)}
+
+
+def names_in(graph: GraphProto) -> set[str]:
+    """Return the names that a tensor, a type or an initializer of `graph` or of a body in it has."""
+    names: set[str] = set()
+    for inner in graphs_in(graph):
+        names.update(item.name for item in (*inner.input, *inner.output, *inner.value_info))
+        names.update(stored_names(inner), *(node.input for node in inner.node), *(node.output for node in inner.node))
+    return names - {""}
 
 
 def fresh(hint: str, taken: set[str]) -> str:

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, consumers, is_op
+from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.operators.operands import FLOATS, optional
+from graphsurgery.operators.requirements import require_constant
 from graphsurgery.operators.training import why_it_trains
-from graphsurgery.operators.windows import Window, window
-from graphsurgery.rewrite import Editor
-
-FLOATS = ("float16", "float32", "float64")
+from graphsurgery.rewrite import Editor, Refuse
 
 # Weights this small add nothing to anything: training leaves channels that died, down to the smallest float32.
 _DEAD = 1e-30
@@ -77,29 +76,24 @@ class Weights:
                 edit.set_attribute(node, "beta", 1.0)
 
 
-def read_once(tensor: gs.Tensor, edit: Editor) -> bool:
-    """Whether one node alone reads `tensor`, once, and it is no output of any graph."""
-    return len(consumers(tensor)) == 1 and not edit.is_output(tensor)
-
-
-def batchnorm(node: gs.Node, opset: int) -> Affine | str:
-    """Return the scale and shift of a BatchNormalization in inference mode, or the reason why it has none.
+def batchnorm(node: gs.Node, opset: int) -> Affine:
+    """Return the scale and shift of a BatchNormalization; raise Refuse where it trains, or has none.
 
     Formula: the specification of BatchNormalization, (x - mean) / sqrt(variance + epsilon) * scale + bias.
     """
     reason: str | None = why_it_trains(node, opset)
     if reason is not None:
-        return reason
+        raise Refuse(reason)
     if not attribute(node, "spatial", 1):
-        return "spatial is 0: it normalises each element of a channel by itself"
-    values = [constant(tensor) for tensor in node.inputs[1:5]]
-    if any(value is None for value in values):
-        return "its parameters are not constant"
-    scale, bias, mean, variance = (np.ravel(value).astype(np.float64) for value in values if value is not None)
+        raise Refuse("spatial is 0: it normalises each element of a channel by itself")
+    values = [require_constant(tensor, "its parameters are") for tensor in node.inputs[1:5]]
+    scale, bias, mean, variance = (np.ravel(value).astype(np.float64) for value in values)
     with np.errstate(all="ignore"):
         scale = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         found = Affine(scale, bias - mean * scale)
-    return found if found.finite else "its scale or shift is not finite"
+    if not found.finite:
+        raise Refuse("its scale or shift is not finite")
+    return found
 
 
 def arithmetic(node: gs.Node | None) -> tuple[gs.Tensor, Affine] | None:
@@ -125,41 +119,36 @@ def arithmetic(node: gs.Node | None) -> tuple[gs.Tensor, Affine] | None:
         return data, Affine(value if node.op == "Mul" else 1 / value, zeros)
 
 
-def why_no_weights(node: gs.Node) -> str | None:
-    """Say why the weights of a Conv, ConvTranspose, Gemm or MatMul can't be scaled; None where they can."""
-    weight = constant(node.inputs[1])
-    if weight is None:
-        return f"the weights of the {node.op} are not constant"
+def require_weights(node: gs.Node) -> np.ndarray:
+    """Return the weights of a Conv, ConvTranspose, Gemm or MatMul; raise Refuse where they can't be scaled."""
+    weight = require_constant(node.inputs[1], f"the weights of the {node.op} are")
     if weight.dtype.name not in FLOATS:
-        return f"the weights of the {node.op} are {weight.dtype.name}, not {', '.join(FLOATS)}"
+        raise Refuse(f"the weights of the {node.op} are {weight.dtype.name}, not {', '.join(FLOATS)}")
     if weight.ndim < 2:
-        return f"the weights of the {node.op} are a vector"
-    if len(node.inputs) > 2 and node.inputs[2].name and constant(node.inputs[2]) is None:
-        return f"the bias of the {node.op} is not constant"
-    return None
+        raise Refuse(f"the weights of the {node.op} are a vector")
+    require_bias(node)
+    return weight
 
 
-def weights_of(node: gs.Node) -> np.ndarray:
-    """Return the weights of a node that `why_no_weights` has nothing against."""
-    return np.asarray(constant(node.inputs[1]))
+def require_bias(node: gs.Node) -> np.ndarray | None:
+    """Return the bias of a Conv, ConvTranspose or Gemm as it is written, None where it has none; or raise Refuse."""
+    bias = optional(node, 2)
+    return None if bias is None else require_constant(bias, f"the bias of the {node.op} is")
 
 
 def channels_out(node: gs.Node) -> int:
     """Return how many channels a node with constant weights writes: along the last axis of a Gemm or MatMul, else 1."""
-    shape = weights_of(node).shape
+    shape = require_weights(node).shape
     if is_op(node, "ConvTranspose"):
         return int(shape[1] * attribute(node, "group", 1))
     return int(shape[0 if is_op(node, "Conv") or attribute(node, "transB", 0) else -1])
 
 
-def fold_out(node: gs.Node, affine: Affine) -> Weights | str:
-    """Return the weights with which `node` writes what it writes now times scale plus shift, or why there are none.
-
-    Ask `why_no_weights` first.
-    """
-    weight, bias = weights_of(node), _bias(node)
+def fold_out(node: gs.Node, affine: Affine) -> Weights:
+    """Return the weights with which `node` writes what it writes now times scale plus shift, or raise Refuse."""
+    weight, bias = require_weights(node), _bias(node)
     if affine.shifts and is_op(node, "MatMul"):
-        return "a MatMul has no bias to take the shift"
+        raise Refuse("a MatMul has no bias to take the shift")
     view, beside = list(weight.shape), [1] * weight.ndim
     if is_op(node, "ConvTranspose"):  # its output channels are numbered group by group, its weights are not
         group = attribute(node, "group", 1)
@@ -169,18 +158,16 @@ def fold_out(node: gs.Node, affine: Affine) -> Weights | str:
         beside[0 if is_op(node, "Conv") or attribute(node, "transB", 0) else -1] = len(affine.scale)
     new = held(weight.reshape(view) * affine.scale.reshape(beside), weight.dtype, beside)
     total = held(affine.shift if bias is None else bias * affine.scale + affine.shift, weight.dtype)
-    if new is None or total is None:
-        return f"the folded weights would leave the range of {weight.dtype.name}"
     changed = affine.shifts or (affine.scales and bias is not None)
     return Weights(new.reshape(weight.shape) if affine.scales else None, total if changed else None)
 
 
-def fold_in(conv: gs.Node, affine: Affine) -> Weights | str:
-    """Return the weights with which a Conv makes of x what it makes of x * scale + shift now, or why there are none.
+def fold_in(conv: gs.Node, affine: Affine) -> Weights:
+    """Return the weights with which a Conv makes of x what it makes of x * scale + shift now, or raise Refuse.
 
-    Ask `why_no_weights` first. Wherever its window reaches outside of x, the Conv must find what the affine makes zero.
+    Wherever its window reaches outside of x, the Conv must find what the affine makes zero.
     """
-    weight, bias = weights_of(conv), _bias(conv)
+    weight, bias = require_weights(conv), _bias(conv)
     group = attribute(conv, "group", 1)
     view = [group, weight.shape[0] // group, *weight.shape[1:]]
     beside = [group, 1, view[2], *[1] * (weight.ndim - 2)]
@@ -188,35 +175,26 @@ def fold_in(conv: gs.Node, affine: Affine) -> Weights | str:
     new = held(wide * affine.scale.reshape(beside), weight.dtype, [*view[:2], *[1] * (weight.ndim - 1)])
     moved = (wide * affine.shift.reshape(beside)).sum(axis=tuple(range(2, len(view)))).ravel()
     total = held(moved if bias is None else moved + bias, weight.dtype)
-    if new is None or total is None:
-        return f"the folded weights would leave the range of {weight.dtype.name}"
     return Weights(new.reshape(weight.shape) if affine.scales else None, total if affine.shifts else None)
 
 
-def conv_window(conv: gs.Node, edit: Editor) -> Window | None:
-    """Return the window of a Conv with constant weights; None where its pads depend on a size that is not known."""
-    kernel = weights_of(conv).shape[2:]
-    shape = edit.shape(conv.inputs[0]) if str(attribute(conv, "auto_pad", "")).startswith("SAME") else None
-    return window(conv, kernel, None if shape is None else shape[2:])
-
-
-def held(values: np.ndarray, dtype: np.dtype[Any], per: Sequence[int] = ()) -> np.ndarray | None:
-    """Return float64 `values` in `dtype`; None where its range does not hold them.
+def held(values: np.ndarray, dtype: np.dtype[Any], per: Sequence[int] = ()) -> np.ndarray:
+    """Return float64 `values` in `dtype`; raise Refuse where its range does not hold them.
 
     That is where one overflows, or where the largest of a channel is so small that it loses digits. `per` is the shape
     of `values` with 1 in place of the axes that run inside a channel.
     """
-    with np.errstate(all="ignore"):
-        cast = np.asarray(values, dtype)
-    if not np.isfinite(cast).all():
-        return None
     inside = tuple(axis for axis in range(values.ndim) if not per or per[axis] == 1)
     peak = np.max(np.abs(values), axis=inside, keepdims=True, initial=0.0)
-    lost = np.abs(cast - values) > np.finfo(dtype).eps * peak
-    return None if (lost & (peak > _DEAD)).any() else cast
+    with np.errstate(all="ignore"):
+        cast = np.asarray(values, dtype)
+        lost = np.abs(cast - values) > np.finfo(dtype).eps * peak
+    if not np.isfinite(cast).all() or (lost & (peak > _DEAD)).any():
+        raise Refuse(f"the weights would leave the range of {dtype.name}")
+    return cast
 
 
 def _bias(node: gs.Node) -> np.ndarray | None:
     """Return the constant bias of `node` in float64, as often as a Gemm counts it; None where it has none."""
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
+    bias = require_bias(node)
     return None if bias is None else bias.astype(np.float64) * attribute(node, "beta", 1.0)

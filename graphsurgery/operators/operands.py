@@ -24,6 +24,11 @@ def scalar(tensor: gs.Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def optional(node: gs.Node, index: int) -> gs.Tensor | None:
+    """Return the input at `index`; None where it is left out."""
+    return node.inputs[index] if len(node.inputs) > index and node.inputs[index].name else None
+
+
 def rank(tensor: gs.Tensor) -> int:
     """Return the number of dimensions of a constant."""
     value = constant(tensor)

@@ -18,7 +18,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant
 from graphsurgery.operators.axes import normalised
-from graphsurgery.rewrite import Editor
+from graphsurgery.operators.operands import optional
+from graphsurgery.operators.requirements import require_shape
+from graphsurgery.rewrite import Editor, Refuse
 
 _BEFORE_11 = ("x", "scales")
 _SINCE_11 = ("x", "roi", "scales", "sizes")
@@ -42,43 +44,40 @@ def rounding(node: gs.Node, edit: Editor) -> str:
 def given(node: gs.Node, name: str, edit: Editor) -> gs.Tensor | None:
     """Return the input `name` (roi, scales, sizes); None where it is omitted."""
     names = _BEFORE_11 if edit.opset < 11 else _SINCE_11
-    index = names.index(name) if name in names else len(node.inputs)
-    return node.inputs[index] if index < len(node.inputs) and node.inputs[index].name else None
+    return optional(node, names.index(name)) if name in names else None
 
 
-def factors(node: gs.Node, edit: Editor) -> tuple[Fraction, ...] | str:
-    """Return by how much each axis grows, or why that can't be told.
+def factors(node: gs.Node, edit: Editor) -> tuple[Fraction, ...]:
+    """Return by how much each axis grows; raise Refuse where that can't be told.
 
     From `scales` as they are written, from `sizes` as output size by input size. A factor is exact: a float is a
     fraction, too. Formula: the specification of Resize.
     """
     if coordinates(node, edit) == "tf_crop_and_resize":
-        return "it crops as well (tf_crop_and_resize)"
+        raise Refuse("it crops as well (tf_crop_and_resize)")
     scales, sizes = _values(node, "scales", edit), _values(node, "sizes", edit)
     if scales is None or sizes is None:
-        return "its scales or sizes are not constant"
+        raise Refuse("its scales or sizes are not constant")
     if bool(scales) == bool(sizes):
-        return "it has both scales and sizes, or neither"
+        raise Refuse("it has both scales and sizes, or neither")
     if not all(np.isfinite(value) and value > 0 for value in (*scales, *sizes)):
-        return "its scales or sizes are no positive numbers"
+        raise Refuse("its scales or sizes are no positive numbers")
     # even where it keeps the sizes as they are, onnxruntime 1.31 ignores those of negative axes then
     if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return "it keeps the aspect ratio, so its output need not have the sizes that are written"
+        raise Refuse("it keeps the aspect ratio, so its output need not have the sizes that are written")
     if scales and "axes" not in node.attrs:
         return tuple(map(Fraction, scales))
-    shape = edit.shape(node.inputs[0])
-    if shape is None:
-        return "the rank of its input is not known"
+    shape = require_shape(node.inputs[0], edit)
     axes = normalised(attribute(node, "axes", range(len(shape))), len(shape))
     if axes is None or len(axes) != len(scales or sizes):
-        return "its axes don't fit its scales, its sizes or its input"
+        raise Refuse("its axes don't fit its scales, its sizes or its input")
     if scales:
         return _spread(axes, list(map(Fraction, scales)), len(shape))
     ratios = []
     for axis, size in zip(axes, sizes, strict=True):
         before = shape[axis]
-        if not isinstance(before, int) or before < 1:
-            return f"it is given by sizes, and the size of axis {axis} before is not known"
+        if not before:
+            raise Refuse(f"it is given by sizes, and the size of axis {axis} before is not known")
         ratios.append(Fraction(int(size), before))
     return _spread(axes, ratios, len(shape))
 

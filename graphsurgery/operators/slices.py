@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.axes import Bounds, normalised
-from graphsurgery.rewrite import Editor
+from graphsurgery.rewrite import Editor, Refuse
 
 TO_THE_END = 2**63 - 1
 # The specification of Slice: INT_MAX stands for the end of an axis whose size is not known.
 _BEYOND_ANY_SIZE = 2**31 - 1
+# From these operator sets on the axes are an input.
+_AXES_ARE_AN_INPUT = {"Squeeze": 13, "Unsqueeze": 13, "ReduceMean": 18}
 
 
 @dataclass(frozen=True)
 class Link:
-    """An operator with one data input and constant parameters."""
+    """An operator with one data input, and its parameters; `hint` ends the name of what it writes."""
 
     op: str
     parameters: tuple[gs.Tensor, ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
+    hint: str = ""
 
 
 def slicing(edit: Editor, hint: str, taken: Sequence[Bounds]) -> Link:
@@ -35,24 +39,32 @@ def slicing(edit: Editor, hint: str, taken: Sequence[Bounds]) -> Link:
     return Link("Slice", tuple(edit.constant(f"{hint}_{name}", values) for name, values in named.items()))
 
 
-def reshaping(edit: Editor, hint: str, sizes: Sequence[int]) -> Link:
-    """Return the Reshape to `sizes`; a 0 copies the size of the same axis, a -1 is computed."""
-    return Link("Reshape", (edit.constant(f"{hint}_shape", list(sizes)),))
+def reshaping(edit: Editor, hint: str, sizes: Sequence[int | None]) -> Link:
+    """Return the Reshape to `sizes`; a 0 or None copies the size of the same axis, a -1 is computed."""
+    return Link("Reshape", (edit.constant(f"{hint}_shape", [size or 0 for size in sizes]),))
 
 
-def squeezing(edit: Editor, hint: str, axis: int) -> Link:
-    """Return the Squeeze of one axis."""
-    if edit.opset < 13:
-        return Link("Squeeze", (), {"axes": [axis]})
-    return Link("Squeeze", (edit.constant(f"{hint}_axes", [axis]),))
+def on_axes(edit: Editor, op: str, hint: str, axes: Sequence[int], attrs: Mapping[str, Any] | None = None) -> Link:
+    """Return the Squeeze, Unsqueeze or ReduceMean of `axes`."""
+    if edit.opset < _AXES_ARE_AN_INPUT[op]:
+        return Link(op, (), {**(attrs or {}), "axes": list(axes)})
+    return Link(op, (edit.constant(f"{hint}_axes", list(axes)),), dict(attrs or {}))
+
+
+def padding(edit: Editor, hint: str, pads: Sequence[int], value: np.ndarray | None = None) -> Link:
+    """Return the Pad with `value`, which is zero where none is given."""
+    if edit.opset < 11:
+        return Link("Pad", (), {"pads": list(pads)} | ({} if value is None else {"value": float(value)}))
+    given = () if value is None else (edit.constant(f"{hint}_value", value),)
+    return Link("Pad", (edit.constant(f"{hint}_pads", list(pads)), *given))
 
 
 def chain(edit: Editor, node: gs.Node, data: gs.Tensor, links: Sequence[Link]) -> None:
     """Send `data` through `links`, of which the last takes the place of `node` and writes what that wrote."""
     *inner, last = links
     for link in inner:
-        hint = f"{node.outputs[0].name}_{link.op.lower()}"
-        data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint, dtype=node.outputs[0].dtype)
+        hint = f"{node.outputs[0].name}_{link.hint or link.op.lower()}"
+        data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint)
     edit.replace(node, last.op, [data, *last.parameters], last.attrs)
 
 
@@ -62,17 +74,19 @@ def sizes(edit: Editor, tensor: gs.Tensor) -> list[int | None] | None:
     return None if shape is None else [size if isinstance(size, int) and size >= 0 else None for size in shape]
 
 
-def locate(edit: Editor, tensor: gs.Tensor, axis: int) -> tuple[int, int | None] | None:
-    """Return `axis` of `tensor` as a new node may write it, and its size if known; None where it may not.
+def locate(edit: Editor, tensor: gs.Tensor, axis: int) -> tuple[int, int | None]:
+    """Return `axis` of `tensor` as a new node may write it, and its size if known; raise Refuse where it may not.
 
     That is from the front, or as it stands where the rank is not known: operators count from the back since
     operator set 11.
     """
     known = sizes(edit, tensor)
-    if known is None:
-        return (axis, None) if axis >= 0 or edit.opset >= 11 else None
-    found = normalised([axis], len(known))
-    return None if found is None else (found[0], known[found[0]])
+    if known is None and (axis >= 0 or edit.opset >= 11):
+        return axis, None
+    found = None if known is None else normalised([axis], len(known))
+    if known is None or found is None:
+        raise Refuse("nothing tells which axis, counted from the front, it works along")
+    return found[0], known[found[0]]
 
 
 def picked(taken: Bounds, size: int) -> range:
@@ -90,17 +104,18 @@ def reaches_the_end(taken: Bounds) -> bool:
     return bool(taken.end >= _BEYOND_ANY_SIZE)
 
 
-def relabelled(sources: Sequence[int | None], given: Sequence[int | None]) -> list[int] | None:
+def relabelled(sources: Sequence[int | None], given: Sequence[int | None]) -> list[int]:
     """Return the sizes to write for a Reshape which only adds or drops axes of size 1.
 
-    Axis i of the result is axis `sources[i]` of the input, whose shape is `given`, or new where that is None. None
-    where no such Reshape is right for every size that `given` leaves open: a size that is not known can be copied to
-    the same axis by a 0; elsewhere it must be computed from the others, which then may not be 0.
+    Axis i of the result is axis `sources[i]` of the input, whose shape is `given`, or new where that is None. Raises
+    Refuse where no such Reshape is right for every size that `given` leaves open: a size that is not known can be
+    copied to the same axis by a 0; elsewhere it must be computed from the others, which then may not be 0.
     """
     written: list[int] = []
     for axis, source in enumerate(sources):
         size = 1 if source is None else given[source]
-        if size == 0 and source != axis:
-            return None  # would copy another axis
         written.append(size if size is not None else 0 if source == axis else -1)
-    return written if -1 not in written or (written.count(-1) == 1 and 0 not in written) else None
+    copies = all(size != 0 or source == axis for axis, (size, source) in enumerate(zip(written, sources, strict=True)))
+    if not copies or written.count(-1) > 1 or {0, -1} <= set(written):
+        raise Refuse("its sizes that are not known, or 0, can't be written down for a Reshape")
+    return written

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, is_op
+from graphsurgery.operators.operands import optional
 from graphsurgery.rewrite import Editor
 
 Interval = tuple[int, int]
@@ -183,7 +184,7 @@ def _range(_: gs.Node, operands: list[Interval]) -> Interval | None:
 def _clip(node: gs.Node, operands: list[Interval]) -> Interval | None:
     """Return min(max(x, low), high); a bound that is left out, or put before the one given, is none."""
     (low, high), *given = operands
-    omitted = [len(node.inputs) <= index or not node.inputs[index].name for index in (1, 2)]
+    omitted = [optional(node, index) is None for index in (1, 2)]
     if not omitted[0]:
         least = given.pop(0)
         low, high = max(low, least[0]), max(high, least[1])

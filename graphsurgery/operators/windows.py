@@ -1,13 +1,16 @@
-"""The window of a Conv or a pool with every default written out, `auto_pad` resolved."""
+"""The window of a Conv or a pool: with every default written out, `auto_pad` resolved, or as a new node has it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op
+from graphsurgery.operators.requirements import require_unread
+from graphsurgery.rewrite import Editor, Refuse
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,35 @@ def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | N
     return Window(
         tuple(map(int, kernel)), tuple(map(int, strides)), tuple(map(int, dilations)), tuple(begins), tuple(ends)
     )
+
+
+def window_of(node: gs.Node, edit: Editor) -> Window | None:
+    """Return the window of a Conv or a pool as it stands in the graph; None as in `window`, or for want of a kernel."""
+    kernel = attribute(node, "kernel_shape", None) or (edit.static_shape(node.inputs[1]) or ())[2:]
+    shape = edit.shape(node.inputs[0]) if str(attribute(node, "auto_pad", "")).startswith("SAME") else None
+    return window(node, kernel, None if shape is None else shape[2:]) if len(kernel) else None
+
+
+def windowing(
+    kernel: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (), group: int | None = None
+) -> dict[str, Any]:
+    """Return the attributes of a pool, or of a Conv with that many groups, that reaches over `kernel`.
+
+    All are written out: VitisAI aborts on a Conv that leaves one at its default.
+    """
+    ones = [1] * len(kernel)
+    attrs = {"kernel_shape": [*kernel], "pads": [*pads] or [0, 0] * len(kernel), "strides": [*strides] or ones}
+    return attrs if group is None else {"dilations": ones, "group": group} | attrs
+
+
+def require_unit_pool(node: gs.Node, edit: Editor) -> None:
+    """Demand that a MaxPool is plain subsampling over a window of one element in two dimensions, or raise Refuse."""
+    kernel = attribute(node, "kernel_shape", [])
+    if any(size != 1 for size in kernel):
+        raise Refuse(f"the kernel is {'x'.join(map(str, kernel))}")
+    if len(kernel) != 2:
+        raise Refuse(f"the window has {len(kernel)} dimensions, not 2")
+    padded = any(attribute(node, "pads", [])) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if padded or attribute(node, "ceil_mode", 0) or any(d != 1 for d in attribute(node, "dilations", [])):
+        raise Refuse("it pads, dilates or rounds up, so its output has another size than every s-th element")
+    require_unread(node, edit, "the indices of the maxima are")

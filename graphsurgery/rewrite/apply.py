@@ -1,8 +1,7 @@
 """Pass and its three kinds, and Editor, the one object through which a pass changes a graph.
 
-A pass is a frozen dataclass; its fields are its options. It declares a kebab-case `name` and an `effect`:
+A pass declares a kebab-case `name` and an `effect`; one with options is a frozen dataclass, and they are its fields:
 
-    @dataclass(frozen=True)
     class DropIdentity(NodePass):
         name = "drop-identity"
         effect = "exact"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
@@ -35,6 +35,14 @@ class Pass:
     name: ClassVar[str]
     effect: ClassVar[Effect]
     keeps_outputs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where an option is none of the literals that its type lists."""
+        kinds = get_type_hints(type(self)) if fields(self) else {}
+        for option in fields(self):
+            value, choices = getattr(self, option.name), get_args(kinds[option.name])
+            if get_origin(kinds[option.name]) is Literal and value not in choices:
+                raise ValueError(f"{option.name} must be one of {', '.join(map(str, choices))}, not {value}")
 
     def prepare(self) -> None:
         """Start what takes long to start, without waiting for it; called for all passes when a run begins."""

@@ -71,8 +71,8 @@ class Registry:
             raise InputError(f"{place}: pass {pass_.__name__} needs a kebab-case name, not {name!r}")
         if effect not in ("exact", "approximate"):
             raise InputError(f"{place}: pass '{name}' must declare effect 'exact' or 'approximate', not {effect!r}")
-        if "__dataclass_params__" not in vars(pass_):  # a class without the decorator inherits its base's
-            raise InputError(f"{place}: pass '{name}' must be a @dataclass(frozen=True)")
+        if "__dataclass_params__" not in vars(pass_) and inspect.get_annotations(pass_):  # it inherits its base's
+            raise InputError(f"{place}: pass '{name}' has options, so it must be a @dataclass(frozen=True)")
         if {"name", "effect"} & {option.name for option in dataclasses.fields(pass_)}:
             raise InputError(f"{place}: pass '{name}' must declare name and effect without a type, or they are options")
         if issubclass(pass_, NodePass):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphsurgery.operators.operands import only_reader, rank, scalar, scaled
+from graphsurgery.operators.operands import only_reader, optional, rank, scalar, scaled
 from operators.small_graphs import view
 
 
@@ -32,6 +32,12 @@ def test_an_infinite_scalar_or_a_computed_one_is_none() -> None:
 def test_the_rank_of_a_constant_is_told() -> None:
     graph, _ = view("g (float[2] x) => (y) <float[1, 1] c = {2}> { y = Mul (x, c) }")
     assert rank(graph.nodes[0].inputs[1]) == 2
+
+
+def test_an_input_that_is_left_out_is_none() -> None:
+    graph, _ = view('g (float[2] x) => (y) <float h = {1}> { y = Clip (x, "", h) }')
+    clip = graph.nodes[0]
+    assert [optional(clip, 1), optional(clip, 2), optional(clip, 3)] == [None, clip.inputs[2], None]
 
 
 def test_only_one_reader_counts_and_only_of_what_is_no_output() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from graphsurgery.operators.windows import Window, window
+from graphsurgery.operators.windows import Window, require_unit_pool, window, window_of, windowing
+from graphsurgery.rewrite import Refuse
 from operators.small_graphs import view
 
 
@@ -48,3 +49,34 @@ def test_a_dilated_pool_that_pads_itself_is_none_but_a_conv_is_not() -> None:
 def test_attributes_of_another_rank_are_none() -> None:
     assert of(", strides = [2]") is None
     assert of(", pads = [1, 1]") is None
+
+
+def test_the_window_of_a_conv_without_a_kernel_shape_comes_from_its_weights() -> None:
+    text = 'g (float[1, 1, 4, n] x, float[1, 1, 3, 1] w) => (y) { y = Conv <auto_pad = "SAME_UPPER"> (x, w) }'
+    graph, edit = view(text)
+    found = window_of(graph.nodes[0], edit)
+    assert found is not None
+    assert (found.kernel, found.pads) == ((3, 1), [1, 0, 1, 0])
+
+
+def test_all_attributes_of_a_new_window_are_written_out() -> None:
+    assert windowing([2, 3]) == {"kernel_shape": [2, 3], "pads": [0, 0, 0, 0], "strides": [1, 1]}
+    conv = windowing([1], [2], [0, 1], group=4)
+    assert conv == {"dilations": [1], "group": 4, "kernel_shape": [1], "pads": [0, 1], "strides": [2]}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ("kernel_shape = [1, 1]", None),
+        ("kernel_shape = [1, 2]", "the kernel is 1x2"),
+        ("kernel_shape = [1]", "the window has 1 dimensions"),
+        ("kernel_shape = [1, 1], ceil_mode = 1", "rounds up"),
+    ],
+)
+def test_a_unit_pool_is_plain_subsampling_in_two_dimensions(attributes: str, reason: str | None) -> None:
+    graph, edit = view(f"g (x) => (y) {{ y = MaxPool <{attributes}> (x) }}")
+    if reason is None:
+        return require_unit_pool(graph.nodes[0], edit)
+    with pytest.raises(Refuse, match=reason):
+        require_unit_pool(graph.nodes[0], edit)

@@ -136,7 +136,7 @@ def test_says_which_mode_an_old_operator_set_takes(opset: int) -> None:
 
 
 def test_refuses_a_mode_that_depth_to_space_does_not_know() -> None:
-    with pytest.raises(ValueError, match="CRD or DCR"):
+    with pytest.raises(ValueError, match="mode must be one of CRD, DCR"):
         LowerConvtranspose("RCD")  # type: ignore[arg-type]
 
 

@@ -224,8 +224,8 @@ GEMM = "y = Gemm (x, w, c)"
         ("y = MatMul (x, w)", "int32[2, 3] w = {1, 2, 3, 4, 5, 6}", "int32[n, 2] x", "its weight is int32"),
         ("y = MatMul (x, w)", "float[0, 3] w = {}", "float[n, 0] x", "or none at all"),
         ("y = MatMul (x, w)", "float[2] w = {1, 2}", MATRIX, "its weight has rank 1"),
-        ("y = MatMul (x, w)", SMALL, "float[n, 4, 2] x", "its input is of rank 3"),
-        ("y = MatMul (x, w)", SMALL, "float[2] x", "its input is of rank 1"),
+        ("y = MatMul (x, w)", SMALL, "float[n, 4, 2] x", "the rank of its input is 3"),
+        ("y = MatMul (x, w)", SMALL, "float[2] x", "the rank of its input is 1"),
         ("y = Gemm <alpha = 1.2e-38> (x, w)", SMALL.replace("1, 2, 3, 4", "0.5, 2, 0, 4"), MATRIX, "alpha takes"),
         ("y = Gemm <beta: float = 1.0e38> (x, w, c)", f"{SMALL}, float[3] c = {{1, 2, 30}}", MATRIX, "beta takes"),
     ],
@@ -244,7 +244,7 @@ def test_leaves_elements_alone_whose_number_nothing_tells() -> None:
             a = mine.Split (x)
             y = MatMul (a, w)
         }}"""
-    assert_untouched(LowerGemmToConv(), text, "of unknown rank")
+    assert_untouched(LowerGemmToConv(), text, "the rank of its input is not known")
 
 
 def test_leaves_an_old_operator_set_alone() -> None:

@@ -169,7 +169,7 @@ def test_leaves_an_input_of_unknown_rank_alone() -> None:
             y = GroupNormalization <num_groups: int = 2> (a, scale, bias)
             z = ReduceMean <keepdims: int = 0> (y)
         }"""
-    assert_untouched(LowerGroupnorm(), text, "nothing tells the rank")
+    assert_untouched(LowerGroupnorm(), text, "the rank of its input is not known")
 
 
 # the checker takes no model with the deprecated operator of version 18, so that nothing can be drawn with it

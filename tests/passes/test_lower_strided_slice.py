@@ -186,7 +186,7 @@ def test_leaves_axes_that_are_not_right_alone(axes: str) -> None:
             w = Slice (x, s, e, a, t)
             y = mine.Foo (w)
         }}"""
-    assert_untouched(LowerStridedSlice(), text, "not right for it")
+    assert_untouched(LowerStridedSlice(), text, "not right for 3 axes")
 
 
 def test_leaves_an_unknown_rank_alone() -> None:

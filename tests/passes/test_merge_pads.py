@@ -215,7 +215,7 @@ def test_leaves_a_pad_alone_whose_rank_is_not_known() -> None:
     weights = "int64[2] p = {1, 1}, int64[1] a = {-1}"
     nodes = "k = Reshape (x, n) h = Pad (k, p, , a) y = Pad (h, p, , a)"
     before = text(weights, nodes, "float[N]", opset=18).replace(" x)", " x, int64[R] n)")
-    assert_untouched(MergePads(), before, "its number of dimensions is not known")
+    assert_untouched(MergePads(), before, "the rank of its input is not known")
 
 
 def test_leaves_pads_that_may_be_overridden_alone() -> None:

@@ -146,7 +146,7 @@ def test_a_plugin_can_not_take_the_name_of_a_pass_of_ours(tmp_path: Path) -> Non
         ('    name = "my-pass"\n', "", "kebab-case name, not None"),
         ('name = "my-pass"', 'name: str = "my-pass"', "without a type"),
         ('effect = "exact"', 'effect: str = "exact"', "without a type"),
-        ("@dataclass(frozen=True)\n", "", "must be a @dataclass"),
+        ("@dataclass(frozen=True)\n", "", "has options, so it must be a @dataclass"),
         ("@dataclass(frozen=True)\n", "@dataclass\n", "cannot inherit non-frozen"),
         ("class Mine(NodePass):", "class Mine(NodePass:", "SyntaxError"),
         ("class Mine", "import no_such_package\nclass Mine", "ModuleNotFoundError"),
@@ -165,6 +165,22 @@ def test_a_plugin_that_is_wrong_is_refused_with_its_file(tmp_path: Path, old: st
     message = refusal(path)
     assert message.startswith(str(path))
     assert said in message
+
+
+def test_a_pass_without_options_is_a_plain_class(tmp_path: Path) -> None:
+    text = PLUGIN.replace("@dataclass(frozen=True)\n", "").replace("    limit: int = 3\n", "")
+    passes = discover([plugin(tmp_path, text)])
+    mine = passes.get("my-pass")
+    assert mine() == mine()
+    assert mine() != passes.get("drop-identity")()
+
+
+def test_a_value_that_the_literal_of_an_option_does_not_list_is_refused(tmp_path: Path) -> None:
+    text = PLUGIN.replace("    limit: int = 3", '    by: Literal["row", "column"] = "row"')
+    mine = discover([plugin(tmp_path, f"from typing import Literal\n{text}")]).get("my-pass")
+    assert mine(by="column") != mine()  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="by must be one of row, column, not diagonal"):
+        mine(by="diagonal")  # type: ignore[call-arg]
 
 
 def test_a_plugin_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
