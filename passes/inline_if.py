@@ -29,6 +29,7 @@ from onnx import AttributeProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, producer
+from graphsurgery.graph.view import table
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -49,7 +50,7 @@ class InlineIf(NodePass):
             branch = branches[0]
         else:
             raise Refuse("its condition is not constant, and its branches differ")
-        if vars(branch).get("annotations"):
+        if table(branch).annotations:
             raise Refuse("its branch has quantization annotations")
         unwritten = _unwritten(branch, edit.root)
         if unwritten is not None:
@@ -113,7 +114,7 @@ def _make_unique(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
     own |= {tensor.name: tensor for tensor in _tensors(graphs.walk_graphs(branch)) if isinstance(tensor, gs.Constant)}
     inside = {id(inner) for body in graphs.subgraphs(node) for inner in graphs.walk_graphs(body)}
     outside = [graph for graph in graphs.walk_graphs(edit.root) if id(graph) not in inside]
-    reserved = {name for graph in outside for name in vars(graph).get("reserved", ())}
+    reserved = {name for graph in outside for name in table(graph).reserved}
     clashing = {name for name, tensor in own.items() if name in reserved and not isinstance(tensor, gs.Constant)}
     clashing |= {other.name for other in _tensors(outside) if own.get(other.name, other) is not other}
     for name in sorted(clashing - {""}):

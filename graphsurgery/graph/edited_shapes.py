@@ -22,7 +22,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, PassError
 from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, types
-from graphsurgery.graph.view import to_proto
+from graphsurgery.graph.view import table, to_proto
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class EditedShapes:
             import_domains=self._root.import_domains,
             ir_version=self._root.ir_version,
         )
-        part.base = vars(self._root).get("base")
+        table(part).base = table(self._root).base
         try:
             proto = to_proto(part, largest=SHAPE_LIKE, ordered=True)
             inside = {id(tensor) for unit in taken.values() for tensor in _writes(unit)}

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph.view import table
 from graphsurgery.rewrite import Editor
 
 # What exporters compute shapes with. Of these, the ones below wait until an input is a constant in the graph: it
@@ -70,8 +71,7 @@ def dynamic_values(graph: gs.Graph) -> list[str]:
 
 def free_inputs(graph: gs.Graph) -> list[gs.Variable]:
     """Return the inputs that a caller must give: those without an initializer as default."""
-    defaults = getattr(getattr(graph, "origin", None), "defaults", {})
-    return [tensor for tensor in graph.inputs if tensor.name not in defaults]
+    return [tensor for tensor in graph.inputs if tensor.name not in table(graph).defaults]
 
 
 def size_of(dimension: Any) -> int | None:

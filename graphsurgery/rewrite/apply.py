@@ -30,6 +30,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES
+from graphsurgery.graph.view import table
 from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
 from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass, Refuse
 
@@ -133,8 +134,8 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
     graphs.drop_unused(view)
     for entry in model.proto.metadata_props:
         if entry.key.startswith(NOTES):
-            view.metadata.setdefault(entry.key, entry.value)
-    view.metadata.update(edit.metadata)
+            table(view).metadata.setdefault(entry.key, entry.value)
+    table(view).metadata.update(edit.metadata)
     return view
 
 

@@ -19,6 +19,7 @@ from graphsurgery.graph import shapes
 from graphsurgery.graph.edited_shapes import EditedShapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.shapes import TensorType
+from graphsurgery.graph.view import table
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,7 @@ class Editor:
     @property
     def metadata(self) -> dict[str, str]:
         """The model's metadata_props: where a pass leaves a note for later steps."""
-        notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
-        return notes
+        return table(self.root).metadata
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether `tensor` is an output of the model or of a body in it, so that its name must stay."""
@@ -296,15 +296,14 @@ class Editor:
         return True
 
     def _annotation(self, tensor: gs.Tensor) -> TensorAnnotation | None:
-        notes: list[TensorAnnotation] = vars(self.graph).get("annotations", [])
-        return next((note for note in notes if note.tensor_name == tensor.name), None)
+        return next((note for note in table(self.graph).annotations if note.tensor_name == tensor.name), None)
 
     def _annotate(self, tensor: gs.Tensor, note: TensorAnnotation | None) -> None:
         """Let the quantization annotation of `tensor` say what `note` says, which may be that of another tensor."""
         old = self._annotation(tensor)
         if old is note:
             return
-        notes: list[TensorAnnotation] = vars(self.graph)["annotations"]
+        notes = table(self.graph).annotations
         if old is not None:
             notes.remove(old)
         if note is not None:

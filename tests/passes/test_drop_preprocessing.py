@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.view import table
 from graphsurgery.passes.drop_preprocessing import DropPreprocessing
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.passes.simplify import Simplify
@@ -45,7 +46,7 @@ def tail(nodes: str, outputs: str = "float[n, 4] boxes", inputs: str = "float[n,
 
 
 def note(applied: Applied) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = json.loads(applied.model.graph().metadata[NORMALISATION_NOTE])
+    found: dict[str, list[float]] = json.loads(table(applied.model.graph()).metadata[NORMALISATION_NOTE])
     return found
 
 
