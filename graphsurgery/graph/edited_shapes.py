@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import ModelError, PassError
+from graphsurgery.errors import ModelError
 from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, types
 from graphsurgery.graph.view import table, to_proto
@@ -108,7 +108,7 @@ class EditedShapes:
         try:
             proto = to_proto(self._root, largest=SHAPE_LIKE, ordered=True)
             inferred = self._infer(proto)
-        except (ModelError, PassError) as error:
+        except ModelError as error:
             self.failure = str(error)
             return
         self._symbols = _symbols(inferred.graph)
@@ -194,7 +194,7 @@ class EditedShapes:
                 if id(known.tensor) not in inside and known.type != UNKNOWN:
                     proto.graph.input.add(name=known.tensor.name).type.CopyFrom(_type_proto(known.type))
             inferred = self._infer(proto)
-        except (ModelError, PassError):  # the other ones are known still
+        except ModelError:  # the other ones are known still
             return [_Known(t, _written(t), UNKNOWN) for unit in taken.values() for t in _writes(unit)]
         fresh = {symbol: self._new_symbol() for symbol in _symbols(inferred.graph) - _symbols(proto.graph)}
         return [_Known(tensor, _written(tensor), _renamed(kind, fresh)) for tensor, kind in types(part, inferred.graph)]

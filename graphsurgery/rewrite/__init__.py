@@ -9,7 +9,8 @@ adapters   passes made of other libraries' rewrites, one line each
 
 from graphsurgery.graph.notes import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
 from graphsurgery.rewrite.apply import Applied, apply_pass, apply_passes
-from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
+from graphsurgery.rewrite.context import PassContext
+from graphsurgery.rewrite.editor import Editor, Skip
 from graphsurgery.rewrite.kinds import Effect, GraphPass, ModelPass, NodePass, Pass, Refuse
 
 __all__ = [
@@ -23,9 +24,9 @@ __all__ = [
     "ModelPass",
     "NodePass",
     "Pass",
+    "PassContext",
     "Refuse",
     "Skip",
-    "Surroundings",
     "apply_pass",
     "apply_passes",
 ]

@@ -323,9 +323,10 @@ def test_leaves_one_column_of_four_alone() -> None:
     assert_untouched(DropPreprocessing(), tail(nodes, "float[n, 1] boxes", constants=constants), "not scaled")
 
 
-def test_leaves_boxes_that_are_an_output_before_their_scaling_too() -> None:
-    text = tail(RESCALE, "float[n, 4] boxes, float[n, 4] t", constants=COLUMNS % (1, 1))
-    assert_untouched(DropPreprocessing(), text, "both graph outputs")
+def test_copies_boxes_that_are_an_output_before_their_scaling_too() -> None:
+    outputs = "float[n, 4] boxes, float[n, 4] t"
+    after = tail("t = Relu (x)  boxes = Identity (t)", outputs)
+    assert_rewrites(DropPreprocessing(), tail(RESCALE, outputs, constants=COLUMNS % (1, 1)), after)
 
 
 # --- masks ---
