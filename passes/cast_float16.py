@@ -74,7 +74,7 @@ class CastFloat16(GraphPass):
         conversion.widen_choice()
         if not self.keep_io:
             conversion.narrow_inputs(free_inputs(graph))
-        conversion.set_outputs(np.dtype(np.float32 if self.keep_io else np.float16))
+        conversion.cast_outputs(np.dtype(np.float32 if self.keep_io else np.float16))
         conversion.connect()
 
     def _why_not(self, node: gs.Node, conversion: _Conversion) -> str | None:
@@ -165,7 +165,7 @@ class _Conversion:
         fine = (t for t in tensors if self._is_float32(t) and id(t) not in self._body_outputs)
         self._half.update((id(tensor), tensor) for tensor in fine)
 
-    def set_outputs(self, dtype: np.dtype[Any]) -> None:
+    def cast_outputs(self, dtype: np.dtype[Any]) -> None:
         """Let the outputs be `dtype`: what writes one of the other type writes its twin, and a Cast reads that."""
         for out in {id(tensor): tensor for tensor in self.graph.outputs}.values():
             node = producer(out)
@@ -174,9 +174,8 @@ class _Conversion:
                 continue
             other = np.dtype(np.float16 if is_half else np.float32)
             twin = gs.Variable(self.edit.fresh(f"{out.name}_{other.name}"), other, out.shape)
-            graphs.set_outputs(node, [twin if tensor is out else tensor for tensor in node.outputs])
-            cast = self.edit.emit("Cast", [twin], {"to": _elem_type(dtype)}, hint=out.name).inputs[0]
-            graphs.set_outputs(cast, [out])
+            self.edit.set_outputs(node, [twin if tensor is out else tensor for tensor in node.outputs])
+            self.edit.emit("Cast", [twin], {"to": _elem_type(dtype)}, hint=out.name, writes=out)
             self._twins[id(out)], self._twins[id(twin)] = twin, out
             self._dtypes[id(twin)] = self._dtypes[id(out)]
             if is_half:
@@ -195,7 +194,7 @@ class _Conversion:
                 if wants_half != (id(tensor) in self._half):
                     self.edit.set_input(node, index, self._twin(tensor, node))
         for tensor in self._half.values():
-            tensor.dtype = np.dtype(np.float16)
+            self.edit.retype(tensor, dtype=np.dtype(np.float16))
         for node in list(self.graph.nodes):
             if is_op(node, "Cast") and attribute(node, "to", 0) == TensorProto.FLOAT16:
                 source, out = node.inputs[0], node.outputs[0]

@@ -67,7 +67,7 @@ class CastInt64(GraphPass):
         graphs.drop_unused(graph)  # an unused node demands nothing
         graphs.sort(graph)
         plan = _Plan(edit, Intervals(edit), self.keep)
-        plan.settle()
+        plan.decide()
         for group in plan.groups:
             if group.refusal is not None:
                 edit.skip(group.node, group.refusal)
@@ -120,7 +120,7 @@ class _Plan:
         if typed and all(self.edit.dtype(tensor) == np.int64 for tensor in typed):
             self.groups.append(_Group(node, graph, present, outputs))
 
-    def settle(self) -> None:
+    def decide(self) -> None:
         """Note for each group why it stays int64, if it does, until no decision changes another."""
         for group in self.groups:
             group.refusal = self._why_not(group)
@@ -216,7 +216,8 @@ def _convert(group: _Group, edit: Editor, made: dict[tuple[int, int], gs.Tensor]
         value = np.asarray(attribute(node, "value", None).values).astype(np.int32)
         edit.set_attribute(node, "value", gs.Constant("value", value))
     for tensor in group.outputs:
-        tensor.dtype = np.dtype(np.int32) if tensor.dtype is not None else None
+        if tensor.dtype is not None:
+            edit.retype(tensor, dtype=np.dtype(np.int32))
         for reader in consumers(tensor):  # a Cast of the model's own has nothing left to do
             if _is_cast_to_int32(reader) and not edit.is_output(reader.outputs[0]):
                 edit.bypass(reader, tensor)

@@ -51,8 +51,7 @@ class DropUnusedOutputs(GraphPass):
             kept = [gs.Variable.empty() if id(tensor) in unused else tensor for tensor in node.outputs]
             while not kept[-1].name:
                 kept.pop()
-            graphs.set_outputs(node, kept)
-            edit.edits += 1
+            edit.set_outputs(node, kept)
 
 
 def _optional(node: gs.Node, opset: int) -> list[int]:

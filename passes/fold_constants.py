@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError
@@ -82,7 +81,7 @@ class _Folding:
             # the stored form where there is one: weights are not read for this
             value = held._values if isinstance(held, gs.Constant) else graphs.constant(node.outputs[0])
             if value is not None:
-                self._settle(node, [value])
+                self.edit.fold(node, [value])
 
     def fold_shapes(self) -> None:
         for node in [node for node in self.graph.nodes if is_op(node, "Shape", "Size") and node.outputs]:
@@ -90,10 +89,10 @@ class _Folding:
             if shape is None:
                 continue
             if node.op == "Size":
-                self._settle(node, [np.array(int(np.prod(shape, dtype=np.int64)))])
+                self.edit.fold(node, [np.array(int(np.prod(shape, dtype=np.int64)))])
             else:
                 part = slice(attribute(node, "start", 0), attribute(node, "end", None))
-                self._settle(node, [np.array(shape[part], dtype=np.int64)])
+                self.edit.fold(node, [np.array(shape[part], dtype=np.int64)])
 
     def ready(self) -> list[gs.Node]:
         """Return the nodes to evaluate next: those whose values are known to be small enough beforehand.
@@ -140,7 +139,7 @@ class _Folding:
         for node in nodes:
             here = [values.get(id(tensor)) for tensor in node.outputs]
             if not self._too_large(node, [value.size for value in here if value is not None]):
-                self._settle(node, here)
+                self.edit.fold(node, here)
 
     def _candidates(self) -> list[gs.Node]:
         known: set[int] = set()
@@ -160,13 +159,11 @@ class _Folding:
         """Note the shapes of what `nodes` write; the graph itself keeps saying what it said."""
         written = [tensor for node in nodes for tensor in node.outputs if tensor.name]
         part = graphs.extract(self.graph, written, ())
-        before = [(tensor.dtype, tensor.shape) for tensor in written]
-        Editor(part, FoldConstants.name, self.edit.folder).infer_shapes()
-        for tensor, (dtype, shape) in zip(written, before, strict=True):
-            size = graphs.static_shape(tensor)
+        probe = Editor(part, FoldConstants.name, self.edit.folder)
+        for tensor in written:
+            size = probe.static_shape(tensor)
             if size is not None:
                 self.shapes[id(tensor)] = size
-            tensor.dtype, tensor.shape = dtype, shape
 
     def _size(self, tensor: gs.Tensor) -> int:
         return math.prod(tensor.shape if isinstance(tensor, gs.Constant) else self.shapes.get(id(tensor), (0,)))
@@ -183,27 +180,6 @@ class _Folding:
     def _refuse(self, node: gs.Node, reason: str) -> None:
         self.refused.add(id(node))
         self.edit.skip(node, reason)
-
-    def _settle(self, node: gs.Node, values: Sequence[np.ndarray | LazyValues | None]) -> None:
-        """Let `values` stand where `node` wrote them; None for those that nothing reads any more."""
-        written = list(node.outputs)
-        kept = is_op(node, "Constant") and id(written[0]) in self.outputs
-        if not kept:
-            graphs.detach(node)
-        for tensor, value in zip(written, values, strict=True):
-            if value is None:
-                continue
-            name = tensor.name
-            if id(tensor) in self.outputs:
-                if not kept:
-                    attrs = {"value": gs.Constant("", value)}
-                    self.graph.nodes.append(
-                        gs.Node("Constant", self.edit.fresh(f"{name}_Constant"), attrs, [], [tensor])
-                    )
-                name = self.edit.fresh(name)
-            constant = gs.Constant(name, value)
-            for reader in {id(reader): reader for reader in tensor.outputs}.values():
-                graphs.set_inputs(reader, [constant if t is tensor else t for t in reader.inputs])
 
 
 def _reads_constants(node: gs.Node, known: set[int]) -> bool:

@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op
-from graphsurgery.operators.static_shapes import dynamic_values, free_inputs, settle, shape_text, size_of
+from graphsurgery.operators.static_shapes import dynamic_values, fold_shapes, free_inputs, shape_text, size_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 _CHANNELS = (1, 3, 4)
@@ -73,7 +73,7 @@ class FreezeShapes(GraphPass):
         wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]
         frozen = _grant(wishes, graph, edit)
         if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
-            settle(edit, frozen)
+            fold_shapes(edit, frozen)
         elif not self.strict:
             return edit.skip(None, "every input that it is to freeze is static, and no node asks for a shape")
         if self.strict:
@@ -94,7 +94,7 @@ class FreezeShapes(GraphPass):
             if tensor is None:
                 raise edit.fail(f"inputs: there is no input '{name}'; the model has {', '.join(named) or 'none'}")
             if tensor.shape is None:
-                tensor.shape = [None] * len(shape)
+                edit.retype(tensor, shape=[None] * len(shape))
             if len(tensor.shape) != len(shape):
                 raise edit.fail(f"inputs: '{name}' is {shape_text(tensor.shape)}, which {shape} does not fit")
             wishes += [_Wish(tensor, axis, size, f"inputs.{name}") for axis, size in enumerate(shape)]
@@ -162,10 +162,13 @@ def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
                     f"and {wish.size} by {wish.option}; give it one size"
                 )
     for tensor in graph.inputs:
-        for axis, have in enumerate(tensor.shape or []):
-            wish_for = named.get(have) if isinstance(have, str) else unnamed.get((tensor.name, axis))
-            if wish_for is not None:
-                tensor.shape[axis] = wish_for.size
+        wanted = [
+            named.get(have) if isinstance(have, str) else unnamed.get((tensor.name, axis))
+            for axis, have in enumerate(tensor.shape or [])
+        ]
+        if any(wanted):
+            sizes = zip(tensor.shape, wanted, strict=True)
+            edit.retype(tensor, shape=[have if wish is None else wish.size for have, wish in sizes])
     return bool(named or unnamed)
 
 

@@ -29,6 +29,7 @@ from onnx import AttributeProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, producer
+from graphsurgery.graph.shapes import agree
 from graphsurgery.graph.view import table
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
@@ -56,73 +57,9 @@ class InlineIf(NodePass):
         if unwritten is not None:
             raise Refuse(f"its branch reads '{unwritten}', which no node writes")
         for out, source in zip(node.outputs, branch.outputs, strict=True):
-            if not _agree(out, source) and edit.is_output(out):
+            if not agree(out.shape, source.shape) and edit.is_output(out):
                 raise Refuse(f"its branch writes {source.shape} where {out.shape} is promised")
-        _inline(node, branch, edit)
-
-
-def _inline(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
-    """Put the nodes of `branch` in the place of `node`."""
-    _make_unique(node, branch, edit)
-    written, sources, nodes = list(node.outputs), list(branch.outputs), list(branch.nodes)
-    for body in graphs.subgraphs(node):
-        for unused in graphs.walk_nodes(body) if body is not branch else ():
-            graphs.detach(unused)
-        body.nodes, body.outputs = [], []
-    edit.remove(node)
-    edit.graph.nodes = [other for other in edit.graph.nodes if other is not node]
-    edit.graph.nodes.extend(nodes)
-    inside = {id(moved) for moved in nodes}
-    outer: dict[int, gs.Tensor] = {}
-    for out, source in zip(written, sources, strict=True):
-        if not out.name:
-            continue
-        maker = producer(source)
-        if maker is not None and id(maker) in inside and id(source) not in outer and not edit.is_output(source):
-            outer[id(source)] = out
-            if (out.shape is None or not _agree(out, source)) and not edit.is_output(out):
-                out.dtype, out.shape = source.dtype, source.shape
-            graphs.set_outputs(maker, [out if tensor is source else tensor for tensor in maker.outputs])
-            for reader in {id(reader): reader for reader in graphs.consumers(source)}.values():
-                graphs.set_inputs(reader, [out if tensor is source else tensor for tensor in reader.inputs])
-        else:  # a tensor from outside, a constant, or one that is two outputs
-            _copy(outer.get(id(source), source), out, edit)
-
-
-def _agree(one: gs.Tensor, other: gs.Tensor) -> bool:
-    """Whether the shapes that are written down for two tensors may be the same."""
-    if one.shape is None or other.shape is None:
-        return True
-    pairs = zip(one.shape, other.shape, strict=False)
-    return len(one.shape) == len(other.shape) and all(
-        a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int)
-    )
-
-
-def _copy(source: gs.Tensor, out: gs.Tensor, edit: Editor) -> None:
-    """Let what reads `out` read `source`; where `out` is an output, an Identity writes it."""
-    copy = producer(edit.emit("Identity", [source], hint=out.name))
-    assert copy is not None
-    graphs.set_outputs(copy, [out])
-    if not edit.is_output(out):
-        edit.bypass(copy, source)
-
-
-def _make_unique(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
-    """Rename tensors and nodes of `branch` that have the name of another one outside `node`."""
-    own = {tensor.name: tensor for inner in branch.nodes for tensor in inner.outputs}
-    own |= {tensor.name: tensor for tensor in _tensors(graphs.walk_graphs(branch)) if isinstance(tensor, gs.Constant)}
-    inside = {id(inner) for body in graphs.subgraphs(node) for inner in graphs.walk_graphs(body)}
-    outside = [graph for graph in graphs.walk_graphs(edit.root) if id(graph) not in inside]
-    reserved = {name for graph in outside for name in table(graph).reserved}
-    clashing = {name for name, tensor in own.items() if name in reserved and not isinstance(tensor, gs.Constant)}
-    clashing |= {other.name for other in _tensors(outside) if own.get(other.name, other) is not other}
-    for name in sorted(clashing - {""}):
-        own[name].name = edit.fresh(name)
-    taken = {other.name for graph in outside for other in graph.nodes} - {""}
-    for inner in branch.nodes:
-        if inner.name in taken:
-            inner.name = edit.fresh(inner.name)
+        edit.inline(node, branch)
 
 
 def _tensors(inside: Iterable[gs.Graph]) -> Iterator[gs.Tensor]:

@@ -84,11 +84,7 @@ class SetAttributes(GraphPass):
             if edit.edits != before:
                 changed.append(node)
         if changed:
-            _forget_shapes_behind(changed, graph)
-            promised = [(tensor, tensor.dtype, tensor.shape) for tensor in graph.outputs]
-            edit.infer_shapes()
-            for tensor, dtype, shape in promised:
-                tensor.dtype, tensor.shape = dtype, shape
+            edit.infer_behind(changed)
 
     def _matching(self, graph: gs.Graph, edit: Editor) -> list[gs.Node]:
         nodes = [node for node in graphs.walk_nodes(graph) if self.op is None or node.op == self.op]
@@ -217,27 +213,3 @@ def _input_dtype(node: gs.Node, key: str, index: int, old: Any, schema: OpSchema
     name = kinds[0].removeprefix("tensor(").removesuffix(")").upper()
     dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(name))
     return dtype
-
-
-def _forget_shapes_behind(nodes: Iterable[gs.Node], graph: gs.Graph) -> None:
-    """Take types and shapes off everything computed from `nodes`; graph outputs keep what they promise.
-
-    Outputs of bodies keep their types: where value_info holds them too, nothing can be inferred of a Loop without.
-    """
-    holders = {id(body): node for node in graphs.walk_nodes(graph) for body in graphs.subgraphs(node)}
-    behind: dict[int, list[gs.Node]] = {}
-    for inner in graphs.walk_graphs(graph):
-        if id(inner) in holders:
-            for tensor in inner.outputs:
-                behind.setdefault(id(tensor), []).append(holders[id(inner)])
-    promised = {id(tensor) for tensor in graph.outputs}
-    pending, seen = list(nodes), {id(node) for node in nodes}
-    while pending:
-        for tensor in pending.pop().outputs:
-            if id(tensor) not in promised:
-                tensor.shape = None
-                tensor.dtype = tensor.dtype if id(tensor) in behind else None
-            for reader in (*tensor.outputs, *behind.get(id(tensor), ())):
-                if id(reader) not in seen:
-                    seen.add(id(reader))
-                    pending.append(reader)

@@ -32,7 +32,7 @@ _SMALL = 64
 _MADE_UP = "unk__"  # ONNX's shape inference names dimensions that it can't tell so
 
 
-def settle(edit: Editor, frozen: bool) -> None:
+def fold_shapes(edit: Editor, frozen: bool) -> None:
     """Infer the shapes of the whole model and fold what became constant, until neither finds anything more.
 
     `frozen`: an input's shape was changed, so that no shape written down before can be trusted. Names that the
@@ -47,13 +47,14 @@ def settle(edit: Editor, frozen: bool) -> None:
     failed: set[int] = set()
     while True:  # each round turns at least one node into a Constant, so it ends
         for tensor, _ in written:
-            tensor.shape = None
+            edit.retype(tensor, shape=None)
         edit.infer_shapes()
         for tensor in _computed(edit.root):
             if any(isinstance(size, str) and size.startswith(_MADE_UP) for size in tensor.shape or ()):
-                tensor.shape = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
+                told = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
+                edit.retype(tensor, shape=told)
         for tensor, shape in written:
-            tensor.shape = _better(tensor.shape, shape)
+            edit.retype(tensor, shape=_better(tensor.shape, shape))
         if not _fold(edit, failed):
             return
 
@@ -130,7 +131,7 @@ def _fold(edit: Editor, failed: set[int]) -> bool:
 def _write(edit: Editor, node: gs.Node, value: np.ndarray) -> None:
     """Let `node` be a Constant, which keeps the name of its output and is allowed in a body."""
     edit.replace(node, "Constant", [], {"value": gs.Constant("value", value)})
-    node.outputs[0].dtype, node.outputs[0].shape = value.dtype, list(value.shape)
+    edit.retype(node.outputs[0], dtype=value.dtype, shape=value.shape)
 
 
 def _known(node: gs.Node) -> np.ndarray | None:

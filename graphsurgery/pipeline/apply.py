@@ -338,7 +338,7 @@ def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> It
         if run.failed is not None:
             run.watcher.begin("look for the first difference")
             sample = (failing or run.samples)[0]
-            error.hint = failure.leave(before, after, sample, run.failed, run.watcher.advance)
+            error.hint = failure.record(before, after, sample, run.failed, run.watcher.advance)
         raise
 
 

@@ -1,10 +1,15 @@
 """Passes: what they are, how they are found, and how they are run over a model.
 
-kinds      NodePass, GraphPass, ModelPass, Refuse
-editor     the one object through which a pass changes a graph
-apply      runs passes over a model
-registry   finds passes: the built-in ones, those of other packages, plug-in files
-adapters   passes made of other libraries' rewrites, one line each
+kinds           NodePass, GraphPass, ModelPass, Refuse
+editor          the one object through which a pass changes a graph; its docstring lists the verbs
+  tracked_types   what it knows of types and shapes
+  names           names that nothing else has
+  annotations     quantization annotations, which go along
+  evaluate        values, by ONNX Runtime
+context         what a pass may know beside the graph
+apply           runs passes over a model
+registry        finds passes: the built-in ones, those of other packages, plug-in files
+adapters        passes made of other libraries' rewrites, one line each
 """
 
 from graphsurgery.graph.notes import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE
