@@ -139,8 +139,7 @@ class FreezeShapes(GraphPass):
 
 def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
     """Write the sizes into the inputs, and into every dimension of the same name; return whether any changed."""
-    named: dict[str, _Wish] = {}
-    unnamed: dict[tuple[str, int], _Wish] = {}
+    wanted: dict[str | tuple[str, int], _Wish] = {}  # by the name of the dimension, or by its place
     for wish in wishes:
         place = f"input '{wish.tensor.name}' {shape_text(wish.tensor.shape)}"
         have = wish.tensor.shape[wish.axis]
@@ -151,25 +150,18 @@ def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
                 f"export the model with {wish.size} or with a dynamic size there"
             )
         if size is None:
-            first = (
-                named.setdefault(have, wish)
-                if isinstance(have, str)
-                else unnamed.setdefault((wish.tensor.name, wish.axis), wish)
-            )
+            first = wanted.setdefault(have if isinstance(have, str) else (wish.tensor.name, wish.axis), wish)
             if first.size != wish.size:
                 raise edit.fail(
                     f"dimension {wish.axis} of {place} would be {first.size} by {first.option} "
                     f"and {wish.size} by {wish.option}; give it one size"
                 )
     for tensor in graph.inputs:
-        wanted = [
-            named.get(have) if isinstance(have, str) else unnamed.get((tensor.name, axis))
-            for axis, have in enumerate(tensor.shape or [])
-        ]
-        if any(wanted):
-            sizes = zip(tensor.shape, wanted, strict=True)
-            edit.retype(tensor, shape=[have if wish is None else wish.size for have, wish in sizes])
-    return bool(named or unnamed)
+        if tensor.shape is not None:
+            places = [have if isinstance(have, str) else (tensor.name, axis) for axis, have in enumerate(tensor.shape)]
+            sizes = zip(tensor.shape, places, strict=True)
+            edit.retype(tensor, shape=[wanted[place].size if place in wanted else have for have, place in sizes])
+    return bool(wanted)
 
 
 def _is_image(tensor: gs.Variable) -> bool:

@@ -19,7 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,17 +61,10 @@ class InlineIf(NodePass):
         edit.inline(node, branch)
 
 
-def _tensors(inside: Iterable[gs.Graph]) -> Iterator[gs.Tensor]:
-    for graph in inside:
-        yield from (*graph.inputs, *graph.outputs)
-        for node in graph.nodes:
-            yield from (*node.inputs, *node.outputs)
-
-
 def _unwritten(branch: gs.Graph, root: gs.Graph) -> str | None:
     """Return the name of a tensor that `branch` reads and that is no input, no constant, and written by no node."""
     given = {id(tensor) for inner in graphs.walk_graphs(root) for tensor in inner.inputs}
-    for tensor in _tensors(graphs.walk_graphs(branch)):
+    for tensor in (tensor for inner in graphs.walk_graphs(branch) for tensor in graphs.tensors(inner)):
         loose = isinstance(tensor, gs.Variable) and tensor.name and producer(tensor) is None
         if loose and id(tensor) not in given:
             return str(tensor.name)

@@ -119,16 +119,19 @@ def attribute(node: gs.Node, name: str, default: Any) -> Any:
     return node.attrs.get(name, default)
 
 
+def tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """Yield what `graph` takes, gives out, and what its nodes read and write; not what the graphs inside it do."""
+    yield from (*graph.inputs, *graph.outputs)
+    for node in graph.nodes:
+        yield from (*node.inputs, *node.outputs)
+
+
 def tensor_names(graph: gs.Graph) -> set[str]:
     """Return the names of all tensors in `graph` and in the graphs inside it."""
     names: set[str] = set()
     for inner in walk_graphs(graph):
         names.update(table(inner).reserved)  # initializers and types that no node has to do with
-        names.update(tensor.name for tensor in inner.inputs)
-        names.update(tensor.name for tensor in inner.outputs)
-        for node in inner.nodes:
-            names.update(tensor.name for tensor in node.inputs)
-            names.update(tensor.name for tensor in node.outputs)
+        names.update(tensor.name for tensor in tensors(inner))
     names.discard("")
     return names
 

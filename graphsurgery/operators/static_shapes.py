@@ -16,6 +16,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, is_op
 from graphsurgery.graph.view import table
+from graphsurgery.operators.axes import bounds
 from graphsurgery.rewrite import Editor
 
 # What exporters compute shapes with. Of these, the ones below wait until an input is a constant in the graph: it
@@ -83,16 +84,6 @@ def size_of(dimension: Any) -> int | None:
 def shape_text(shape: Sequence[Any]) -> str:
     """Return a shape for a message, with a question mark for what is not known."""
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-
-
-def parameter(node: gs.Node, index: int, name: str) -> list[int] | None:
-    """Return what newer opsets take as input `index` and older ones as attribute `name`; None: absent or computed."""
-    if len(node.inputs) > index and node.inputs[index].name:
-        value = graphs.constant(node.inputs[index])
-    else:
-        given = attribute(node, name, None)
-        value = None if given is None else np.asarray(given)
-    return None if value is None else [int(item) for item in value.ravel()]
 
 
 def _better(inferred: list[Any] | None, written: list[Any]) -> list[Any]:
@@ -164,11 +155,10 @@ def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
         if indices is None or indices.size == 0 or indices.min() < -len(sizes) or indices.max() >= len(sizes):
             return None
         return np.asarray(sizes[indices], dtype=object)
-    starts, ends = parameter(node, 1, "starts"), parameter(node, 2, "ends")
-    steps = parameter(node, 4, "steps") if len(node.inputs) > 4 else [1]
-    if starts is None or ends is None or steps is None or len(starts) != 1 or steps[0] < 1:
+    found = bounds(node)
+    if found is None or len(found) != 1 or found[0].step < 1:
         return None
-    return sizes[starts[0] : ends[0] : steps[0]]
+    return sizes[found[0].start : found[0].end : found[0].step]
 
 
 def _chain(edit: Editor, failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
@@ -33,22 +31,17 @@ class Names:
     def make_way(self, node: gs.Node, body: gs.Graph) -> None:
         """Rename tensors and nodes of `body`, which `node` holds, that have the name of another one outside `node`."""
         own = {tensor.name: tensor for inner in body.nodes for tensor in inner.outputs}
-        own |= {t.name: t for t in _tensors(graphs.walk_graphs(body)) if isinstance(t, gs.Constant)}
+        read = (tensor for inner in graphs.walk_graphs(body) for tensor in graphs.tensors(inner))
+        own |= {tensor.name: tensor for tensor in read if isinstance(tensor, gs.Constant)}
         inside = {id(inner) for held in graphs.subgraphs(node) for inner in graphs.walk_graphs(held)}
         outside = [graph for graph in graphs.walk_graphs(self._root) if id(graph) not in inside]
         reserved = {name for graph in outside for name in table(graph).reserved}
         clashing = {name for name, tensor in own.items() if name in reserved and not isinstance(tensor, gs.Constant)}
-        clashing |= {other.name for other in _tensors(outside) if own.get(other.name, other) is not other}
+        others = (tensor for graph in outside for tensor in graphs.tensors(graph))
+        clashing |= {other.name for other in others if own.get(other.name, other) is not other}
         for name in sorted(clashing - {""}):
             own[name].name = self.fresh(name)
         taken = {other.name for graph in outside for other in graph.nodes} - {""}
         for inner in body.nodes:
             if inner.name in taken:
                 inner.name = self.fresh(inner.name)
-
-
-def _tensors(inside: Iterable[gs.Graph]) -> Iterator[gs.Tensor]:
-    for graph in inside:
-        yield from (*graph.inputs, *graph.outputs)
-        for node in graph.nodes:
-            yield from (*node.inputs, *node.outputs)

@@ -7,7 +7,6 @@ from graphsurgery.operators.static_shapes import (
     dynamic_values,
     fold_shapes,
     free_inputs,
-    parameter,
     shape_text,
     size_of,
 )
@@ -51,11 +50,3 @@ def test_a_dimension_is_a_size_where_it_is_positive(dimension: object, size: int
 
 def test_a_shape_is_shown_with_what_is_not_known() -> None:
     assert shape_text([1, None, "n"]) == "[1, ?, n]"
-
-
-def test_a_parameter_is_an_attribute_or_the_input_that_took_its_place() -> None:
-    old, _ = view("g (float[4] x) => (y) { y = Slice <starts = [1], ends = [2]> (x) }", 9)
-    new, _ = view("g (float[4] x, int64[1] e) => (y) <int64[1] s = {1}> { y = Slice (x, s, e) }")
-    assert parameter(old.nodes[0], 1, "starts") == parameter(new.nodes[0], 1, "starts") == [1]
-    assert parameter(new.nodes[0], 2, "ends") is None, "it is computed"
-    assert parameter(new.nodes[0], 3, "axes") is None, "it is absent"
