@@ -26,13 +26,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, consumers, is_op, producer
 from graphsurgery.operators.axes import bounds
+from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.operators.value_ranges import INT32, MOVES, Intervals, fits
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -177,13 +177,11 @@ class _Plan:
 
 
 def _takes_int32(group: _Group, opset: int) -> bool:
-    if not onnx.defs.has(group.node.op, opset, ""):
+    schema = schema_of(group.node, opset)
+    if schema is None:
         return False
-    schema = onnx.defs.get_schema(group.node.op, opset, "")
-    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
-    kinds = [schema.inputs[min(index, len(schema.inputs) - 1)].type_str for index in group.at]
-    kinds += [schema.outputs[0].type_str] if group.outputs else []
-    return all("tensor(int32)" in allowed.get(kind, ()) for kind in kinds)
+    declared = [*(input_at(schema, index) for index in group.at), *(schema.outputs[:1] if group.outputs else ())]
+    return all("tensor(int32)" in each.types for each in declared)
 
 
 def _why_no_bounds(node: gs.Node, edit: Editor) -> str | None:

@@ -32,7 +32,7 @@ from onnx import AttributeProto
 from onnx.defs import OpSchema
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import STANDARD_DOMAINS
+from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 # what an attribute's type takes: the type of an item, and whether it is a list
@@ -112,16 +112,9 @@ def _place(node: gs.Node) -> str:
     return f"node '{_label(node)}' ({node.op})"
 
 
-def _schema(node: gs.Node, edit: Editor) -> OpSchema | None:
-    """Return what the operator set at hand says of the operator; None for one of another domain."""
-    if node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op, edit.opset, ""):
-        return onnx.defs.get_schema(node.op, edit.opset, "")
-    return None
-
-
 def _attribute_value(node: gs.Node, name: str, value: Any, edit: Editor) -> Any:
     """Return `value` as the type that attribute `name` must have."""
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     if schema is None:
         return value
     _check_known(node, name, schema, edit)
@@ -159,7 +152,7 @@ def _type_of(value: Any) -> str:
 
 
 def _delete(node: gs.Node, name: str, edit: Editor) -> None:
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     if schema is not None:
         _check_known(node, name, schema, edit)
         if schema.attributes[name].required:
@@ -170,7 +163,7 @@ def _delete(node: gs.Node, name: str, edit: Editor) -> None:
 
 
 def _set_constant(node: gs.Node, key: str, value: Any, edit: Editor) -> None:
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     index = _input_index(node, str(key), schema, edit)
     old = node.inputs[index] if index < len(node.inputs) and node.inputs[index].name else None
     held = None if old is None else graphs.constant(old)
@@ -206,8 +199,7 @@ def _input_dtype(node: gs.Node, key: str, index: int, old: Any, schema: OpSchema
     if old is not None and old.dtype is not None:
         stored: np.dtype[Any] = np.dtype(old.dtype)
         return stored
-    parameter = schema.inputs[min(index, len(schema.inputs) - 1)] if schema is not None else None
-    kinds: Sequence[str] = sorted(parameter.types) if parameter is not None else ()
+    kinds: Sequence[str] = sorted(input_at(schema, index).types) if schema is not None else ()
     if len(kinds) != 1:
         raise edit.fail(f"{_place(node)}: input '{key}' has no known type; set an input that is constant already")
     name = kinds[0].removeprefix("tensor(").removesuffix(")").upper()
