@@ -103,6 +103,8 @@ class _Folding:
             size = part.static_shape(tensor)
             if size is not None:
                 self.shapes[id(tensor)] = size
+        if part.skips:  # the inference fails, and a value may be of any size
+            raise self.edit.fail(part.skips[0].reason)
         ready: list[gs.Node] = []
         known: set[int] = set()
         for node in candidates:
