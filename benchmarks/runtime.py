@@ -41,7 +41,7 @@ from graphsurgery.passes.quantize import Quantize
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.run_record import Record
-from graphsurgery.rewrite import Surroundings, apply_passes
+from graphsurgery.rewrite import PassContext, apply_passes
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.latency import synthetic_image
@@ -125,16 +125,16 @@ def prepare(
             whole = folder / "whole.onnx"
             onnx.save(source.export(), whole)
         if int8 is None:
-            int8 = quantized(parts, Surroundings(capture.samples), folder / "int8")
+            int8 = quantized(parts, PassContext(capture.samples), folder / "int8")
     return parts, whole, int8
 
 
-def quantized(parts: Path, around: Surroundings, target: Path) -> Path:
+def quantized(parts: Path, context: PassContext, target: Path) -> Path:
     """Copy a folder of parts with those for the accelerator in 8 bits."""
     shutil.copytree(parts, target)
     for part in Manifest.read(parts).parts:
         if part.accelerator:
-            apply_passes([Quantize()], Model.load(parts / part.file), around).model.save(target / part.file)
+            apply_passes([Quantize()], Model.load(parts / part.file), context).model.save(target / part.file)
     return target
 
 

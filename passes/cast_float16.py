@@ -34,6 +34,7 @@ from onnx import TensorProto
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, consumers, is_op, producer
 from graphsurgery.operators.activations import excluded
+from graphsurgery.operators.schemas import input_at, output_at, schema_of
 from graphsurgery.operators.static_shapes import free_inputs
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -74,7 +75,7 @@ class CastFloat16(GraphPass):
         conversion.widen_choice()
         if not self.keep_io:
             conversion.narrow_inputs(free_inputs(graph))
-        conversion.set_outputs(np.dtype(np.float32 if self.keep_io else np.float16))
+        conversion.cast_outputs(np.dtype(np.float32 if self.keep_io else np.float16))
         conversion.connect()
 
     def _why_not(self, node: gs.Node, conversion: _Conversion) -> str | None:
@@ -112,20 +113,20 @@ class _Conversion:
             return "it has bodies, which stay float32"
         if is_op(node, "BitCast"):
             return "it looks at bits, which float16 has others of"
-        if not is_op(node, node.op) or not onnx.defs.has(node.op, self.edit.opset, ""):
+        schema = schema_of(node, self.edit.opset)
+        if schema is None:
             return "it is no standard operator"
         if any(tensor.name and self._dtypes[id(tensor)] is None for tensor in (*node.inputs, *node.outputs)):
             return "nothing tells the type of a tensor that it reads or writes"
         if any(id(tensor) in self._body_outputs for tensor in node.outputs):
             return "it writes what a body gives out"
-        schema = onnx.defs.get_schema(node.op, self.edit.opset, "")
-        allowed = {held.type_param_str: held.allowed_type_strs for held in schema.type_constraints}
         reads, kinds = set(), set()
         for index, tensor in enumerate(node.inputs):
-            kind = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
+            declared = input_at(schema, index)
+            kind = declared.type_str
             if not self._is_float32(tensor) or kind == "tensor(float)":  # such a one stays float32, as scales of Resize
                 continue
-            if "tensor(float16)" not in allowed[kind]:
+            if "tensor(float16)" not in declared.types:
                 return f"operator set {self.edit.opset} has no {node.op} of float16"
             why_not = self._why_no_weight(node, tensor)
             if why_not is not None:
@@ -134,7 +135,7 @@ class _Conversion:
             kinds.add(kind)
         written = []
         for index, tensor in enumerate(node.outputs):
-            kind = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+            kind = output_at(schema, index).type_str
             if self._is_float32(tensor) and kind != "tensor(float)":
                 written.append(tensor)
                 if kind not in kinds:
@@ -165,7 +166,7 @@ class _Conversion:
         fine = (t for t in tensors if self._is_float32(t) and id(t) not in self._body_outputs)
         self._half.update((id(tensor), tensor) for tensor in fine)
 
-    def set_outputs(self, dtype: np.dtype[Any]) -> None:
+    def cast_outputs(self, dtype: np.dtype[Any]) -> None:
         """Let the outputs be `dtype`: what writes one of the other type writes its twin, and a Cast reads that."""
         for out in {id(tensor): tensor for tensor in self.graph.outputs}.values():
             node = producer(out)
@@ -174,9 +175,8 @@ class _Conversion:
                 continue
             other = np.dtype(np.float16 if is_half else np.float32)
             twin = gs.Variable(self.edit.fresh(f"{out.name}_{other.name}"), other, out.shape)
-            graphs.set_outputs(node, [twin if tensor is out else tensor for tensor in node.outputs])
-            cast = self.edit.emit("Cast", [twin], {"to": _elem_type(dtype)}, hint=out.name).inputs[0]
-            graphs.set_outputs(cast, [out])
+            self.edit.set_outputs(node, [twin if tensor is out else tensor for tensor in node.outputs])
+            self.edit.emit("Cast", [twin], {"to": _elem_type(dtype)}, hint=out.name, writes=out)
             self._twins[id(out)], self._twins[id(twin)] = twin, out
             self._dtypes[id(twin)] = self._dtypes[id(out)]
             if is_half:
@@ -195,7 +195,7 @@ class _Conversion:
                 if wants_half != (id(tensor) in self._half):
                     self.edit.set_input(node, index, self._twin(tensor, node))
         for tensor in self._half.values():
-            tensor.dtype = np.dtype(np.float16)
+            self.edit.retype(tensor, dtype=np.dtype(np.float16))
         for node in list(self.graph.nodes):
             if is_op(node, "Cast") and attribute(node, "to", 0) == TensorProto.FLOAT16:
                 source, out = node.inputs[0], node.outputs[0]

@@ -26,13 +26,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, consumers, is_op, producer
 from graphsurgery.operators.axes import bounds
+from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.operators.value_ranges import INT32, MOVES, Intervals, fits
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -67,7 +67,7 @@ class CastInt64(GraphPass):
         graphs.drop_unused(graph)  # an unused node demands nothing
         graphs.sort(graph)
         plan = _Plan(edit, Intervals(edit), self.keep)
-        plan.settle()
+        plan.decide()
         for group in plan.groups:
             if group.refusal is not None:
                 edit.skip(group.node, group.refusal)
@@ -120,7 +120,7 @@ class _Plan:
         if typed and all(self.edit.dtype(tensor) == np.int64 for tensor in typed):
             self.groups.append(_Group(node, graph, present, outputs))
 
-    def settle(self) -> None:
+    def decide(self) -> None:
         """Note for each group why it stays int64, if it does, until no decision changes another."""
         for group in self.groups:
             group.refusal = self._why_not(group)
@@ -177,13 +177,11 @@ class _Plan:
 
 
 def _takes_int32(group: _Group, opset: int) -> bool:
-    if not onnx.defs.has(group.node.op, opset, ""):
+    schema = schema_of(group.node, opset)
+    if schema is None:
         return False
-    schema = onnx.defs.get_schema(group.node.op, opset, "")
-    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
-    kinds = [schema.inputs[min(index, len(schema.inputs) - 1)].type_str for index in group.at]
-    kinds += [schema.outputs[0].type_str] if group.outputs else []
-    return all("tensor(int32)" in allowed.get(kind, ()) for kind in kinds)
+    declared = [*(input_at(schema, index) for index in group.at), *(schema.outputs[:1] if group.outputs else ())]
+    return all("tensor(int32)" in each.types for each in declared)
 
 
 def _why_no_bounds(node: gs.Node, edit: Editor) -> str | None:
@@ -216,7 +214,8 @@ def _convert(group: _Group, edit: Editor, made: dict[tuple[int, int], gs.Tensor]
         value = np.asarray(attribute(node, "value", None).values).astype(np.int32)
         edit.set_attribute(node, "value", gs.Constant("value", value))
     for tensor in group.outputs:
-        tensor.dtype = np.dtype(np.int32) if tensor.dtype is not None else None
+        if tensor.dtype is not None:
+            edit.retype(tensor, dtype=np.dtype(np.int32))
         for reader in consumers(tensor):  # a Cast of the model's own has nothing left to do
             if _is_cast_to_int32(reader) and not edit.is_output(reader.outputs[0]):
                 edit.bypass(reader, tensor)

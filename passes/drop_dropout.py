@@ -3,13 +3,13 @@
     x -> Dropout(ratio 0.5) -> y   ->   x, read as y
 
 Operator sets 7 to 11 know inference only; from 12 on `training_mode` says, and before 7 `is_test`. A Dropout that
-trains with a ratio of zero passes its input on too.
+trains with a ratio of zero passes its input on too. Where both ends keep their names, such as an input and an output of
+the model, an Identity takes its place.
 
 It does not fire when
 1. it trains: `training_mode` is true (`is_test` is 0)
 2. `training_mode` is computed, or an input that a caller may override
 3. its mask is read
-4. what it writes is an output and what it reads is not written in the same graph, or is an output too
 """
 
 from __future__ import annotations

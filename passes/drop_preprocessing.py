@@ -167,14 +167,11 @@ def _enter(
         shape = np.array(known[id(node.inputs[0])], dtype=np.int64)
         piece = shape[slice(attribute(node, "start", 0), attribute(node, "end", None))]
         value = edit.constant("shape", piece if node.op == "Shape" else np.array(shape.prod()))
-        if any(graphs.is_graph_output(node.outputs[0], holder) for holder in graphs.walk_graphs(graph)):
-            edit.replace(node, "Identity", [value])
-        else:
-            edit.bypass(node, value)
+        edit.bypass(node, value)
     edit.remove(producer(cut))
     channels, height, width = (static_shape(image) or ())[-3:]
-    cut.dtype, cut.shape = np.dtype(np.float32), [1, channels, height, width]
-    graph.inputs = [cut if tensor is image else tensor for tensor in graph.inputs]
+    edit.retype(cut, dtype=np.dtype(np.float32), shape=[1, channels, height, width])
+    edit.set_interface(inputs=[cut if tensor is image else tensor for tensor in graph.inputs])
 
 
 def _fit(
@@ -318,8 +315,8 @@ def _drop_pasting(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:
         expected = np.stack(list(paste_masks(value, head.boxes, head.canvas)))[:, None]
         if np.allclose(pasted, expected, rtol=0, atol=_PASTED):
             rows = output.shape[0] if isinstance(output.shape[0], str) else None
-            masks.dtype, masks.shape = np.dtype(np.float32), [rows, *value.shape[1:]]
-            graph.outputs = [masks if tensor is output else tensor for tensor in graph.outputs]
+            edit.retype(masks, dtype=np.dtype(np.float32), shape=[rows, *value.shape[1:]])
+            edit.set_interface(outputs=[masks if tensor is output else tensor for tensor in graph.outputs])
             edit.metadata[MASKS_NOTE] = json.dumps(masks.name)
             return
     edit.skip(None, f"end: output '{output.name}' is not pasted as the runtime pastes masks")

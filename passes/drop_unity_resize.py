@@ -6,7 +6,8 @@
 Exporters write one wherever a feature map is brought to the size of another that has that size already: heads that
 align pyramid levels, interpolate(size=...) at the training resolution. With a factor of 1, output i comes from
 position i of the input in every coordinate mode but one: (i + 0.5) / 1 - 0.5, i / 1 and i (n - 1) / (n - 1) are i.
-So nearest takes element i however it rounds, and linear and cubic give it the weight 1.
+So nearest takes element i however it rounds, and linear and cubic give it the weight 1. Where both ends keep their
+names, such as an input and an output of the model, an Identity takes its place.
 
 It does not fire when
 1. it resizes: a factor is not 1
@@ -14,7 +15,6 @@ It does not fire when
 3. it crops (tf_crop_and_resize), or it keeps the aspect ratio of sizes (keep_aspect_ratio_policy)
 4. it samples half a pixel further (tf_half_pixel_for_nn), unless it is nearest and rounds that down
 5. it smooths (antialias)
-6. its input can't take the name of its output: both end the graph, or the input comes from outside
 """
 
 from __future__ import annotations

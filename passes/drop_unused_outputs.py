@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
 import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import STANDARD_DOMAINS, attribute, consumers, is_op
+from graphsurgery.graph import attribute, consumers, is_op
+from graphsurgery.operators.schemas import schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 # the first operator set in which an attribute, not the number of outputs, says whether BatchNormalization trains
@@ -40,9 +40,9 @@ class DropUnusedOutputs(GraphPass):
         graphs.drop_unused(graph)  # what an unused node reads is not read
         ends = {id(tensor) for inner in graphs.walk_graphs(graph) for tensor in inner.outputs}
         for node in graphs.walk_nodes(graph):
-            unread = {id(tensor) for tensor in node.outputs if not consumers(tensor) and id(tensor) not in ends}
-            unused = {id(node.outputs[index]) for index in _optional(node, edit.opset)} & unread
-            if not any(tensor.name and id(tensor) in unused for tensor in node.outputs):
+            optional = (tensor for tensor in _optional(node, edit.opset) if tensor.name and not consumers(tensor))
+            unused = {id(tensor) for tensor in optional} - ends
+            if not unused:
                 continue
             reason = _why_all(node, edit.opset)
             if reason is not None:
@@ -51,17 +51,14 @@ class DropUnusedOutputs(GraphPass):
             kept = [gs.Variable.empty() if id(tensor) in unused else tensor for tensor in node.outputs]
             while not kept[-1].name:
                 kept.pop()
-            graphs.set_outputs(node, kept)
-            edit.edits += 1
+            edit.set_outputs(node, kept)
 
 
-def _optional(node: gs.Node, opset: int) -> list[int]:
-    """Return the indices of the outputs that `node` need not write."""
-    if node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op, opset, ""):
-        return []
-    declared = onnx.defs.get_schema(node.op, opset, "").outputs
-    pairs = enumerate(zip(node.outputs, declared, strict=False))
-    return [index for index, (_, output) in pairs if output.option == OpSchema.FormalParameterOption.Optional]
+def _optional(node: gs.Node, opset: int) -> list[gs.Tensor]:
+    """Return the outputs that `node` need not write."""
+    schema = schema_of(node, opset)
+    pairs = zip(node.outputs, schema.outputs if schema is not None else (), strict=False)
+    return [tensor for tensor, declared in pairs if declared.option == OpSchema.FormalParameterOption.Optional]
 
 
 def _why_all(node: gs.Node, opset: int) -> str | None:

@@ -32,7 +32,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute
+from graphsurgery.operators.schemas import schema_of
 from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
 
@@ -59,11 +60,11 @@ class FillDefaultAttributes(NodePass):
                 raise ValueError(f"ops: ONNX has no operator '{pattern}'.{hint}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not (is_op(node, node.op) and any(fnmatch.fnmatchcase(node.op, pattern) for pattern in self.ops)):
+        if not any(fnmatch.fnmatchcase(node.op, pattern) for pattern in self.ops):
             return
-        if not onnx.defs.has(node.op, edit.opset, ""):
+        schema = schema_of(node, edit.opset)
+        if schema is None:
             return
-        schema = onnx.defs.get_schema(node.op, edit.opset, "")
         _fill(node, _plain_defaults(node, schema), schema, edit)
         if "kernel_shape" not in schema.attributes:
             return

@@ -26,13 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, is_op
+from graphsurgery.operators.schemas import schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 
@@ -51,10 +50,9 @@ class FoldConstants(GraphPass):
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         graphs.sort(graph)
-        outputs = {id(tensor) for inner in graphs.walk_graphs(graph) for tensor in inner.outputs}
         for inner in graphs.walk_graphs(graph):
             edit.graph = inner
-            folding = _Folding(inner, edit, outputs, self.max_elements)
+            folding = _Folding(inner, edit, self.max_elements)
             folding.lift_constants()
             folding.fold_shapes()
             while ready := folding.ready():
@@ -64,14 +62,10 @@ class FoldConstants(GraphPass):
 
 @dataclass
 class _Folding:
-    """The work on one graph; `outputs` are the ids of the outputs of all graphs, `refused` those of nodes.
-
-    `shapes` are those of tensors, by id, as far as they are known.
-    """
+    """The work on one graph; `refused` are ids of nodes, `shapes` those of tensors by id, where they are known."""
 
     graph: gs.Graph
     edit: Editor
-    outputs: set[int]
     max_elements: int
     refused: set[int] = field(default_factory=set)
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -82,7 +76,7 @@ class _Folding:
             # the stored form where there is one: weights are not read for this
             value = held._values if isinstance(held, gs.Constant) else graphs.constant(node.outputs[0])
             if value is not None:
-                self._settle(node, [value])
+                self.edit.fold(node, [value])
 
     def fold_shapes(self) -> None:
         for node in [node for node in self.graph.nodes if is_op(node, "Shape", "Size") and node.outputs]:
@@ -90,10 +84,10 @@ class _Folding:
             if shape is None:
                 continue
             if node.op == "Size":
-                self._settle(node, [np.array(int(np.prod(shape, dtype=np.int64)))])
+                self.edit.fold(node, [np.array(int(np.prod(shape, dtype=np.int64)))])
             else:
                 part = slice(attribute(node, "start", 0), attribute(node, "end", None))
-                self._settle(node, [np.array(shape[part], dtype=np.int64)])
+                self.edit.fold(node, [np.array(shape[part], dtype=np.int64)])
 
     def ready(self) -> list[gs.Node]:
         """Return the nodes to evaluate next: those whose values are known to be small enough beforehand.
@@ -103,20 +97,27 @@ class _Folding:
         candidates = self._candidates()
         if not candidates:
             return []
-        self._infer_shapes(candidates)
+        written = [tensor for node in candidates for tensor in node.outputs if tensor.name]
+        part = Editor(graphs.extract(self.graph, written, ()), FoldConstants.name, self.edit.folder)
+        for tensor in written:
+            size = part.static_shape(tensor)
+            if size is not None:
+                self.shapes[id(tensor)] = size
+        if part.skips:  # the inference fails, and a value may be of any size
+            raise self.edit.fail(part.skips[0].reason)
         ready: list[gs.Node] = []
         known: set[int] = set()
         for node in candidates:
-            written = [tensor for tensor in node.outputs if tensor.name]
-            sized = all(id(tensor) in self.shapes for tensor in written)
+            own = [tensor for tensor in node.outputs if tensor.name]
+            sized = all(id(tensor) in self.shapes for tensor in own)
             # a size that is not known with all inputs at hand depends on the data, as NonZero's, and is no larger
             if not _reads_constants(node, known if sized else set()):
                 continue
-            if self._too_large(node, [self._size(tensor) for tensor in written]):
+            if self._too_large(node, [self._size(tensor) for tensor in own]):
                 continue
             ready.append(node)
             if sized:
-                known.update(id(tensor) for tensor in written)
+                known.update(id(tensor) for tensor in own)
         return ready
 
     def fold(self, nodes: Sequence[gs.Node]) -> None:
@@ -126,7 +127,7 @@ class _Folding:
             tensor
             for node in nodes
             for tensor in node.outputs
-            if tensor.name and (id(tensor) in self.outputs or any(id(n) not in inside for n in tensor.outputs))
+            if tensor.name and (self.edit.is_output(tensor) or any(id(n) not in inside for n in tensor.outputs))
         ]
         try:
             values = {id(t): value for t, value in zip(wanted, self.edit.evaluate(wanted), strict=True)}
@@ -140,7 +141,7 @@ class _Folding:
         for node in nodes:
             here = [values.get(id(tensor)) for tensor in node.outputs]
             if not self._too_large(node, [value.size for value in here if value is not None]):
-                self._settle(node, here)
+                self.edit.fold(node, here)
 
     def _candidates(self) -> list[gs.Node]:
         known: set[int] = set()
@@ -155,18 +156,6 @@ class _Folding:
                 found.append(node)
                 known.update(id(tensor) for tensor in node.outputs)
         return found
-
-    def _infer_shapes(self, nodes: Sequence[gs.Node]) -> None:
-        """Note the shapes of what `nodes` write; the graph itself keeps saying what it said."""
-        written = [tensor for node in nodes for tensor in node.outputs if tensor.name]
-        part = graphs.extract(self.graph, written, ())
-        before = [(tensor.dtype, tensor.shape) for tensor in written]
-        Editor(part, FoldConstants.name, self.edit.folder).infer_shapes()
-        for tensor, (dtype, shape) in zip(written, before, strict=True):
-            size = graphs.static_shape(tensor)
-            if size is not None:
-                self.shapes[id(tensor)] = size
-            tensor.dtype, tensor.shape = dtype, shape
 
     def _size(self, tensor: gs.Tensor) -> int:
         return math.prod(tensor.shape if isinstance(tensor, gs.Constant) else self.shapes.get(id(tensor), (0,)))
@@ -184,27 +173,6 @@ class _Folding:
         self.refused.add(id(node))
         self.edit.skip(node, reason)
 
-    def _settle(self, node: gs.Node, values: Sequence[np.ndarray | LazyValues | None]) -> None:
-        """Let `values` stand where `node` wrote them; None for those that nothing reads any more."""
-        written = list(node.outputs)
-        kept = is_op(node, "Constant") and id(written[0]) in self.outputs
-        if not kept:
-            graphs.detach(node)
-        for tensor, value in zip(written, values, strict=True):
-            if value is None:
-                continue
-            name = tensor.name
-            if id(tensor) in self.outputs:
-                if not kept:
-                    attrs = {"value": gs.Constant("", value)}
-                    self.graph.nodes.append(
-                        gs.Node("Constant", self.edit.fresh(f"{name}_Constant"), attrs, [], [tensor])
-                    )
-                name = self.edit.fresh(name)
-            constant = gs.Constant(name, value)
-            for reader in {id(reader): reader for reader in tensor.outputs}.values():
-                graphs.set_inputs(reader, [constant if t is tensor else t for t in reader.inputs])
-
 
 def _reads_constants(node: gs.Node, known: set[int]) -> bool:
     return all(not t.name or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs)
@@ -220,9 +188,9 @@ def _reason_against(node: gs.Node, opset: int) -> str | None:
         return "control flow is not evaluated"
     if node.op in ("QuantizeLinear", "DequantizeLinear"):
         return "folding it would undo the quantization"
-    if not onnx.defs.has(node.op, opset, ""):
+    schema = schema_of(node, opset)
+    if schema is None:
         return f"operator set {opset} has no {node.op}"
-    written = onnx.defs.get_schema(node.op, opset, "").outputs
-    if any(not any(kind.startswith("tensor(") for kind in output.types) for output in written):
+    if any(not any(kind.startswith("tensor(") for kind in output.types) for output in schema.outputs):
         return "it writes a sequence or an optional"
     return None

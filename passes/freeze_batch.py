@@ -35,7 +35,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.graph.model import Model
 from graphsurgery.operators.batch_rows import Rows, counted_by
-from graphsurgery.operators.static_shapes import free_inputs, settle, shape_text, size_of
+from graphsurgery.operators.static_shapes import fold_shapes, free_inputs, shape_text, size_of
 from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
 
 # A prime that no layer has as a size: with so many rows, a dimension that has to do with their number shows it.
@@ -63,13 +63,13 @@ class FreezeBatch(GraphPass):
         names = [tensor.name for tensor in batch]
         is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
         if is_open:
-            settle(edit, frozen=False)  # what is static now can't be taken for the number of rows
+            fold_shapes(edit, frozen=False)  # what is static now can't be taken for the number of rows
         if is_open or note.get("size") != self.size:
             copy = Model.of(graph, edit.folder).graph()
             self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
         if is_open:
-            _freeze(batch, self.size)
-            settle(edit, frozen=True)
+            _freeze(batch, self.size, edit)
+            fold_shapes(edit, frozen=True)
         parameters = [tensor.name for tensor in free_inputs(graph) if tensor.name not in names]
         edit.metadata[BATCH_NOTE] = json.dumps(
             {"size": self.size, **({"parameters": parameters} if parameters else {})}
@@ -115,8 +115,8 @@ class FreezeBatch(GraphPass):
         batch = [tensor for tensor in graph.inputs if tensor.name in names]
         counted = counted_by(graph.nodes, batch) if probe else set()
         if probe:
-            _freeze(batch, probe)
-        settle(edit, frozen=probe is not None)
+            _freeze(batch, probe, edit)
+        fold_shapes(edit, frozen=probe is not None)
         graphs.drop_unused(graph)
         rows = Rows(probe or self.size, edit.opset, {id(tensor) for tensor in batch}, counted, probe is not None)
         mixing = rows.follow(graph.nodes)
@@ -131,6 +131,6 @@ class FreezeBatch(GraphPass):
                 raise edit.fail(f"output '{output.name}' does not depend on the rows of {', '.join(names)}; cut it off")
 
 
-def _freeze(batch: list[gs.Variable], size: int) -> None:
+def _freeze(batch: list[gs.Variable], size: int, edit: Editor) -> None:
     for tensor in batch:
-        tensor.shape = [size, *tensor.shape[1:]]
+        edit.retype(tensor, shape=[size, *tensor.shape[1:]])

@@ -30,7 +30,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op
-from graphsurgery.operators.static_shapes import dynamic_values, free_inputs, settle, shape_text, size_of
+from graphsurgery.operators.static_shapes import dynamic_values, fold_shapes, free_inputs, shape_text, size_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 _CHANNELS = (1, 3, 4)
@@ -73,7 +73,7 @@ class FreezeShapes(GraphPass):
         wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]
         frozen = _grant(wishes, graph, edit)
         if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
-            settle(edit, frozen)
+            fold_shapes(edit, frozen)
         elif not self.strict:
             return edit.skip(None, "every input that it is to freeze is static, and no node asks for a shape")
         if self.strict:
@@ -94,7 +94,7 @@ class FreezeShapes(GraphPass):
             if tensor is None:
                 raise edit.fail(f"inputs: there is no input '{name}'; the model has {', '.join(named) or 'none'}")
             if tensor.shape is None:
-                tensor.shape = [None] * len(shape)
+                edit.retype(tensor, shape=[None] * len(shape))
             if len(tensor.shape) != len(shape):
                 raise edit.fail(f"inputs: '{name}' is {shape_text(tensor.shape)}, which {shape} does not fit")
             wishes += [_Wish(tensor, axis, size, f"inputs.{name}") for axis, size in enumerate(shape)]
@@ -139,8 +139,7 @@ class FreezeShapes(GraphPass):
 
 def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
     """Write the sizes into the inputs, and into every dimension of the same name; return whether any changed."""
-    named: dict[str, _Wish] = {}
-    unnamed: dict[tuple[str, int], _Wish] = {}
+    wanted: dict[str | tuple[str, int], _Wish] = {}  # by the name of the dimension, or by its place
     for wish in wishes:
         place = f"input '{wish.tensor.name}' {shape_text(wish.tensor.shape)}"
         have = wish.tensor.shape[wish.axis]
@@ -151,22 +150,18 @@ def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:
                 f"export the model with {wish.size} or with a dynamic size there"
             )
         if size is None:
-            first = (
-                named.setdefault(have, wish)
-                if isinstance(have, str)
-                else unnamed.setdefault((wish.tensor.name, wish.axis), wish)
-            )
+            first = wanted.setdefault(have if isinstance(have, str) else (wish.tensor.name, wish.axis), wish)
             if first.size != wish.size:
                 raise edit.fail(
                     f"dimension {wish.axis} of {place} would be {first.size} by {first.option} "
                     f"and {wish.size} by {wish.option}; give it one size"
                 )
     for tensor in graph.inputs:
-        for axis, have in enumerate(tensor.shape or []):
-            wish_for = named.get(have) if isinstance(have, str) else unnamed.get((tensor.name, axis))
-            if wish_for is not None:
-                tensor.shape[axis] = wish_for.size
-    return bool(named or unnamed)
+        if tensor.shape is not None:
+            places = [have if isinstance(have, str) else (tensor.name, axis) for axis, have in enumerate(tensor.shape)]
+            sizes = zip(tensor.shape, places, strict=True)
+            edit.retype(tensor, shape=[wanted[place].size if place in wanted else have for have, place in sizes])
+    return bool(wanted)
 
 
 def _is_image(tensor: gs.Variable) -> bool:

@@ -19,7 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,8 @@ from onnx import AttributeProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, producer
+from graphsurgery.graph.shapes import agree
+from graphsurgery.graph.view import table
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -49,92 +50,21 @@ class InlineIf(NodePass):
             branch = branches[0]
         else:
             raise Refuse("its condition is not constant, and its branches differ")
-        if vars(branch).get("annotations"):
+        if table(branch).annotations:
             raise Refuse("its branch has quantization annotations")
         unwritten = _unwritten(branch, edit.root)
         if unwritten is not None:
             raise Refuse(f"its branch reads '{unwritten}', which no node writes")
         for out, source in zip(node.outputs, branch.outputs, strict=True):
-            if not _agree(out, source) and edit.is_output(out):
+            if not agree(out.shape, source.shape) and edit.is_output(out):
                 raise Refuse(f"its branch writes {source.shape} where {out.shape} is promised")
-        _inline(node, branch, edit)
-
-
-def _inline(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
-    """Put the nodes of `branch` in the place of `node`."""
-    _make_unique(node, branch, edit)
-    written, sources, nodes = list(node.outputs), list(branch.outputs), list(branch.nodes)
-    for body in graphs.subgraphs(node):
-        for unused in graphs.walk_nodes(body) if body is not branch else ():
-            graphs.detach(unused)
-        body.nodes, body.outputs = [], []
-    edit.remove(node)
-    edit.graph.nodes = [other for other in edit.graph.nodes if other is not node]
-    edit.graph.nodes.extend(nodes)
-    inside = {id(moved) for moved in nodes}
-    outer: dict[int, gs.Tensor] = {}
-    for out, source in zip(written, sources, strict=True):
-        if not out.name:
-            continue
-        maker = producer(source)
-        if maker is not None and id(maker) in inside and id(source) not in outer and not edit.is_output(source):
-            outer[id(source)] = out
-            if (out.shape is None or not _agree(out, source)) and not edit.is_output(out):
-                out.dtype, out.shape = source.dtype, source.shape
-            graphs.set_outputs(maker, [out if tensor is source else tensor for tensor in maker.outputs])
-            for reader in {id(reader): reader for reader in graphs.consumers(source)}.values():
-                graphs.set_inputs(reader, [out if tensor is source else tensor for tensor in reader.inputs])
-        else:  # a tensor from outside, a constant, or one that is two outputs
-            _copy(outer.get(id(source), source), out, edit)
-
-
-def _agree(one: gs.Tensor, other: gs.Tensor) -> bool:
-    """Whether the shapes that are written down for two tensors may be the same."""
-    if one.shape is None or other.shape is None:
-        return True
-    pairs = zip(one.shape, other.shape, strict=False)
-    return len(one.shape) == len(other.shape) and all(
-        a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int)
-    )
-
-
-def _copy(source: gs.Tensor, out: gs.Tensor, edit: Editor) -> None:
-    """Let what reads `out` read `source`; where `out` is an output, an Identity writes it."""
-    copy = producer(edit.emit("Identity", [source], hint=out.name))
-    assert copy is not None
-    graphs.set_outputs(copy, [out])
-    if not edit.is_output(out):
-        edit.bypass(copy, source)
-
-
-def _make_unique(node: gs.Node, branch: gs.Graph, edit: Editor) -> None:
-    """Rename tensors and nodes of `branch` that have the name of another one outside `node`."""
-    own = {tensor.name: tensor for inner in branch.nodes for tensor in inner.outputs}
-    own |= {tensor.name: tensor for tensor in _tensors(graphs.walk_graphs(branch)) if isinstance(tensor, gs.Constant)}
-    inside = {id(inner) for body in graphs.subgraphs(node) for inner in graphs.walk_graphs(body)}
-    outside = [graph for graph in graphs.walk_graphs(edit.root) if id(graph) not in inside]
-    reserved = {name for graph in outside for name in vars(graph).get("reserved", ())}
-    clashing = {name for name, tensor in own.items() if name in reserved and not isinstance(tensor, gs.Constant)}
-    clashing |= {other.name for other in _tensors(outside) if own.get(other.name, other) is not other}
-    for name in sorted(clashing - {""}):
-        own[name].name = edit.fresh(name)
-    taken = {other.name for graph in outside for other in graph.nodes} - {""}
-    for inner in branch.nodes:
-        if inner.name in taken:
-            inner.name = edit.fresh(inner.name)
-
-
-def _tensors(inside: Iterable[gs.Graph]) -> Iterator[gs.Tensor]:
-    for graph in inside:
-        yield from (*graph.inputs, *graph.outputs)
-        for node in graph.nodes:
-            yield from (*node.inputs, *node.outputs)
+        edit.inline(node, branch)
 
 
 def _unwritten(branch: gs.Graph, root: gs.Graph) -> str | None:
     """Return the name of a tensor that `branch` reads and that is no input, no constant, and written by no node."""
     given = {id(tensor) for inner in graphs.walk_graphs(root) for tensor in inner.inputs}
-    for tensor in _tensors(graphs.walk_graphs(branch)):
+    for tensor in (tensor for inner in graphs.walk_graphs(branch) for tensor in graphs.tensors(inner)):
         loose = isinstance(tensor, gs.Variable) and tensor.name and producer(tensor) is None
         if loose and id(tensor) not in given:
             return str(tensor.name)

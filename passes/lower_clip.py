@@ -6,7 +6,8 @@
 
 Exporters write torch.clamp(min=0) as such a Clip; a compiler fuses a Relu into the Conv before it, a Clip often not.
 NaN stays NaN and -0 stays -0 in ONNX Runtime, before and after. One limit: by the specification a bound that is left
-out is the largest finite number, so Clip turns Inf into that, where Relu lets Inf through.
+out is the largest finite number, so Clip turns Inf into that, where Relu lets Inf through. Between an input and an
+output of the model, one that cuts off nothing becomes an Identity.
 
 It does not fire when
 1. a bound is not constant (an initializer that a caller may override is not)
@@ -14,7 +15,6 @@ It does not fire when
    down meant Inf to end there (integers have no Inf, so there it is none)
 3. the elements are of a type for which this operator set has no Relu (integers below 14), or ONNX Runtime has none
    (int16, int64), or nothing tells their type
-4. it would be dropped, but is what gives a graph output its name
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     Add(Expand(x [1, 3], [2, 3]), y [2, 3])     ->  Add(x, y), which has the same shape without it
 
 The shape may have sizes of 1 where the input has others. Sizes that are not known may stay so where the shape is 1
-there.
+there. Between an input and an output of the model, one that does nothing becomes an Identity.
 
 It does not fire when
 1. the shape is computed, or a caller may override it
@@ -14,7 +14,6 @@ It does not fire when
 3. nothing tells whether a size is 1, which the Expand repeats, or what the shape says already
 4. the shapes contradict each other, or the result is empty
 5. an axis comes in front, and the sizes that are not known, or 0, can't be written down for the Reshape
-6. the Expand does nothing, but both ends are a graph's interface and so keep their names
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class MergeTransposes(NodePass):
         if inner is not None and is_op(inner, "Transpose"):
             source, perms = inner.inputs[0], [_perm(inner), _perm(node)]
         if perms == [[], []]:
-            return _pass_on(node, source, edit)
+            edit.bypass(node, source)
+            return
         written = [perm for perm in perms if perm]
         if not written and source.shape is None:
             return
@@ -48,7 +49,7 @@ class MergeTransposes(NodePass):
                 raise Refuse(f"its perm, or the one before it, is no permutation of {rank} dimensions")
             composed = [composed[axis] for axis in order]
         if composed == list(range(rank)):
-            _pass_on(node, source, edit)
+            edit.bypass(node, source)
         elif len(perms) == 2:
             edit.replace(node, "Transpose", [source], {"perm": composed})
 
@@ -56,8 +57,3 @@ class MergeTransposes(NodePass):
 def _perm(node: gs.Node) -> list[int]:
     """Return the perm that is written out; [] where none is."""
     return [int(axis) for axis in attribute(node, "perm", [])]
-
-
-def _pass_on(node: gs.Node, source: gs.Tensor, edit: Editor) -> None:
-    if not edit.bypass(node, source):
-        edit.replace(node, "Identity", [source])

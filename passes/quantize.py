@@ -94,14 +94,14 @@ class Quantize(ModelPass):
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         _require_plain(model)
-        if not edit.around.samples:
+        if not edit.context.samples:
             raise edit.fail("there are no captured samples to calibrate with; run it in apply, on one image or more")
         plain = ModelProto()
         plain.CopyFrom(Model(model, edit.folder).with_values_inside().proto)
         quantizers.name_nodes(plain)
         excluded = self._excluded(plain, edit)
-        feeds = Feeds(plain, edit.around.samples, self.samples)
-        phase = _phases(edit.around.progress, 2 + (self.exclude == "auto") + self.explain)
+        feeds = Feeds(plain, edit.context.samples, self.samples)
+        phase = _phases(edit.context.progress, 2 + (self.exclude == "auto") + self.explain)
         prepared = quantizers.prepare(self.backend, plain, feeds, self._settings, phase())
 
         def quantize_but(names: tuple[str, ...]) -> ModelProto:

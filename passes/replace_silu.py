@@ -45,7 +45,7 @@ class ReplaceSilu(NodePass):
             return
         if excluded(node, self.exclude):
             raise Refuse("it is excluded by name")
-        match.require_private("its Sigmoid is read by another node too, or is a graph output")
+        match.require_private("what the Sigmoid writes is read elsewhere too, or is a graph output")
         x, slope = match["x"], attribute(node, "alpha", 1.0)
         if not slope > 0:
             raise Refuse(f"alpha is {slope:g}")

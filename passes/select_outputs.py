@@ -57,13 +57,12 @@ class SelectOutputs(GraphPass):
         for tensor in chosen:
             _write_down_type(tensor, graph, edit)
         fed = [tensor for tensor in graph.inputs if tensor.outputs]
-        graph.outputs = chosen
+        edit.set_interface(outputs=chosen)
         graphs.drop_unused(graph)
         starved = {id(tensor) for tensor in fed if not (tensor.outputs or graphs.is_graph_output(tensor, graph))}
-        graph.inputs = [tensor for tensor in graph.inputs if id(tensor) not in starved]
+        edit.set_interface(inputs=[tensor for tensor in graph.inputs if id(tensor) not in starved])
         if MASKS_NOTE in edit.metadata and json.loads(edit.metadata[MASKS_NOTE]) not in self.outputs:
             del edit.metadata[MASKS_NOTE]  # no masks, nothing to paste
-        edit.edits += 1
 
     def _refuse(self, name: str, known: dict[str, gs.Tensor], graph: gs.Graph, edit: Editor) -> gs.Tensor:
         if any(tensor.name == name for tensor in graph.inputs):
@@ -84,4 +83,4 @@ def _write_down_type(tensor: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:
     if dtype is None or shape is None:
         what = "type" if dtype is None else "number of dimensions"
         raise edit.fail(f"the {what} of '{tensor.name}' is not known, which an output must have; infer it first")
-    tensor.dtype, tensor.shape = dtype, shape
+    edit.retype(tensor, dtype=dtype, shape=shape)

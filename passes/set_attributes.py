@@ -32,7 +32,7 @@ from onnx import AttributeProto
 from onnx.defs import OpSchema
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import STANDARD_DOMAINS
+from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
 # what an attribute's type takes: the type of an item, and whether it is a list
@@ -84,11 +84,7 @@ class SetAttributes(GraphPass):
             if edit.edits != before:
                 changed.append(node)
         if changed:
-            _forget_shapes_behind(changed, graph)
-            promised = [(tensor, tensor.dtype, tensor.shape) for tensor in graph.outputs]
-            edit.infer_shapes()
-            for tensor, dtype, shape in promised:
-                tensor.dtype, tensor.shape = dtype, shape
+            edit.infer_behind(changed)
 
     def _matching(self, graph: gs.Graph, edit: Editor) -> list[gs.Node]:
         nodes = [node for node in graphs.walk_nodes(graph) if self.op is None or node.op == self.op]
@@ -116,16 +112,9 @@ def _place(node: gs.Node) -> str:
     return f"node '{_label(node)}' ({node.op})"
 
 
-def _schema(node: gs.Node, edit: Editor) -> OpSchema | None:
-    """Return what the operator set at hand says of the operator; None for one of another domain."""
-    if node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op, edit.opset, ""):
-        return onnx.defs.get_schema(node.op, edit.opset, "")
-    return None
-
-
 def _attribute_value(node: gs.Node, name: str, value: Any, edit: Editor) -> Any:
     """Return `value` as the type that attribute `name` must have."""
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     if schema is None:
         return value
     _check_known(node, name, schema, edit)
@@ -163,7 +152,7 @@ def _type_of(value: Any) -> str:
 
 
 def _delete(node: gs.Node, name: str, edit: Editor) -> None:
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     if schema is not None:
         _check_known(node, name, schema, edit)
         if schema.attributes[name].required:
@@ -174,7 +163,7 @@ def _delete(node: gs.Node, name: str, edit: Editor) -> None:
 
 
 def _set_constant(node: gs.Node, key: str, value: Any, edit: Editor) -> None:
-    schema = _schema(node, edit)
+    schema = schema_of(node, edit.opset)
     index = _input_index(node, str(key), schema, edit)
     old = node.inputs[index] if index < len(node.inputs) and node.inputs[index].name else None
     held = None if old is None else graphs.constant(old)
@@ -210,34 +199,9 @@ def _input_dtype(node: gs.Node, key: str, index: int, old: Any, schema: OpSchema
     if old is not None and old.dtype is not None:
         stored: np.dtype[Any] = np.dtype(old.dtype)
         return stored
-    parameter = schema.inputs[min(index, len(schema.inputs) - 1)] if schema is not None else None
-    kinds: Sequence[str] = sorted(parameter.types) if parameter is not None else ()
+    kinds: Sequence[str] = sorted(input_at(schema, index).types) if schema is not None else ()
     if len(kinds) != 1:
         raise edit.fail(f"{_place(node)}: input '{key}' has no known type; set an input that is constant already")
     name = kinds[0].removeprefix("tensor(").removesuffix(")").upper()
     dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(name))
     return dtype
-
-
-def _forget_shapes_behind(nodes: Iterable[gs.Node], graph: gs.Graph) -> None:
-    """Take types and shapes off everything computed from `nodes`; graph outputs keep what they promise.
-
-    Outputs of bodies keep their types: where value_info holds them too, nothing can be inferred of a Loop without.
-    """
-    holders = {id(body): node for node in graphs.walk_nodes(graph) for body in graphs.subgraphs(node)}
-    behind: dict[int, list[gs.Node]] = {}
-    for inner in graphs.walk_graphs(graph):
-        if id(inner) in holders:
-            for tensor in inner.outputs:
-                behind.setdefault(id(tensor), []).append(holders[id(inner)])
-    promised = {id(tensor) for tensor in graph.outputs}
-    pending, seen = list(nodes), {id(node) for node in nodes}
-    while pending:
-        for tensor in pending.pop().outputs:
-            if id(tensor) not in promised:
-                tensor.shape = None
-                tensor.dtype = tensor.dtype if id(tensor) in behind else None
-            for reader in (*tensor.outputs, *behind.get(id(tensor), ())):
-                if id(reader) not in seen:
-                    seen.add(id(reader))
-                    pending.append(reader)

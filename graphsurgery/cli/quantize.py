@@ -49,7 +49,7 @@ def quantize_command(
     """
     from graphsurgery.capture.samples import Capture
     from graphsurgery.graph.model import Model
-    from graphsurgery.rewrite import Surroundings, apply_pass
+    from graphsurgery.rewrite import PassContext, apply_pass
 
     screen = screen_for(json_)
     pass_ = _configured(option or [], backend, exclude or [], goal, explain or plot is not None, samples)
@@ -65,7 +65,7 @@ def quantize_command(
     begin = time.perf_counter()
     with Display() as display:
         display.begin(f"quantize {model.name}")
-        applied = apply_pass(pass_, original, Surroundings(captured, display.advance))
+        applied = apply_pass(pass_, original, PassContext(captured, display.advance))
     seconds = time.perf_counter() - begin
     if applied.skips:
         raise InputError(f"{model}: nothing was quantized: {applied.skips[0].reason}")

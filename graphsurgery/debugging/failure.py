@@ -26,7 +26,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import frozen_batch
 
 
-def leave(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
+def record(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
     """Put both graphs and their inputs into `folder`, and return the line that says where they begin to differ.
 
     The line is empty where that can't be done: the failure itself is what the user must hear of, whatever happens here.

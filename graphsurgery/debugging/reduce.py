@@ -211,6 +211,8 @@ def _without_node(model: Model, at: int) -> Model | None:
         edit = Editor(view)
         if not node.inputs or not node.outputs or not edit.bypass(node, node.inputs[0]):
             return model
+        if node.outputs:  # it is an Identity now, between two ends of the graph: as many nodes as before
+            return model
         graphs.drop_unused(view)
         view.inputs = [tensor for tensor in view.inputs if tensor.outputs or edit.is_output(tensor)]
         try:

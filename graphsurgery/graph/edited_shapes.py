@@ -19,10 +19,10 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import ModelError, PassError
+from graphsurgery.errors import ModelError
 from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, types
-from graphsurgery.graph.view import to_proto
+from graphsurgery.graph.view import table, to_proto
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class EditedShapes:
         try:
             proto = to_proto(self._root, largest=SHAPE_LIKE, ordered=True)
             inferred = self._infer(proto)
-        except (ModelError, PassError) as error:
+        except ModelError as error:
             self.failure = str(error)
             return
         self._symbols = _symbols(inferred.graph)
@@ -186,7 +186,7 @@ class EditedShapes:
             import_domains=self._root.import_domains,
             ir_version=self._root.ir_version,
         )
-        part.base = vars(self._root).get("base")
+        table(part).base = table(self._root).base
         try:
             proto = to_proto(part, largest=SHAPE_LIKE, ordered=True)
             inside = {id(tensor) for unit in taken.values() for tensor in _writes(unit)}
@@ -194,7 +194,7 @@ class EditedShapes:
                 if id(known.tensor) not in inside and known.type != UNKNOWN:
                     proto.graph.input.add(name=known.tensor.name).type.CopyFrom(_type_proto(known.type))
             inferred = self._infer(proto)
-        except (ModelError, PassError):  # the other ones are known still
+        except ModelError:  # the other ones are known still
             return [_Known(t, _written(t), UNKNOWN) for unit in taken.values() for t in _writes(unit)]
         fresh = {symbol: self._new_symbol() for symbol in _symbols(inferred.graph) - _symbols(proto.graph)}
         return [_Known(tensor, _written(tensor), _renamed(kind, fresh)) for tensor, kind in types(part, inferred.graph)]

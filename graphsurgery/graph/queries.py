@@ -6,12 +6,13 @@ Everything here is iterative and linear in the size of the graph.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+
+from graphsurgery.graph.view.origin import GraphTable, keep, table
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
 # Two equal ones give different values; Dropout is one in training mode.
@@ -98,12 +99,11 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
 
 def has_default(tensor: gs.Tensor, graph: gs.Graph) -> bool:
     """Whether `tensor` is an input of `graph` that need not be given: an initializer of its name is its default."""
-    origin = vars(graph).get("origin")
-    if origin is None or not any(tensor is given for given in graph.inputs):
+    if not any(tensor is given for given in graph.inputs):
         return False
-    return tensor.name in origin.defaults or any(
-        tensor.name == sparse.values.name for sparse in origin.proto.sparse_initializer
-    )
+    entry = table(graph)
+    sparse = (stored.values.name for stored in entry.proto.sparse_initializer)
+    return tensor.name in entry.defaults or tensor.name in sparse
 
 
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
@@ -119,16 +119,19 @@ def attribute(node: gs.Node, name: str, default: Any) -> Any:
     return node.attrs.get(name, default)
 
 
+def tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """Yield what `graph` takes, gives out, and what its nodes read and write; not what the graphs inside it do."""
+    yield from (*graph.inputs, *graph.outputs)
+    for node in graph.nodes:
+        yield from (*node.inputs, *node.outputs)
+
+
 def tensor_names(graph: gs.Graph) -> set[str]:
     """Return the names of all tensors in `graph` and in the graphs inside it."""
     names: set[str] = set()
     for inner in walk_graphs(graph):
-        names.update(vars(inner).get("reserved", ()))  # initializers and types that no node has to do with
-        names.update(tensor.name for tensor in inner.inputs)
-        names.update(tensor.name for tensor in inner.outputs)
-        for node in inner.nodes:
-            names.update(tensor.name for tensor in node.inputs)
-            names.update(tensor.name for tensor in node.outputs)
+        names.update(table(inner).reserved)  # initializers and types that no node has to do with
+        names.update(tensor.name for tensor in tensors(inner))
     names.discard("")
     return names
 
@@ -236,16 +239,13 @@ def extract(
         import_domains=graph.import_domains,
         ir_version=graph.ir_version,
     )
-    part.metadata = dict(vars(graph).get("metadata", {}))
-    part.base = vars(graph).get("base")
-    origin = vars(graph).get("origin")
-    if origin is not None:  # what of it the view has no objects for
-        overridable = ends if with_defaults else {}
-        kept = sources.union(overridable)
-        sparse = [tensor for tensor in origin.proto.sparse_initializer if tensor.values.name in kept]
-        defaults = {name: tensor for name, tensor in origin.defaults.items() if name in overridable}
-        bare = onnx.GraphProto(sparse_initializer=sparse)
-        part.origin = replace(origin, proto=bare, values={}, constants=[], defaults=defaults, read=set())
+    entry = table(graph)
+    overridable = ends if with_defaults else {}
+    kept = sources.union(overridable)
+    sparse = [tensor for tensor in entry.proto.sparse_initializer if tensor.values.name in kept]
+    defaults = {name: tensor for name, tensor in entry.defaults.items() if name in overridable}
+    bare = onnx.GraphProto(sparse_initializer=sparse)
+    keep(part, GraphTable(entry.base, dict(entry.metadata), proto=bare, defaults=defaults))
     return part
 
 

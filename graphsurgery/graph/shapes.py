@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,14 @@ class TensorType:
 
 
 UNKNOWN = TensorType()
+
+
+def agree(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
+    """Whether two shapes that are written down, or not, may be the same one."""
+    if one is None or other is None:
+        return True
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def infer_shapes(view: gs.Graph, folder: Path | None = None) -> None:

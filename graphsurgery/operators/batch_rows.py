@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import attribute, is_op
-from graphsurgery.operators.static_shapes import parameter, size_of
+from graphsurgery.operators.axes import bounds, integers
+from graphsurgery.operators.dataflow import reads
+from graphsurgery.operators.static_shapes import size_of
 from graphsurgery.operators.training import why_it_trains
 
 _ELEMENTWISE = (
@@ -64,7 +65,7 @@ class Rows:
     def follow(self, nodes: Iterable[gs.Node]) -> tuple[gs.Node, str] | None:
         """Mark what the sorted `nodes` write; return the first node that mixes rows, and why, if any does."""
         for node in nodes:
-            read = [t for t in _all_inputs(node) if t.name]
+            read = [t for t in reads(node) if t.name]
             if any(id(tensor) in self.rows for tensor in read):
                 if is_op(node, "Shape", "Size"):
                     continue
@@ -181,7 +182,7 @@ class Rows:
         data = node.inputs[0]
         if not self._is_row(data) or any(self._is_row(tensor) for tensor in node.inputs[1:]):
             return "its target depends on values of the rows"
-        if is_op(node, "Squeeze") and parameter(node, 1, "axes") is None:
+        if is_op(node, "Squeeze") and not integers(node, "axes", 1):
             return "without axes it drops a batch of one"
         return None if self._leads(node.outputs[0]) else "the leading dimension of the result is not the batch"
 
@@ -205,33 +206,29 @@ class Rows:
         return problem or self._axes_spare_rows(None if axis is None else [axis], data)
 
     def _cumsum(self, node: gs.Node) -> str | None:
-        return self._only_first(node) or self._axes_spare_rows(parameter(node, 1, "axis"), node.inputs[0])
+        return self._only_first(node) or self._axes_spare_rows(integers(node, "axis", 1), node.inputs[0])
 
     def _reduction(self, node: gs.Node) -> str | None:
-        axes = parameter(node, 1, "axes") or None  # none at all means all of them
+        axes = integers(node, "axes", 1) or None  # none at all means all of them
         return self._only_first(node) or self._axes_spare_rows(axes, node.inputs[0])
 
     def _slice(self, node: gs.Node) -> str | None:
-        starts, ends = parameter(node, 1, "starts"), parameter(node, 2, "ends")
-        if starts is None or ends is None:
+        found = bounds(node)
+        if found is None:
             return "where it cuts is not known"
-        axes = parameter(node, 3, "axes") if _given(node, 3, "axes") else list(range(len(starts)))
-        steps = parameter(node, 4, "steps") if _given(node, 4, "steps") else [1] * len(starts)
-        if axes is None or steps is None:
-            return "where it cuts is not known"
-        whole = [s == 0 and e >= _TO_THE_END and step == 1 for s, e, step in zip(starts, ends, steps, strict=True)]
-        cut = [axis for axis, all_of_it in zip(axes, whole, strict=True) if not all_of_it]
+        cut = [b.axis for b in found if not (b.start == 0 and b.end >= _TO_THE_END and b.step == 1)]
         return self._only_first(node) or self._axes_spare_rows(cut, node.inputs[0])
 
     def _pad(self, node: gs.Node) -> str | None:
-        pads = parameter(node, 1, "pads")
-        if pads is None:
+        pads, axes = integers(node, "pads", 1), integers(node, "axes", 3)
+        if pads is None or axes is None:
             return "where it pads is not known"
         half = len(pads) // 2
-        axes = parameter(node, 3, "axes") if _given(node, 3) else list(range(half))
-        if axes is None:
-            return "where it pads is not known"
-        padded = [axis for axis, before, after in zip(axes, pads[:half], pads[half:], strict=True) if before or after]
+        padded = [
+            axis
+            for axis, before, after in zip(axes or range(half), pads[:half], pads[half:], strict=True)
+            if before or after
+        ]
         return self._only_first(node) or self._axes_spare_rows(padded, node.inputs[0])
 
     def _resize(self, node: gs.Node) -> str | None:
@@ -268,7 +265,7 @@ def counted_by(nodes: Iterable[gs.Node], rows: Iterable[gs.Tensor]) -> set[int]:
     """
     values, counted = {id(tensor) for tensor in rows}, set()
     for node in nodes:
-        read = {id(tensor) for tensor in _all_inputs(node)}
+        read = {id(tensor) for tensor in reads(node)}
         written = {id(tensor) for tensor in node.outputs}
         if is_op(node, "Shape", "Size"):
             counted |= written
@@ -279,15 +276,5 @@ def counted_by(nodes: Iterable[gs.Node], rows: Iterable[gs.Tensor]) -> set[int]:
     return counted
 
 
-def _given(node: gs.Node, index: int, name: str = "") -> bool:
-    return (len(node.inputs) > index and bool(node.inputs[index].name)) or name in node.attrs
-
-
 def _rank(tensor: gs.Tensor) -> int | None:
     return None if tensor.shape is None else len(tensor.shape)
-
-
-def _all_inputs(node: gs.Node) -> list[Any]:
-    """Return what `node` reads, also from inside its bodies."""
-    inside = [tensor for body in graphs.subgraphs(node) for inner in graphs.walk_nodes(body) for tensor in inner.inputs]
-    return [*node.inputs, *inside, *(tensor for body in graphs.subgraphs(node) for tensor in body.outputs)]

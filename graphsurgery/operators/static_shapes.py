@@ -15,6 +15,8 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph.view import table
+from graphsurgery.operators.axes import bounds
 from graphsurgery.rewrite import Editor
 
 # What exporters compute shapes with. Of these, the ones below wait until an input is a constant in the graph: it
@@ -31,7 +33,7 @@ _SMALL = 64
 _MADE_UP = "unk__"  # ONNX's shape inference names dimensions that it can't tell so
 
 
-def settle(edit: Editor, frozen: bool) -> None:
+def fold_shapes(edit: Editor, frozen: bool) -> None:
     """Infer the shapes of the whole model and fold what became constant, until neither finds anything more.
 
     `frozen`: an input's shape was changed, so that no shape written down before can be trusted. Names that the
@@ -46,13 +48,14 @@ def settle(edit: Editor, frozen: bool) -> None:
     failed: set[int] = set()
     while True:  # each round turns at least one node into a Constant, so it ends
         for tensor, _ in written:
-            tensor.shape = None
+            edit.retype(tensor, shape=None)
         edit.infer_shapes()
         for tensor in _computed(edit.root):
             if any(isinstance(size, str) and size.startswith(_MADE_UP) for size in tensor.shape or ()):
-                tensor.shape = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
+                told = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
+                edit.retype(tensor, shape=told)
         for tensor, shape in written:
-            tensor.shape = _better(tensor.shape, shape)
+            edit.retype(tensor, shape=_better(tensor.shape, shape))
         if not _fold(edit, failed):
             return
 
@@ -70,8 +73,7 @@ def dynamic_values(graph: gs.Graph) -> list[str]:
 
 def free_inputs(graph: gs.Graph) -> list[gs.Variable]:
     """Return the inputs that a caller must give: those without an initializer as default."""
-    defaults = getattr(getattr(graph, "origin", None), "defaults", {})
-    return [tensor for tensor in graph.inputs if tensor.name not in defaults]
+    return [tensor for tensor in graph.inputs if tensor.name not in table(graph).defaults]
 
 
 def size_of(dimension: Any) -> int | None:
@@ -82,16 +84,6 @@ def size_of(dimension: Any) -> int | None:
 def shape_text(shape: Sequence[Any]) -> str:
     """Return a shape for a message, with a question mark for what is not known."""
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
-
-
-def parameter(node: gs.Node, index: int, name: str) -> list[int] | None:
-    """Return what newer opsets take as input `index` and older ones as attribute `name`; None: absent or computed."""
-    if len(node.inputs) > index and node.inputs[index].name:
-        value = graphs.constant(node.inputs[index])
-    else:
-        given = attribute(node, name, None)
-        value = None if given is None else np.asarray(given)
-    return None if value is None else [int(item) for item in value.ravel()]
 
 
 def _better(inferred: list[Any] | None, written: list[Any]) -> list[Any]:
@@ -130,7 +122,7 @@ def _fold(edit: Editor, failed: set[int]) -> bool:
 def _write(edit: Editor, node: gs.Node, value: np.ndarray) -> None:
     """Let `node` be a Constant, which keeps the name of its output and is allowed in a body."""
     edit.replace(node, "Constant", [], {"value": gs.Constant("value", value)})
-    node.outputs[0].dtype, node.outputs[0].shape = value.dtype, list(value.shape)
+    edit.retype(node.outputs[0], dtype=value.dtype, shape=value.shape)
 
 
 def _known(node: gs.Node) -> np.ndarray | None:
@@ -163,11 +155,10 @@ def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
         if indices is None or indices.size == 0 or indices.min() < -len(sizes) or indices.max() >= len(sizes):
             return None
         return np.asarray(sizes[indices], dtype=object)
-    starts, ends = parameter(node, 1, "starts"), parameter(node, 2, "ends")
-    steps = parameter(node, 4, "steps") if len(node.inputs) > 4 else [1]
-    if starts is None or ends is None or steps is None or len(starts) != 1 or steps[0] < 1:
+    found = bounds(node)
+    if found is None or len(found) != 1 or found[0].step < 1:
         return None
-    return sizes[starts[0] : ends[0] : steps[0]]
+    return sizes[found[0].start : found[0].end : found[0].step]
 
 
 def _chain(edit: Editor, failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]]:

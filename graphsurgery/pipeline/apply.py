@@ -34,7 +34,7 @@ from graphsurgery.pipeline import references
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
-from graphsurgery.rewrite import Editor, Surroundings, apply_pass, apply_passes
+from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
 from graphsurgery.sources import Source
 
 Subject = TypeVar("Subject", Model, Part)
@@ -287,7 +287,7 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     begin = time.perf_counter()
     # what only a graph that had passed could tell was computed for those that are compared
     complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
-    applied = apply_pass(use.pass_, model, Surroundings(complete, run.watcher.advance))
+    applied = apply_pass(use.pass_, model, PassContext(complete, run.watcher.advance))
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
     step = Step(
@@ -351,7 +351,7 @@ def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> It
         if run.failed is not None:
             run.watcher.begin("look for the first difference")
             sample = (failing or run.samples)[0]
-            error.hint = failure.leave(before, after, sample, run.failed, run.watcher.advance)
+            error.hint = failure.record(before, after, sample, run.failed, run.watcher.advance)
         raise
 
 

@@ -19,7 +19,7 @@ from onnx import ModelProto, ValueInfoProto
 from graphsurgery.errors import CaptureError, ModelError
 from graphsurgery.graph.notes import frozen_batch
 from graphsurgery.graph.protos import required_inputs
-from graphsurgery.rewrite.editor import Captured
+from graphsurgery.rewrite.context import Captured
 
 
 class Run(NamedTuple):

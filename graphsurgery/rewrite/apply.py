@@ -29,7 +29,9 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES
-from graphsurgery.rewrite.editor import Editor, Skip, Surroundings
+from graphsurgery.graph.view import table
+from graphsurgery.rewrite.context import PassContext
+from graphsurgery.rewrite.editor import Editor, Skip
 from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass, Refuse
 
 # A node pass is repeated until it finds nothing more. One that moves a node down the graph may take a sweep for every
@@ -47,16 +49,16 @@ class Applied:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def apply_pass(pass_: Pass, model: Model, around: Surroundings | None = None) -> Applied:
+def apply_pass(pass_: Pass, model: Model, context: PassContext | None = None) -> Applied:
     """Run one pass over `model`, then drop unused nodes and sort; `model` itself is not changed.
 
     Notes for later steps survive, also those that a tool behind a ModelPass drops. Raises PassError when the pass
     fails or leaves a broken graph, naming it.
     """
-    return apply_passes([pass_], model, around)
+    return apply_passes([pass_], model, context)
 
 
-def apply_passes(passes: Sequence[Pass], model: Model, around: Surroundings | None = None) -> Applied:
+def apply_passes(passes: Sequence[Pass], model: Model, context: PassContext | None = None) -> Applied:
     """Run passes one after another, with nothing checked in between, on one view of the model.
 
     To make the view and to turn it back takes longer than most passes. The skips are those of all passes.
@@ -66,7 +68,7 @@ def apply_passes(passes: Sequence[Pass], model: Model, around: Surroundings | No
     with _no_garbage_collection():
         view: gs.Graph | None = None
         for pass_ in passes:
-            view, edit = _run(pass_, model, view, around)
+            view, edit = _run(pass_, model, view, context)
             skips += edit.skips
             details |= edit.details
         if view is None:
@@ -91,15 +93,15 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _run(pass_: Pass, model: Model, view: gs.Graph | None, around: Surroundings | None) -> tuple[gs.Graph, Editor]:
+def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext | None) -> tuple[gs.Graph, Editor]:
     """Run a pass on `view`, or on `model` where there is no view of it yet."""
-    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, around)
+    edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, context)
     try:
         if isinstance(pass_, ModelPass):
             view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
         else:
             view = model.graph() if view is None else view
-            edit = Editor(view, pass_.name, model.folder, around)
+            edit = Editor(view, pass_.name, model.folder, context)
             if isinstance(pass_, GraphPass):
                 with _refusals(edit, None):
                     pass_.rewrite(view, edit)
@@ -132,8 +134,8 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
     graphs.drop_unused(view)
     for entry in model.proto.metadata_props:
         if entry.key.startswith(NOTES):
-            view.metadata.setdefault(entry.key, entry.value)
-    view.metadata.update(edit.metadata)
+            table(view).metadata.setdefault(entry.key, entry.value)
+    table(view).metadata.update(edit.metadata)
     return view
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import EllipsisType
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorAnnotation
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, PassError
 from graphsurgery.graph import shapes
 from graphsurgery.graph.edited_shapes import EditedShapes
-from graphsurgery.graph.model import Model
-from graphsurgery.graph.shapes import TensorType
+from graphsurgery.graph.view import table
+from graphsurgery.rewrite.annotations import annotate, annotation, differ
+from graphsurgery.rewrite.context import PassContext
+from graphsurgery.rewrite.evaluate import evaluate
+from graphsurgery.rewrite.names import Names
+from graphsurgery.rewrite.tracked_types import TrackedTypes, computed_from
 
 
 @dataclass(frozen=True)
@@ -29,44 +33,30 @@ class Skip:
     reason: str
 
 
-class Captured(Protocol):
-    """The tensors of one image, captured from the original model; read from disk when asked for."""
-
-    @property
-    def id(self) -> str:
-        """The image's id."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def load(self, name: str) -> np.ndarray:
-        """Return one tensor by name."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a pass may know beside the graph: the captured samples, and whom to tell how far it is.
-
-    `samples` hold the graph's inputs and outputs by name; there are none where nothing was captured.
-    """
-
-    samples: Sequence[Captured] = ()
-    progress: Callable[[int, int], None] = lambda done, total: None
-
-
 class Editor:
     """What a pass changes a graph through; it names new tensors and keeps the refusals.
 
+    ask         shape, static_shape, dtype, is_output
+    compute     evaluate (values), infer_shapes, infer_behind (types, written into the graph)
+    make        fresh (a name), constant, emit (a node)
+    a node      replace, set_input, set_outputs, set_attribute, drop_attribute
+    take out    bypass, fold, inline, remove
+    a tensor    redirect (its readers), retype
+    the model   set_interface, metadata
+    refuse      skip, fail; before the first edit, `raise Refuse(reason)` of graphsurgery.rewrite
+
     `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
-    version, `folder` where external data lies, `place` what a message says of where the pass is. `details` is what
-    the pass found out and the report should show, as JSON has it.
+    version, `folder` where external data lies, `place` what a message says of where the pass is, `context` what it may
+    know beside the graph. `details` is what the pass found out and the report should show, as JSON has it. `edits`
+    counts; to write what is there already is none.
     """
 
     def __init__(
-        self, root: gs.Graph, pass_name: str = "", folder: Path | None = None, around: Surroundings | None = None
+        self, root: gs.Graph, pass_name: str = "", folder: Path | None = None, context: PassContext | None = None
     ) -> None:
         self.root = root
         self.folder = folder
-        self.around = around or Surroundings()
+        self.context = context or PassContext()
         self.details: dict[str, Any] = {}
         self.graph = root
         self.opset = int(root.opset)
@@ -74,11 +64,11 @@ class Editor:
         self.edits = 0
         self.place = ""
         self._pass_name = pass_name
-        self._names: set[str] | None = None
-        self._numbers: dict[str, int] = {}
+        self._names = Names(root)
         self._graphs: list[gs.Graph] | None = None
-        self._types = EditedShapes(root, self._infer)
-        self._changes = graphs.changes()
+        self._types = TrackedTypes(root, folder, lambda reason: self.skip(None, reason))
+
+    # --- refuse -------------------------------------------------------------------------------------------------
 
     def skip(self, node: gs.Node | None, reason: str) -> None:
         """Note that `node` (None: the whole model) stays as it is, and why."""
@@ -89,15 +79,17 @@ class Editor:
         """Return the error to raise when the run must not go on."""
         return PassError(f"pass '{self._pass_name}': {reason}")
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The model's metadata_props: where a pass leaves a note for later steps."""
-        notes: dict[str, str] = vars(self.root).setdefault("metadata", {})
-        return notes
+    # --- ask ----------------------------------------------------------------------------------------------------
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether `tensor` is an output of the model or of a body in it, so that its name must stay."""
         return self._holder(tensor) is not None
+
+    def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
+        """Return the graph that `tensor` is an output of, the outermost one, or None."""
+        if self._graphs is None:
+            self._graphs = list(graphs.walk_graphs(self.root))
+        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
 
     def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
         """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
@@ -106,11 +98,7 @@ class Editor:
         model, and the next ones cost next to nothing: ask after all other guards. The answer is that of the graph as
         it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again.
         """
-        written: Sequence[Any] | None = tensor.shape
-        if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
-            found = self._inferred(tensor).shape
-            written = written if found is None else found
-        return None if written is None else [_dimension(size) for size in written]
+        return self._types.shape(tensor)
 
     def static_shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
         """Return the shape of `tensor` when every dimension is a known number, else None; inferred as in `shape`."""
@@ -120,45 +108,58 @@ class Editor:
 
     def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
         """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells."""
-        kind = tensor.dtype
-        if kind is None and isinstance(tensor, gs.Variable):
-            kind = self._inferred(tensor).dtype
-        return None if kind is None else np.dtype(kind)
+        return self._types.dtype(tensor)
 
     def forget_inferred(self) -> None:
         """Infer shapes and types anew at the next question: the graph has changed past the Editor."""
         self._types.forget()
-        self._changes = graphs.changes()
+        self._graphs = None
 
-    def _inferred(self, tensor: gs.Tensor) -> TensorType:
-        if graphs.changes() != self._changes:
-            self.forget_inferred()
-        said = self._types.failure
-        found = self._types.of(tensor)
-        if self._types.failure is not None and said is None:  # then nothing is known but what is written down
-            self.skip(None, self._types.failure)
-        return found
+    # --- compute ------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _edit(self) -> Iterator[None]:
-        """Count an edit; what is inferred is told of it inside, and forgotten where the graph has changed before."""
-        if graphs.changes() != self._changes:
-            self.forget_inferred()
-        yield
-        self._changes = graphs.changes()
-        self.edits += 1
+    def evaluate(
+        self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Compute `tensors` of the graph at hand with ONNX Runtime, from constants and the given `inputs`.
+
+        Tensors named in `inputs` are taken as given, whatever writes them. Raises PassError where something else
+        is needed too.
+        """
+        try:
+            return evaluate(self.graph, tensors, inputs or {}, self.folder)
+        except InputError as error:
+            wanted = ", ".join(repr(tensor.name) for tensor in tensors)
+            raise self.fail(f"can't compute {wanted}: {error}") from error
+
+    def infer_shapes(self) -> None:
+        """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
+
+        What is known already stays. Weights are left out, so this costs little on large models.
+        """
+        try:
+            shapes.infer_shapes(self.root, self.folder)
+        except ModelError as error:
+            raise self.fail(str(error)) from error
+        self._types.forget()
+
+    def infer_behind(self, nodes: Iterable[gs.Node]) -> None:
+        """Write anew the shapes and types of all that depends on `nodes`; the model's outputs keep what they promise.
+
+        Outputs of bodies keep their types: nothing can be inferred of a Loop without.
+        """
+        promised = [(tensor, tensor.dtype, tensor.shape) for tensor in self.root.outputs]
+        for tensor in computed_from(nodes, self.root):
+            if not graphs.is_graph_output(tensor, self.root):
+                self.retype(tensor, dtype=... if self.is_output(tensor) else None, shape=None)
+        self.infer_shapes()
+        for tensor, dtype, shape in promised:
+            self.retype(tensor, dtype=dtype, shape=shape)
+
+    # --- make ---------------------------------------------------------------------------------------------------
 
     def fresh(self, hint: str) -> str:
         """Return a tensor name made from `hint` that nothing in the model has."""
-        if self._names is None:
-            self._names = graphs.tensor_names(self.root) | {node.name for node in graphs.walk_nodes(self.root)}
-        name, number = hint or "tensor", self._numbers.get(hint, 1)
-        while name in self._names:
-            number += 1
-            name = f"{hint or 'tensor'}_{number}"
-        self._numbers[hint] = number
-        self._names.add(name)
-        return name
+        return self._names.fresh(hint)
 
     def constant(self, hint: str, values: np.ndarray | Sequence[int] | Sequence[float]) -> gs.Constant:
         """Return a new initializer; plain integers become int64 and plain floats float32, as ONNX wants them."""
@@ -190,16 +191,17 @@ class Editor:
             gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
             for number in range(outputs if writes is None else 0)
         ]
-        with self._edit():
+        with self._edit() as types:
             if writes is not None:
-                for writer in list(writes.inputs):
-                    graphs.set_outputs(writer, [gs.Variable.empty() if t is writes else t for t in writer.outputs])
+                _let_go([writes])
                 written.append(writes)
-            self._graphs = None
             node = gs.Node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), list(inputs), list(written))
             self.graph.nodes.append(node)
-            self._types.added(node, self.graph)
+            types.added(node, self.graph)
+            self._bodies_changed(graphs.subgraphs(node))
         return written[0]
+
+    # --- change a node ------------------------------------------------------------------------------------------
 
     def replace(
         self, node: gs.Node, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any] | None = None
@@ -208,11 +210,7 @@ class Editor:
 
         Outputs at the end that nothing reads go, as the other operator may have none of the kind.
         """
-        self._graphs = None
-        with self._edit():
-            self._types.edited(
-                [node]
-            )  # before and after: it may hold a body that it does not hold then, or the other way
+        with self._edit_of(node):
             read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
             if len(node.outputs) > read[-1] + 1:
                 graphs.set_outputs(node, node.outputs[: read[-1] + 1])
@@ -220,179 +218,229 @@ class Editor:
             node.domain = None
             node.attrs = dict(attrs or {})
             graphs.set_inputs(node, inputs)
-            self._types.edited([node])
 
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
-        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed.
-
-        To let it read what it reads already is no edit.
-        """
+        """Let `node` read `tensor` at `index`; omitted inputs are filled in before it as needed."""
         inputs = list(node.inputs)
         if index < len(inputs) and inputs[index] is tensor:
             return
         while len(inputs) <= index:
             inputs.append(gs.Variable.empty())
         inputs[index] = tensor
-        with self._edit():
+        with self._edit() as types:
             graphs.set_inputs(node, inputs)
-            self._types.edited([node])
+            types.edited([node])
+
+    def set_outputs(self, node: gs.Node, tensors: Sequence[gs.Tensor]) -> None:
+        """Let `node` write `tensors` in the place of what it wrote; what else wrote one of them does not any more."""
+        old = list(node.outputs)
+        with self._edit() as types:
+            _let_go([tensor for tensor in tensors if not any(tensor is own for own in old)])
+            graphs.set_outputs(node, tensors)
+            types.edited([node, *(reader for tensor in old if not tensor.inputs for reader in tensor.outputs)])
 
     def set_attribute(self, node: gs.Node, name: str, value: Any) -> None:
-        """Write an attribute; writing the value it has already is no edit."""
-        if name in node.attrs and _same_attribute(node.attrs[name], value):
-            return
-        self._graphs = None
-        with self._edit():
-            self._types.edited([node])
-            node.attrs[name] = value
-            self._types.edited([node])
+        """Write an attribute."""
+        if name not in node.attrs or not _same_attribute(node.attrs[name], value):
+            with self._edit_of(node):
+                node.attrs[name] = value
 
     def drop_attribute(self, node: gs.Node, name: str) -> None:
         """Take an attribute away; one that is not there is no edit."""
         if name in node.attrs:
-            self._graphs = None
-            with self._edit():
-                self._types.edited([node])
+            with self._edit_of(node):
                 del node.attrs[name]
+
+    # --- take out -----------------------------------------------------------------------------------------------
 
     def bypass(self, node: gs.Node, tensor: gs.Tensor, *, holds: gs.Tensor | None = None) -> bool:
         """Let everything that reads the first output of `node` read `tensor` instead, and drop `node`.
 
-        Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Returns
-        False, having noted why, where that can't be done: `tensor` is an input, a constant, or an output as well, or
-        another output of `node` is read, or the two have quantization annotations that differ.
+        Where that output is a graph output its name must stay, so the producer of `tensor` writes it. Where both
+        tensors must stay, `node` becomes an Identity: `tensor` is an input, a constant, written in another graph or an
+        output as well, or the two have quantization annotations that differ.
+
+        Returns False, having noted why, where `node` is such an Identity already, or another output of it is read.
 
         `holds` says which of the two values is left, where a pass changes a layer beside `node` as well; they are the
         same where it is not given. What is left has the quantization annotation of that value.
         """
         out, *others = node.outputs
-        if any(other.outputs or self._holder(other) is not None for other in others):
+        if any(other.outputs or self.is_output(other) for other in others):
             self.skip(node, "another of its outputs is read")
             return False
-        note, other_note = (self._annotation(end) for end in (out, tensor))
-        if holds is None and note is not None and other_note is not None and not _say_the_same(note, other_note):
-            self.skip(node, "its input and its output have quantization annotations that differ")
+        note, other_note = (annotation(self.graph, end) for end in (out, tensor))
+        holder, source = self._holder(out), graphs.producer(tensor)
+        both_stay = None
+        if holds is None and differ(note, other_note):
+            both_stay = "its input and its output have quantization annotations that differ"
+        elif holder is not None and not any(other is source for other in holder.nodes):
+            both_stay = "its output is a graph output and its input is not written in the same graph"
+        elif holder is not None and self.is_output(tensor):
+            both_stay = "its input and its output are both graph outputs"
+        if both_stay is not None and graphs.is_op(node, "Identity"):
+            self.skip(node, both_stay)
             return False
         if holds is tensor or (holds is None and note is None):
             note = other_note
-        holder, source = self._holder(out), graphs.producer(tensor)
-        if holder is not None:
-            here = source is not None and any(other is source for other in holder.nodes)
-            if source is None or not here:
-                self.skip(node, "its output is a graph output and its input is not written in the same graph")
-                return False
-            if self._holder(tensor) is not None:
-                self.skip(node, "its input and its output are both graph outputs")
-                return False
-        with self._edit():
+        if both_stay is not None:
+            self.replace(node, "Identity", [tensor])
+            for end in (out, tensor) if holds is not None else ():
+                annotate(self.graph, end, note)
+            return True
+        gone, left = (out, tensor) if holder is None else (tensor, out)
+        with self._edit() as types:
             graphs.detach(node)
+            self._bodies_changed(graphs.subgraphs(node))
             if holder is not None and source is not None:
                 graphs.set_outputs(source, [out if t is tensor else t for t in source.outputs])
-                self._types.edited([source])
-                self._redirect(tensor, out)
-            else:
-                self._redirect(out, tensor)
-            self._annotate(tensor if holder is None else out, note)
+                types.edited([source])
+            _redirect(gone, left, types)
+            annotate(self.graph, left, note)
         return True
 
-    def _annotation(self, tensor: gs.Tensor) -> TensorAnnotation | None:
-        notes: list[TensorAnnotation] = vars(self.graph).get("annotations", [])
-        return next((note for note in notes if note.tensor_name == tensor.name), None)
+    def fold(self, node: gs.Node, values: Sequence[np.ndarray | LazyValues | None]) -> None:
+        """Let `values` stand where `node` wrote them; None for those that nothing reads any more.
 
-    def _annotate(self, tensor: gs.Tensor, note: TensorAnnotation | None) -> None:
-        """Let the quantization annotation of `tensor` say what `note` says, which may be that of another tensor."""
-        old = self._annotation(tensor)
-        if old is note:
-            return
-        notes: list[TensorAnnotation] = vars(self.graph)["annotations"]
-        if old is not None:
-            notes.remove(old)
-        if note is not None:
-            renamed = TensorAnnotation()
-            renamed.CopyFrom(note)
-            renamed.tensor_name = tensor.name
-            notes.append(renamed)
+        Each becomes an initializer under the name of the tensor. An output stays what a Constant node writes.
+        """
+        written = list(node.outputs)
+        is_done = graphs.is_op(node, "Constant") and self.is_output(written[0])
+        if not is_done:
+            self.remove(node)
+        for tensor, value in zip(written, values, strict=True):
+            if value is None:
+                continue
+            name = tensor.name
+            if self.is_output(tensor):
+                if not is_done:
+                    self.emit("Constant", [], {"value": gs.Constant("", value)}, hint=name, writes=tensor)
+                name = self.fresh(name)
+            self.redirect(tensor, gs.Constant(name, value))
+
+    def inline(self, node: gs.Node, body: gs.Graph) -> None:
+        """Put the nodes of `body`, one without inputs that `node` holds, in the place of `node`.
+
+        What `node` wrote keeps its name; a tensor or a node of the body gets a new one only where its name stands for
+        something else outside. A tensor from outside, a constant, or one that is two outputs is copied by an Identity
+        where it becomes an output.
+        """
+        self._names.make_way(node, body)
+        written, sources, moved = list(node.outputs), list(body.outputs), list(body.nodes)
+        with self._edit() as types:
+            for held in graphs.subgraphs(node):
+                for unused in graphs.walk_nodes(held) if held is not body else ():
+                    graphs.detach(unused)
+                held.nodes, held.outputs = [], []
+            graphs.detach(node)
+            self.graph.nodes = [*(other for other in self.graph.nodes if other is not node), *moved]
+            self._graphs = None
+            types.forget()
+        inside = {id(inner) for inner in moved}
+        renamed: dict[int, gs.Tensor] = {}
+        for out, source in zip(written, sources, strict=True):
+            maker = graphs.producer(source)
+            if not out.name:
+                continue
+            if maker is None or id(maker) not in inside or id(source) in renamed or self.is_output(source):
+                copied = renamed.get(id(source), source)
+                copy = graphs.producer(self.emit("Identity", [copied], hint=out.name, writes=out))
+                if not self.is_output(out):
+                    self.bypass(copy, copied)
+                continue
+            renamed[id(source)] = out
+            if not self.is_output(out) and (out.shape is None or not shapes.agree(out.shape, source.shape)):
+                self.retype(out, dtype=source.dtype, shape=source.shape)
+            self.set_outputs(maker, [out if tensor is source else tensor for tensor in maker.outputs])
+            self.redirect(source, out)
 
     def remove(self, node: gs.Node) -> None:
         """Cut `node` loose; what it wrote must not be read any more."""
-        with self._edit():
-            self._types.edited([node])
+        with self._edit() as types:
+            types.edited([node])
             graphs.detach(node)
+            self._bodies_changed(graphs.subgraphs(node))
 
-    def _redirect(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        readers = list({id(reader): reader for reader in old.outputs}.values())
-        for reader in readers:
-            graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
-        self._types.redirected(old, new, readers)
+    # --- change a tensor ----------------------------------------------------------------------------------------
 
-    def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
-        """Return the graph that `tensor` is an output of, the outermost one, or None."""
-        if self._graphs is None:  # bodies come with a new node or attribute; to look for them each time is slow
-            self._graphs = list(graphs.walk_graphs(self.root))
-        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
+    def redirect(self, tensor: gs.Tensor, other: gs.Tensor) -> None:
+        """Let all nodes that read `tensor` read `other` instead."""
+        if tensor.outputs and tensor is not other:
+            with self._edit() as types:
+                _redirect(tensor, other, types)
 
-    def evaluate(
-        self, tensors: Sequence[gs.Tensor], inputs: Mapping[str, np.ndarray] | None = None
-    ) -> list[np.ndarray]:
-        """Compute `tensors` of the graph at hand with ONNX Runtime, from constants and the given `inputs`.
+    def retype(
+        self,
+        tensor: gs.Tensor,
+        *,
+        dtype: Any = ...,
+        shape: Sequence[int | str | None] | EllipsisType | None = ...,
+    ) -> None:
+        """Write down another element type or shape of `tensor`; None says that it is not known.
 
-        Tensors named in `inputs` are taken as given, whatever writes them. Raises PassError where something else
-        is needed too.
+        What depends on it keeps what is written down there: see `infer_behind`.
         """
-        from graphsurgery.devices import session
+        old = tensor.dtype, None if tensor.shape is None else list(tensor.shape)
+        size = old[1] if isinstance(shape, EllipsisType) else shape
+        new = old[0] if dtype is ... else dtype, None if size is None else list(size)
+        if new != old:
+            with self._edit() as types:
+                tensor.dtype, tensor.shape = new
+                types.edited(tensor.inputs or tensor.outputs)
 
-        given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
-        wanted = {t.name: t for t in tensors}
-        try:
-            proto = Model.of(graphs.extract(self.graph, list(wanted.values()), given)).proto
-            self._bring_in(proto)
-            for info in proto.graph.input:
-                if info.name in given:  # what a node writes often has no type in the file, and an input needs one
-                    value = given[info.name]
-                    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-                    info.type.CopyFrom(onnx.helper.make_tensor_type_proto(kind, value.shape))
-            values = session.run(proto, given, list(wanted), name="their graph")
-        except InputError as error:
-            raise self.fail(f"can't compute {', '.join(repr(name) for name in wanted)}: {error}") from error
-        return [values[t.name] for t in tensors]
+    # --- change the model ---------------------------------------------------------------------------------------
 
-    def _bring_in(self, proto: ModelProto) -> None:
-        """Read external data into `proto`, which is a copy that no model holds."""
-        try:
-            shapes.bring_in(proto, self.folder)
-        except ModelError as error:
-            raise self.fail(str(error)) from error
+    def set_interface(
+        self, *, inputs: Sequence[gs.Tensor] | None = None, outputs: Sequence[gs.Tensor] | None = None
+    ) -> None:
+        """Let the model have these inputs, or outputs; each must have its type and shape written down."""
+        with self._edit() as types:
+            self.root.inputs = self.root.inputs if inputs is None else list(inputs)
+            self.root.outputs = self.root.outputs if outputs is None else list(outputs)
+            types.forget()
 
-    def infer_shapes(self) -> None:
-        """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props: where a pass leaves a note for later steps."""
+        return table(self.root).metadata
 
-        What is known already stays. Weights are left out, so this costs little on large models.
-        """
-        try:
-            shapes.infer_shapes(self.root, self.folder)
-        except ModelError as error:
-            raise self.fail(str(error)) from error
-        self.forget_inferred()
+    # --- inside -------------------------------------------------------------------------------------------------
 
-    def _infer(self, proto: ModelProto) -> ModelProto:
-        """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds."""
-        try:
-            return shapes.infer(proto, self.folder)
-        except ModelError as error:
-            raise self.fail(str(error)) from error
+    @contextmanager
+    def _edit(self) -> Iterator[EditedShapes]:
+        """Count an edit; yield whom to tell what it changes."""
+        with self._types.editing() as types:
+            yield types
+        self.edits += 1
 
+    @contextmanager
+    def _edit_of(self, node: gs.Node) -> Iterator[None]:
+        """The same, of what `node` is; told before and after, since it may hold a body at one of the two alone."""
+        with self._edit() as types:
+            types.edited([node])
+            held = graphs.subgraphs(node)
+            yield
+            self._bodies_changed([*held, *graphs.subgraphs(node)])
+            types.edited([node])
 
-def _dimension(size: Any) -> int | str | None:
-    """Return a dimension as it may be relied upon: a file may say -1 for one that is not known."""
-    if isinstance(size, int | np.integer):
-        return int(size) if size >= 0 else None
-    return str(size) if size is not None else None
+    def _bodies_changed(self, bodies: Sequence[gs.Graph]) -> None:
+        """Look for the outputs of bodies anew at the next question, where `bodies`, which came or went, are any."""
+        if bodies:
+            self._graphs = None
 
 
-def _say_the_same(one: TensorAnnotation, other: TensorAnnotation) -> bool:
-    """Whether two quantization annotations name the same parameters, whatever tensors they are of."""
-    said = [[(p.key, p.value) for p in note.quant_parameter_tensor_names] for note in (one, other)]
-    return sorted(said[0]) == sorted(said[1])
+def _redirect(old: gs.Tensor, new: gs.Tensor, types: EditedShapes) -> None:
+    readers = list({id(reader): reader for reader in old.outputs}.values())
+    for reader in readers:
+        graphs.set_inputs(reader, [new if tensor is old else tensor for tensor in reader.inputs])
+    types.redirected(old, new, readers)
+
+
+def _let_go(tensors: Iterable[gs.Tensor]) -> None:
+    """Let nothing write `tensors` any more."""
+    for tensor in tensors:
+        for writer in list(tensor.inputs):
+            graphs.set_outputs(writer, [gs.Variable.empty() if t is tensor else t for t in writer.outputs])
 
 
 def _same_attribute(old: Any, new: Any) -> bool:

@@ -200,7 +200,7 @@ def test_a_failed_run_does_not_point_to_a_name_that_a_fold_has_moved(tmp_path: P
     (tmp_path / "1").mkdir()
     np.save(tmp_path / "1" / "x.npy", np.arange(1, 5, dtype=np.float32))
     sample = Sample("1", tmp_path / "1", None, 1, 1)
-    hint = failure.leave(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    hint = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
     assert hint.startswith("first difference: tensor 'y' (Neg 'y' in A, Abs 'y' in B): ")
 
 

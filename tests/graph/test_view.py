@@ -10,7 +10,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.view import to_graph, to_proto
+from graphsurgery.graph.view import table, to_graph, to_proto
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -254,7 +254,7 @@ def test_an_annotation_is_written_while_its_tensor_is_there_and_keeps_its_parame
     back = to_proto(graph)
     assert [note.tensor_name for note in back.graph.quantization_annotation] == ["a", "nothing"]
     graphs.set_outputs(graph.nodes[1], [gs.Variable("other")])
-    del graph.annotations[-1]
+    del table(graph).annotations[-1]
     assert set(initializers(to_proto(graph))) == set()
 
 

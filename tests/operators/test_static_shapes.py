@@ -5,9 +5,8 @@ import pytest
 from graphsurgery import graph as graphs
 from graphsurgery.operators.static_shapes import (
     dynamic_values,
+    fold_shapes,
     free_inputs,
-    parameter,
-    settle,
     shape_text,
     size_of,
 )
@@ -19,7 +18,7 @@ def test_arithmetic_on_a_known_shape_becomes_constant() -> None:
         """g (float[1, 3, 8, 8] x) => (y) <int64[1] at = {2}, int64[1] two = {2}>
         { s = Shape (x)  h = Gather (s, at)  t = Mul (h, two)  y = ConstantOfShape (t) }"""
     )
-    settle(edit, frozen=False)
+    fold_shapes(edit, frozen=False)
     assert graphs.static_shape(graph.outputs[0]) == (16,)
     assert dynamic_values(graph) == []
 
@@ -28,14 +27,14 @@ def test_shapes_that_were_written_down_are_not_trusted_after_an_input_was_frozen
     graph, edit = view("g (float[n, 2] x) => (float[n, 2] y) { a = Relu (x)  y = Neg (a) }")
     assert dynamic_values(graph) == ["x [n, 2]", "a of unknown rank", "y [n, 2]"]
     graph.inputs[0].shape = [4, 2]
-    settle(edit, frozen=True)
+    fold_shapes(edit, frozen=True)
     assert dynamic_values(graph) == []
     assert graphs.static_shape(graph.outputs[0]) == (4, 2)
 
 
 def test_a_name_of_the_model_stays_where_nothing_better_is_found() -> None:
     graph, edit = view("g (float[2, 2] x) => (int64[2, found] y) { y = NonZero (x) }")
-    settle(edit, frozen=False)
+    fold_shapes(edit, frozen=False)
     assert graph.outputs[0].shape == [2, "found"]
 
 
@@ -51,11 +50,3 @@ def test_a_dimension_is_a_size_where_it_is_positive(dimension: object, size: int
 
 def test_a_shape_is_shown_with_what_is_not_known() -> None:
     assert shape_text([1, None, "n"]) == "[1, ?, n]"
-
-
-def test_a_parameter_is_an_attribute_or_the_input_that_took_its_place() -> None:
-    old, _ = view("g (float[4] x) => (y) { y = Slice <starts = [1], ends = [2]> (x) }", 9)
-    new, _ = view("g (float[4] x, int64[1] e) => (y) <int64[1] s = {1}> { y = Slice (x, s, e) }")
-    assert parameter(old.nodes[0], 1, "starts") == parameter(new.nodes[0], 1, "starts") == [1]
-    assert parameter(new.nodes[0], 2, "ends") is None, "it is computed"
-    assert parameter(new.nodes[0], 3, "axes") is None, "it is absent"

@@ -157,8 +157,8 @@ def test_leaves_smoothing_alone() -> None:
     assert_untouched(DropUnityResize(), text, "smooths")
 
 
-def test_leaves_one_between_an_input_and_an_output_alone() -> None:
-    assert_untouched(DropUnityResize(), model(f"{ONES} y = Resize (x, , s)"), "graph output")
+def test_becomes_an_identity_between_an_input_and_an_output() -> None:
+    assert_rewrites(DropUnityResize(), model(f"{ONES} y = Resize (x, , s)"), model("y = Identity (x)"))
 
 
 @fuzz(DropUnityResize(), opsets=(7, 9, 10, 11, 13, 18, 19, 21))

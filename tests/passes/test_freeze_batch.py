@@ -13,6 +13,7 @@ from onnx import ModelProto
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.view import table
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
@@ -80,7 +81,7 @@ def random(shape: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("head", [box_head, mask_head])
 def test_fixes_the_batch_of_a_head(head: Any) -> None:
     applied = assert_rewrites(FreezeBatch(5), head("n"), head("5"), {"features": random([5, 4, 3, 3])})
-    assert applied.model.graph().metadata == {BATCH_NOTE: json.dumps({"size": 5})}
+    assert table(applied.model.graph()).metadata == {BATCH_NOTE: json.dumps({"size": 5})}
     again = apply_pass(FreezeBatch(5), applied.model).model
     assert again.fingerprint == applied.model.fingerprint
 
@@ -110,7 +111,7 @@ def test_folds_the_target_of_a_reshape_that_asks_for_the_batch() -> None:
 
 
 def test_leaves_a_note_for_the_runtime() -> None:
-    metadata = apply_pass(FreezeBatch(7), Model(mask_head("n"))).model.graph().metadata
+    metadata = table(apply_pass(FreezeBatch(7), Model(mask_head("n"))).model.graph()).metadata
     assert json.loads(metadata[BATCH_NOTE]) == {"size": 7}
 
 
@@ -121,7 +122,7 @@ def test_leaves_inputs_without_batch_alone() -> None:
     inputs = {"x": random([5, 4, 6]), "scale": random([4, 1])}
     applied = assert_rewrites(FreezeBatch(5), model("n"), model("5"), inputs)
     assert list(applied.model.graph().inputs[1].shape) == [4, 1]
-    assert json.loads(applied.model.graph().metadata[BATCH_NOTE]) == {"size": 5, "parameters": ["scale"]}
+    assert json.loads(table(applied.model.graph()).metadata[BATCH_NOTE]) == {"size": 5, "parameters": ["scale"]}
 
 
 def test_a_second_run_knows_a_parameter_of_the_same_size_again() -> None:
@@ -129,7 +130,7 @@ def test_a_second_run_knows_a_parameter_of_the_same_size_again() -> None:
     once = apply_pass(FreezeBatch(6), Model(parse(text))).model
     again = apply_pass(FreezeBatch(6), once).model
     assert again.fingerprint == once.fingerprint
-    assert json.loads(again.graph().metadata[BATCH_NOTE]) == {"size": 6, "parameters": ["z"]}
+    assert json.loads(table(again.graph()).metadata[BATCH_NOTE]) == {"size": 6, "parameters": ["z"]}
     played = PartPlayer.open(once.proto, describe_part(Part("head", "npu", True, once)), optimise=False)
     x, z = random([8, 4, 6]), random([6, 6])
     np.testing.assert_allclose(played.play({"x": x, "z": z})["y"], x @ z, rtol=1e-5, atol=1e-6)
@@ -137,7 +138,7 @@ def test_a_second_run_knows_a_parameter_of_the_same_size_again() -> None:
 
 def test_a_batch_that_is_fixed_to_the_size_only_gets_the_note() -> None:
     applied = assert_rewrites(FreezeBatch(5), box_head("5"), box_head("5"), {"features": random([5, 4, 3, 3])})
-    assert BATCH_NOTE in applied.model.graph().metadata
+    assert BATCH_NOTE in table(applied.model.graph()).metadata
 
 
 def test_a_second_run_takes_what_the_first_folded_for_no_parameter() -> None:
@@ -147,7 +148,7 @@ def test_a_second_run_takes_what_the_first_folded_for_no_parameter() -> None:
     open_, fixed = "s = Shape (x) f = ConstantOfShape (s)", "f = Constant <value = float[2, 2] value {0, 0, 0, 0}> ()"
     assert_rewrites(FreezeBatch(2), model("n", open_), model("2", fixed), {"x": random([2, 2])})
     frozen = apply_pass(FreezeBatch(2), Model(parse(model("n", open_)))).model
-    metadata = apply_pass(FreezeBatch(2), frozen).model.graph().metadata
+    metadata = table(apply_pass(FreezeBatch(2), frozen).model.graph()).metadata
     assert json.loads(metadata[BATCH_NOTE]) == {"size": 2}
 
 

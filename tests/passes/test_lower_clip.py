@@ -157,8 +157,8 @@ def test_leaves_elements_of_unknown_type_alone() -> None:
     assert_untouched(PASS, text, "nothing tells the type")
 
 
-def test_leaves_one_that_names_a_graph_output_alone() -> None:
-    assert_untouched(PASS, model("Clip (x)"), "its output is a graph output")
+def test_becomes_an_identity_between_an_input_and_an_output() -> None:
+    assert_rewrites(PASS, model("Clip (x)"), model("Identity (x)"))
 
 
 @fuzz(LowerClip())

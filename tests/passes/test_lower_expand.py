@@ -179,8 +179,9 @@ def test_leaves_sizes_behind_a_new_axis_alone_that_a_reshape_can_not_tell(x: str
     assert_untouched(LowerExpand(), text, "can't be written down")
 
 
-def test_leaves_one_alone_that_only_gives_an_input_the_name_of_an_output() -> None:
-    assert_untouched(LowerExpand(), expand("1", y="float[1, 3, 1] y"), "graph output")
+def test_becomes_an_identity_that_gives_an_input_the_name_of_an_output() -> None:
+    y = "float[1, 3, 1] y"
+    assert_rewrites(LowerExpand(), expand("1", y=y), model("y = Identity (x)", y=y))
 
 
 def test_leaves_a_custom_operator_of_that_name_alone() -> None:

@@ -12,7 +12,7 @@ from graphsurgery.errors import CaptureError, PassError, RecipeError
 from graphsurgery.graph.model import Model
 from graphsurgery.passes.quantize import Quantize
 from graphsurgery.recipe.load import load_recipe
-from graphsurgery.rewrite import BATCH_NOTE, Applied, Surroundings, apply_pass
+from graphsurgery.rewrite import BATCH_NOTE, Applied, PassContext, apply_pass
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import assert_untouched, parse, random_inputs
 
@@ -63,7 +63,7 @@ def apply(
 ) -> Applied:
     told: list[tuple[int, int]] = [] if steps is None else steps
     given = samples(model) if given is None else given
-    applied = apply_pass(pass_, model, Surroundings(given, lambda *step: told.append(step)))
+    applied = apply_pass(pass_, model, PassContext(given, lambda *step: told.append(step)))
     onnx.checker.check_model(applied.model.proto)
     return applied
 
@@ -267,8 +267,8 @@ def test_says_so_where_everything_is_excluded() -> None:
     assert applied.details == {}
 
 
-def _around(model: Model) -> Surroundings:
-    return Surroundings(samples(model))
+def _around(model: Model) -> PassContext:
+    return PassContext(samples(model))
 
 
 def test_leaves_layers_in_a_body_alone() -> None:

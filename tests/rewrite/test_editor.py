@@ -169,3 +169,117 @@ def test_several_passes_on_one_view_give_what_they_give_one_by_one() -> None:
     assert [node.op_type for node in together.model.proto.graph.node] == ["Neg", "Neg"]
     assert {skip.reason for skip in together.skips} == {"Relu looked", "Abs looked"}
     assert apply_passes([], before).model is before
+
+
+IF = """
+    g (bool c, float[2] x) => (float[2] y) {
+        a = Relu (x)
+        b = If (c) <
+            then_branch = t () => (float[2] p) { a2 = Abs (a)  p = Neg (a2) },
+            else_branch = e () => (float[2] q) { q = Exp (a) }
+        >
+        y = Neg (b)
+    }"""
+
+
+def test_a_retyped_tensor_is_inferred_anew_with_all_behind_it() -> None:
+    graph, edit = view("g (float[2, 3] x) => (y) { t = Transpose (x)  y = Relu (t) }")
+    (x,), out = graph.inputs, graph.nodes[1].outputs[0]
+    assert edit.shape(out) == [3, 2]
+    edit.retype(x, shape=[2, 5])
+    assert (x.shape, x.dtype, edit.shape(out)) == ([2, 5], np.float32, [5, 2])
+    edit.retype(x, dtype=np.dtype(np.float16))
+    assert (edit.dtype(out), edit.edits) == (np.float16, 2)
+    edit.retype(x, dtype=np.dtype(np.float16), shape=(2, 5))
+    assert edit.edits == 2, "it says that already"
+    edit.retype(x, shape=None)
+    assert edit.shape(x) is None
+
+
+def test_readers_of_a_tensor_read_another_one_in_bodies_too() -> None:
+    graph, edit = view(IF)
+    relu = graph.nodes[0]
+    edit.redirect(relu.outputs[0], graph.inputs[1])
+    assert not relu.outputs[0].outputs
+    assert [node.op for node in graph.inputs[1].outputs] == ["Relu", "Abs", "Exp"]
+    edit.redirect(relu.outputs[0], graph.inputs[1])
+    assert edit.edits == 1, "nothing reads it"
+
+
+def test_what_a_node_takes_over_is_not_written_by_another_one_any_more() -> None:
+    graph, edit = view("g (float[2] x) => (float[2] y) { a = Relu (x)  b = Abs (x)  y = Neg (b) }")
+    relu, absolute, _ = graph.nodes
+    b = absolute.outputs[0]
+    assert edit.shape(b) == [2]
+    edit.set_outputs(relu, [b])
+    assert [node.op for node in b.inputs] == ["Relu"]
+    assert [tensor.name for tensor in absolute.outputs] == [""]
+    assert edit.shape(b) == [2]
+
+
+def test_values_stand_where_a_node_wrote_them() -> None:
+    def fold(graph: gs.Graph, edit: Editor) -> None:
+        edit.fold(graph.nodes[0], [np.array([1, 2], np.float32), None])
+        edit.fold(graph.nodes[1], [np.array([3, 4], np.float32)])
+
+    before = Model(
+        parse(f"""{HEAD}
+        g (float[4] x) => (float[2] y, float[2] z) {{ a, b = Split <axis = 0> (x)  z = Abs (x)  y = Add (a, z) }}""")
+    )
+    after = apply_pass(Once(fold), before).model
+    assert [node.op_type for node in after.proto.graph.node] == ["Add", "Constant"]
+    assert [list(node.input) for node in after.proto.graph.node] == [["a", "z_2"], []]
+    assert after.outputs == ["y", "z"]
+    after.check("the result")
+
+
+def test_a_body_takes_the_place_of_its_node() -> None:
+    def inline(graph: gs.Graph, edit: Editor) -> None:
+        edit.inline(graph.nodes[1], graph.nodes[1].attrs["then_branch"])
+        assert not edit.is_output(graph.nodes[-1].outputs[0]), "what the branch gave out is inside now"
+
+    after = apply_pass(Once(inline), Model(parse(f"{HEAD}\n{IF}"))).model
+    assert [(node.op_type, *node.output) for node in after.proto.graph.node] == [
+        *(("Relu", "a"), ("Abs", "a2"), ("Neg", "b"), ("Neg", "y")),
+    ]
+    after.check("the result")
+
+
+def test_the_model_gets_another_interface() -> None:
+    graph, edit = view("g (float[2] x) => (float[2] y) { a = Relu (x)  y = Neg (a) }")
+    a = graph.nodes[0].outputs[0]
+    edit.retype(a, dtype=np.dtype(np.float32), shape=[2])
+    edit.set_interface(outputs=[a])
+    assert edit.is_output(a)
+    assert not edit.is_output(graph.nodes[1].outputs[0])
+    assert [tensor.name for tensor in graph.inputs] == ["x"], "they stay where none are given"
+
+
+def test_types_behind_a_node_are_written_anew_but_for_those_of_outputs() -> None:
+    graph, edit = view("g (float[2, 3] x) => (float[a, b] y) { t = Transpose (x)  r = Relu (t)  y = Neg (r) }")
+    transpose, relu, _ = graph.nodes
+    edit.infer_shapes()
+    graph.outputs[0].shape = ["a", "b"]
+    edit.set_attribute(transpose, "perm", [0, 1])
+    edit.infer_behind([transpose])
+    assert [node.outputs[0].shape for node in (transpose, relu)] == [[2, 3], [2, 3]]
+    assert graph.outputs[0].shape == ["a", "b"]
+
+
+def test_a_node_between_two_ends_becomes_an_identity() -> None:
+    graph, edit = view("g (float[2] x) => (float[2] y, float[2] a) { a = Relu (x)  y = Clip (a) }")
+    clip, relu = graph.nodes[1], graph.nodes[0]
+    assert edit.bypass(clip, clip.inputs[0])
+    assert edit.bypass(relu, relu.inputs[0])
+    assert [node.op for node in graph.nodes] == ["Identity", "Identity"]
+    assert not edit.bypass(relu, relu.inputs[0]), "it is one already"
+    assert "not written in the same graph" in edit.skips[0].reason
+
+
+def test_the_outputs_of_bodies_that_are_gone_are_none() -> None:
+    graph, edit = view(IF)
+    branch = graph.nodes[1]
+    inner = branch.attrs["else_branch"].outputs[0]
+    assert edit.is_output(inner)
+    edit.replace(branch, "Not", [graph.inputs[0]])
+    assert not edit.is_output(inner)

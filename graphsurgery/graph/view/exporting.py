@@ -16,7 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues
+from graphsurgery.graph.view.origin import GraphTable, NodeOrigin, Scope, StoredValues, VariableOrigin, kept, table
 
 _FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
 
@@ -37,7 +37,7 @@ def to_proto(view: gs.Graph, largest: int | None = None, *, ordered: bool = Fals
     `view` itself stays as it is. Raises ModelError where there is no such order, and for what ONNX can't hold.
     """
     model = ModelProto()
-    base: ModelProto | None = vars(view).get("base")
+    base = table(view).base
     if base is not None:
         for descriptor, value in base.ListFields():
             if descriptor.name == "graph":
@@ -52,7 +52,7 @@ def to_proto(view: gs.Graph, largest: int | None = None, *, ordered: bool = Fals
         model.opset_import.extend(view.import_domains or [])
         model.producer_name = "graphsurgery"
     _export_opsets(view, model)
-    metadata: dict[str, str] = vars(view).get("metadata", {})
+    metadata = table(view).metadata
     if metadata != {entry.key: entry.value for entry in model.metadata_props}:
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
@@ -85,22 +85,21 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
 
 
 def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, largest: int | None = None) -> None:
-    origin: GraphOrigin | None = vars(view).get("origin")
-    if origin is not None:
-        for descriptor, value in origin.proto.ListFields():
-            if descriptor.name in ("metadata_props", "sparse_initializer"):
-                getattr(proto, descriptor.name).extend(value)
+    entry = table(view)
+    for descriptor, value in entry.proto.ListFields():
+        if descriptor.name in ("metadata_props", "sparse_initializer"):
+            getattr(proto, descriptor.name).extend(value)
     for field in ("name", "doc_string"):
-        if getattr(view, field) or (origin is not None and origin.proto.HasField(field)):
+        if getattr(view, field) or entry.proto.HasField(field):
             setattr(proto, field, getattr(view, field))
 
     written: dict[str, gs.Tensor] = {tensor.name: tensor for node in view.nodes for tensor in node.outputs}
     written.update((tensor.name, tensor) for tensor in view.inputs)
     constants: dict[str, gs.Constant] = {}
-    annotations = _annotations(view, origin, written)
+    annotations = _annotations(view, entry, written)
     named = {entry.value for note in annotations for entry in note.quant_parameter_tensor_names}
     proto.quantization_annotation.extend(annotations)
-    for tensor in _constants(view, origin, named):
+    for tensor in _constants(view, entry, named):
         if tensor.name in written:
             if written[tensor.name] is not tensor:
                 raise ModelError(f"an initializer has the name of a computed tensor, '{tensor.name}'; rename one")
@@ -110,8 +109,9 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
                 raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
     visible = {**outer, **written, **constants}
     for node in in_order(view) if form.ordered else view.nodes:
-        if _is_original(node):
-            proto.node.append(node.origin.proto)
+        original = _original(node)
+        if original is not None:
+            proto.node.append(original)
         else:
             _export_node(node, proto.node.add(), visible, form)
     for tensor in view.inputs:
@@ -119,7 +119,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
     for tensor in view.outputs:
         _export_value(tensor, proto.output.add())
     inputs = {tensor.name for tensor in view.inputs}
-    for name, default in (origin.defaults if origin else {}).items():
+    for name, default in entry.defaults.items():
         if name in inputs and largest is None:  # else inference would rely on what a caller may override
             proto.initializer.add().CopyFrom(default)
     for constant in constants.values():
@@ -127,54 +127,49 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
             _export_value(constant, proto.input.add())
         else:
             proto.initializer.add().CopyFrom(_tensor(constant))  # append() takes twice as long over large values
-    _export_value_info(view, proto, origin)
+    _export_value_info(view, proto, entry)
 
 
 def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
     return largest is not None and math.prod(shape) > largest
 
 
-def _annotations(
-    view: gs.Graph, origin: GraphOrigin | None, written: Mapping[str, gs.Tensor]
-) -> list[TensorAnnotation]:
+def _annotations(view: gs.Graph, entry: GraphTable, written: Mapping[str, gs.Tensor]) -> list[TensorAnnotation]:
     """Return the quantization annotations of `view`, without those of tensors that were in it and are gone."""
-    notes: list[TensorAnnotation] = vars(view).get("annotations", [])
+    notes = entry.annotations
     if not notes:
         return []
-    present = {*written, *(tensor.name for tensor in _constants(view, origin))}
-    return [
-        note for note in notes if note.tensor_name in present or origin is None or note.tensor_name not in origin.names
-    ]
+    present = {*written, *(tensor.name for tensor in _constants(view, entry))}
+    return [note for note in notes if note.tensor_name in present or note.tensor_name not in entry.names]
 
 
-def _constants(view: gs.Graph, origin: GraphOrigin | None, named: Collection[str] = ()) -> Iterable[gs.Constant]:
+def _constants(view: gs.Graph, entry: GraphTable, named: Collection[str] = ()) -> Iterable[gs.Constant]:
     """Yield the initializers of `view` in their old order, then the new ones.
 
     Not those that nothing reads any more, unless they are `named` elsewhere.
     """
-    if origin is not None:
-        for tensor in origin.constants:
-            if tensor.outputs or id(tensor) not in origin.read or tensor.name in named:
-                yield tensor
+    for tensor in entry.constants:
+        if tensor.outputs or id(tensor) not in entry.read or tensor.name in named:
+            yield tensor
     for node in view.nodes:
         yield from (tensor for tensor in node.inputs if isinstance(tensor, gs.Constant))
     yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
 
 
-def _export_value_info(view: gs.Graph, proto: GraphProto, origin: GraphOrigin | None) -> None:
+def _export_value_info(view: gs.Graph, proto: GraphProto, entry: GraphTable) -> None:
     ends = {tensor.name: tensor for tensor in (*view.inputs, *view.outputs)}
     done = set(ends)
     current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
-    for info in origin.proto.value_info if origin else ():
+    for info in entry.proto.value_info:
         if info.name in done:
-            listed_twice = origin is not None and info.name in origin.interface
+            listed_twice = info.name in entry.interface
             if listed_twice and info.name in ends and _unchanged(ends[info.name]) is not None:
                 proto.value_info.append(info)
         elif info.name in current:
             if _has_type(current[info.name]):
                 _export_value(current[info.name], proto.value_info.add())
             done.add(info.name)
-        elif origin is not None and info.name not in origin.written:
+        elif info.name not in entry.written:
             proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
             done.add(info.name)
     for name, tensor in current.items():
@@ -189,33 +184,33 @@ def _has_type(tensor: gs.Tensor) -> bool:
 
 def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
     """Return what the file said about `tensor`, if no pass has changed its type or shape since."""
-    known = getattr(tensor, "origin", None)
-    if not isinstance(known, tuple):  # new, or an initializer
+    known = kept(tensor, VariableOrigin)
+    if known is None:  # new, or an initializer
         return None
-    info: ValueInfoProto | None = known[0]
     shape = None if tensor.shape is None else list(tensor.shape)
-    return info if known[1:] == (tensor.dtype, shape) else None
+    return known.info if (known.dtype, known.shape) == (tensor.dtype, shape) else None
 
 
-def _is_original(node: gs.Node) -> bool:
-    """Whether `node` is certainly as it came in, which most nodes are after most passes; one with tensors or bodies
-    among its attributes is looked at closer."""
-    origin: NodeOrigin | None = getattr(node, "origin", None)
+def _original(node: gs.Node) -> NodeProto | None:
+    """Return the proto of `node` where it is certainly as it came in, which most nodes are after most passes; one with
+    tensors or bodies among its attributes is looked at closer."""
+    origin = kept(node, NodeOrigin)
     if origin is None:
-        return False
-    proto, kept = origin.proto, origin.attrs
-    return (
+        return None
+    proto, attrs = origin.proto, origin.attrs
+    same = (
         node.op == proto.op_type
         and node.name == proto.name
         and node.domain == (proto.domain if proto.HasField("domain") else None)
-        and list(node.attrs) == list(kept)
+        and list(node.attrs) == list(attrs)
         and all(
-            _is_plain(value) and type(value) is type(kept[name][0]) and value == kept[name][0]
+            _is_plain(value) and type(value) is type(attrs[name][0]) and value == attrs[name][0]
             for name, value in node.attrs.items()
         )
         and [tensor.name for tensor in node.inputs] == proto.input
         and [tensor.name for tensor in node.outputs] == proto.output
     )
+    return proto if same else None
 
 
 def _is_plain(value: Any) -> bool:
@@ -225,7 +220,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
-    origin: NodeOrigin | None = getattr(node, "origin", None)
+    origin = kept(node, NodeOrigin)
     calls_the_same = origin is not None and (origin.proto.op_type, origin.proto.domain) == (node.op, node.domain or "")
     if origin is not None:
         for descriptor, value in origin.proto.ListFields():
@@ -241,46 +236,46 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -
         proto.domain = node.domain
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
-    kept = origin.attrs if origin is not None else {}
+    before = origin.attrs if origin is not None else {}
     domain = _domain(node.domain)
     declared = _declared_kinds(node.op, domain, form.versions.get(domain, 1))
     if not declared and calls_the_same:  # a custom operator: what was written as a float is one
-        declared = {name: attribute.type for name, (_, attribute) in kept.items() if attribute.type in _FLOATS}
+        declared = {name: attribute.type for name, (_, attribute) in before.items() if attribute.type in _FLOATS}
     for name, value in node.attrs.items():
         if isinstance(value, gs.Graph):
-            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), kept.get(name))
+            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), before.get(name))
             _export_graph(value, attribute.g, visible, form)
         elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
-            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), kept.get(name))
+            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), before.get(name))
             for item in value:
                 _export_graph(item, attribute.graphs.add(), visible, form)
         else:
-            _export_attribute(name, value, kept.get(name), declared.get(name), proto)
+            _export_attribute(name, value, before.get(name), declared.get(name), proto)
 
 
 def _export_attribute(
-    name: str, value: Any, kept: tuple[Any, AttributeProto] | None, declared: int | None, node: NodeProto
+    name: str, value: Any, before: tuple[Any, AttributeProto] | None, declared: int | None, node: NodeProto
 ) -> None:
     if isinstance(value, AttributeProto):
         node.attribute.append(value)
     elif isinstance(value, gs.Constant):
         tensor = _tensor(value)
-        stored: StoredValues | None = getattr(value, "origin", None)
-        if kept is not None and isinstance(stored, StoredValues) and tensor is stored.tensor:
-            node.attribute.append(kept[1])
+        stored = kept(value, StoredValues)
+        if before is not None and stored is not None and tensor is stored.tensor:
+            node.attribute.append(before[1])
         else:
-            node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), kept))
-    elif kept is not None and type(kept[0]) is type(value) and (kept[0] == value or kept[0] is value):
-        node.attribute.append(kept[1])
+            node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), before))
+    elif before is not None and type(before[0]) is type(value) and (before[0] == value or before[0] is value):
+        node.attribute.append(before[1])
     else:
-        if declared is None and kept is not None and isinstance(value, list | tuple) and not value:
-            declared = kept[1].type  # an empty list does not tell of what it is
+        if declared is None and before is not None and isinstance(value, list | tuple) and not value:
+            declared = before[1].type  # an empty list does not tell of what it is
         node.attribute.append(_new_attribute(name, value, declared, node))
 
 
-def _with_doc(attribute: AttributeProto, kept: tuple[Any, AttributeProto] | None) -> AttributeProto:
-    if kept is not None and kept[1].HasField("doc_string"):
-        attribute.doc_string = kept[1].doc_string
+def _with_doc(attribute: AttributeProto, before: tuple[Any, AttributeProto] | None) -> AttributeProto:
+    if before is not None and before[1].HasField("doc_string"):
+        attribute.doc_string = before[1].doc_string
     return attribute
 
 
@@ -333,13 +328,12 @@ def _domain(domain: str | None) -> str:
 
 def _is_new(tensor: gs.Tensor) -> bool:
     """Whether `tensor` is an initializer that a pass has made."""
-    return isinstance(tensor, gs.Constant) and not hasattr(tensor, "origin")
+    return isinstance(tensor, gs.Constant) and kept(tensor, object) is None
 
 
 def _tensor(constant: gs.Constant) -> TensorProto:
     """Return the TensorProto of `constant`; the stored one when neither its values nor its name changed."""
-    origin = getattr(constant, "origin", None)
-    stored = origin if isinstance(origin, StoredValues) else None  # else it was a computed tensor
+    stored = kept(constant, StoredValues)  # None too where it was a computed tensor
     values = constant._values
     if isinstance(values, LazyValues):
         tensor: TensorProto = values.tensor
@@ -378,9 +372,9 @@ def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
         proto.CopyFrom(same)
         proto.name = tensor.name
         return
-    known = getattr(tensor, "origin", None)
-    if isinstance(known, tuple) and known[0] is not None:
-        for descriptor, value in known[0].ListFields():
+    known = kept(tensor, VariableOrigin)
+    if known is not None and known.info is not None:
+        for descriptor, value in known.info.ListFields():
             if descriptor.name == "metadata_props":
                 proto.metadata_props.extend(value)
             elif descriptor.name == "doc_string":

@@ -12,7 +12,16 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph.view.origin import GraphOrigin, NodeOrigin, Scope, StoredValues, numpy_dtype
+from graphsurgery.graph.view.origin import (
+    GraphTable,
+    NodeOrigin,
+    Scope,
+    StoredValues,
+    VariableOrigin,
+    keep,
+    numpy_dtype,
+    table,
+)
 
 
 def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
@@ -23,11 +32,11 @@ def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     view.import_domains = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
     view.ir_version = model.ir_version
     view.producer_name, view.producer_version = model.producer_name, model.producer_version
-    view.base = model
-    view.metadata = {entry.key: entry.value for entry in model.metadata_props}
+    table(view).metadata = {entry.key: entry.value for entry in model.metadata_props}
     for inner in graphs.walk_graphs(view):
         inner.opset, inner.import_domains = view.opset, view.import_domains
-        inner.base, inner.ir_version = model, view.ir_version
+        inner.ir_version = view.ir_version
+        table(inner).base = model
     return view
 
 
@@ -43,7 +52,7 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
             defaults[tensor.name] = tensor
             continue
         constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
-        constant.origin = constant._values
+        keep(constant, constant._values)
         constants.append(constant)
         scope[tensor.name] = constant
     for sparse in proto.sparse_initializer:
@@ -63,10 +72,13 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         doc_string=proto.doc_string,
     )
     read = {id(constant) for constant in constants if constant.outputs}
-    view.origin = GraphOrigin(proto, values, constants, defaults, read)
-    view.annotations = list(proto.quantization_annotation)
-    view.reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
-    view.reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
+    reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
+    reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
+    notes = list(proto.quantization_annotation)
+    entry = GraphTable(
+        annotations=notes, reserved=reserved, proto=proto, constants=constants, defaults=defaults, read=read
+    )
+    keep(view, entry)
     return view
 
 
@@ -118,7 +130,7 @@ def _import_node(
         outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
         domain=proto.domain if proto.HasField("domain") else None,
     )
-    node.origin = NodeOrigin(proto, kept)
+    keep(node, NodeOrigin(proto, kept))
     return node
 
 
@@ -135,7 +147,7 @@ def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -
     if proto.type == kind.TENSOR:
         values = StoredValues(proto.t, folder)
         constant = gs.Constant(proto.t.name, values)
-        constant.origin = values
+        keep(constant, values)
         return constant
     if proto.type == kind.GRAPH:
         return _import_graph(proto.g, seen, folder)
@@ -165,7 +177,8 @@ def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
     if info is not None:
         variable.type = info.type.WhichOneof("value") or "tensor_type"
         variable.dtype, variable.shape = tensor_type(info)
-    variable.origin = (info, variable.dtype, None if variable.shape is None else list(variable.shape))
+    shape = None if variable.shape is None else list(variable.shape)
+    keep(variable, VariableOrigin(info, variable.dtype, shape))
     return variable
 
 

@@ -1,22 +1,48 @@
-"""What gs objects remember of the protos they were made from."""
+"""The table of what the view keeps of gs objects: what graphsurgeon itself has no place for.
+
+Each entry is one typed object: GraphTable of a graph, NodeOrigin of a node, VariableOrigin of a computed tensor or an
+input, StoredValues of an initializer. `kept` reads it, `keep` writes it, and nothing else knows where it lies.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnotation, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery.errors import ModelError
 
 Scope = Mapping[str, gs.Tensor]
+T = TypeVar("T")
+_SLOT = "graphsurgery"  # the attribute of a gs object that holds its entry
+
+
+def keep(thing: gs.Graph | gs.Node | gs.Tensor, entry: object) -> None:
+    """Let `entry` be what the view keeps of `thing`."""
+    setattr(thing, _SLOT, entry)
+
+
+def kept(thing: gs.Graph | gs.Node | gs.Tensor, kind: type[T]) -> T | None:
+    """Return what the view keeps of `thing`; None where that is of another kind, or a pass has made the thing."""
+    entry = vars(thing).get(_SLOT)
+    return entry if isinstance(entry, kind) else None
+
+
+def table(graph: gs.Graph) -> GraphTable:
+    """Return what the view keeps of `graph`: to be read and written, empty at first for a graph made by a pass."""
+    entry = kept(graph, GraphTable)
+    if entry is None:
+        entry = GraphTable()
+        keep(graph, entry)
+    return entry
 
 
 class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no type hints
@@ -45,17 +71,38 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
 
 @dataclass
 class NodeOrigin:
+    """The proto that a node was made from, and its attributes as they were then."""
+
     proto: NodeProto
     attrs: dict[str, tuple[Any, AttributeProto]]
 
 
+@dataclass(slots=True)
+class VariableOrigin:
+    """What the file said of a tensor, if it did, and what the tensor was given then."""
+
+    info: ValueInfoProto | None
+    dtype: np.dtype[Any] | None
+    shape: list[int | str | None] | None
+
+
 @dataclass
-class GraphOrigin:
-    proto: GraphProto
-    values: dict[str, ValueInfoProto]
-    constants: list[gs.Constant]
-    defaults: dict[str, TensorProto]
-    read: set[int]  # ids of the constants that some node read when the graph came in
+class GraphTable:
+    """What the view keeps of a graph.
+
+    `base` is the model it is from, `metadata` what the metadata_props of that shall be, `annotations` its quantization
+    annotations, `reserved` names that no new tensor may have. `proto` is what it was made from, `constants` its
+    initializers in their order, `defaults` those that are inputs too, `read` the ids of those that some node read.
+    """
+
+    base: ModelProto | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    annotations: list[TensorAnnotation] = field(default_factory=list)
+    reserved: set[str] = field(default_factory=set)
+    proto: GraphProto = field(default_factory=GraphProto)
+    constants: list[gs.Constant] = field(default_factory=list)
+    defaults: dict[str, TensorProto] = field(default_factory=dict)
+    read: set[int] = field(default_factory=set)
 
     @cached_property
     def written(self) -> set[str]:

@@ -1,0 +1,33 @@
+"""What a pass may know beside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Captured(Protocol):
+    """The tensors of one image, captured from the original model; read from disk when asked for."""
+
+    @property
+    def id(self) -> str:
+        """The image's id."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def load(self, name: str) -> np.ndarray:
+        """Return one tensor by name."""
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may know beside the graph: the captured samples, and whom to tell how far it is.
+
+    `samples` hold the graph's inputs and outputs by name; there are none where nothing was captured.
+    """
+
+    samples: Sequence[Captured] = ()
+    progress: Callable[[int, int], None] = lambda done, total: None
