@@ -25,7 +25,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.progress import Silent
-from graphsurgery.rewrite import apply_pass
+from graphsurgery.rewrite import BATCH_NOTE, apply_pass
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import parse, random_inputs
 
@@ -202,6 +202,22 @@ def test_a_failed_run_does_not_point_to_a_name_that_a_fold_has_moved(tmp_path: P
     sample = Sample("1", tmp_path / "1", None, 1, 1)
     hint = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
     assert hint.startswith("first difference: tensor 'y' (Neg 'y' in A, Abs 'y' in B): ")
+
+
+def test_a_failed_run_fills_up_the_rows_of_a_frozen_batch_and_leaves_its_parameters_whole(tmp_path: Path) -> None:
+    text = "g (float[N, 2] x, float[2, 4] p) => (float[N, 4] y) { h = MatMul (x, p)  y = Abs (h) }"
+    before, after = model(text), model(text.replace("N", "3").replace("Abs", "Neg"))
+    helper.set_model_props(after.proto, {BATCH_NOTE: json.dumps({"size": 3, "parameters": ["p"]})})
+    given = {"x": np.ones((1, 2), np.float32), "p": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    (tmp_path / "1").mkdir()
+    for name, value in given.items():
+        np.save(tmp_path / "1" / f"{name}.npy", value)
+    sample = Sample("1", tmp_path / "1", None, 1, 1)
+    hint = failure.leave(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    assert hint.startswith("first difference: tensor 'y' (Abs 'y' in A, Neg 'y' in B): ")
+    kept = {name: np.load(tmp_path / "failed" / "inputs" / f"{name}.npy") for name in given}
+    np.testing.assert_array_equal(kept["x"], [[1, 1], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(kept["p"], given["p"])
 
 
 def test_a_changed_weight_is_where_it_is_though_folds_are_elsewhere() -> None:

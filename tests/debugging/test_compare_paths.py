@@ -236,6 +236,9 @@ def test_only_what_has_rows_is_filled(tmp_path: Path) -> None:
     free = write(tmp_path / "free.onnx", text.replace("3", "N"))
     assert check(free, frozen).verdict == "passed"
     assert check(frozen, free).verdict == "passed"
+    # two that both say nothing of how many rows p would have
+    five = write(tmp_path / "five.onnx", text.replace("3", "5"), {"size": 5, "parameters": ["p"]})
+    assert check(frozen, five).verdict == "passed"
 
 
 def test_frozen_batches_of_different_size_are_no_different_inputs(tmp_path: Path, capture: Path) -> None:

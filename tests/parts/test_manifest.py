@@ -173,6 +173,12 @@ def test_a_batch_that_an_earlier_version_wrote_has_rows_everywhere(tmp_path: Pat
     assert describe_part(noted) == described().parts[1]
 
 
+def test_a_batch_is_written_with_what_the_runtime_reads_and_nothing_else() -> None:
+    """A key that no reader has means nothing: `mode` (pad, loop) was written and read by nobody."""
+    written = json.loads(described().to_json())["parts"][1]["batch"]
+    assert written == {"size": 5, "inputs": ["h", "n"], "outputs": ["y", "z"]}
+
+
 def test_a_batch_says_which_inputs_are_parameters_without_rows() -> None:
     one = part("back", BACK, notes={BATCH_NOTE: {"size": 5, "parameters": ["n", "cut off"]}})
     assert describe_part(one).batch == Batch(size=5, inputs=["h"], outputs=["y", "z"])
