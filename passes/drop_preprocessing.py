@@ -53,7 +53,6 @@ _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 _PASTED = 1e-4
 
 
-@dataclass(frozen=True)
 class DropPreprocessing(GraphPass):
     """It has no options: the canvas is the size that the graph was exported for."""
 

@@ -15,8 +15,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
@@ -29,10 +27,7 @@ from graphsurgery.rewrite import Editor, GraphPass
 _TRAINING_MODE = 14
 
 
-@dataclass(frozen=True)
 class DropUnusedOutputs(GraphPass):
-    """No options."""
-
     name = "drop-unused-outputs"
     effect = "exact"
 

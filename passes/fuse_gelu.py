@@ -15,18 +15,13 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.pattern import Pattern
 from graphsurgery.rewrite import Editor, NodePass
 
 
-@dataclass(frozen=True)
 class FuseGelu(NodePass):
-    """It has no options."""
-
     name = "fuse-gelu"
     effect = "exact"
     pattern = Pattern(

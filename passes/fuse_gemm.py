@@ -13,18 +13,13 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.pattern import Match, Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class FuseGemm(NodePass):
-    """It has no options."""
-
     name = "fuse-gemm"
     effect = "exact"
     pattern = Pattern("Add(MatMul(a, b), c)  ->  Gemm(a, b, c)")

@@ -13,8 +13,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
@@ -23,10 +21,7 @@ from graphsurgery.operators.pattern import Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class FuseHardswish(NodePass):
-    """It has no options."""
-
     name = "fuse-hardswish"
     effect = "exact"
     pattern = Pattern(

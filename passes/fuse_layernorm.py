@@ -17,8 +17,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -29,10 +27,7 @@ from graphsurgery.operators.pattern import Match, Pattern
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class FuseLayernorm(NodePass):
-    """It has no options."""
-
     name = "fuse-layernorm"
     effect = "exact"
     pattern = Pattern(

@@ -19,7 +19,6 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,7 @@ from graphsurgery.graph.view import table
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class InlineIf(NodePass):
-    """No options."""
-
     name = "inline-if"
     effect = "exact"
     matches = ("If",)

@@ -14,18 +14,13 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, is_op, producer
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class MergeTransposes(NodePass):
-    """No options."""
-
     name = "merge-transposes"
     effect = "exact"
     matches = ("Transpose",)
