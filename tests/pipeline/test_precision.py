@@ -139,6 +139,8 @@ def test_ctrl_c_ends_a_run_and_its_processes(place: Path, wait: float) -> None:
             "io",
             "--workers",
             "2",
+            "--set",
+            "evaluate.samples=4000",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
