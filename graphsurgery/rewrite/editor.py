@@ -96,7 +96,8 @@ class Editor:
 
         A number is a known dimension; a name or None is not. The first question infers the shapes of the whole
         model, and the next ones cost next to nothing: ask after all other guards. The answer is that of the graph as
-        it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again.
+        it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again. What is written
+        down is believed: where an edit changes the type of what a node writes, `infer_behind` writes it anew.
         """
         return self._types.shape(tensor)
 
