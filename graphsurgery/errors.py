@@ -76,5 +76,17 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name that is most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = nearest(name, known, 1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that are most like `name`, the nearest first; capitals make no difference."""
+    lower = {each.lower(): each for each in sorted(known)}
+    return [lower[each] for each in difflib.get_close_matches(name.lower(), lower, n=most, cutoff=0.5)]
+
+
+def name_nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Nearest: x, y" for up to three known names, or nothing."""
+    close = nearest(name, known)
+    return f" Nearest: {', '.join(close)}" if close else ""

@@ -22,7 +22,6 @@ It does not write
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx.defs import OpSchema
 
+from graphsurgery.errors import did_you_mean
 from graphsurgery.graph import attribute
 from graphsurgery.operators.schemas import schema_of
 from graphsurgery.operators.windows import window
@@ -55,9 +55,7 @@ class FillDefaultAttributes(NodePass):
         known = sorted({schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""})
         for pattern in self.ops:
             if not fnmatch.filter(known, pattern):
-                near = difflib.get_close_matches(pattern, known, n=1)
-                hint = f" Did you mean '{near[0]}'?" if near else ""
-                raise ValueError(f"ops: ONNX has no operator '{pattern}'.{hint}")
+                raise ValueError(f"ops: ONNX has no operator '{pattern}'.{did_you_mean(pattern, known)}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         if not any(fnmatch.fnmatchcase(node.op, pattern) for pattern in self.ops):

@@ -22,12 +22,12 @@ It leaves a tensor alone when
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from graphsurgery.errors import name_nearest
 from graphsurgery.graph.names import names_in, rename_in
 from graphsurgery.rewrite import Editor, ModelPass
 
@@ -67,8 +67,6 @@ class RenameTensors(ModelPass):
             elif new in present:
                 edit.skip(None, f"'{old}' is called '{new}' already")
             else:
-                near = difflib.get_close_matches(old, sorted(present), n=3, cutoff=0.5)
-                hint = f" Nearest: {', '.join(near)}" if near else ""
-                raise edit.fail(f"there is no tensor '{old}'.{hint}")
+                raise edit.fail(f"there is no tensor '{old}'.{name_nearest(old, present)}")
         rename_in(model, wanted)
         return model

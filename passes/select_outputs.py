@@ -20,7 +20,6 @@ A run ends with an error when
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
+from graphsurgery.errors import name_nearest
 from graphsurgery.rewrite import MASKS_NOTE, Editor, GraphPass
 
 
@@ -71,9 +71,7 @@ class SelectOutputs(GraphPass):
             raise edit.fail(f"'{name}' is a constant: nothing computes it")
         if name in graphs.tensor_names(graph):
             raise edit.fail(f"'{name}' is inside an If or Loop body; only what its graph hands out can be an output")
-        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-        hint = f" Nearest: {', '.join(near)}" if near else ""
-        raise edit.fail(f"there is no tensor '{name}'.{hint}")
+        raise edit.fail(f"there is no tensor '{name}'.{name_nearest(name, known)}")
 
 
 def _write_down_type(tensor: gs.Tensor, graph: gs.Graph, edit: Editor) -> None:

@@ -19,9 +19,8 @@ It leaves a node as it is when
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +31,7 @@ from onnx import AttributeProto
 from onnx.defs import OpSchema
 
 from graphsurgery import graph as graphs
+from graphsurgery.errors import name_nearest
 from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -95,17 +95,12 @@ class SetAttributes(GraphPass):
         what = "node" if self.op is None else f"{self.op} node"
         if not nodes:
             ops = {node.op for node in graphs.walk_nodes(graph)}
-            raise edit.fail(f"the graph has no {what}.{_near(self.op or '', ops)}")
-        raise edit.fail(f"no {what} is called '{self.nodes}'.{_near(self.nodes, map(_label, nodes))}")
+            raise edit.fail(f"the graph has no {what}.{name_nearest(self.op or '', ops)}")
+        raise edit.fail(f"no {what} is called '{self.nodes}'.{name_nearest(self.nodes, map(_label, nodes))}")
 
 
 def _label(node: gs.Node) -> str:
     return str(node.name or (node.outputs[0].name if node.outputs else ""))
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
-    return f" Nearest: {', '.join(near)}" if near else ""
 
 
 def _place(node: gs.Node) -> str:
@@ -139,7 +134,7 @@ def _check_known(node: gs.Node, name: str, schema: OpSchema, edit: Editor) -> No
     if name not in schema.attributes:
         known = schema.attributes.keys()
         raise edit.fail(
-            f"{_place(node)}: opset {edit.opset} has no attribute '{name}' there.{_near(name, known)}"
+            f"{_place(node)}: opset {edit.opset} has no attribute '{name}' there.{name_nearest(name, known)}"
             f" It has: {', '.join(sorted(known)) or 'none'}"
         )
 
@@ -191,7 +186,9 @@ def _input_index(node: gs.Node, key: str, schema: OpSchema | None, edit: Editor)
     if key.isdecimal() and int(key) < limit:
         return int(key)
     known = names or [str(number) for number in range(len(node.inputs))]
-    raise edit.fail(f"{_place(node)}: it has no input '{key}'.{_near(key, known)} It has: {', '.join(known) or 'none'}")
+    raise edit.fail(
+        f"{_place(node)}: it has no input '{key}'.{name_nearest(key, known)} It has: {', '.join(known) or 'none'}"
+    )
 
 
 def _input_dtype(node: gs.Node, key: str, index: int, old: Any, schema: OpSchema | None, edit: Editor) -> np.dtype[Any]:

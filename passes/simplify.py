@@ -43,7 +43,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in
-from graphsurgery.graph.protos import graphs_in, stored_names, stored_outside, walk_protos, without_initializers
+from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos, without_initializers
 from graphsurgery.operators.idle_weights import at_work, set_aside, twins
 from graphsurgery.operators.training import why_it_trains
 from graphsurgery.processes import onnxsim_process
@@ -87,7 +87,7 @@ class Simplify(ModelPass):
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         _require_readable(model)
-        light, waiting = set_aside(_with_values_inside(model, edit))
+        light, waiting = set_aside(Model(model, edit.folder).with_values_inside().proto)
         view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = Model.of(view).proto
@@ -130,16 +130,6 @@ class Simplify(ModelPass):
         if simplified.graph.initializer:
             simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
         return simplified
-
-
-def _with_values_inside(model: ModelProto, edit: Editor) -> ModelProto:
-    """Return `model`, or a copy of it with its external data read in."""
-    if edit.folder is None or not stored_outside(model):
-        return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    onnx.load_external_data_for_model(copy, str(edit.folder))
-    return copy
 
 
 def _same(one: ModelProto, other: ModelProto) -> bool:

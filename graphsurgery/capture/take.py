@@ -28,6 +28,7 @@ from graphsurgery.capture.samples import (
 )
 from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import CaptureError
+from graphsurgery.files import written_whole
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.progress import Progress
 from graphsurgery.sources import Source, Tensors
@@ -138,9 +139,5 @@ def _write_index(
             {"id": s.id, "file": s.file, "height": s.height, "width": s.width, "digest": s.digest} for s in samples
         ],
     }
-    temporary = index.with_name(f"{index.name}.tmp-{os.getpid()}")
-    try:
+    with written_whole(index) as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        temporary.replace(index)
-    finally:
-        temporary.unlink(missing_ok=True)

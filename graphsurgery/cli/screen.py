@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from graphsurgery.errors import InputError
+from graphsurgery.files import written_whole
 from graphsurgery.report import terminal
 from graphsurgery.report.run_record import Step
 
@@ -81,12 +80,8 @@ def write_out(text: str) -> None:
 
 def save(target: Path, write: Any) -> None:
     """Write to a temporary name, then rename."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        temporary.replace(target)
+        with written_whole(target) as temporary:
+            write(temporary)
     except OSError as error:
         raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

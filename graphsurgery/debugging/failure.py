@@ -9,9 +9,7 @@ graph before the pass is the reference, and 1e-4 of a tensor's largest value is 
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.reproduction import save_tensors
 from graphsurgery.errors import GraphSurgeryError
+from graphsurgery.files import written_whole
 from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import frozen_batch
@@ -64,13 +63,8 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _write(before: Model, after: Model, given: Mapping[str, np.ndarray], folder: Path) -> None:
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(folder) as work:
         work.mkdir(parents=True)
         before.save(work / "before.onnx")
         after.save(work / "after.onnx")
         save_tensors(given, work / "inputs")
-        shutil.rmtree(folder, ignore_errors=True)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

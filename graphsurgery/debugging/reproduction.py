@@ -9,10 +9,8 @@ README.txt             what happens, with which versions, and the command that s
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 
 from graphsurgery.debugging.reduce import Reduction
 from graphsurgery.errors import InputError
+from graphsurgery.files import written_whole
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite.registry import source_file
 from graphsurgery.version import __version__
@@ -57,22 +56,17 @@ def write(found: Reduction, folder: Path, arguments: Sequence[str]) -> None:
     """
     check_place(folder)
     place = folder.resolve()
-    work = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
-        work.mkdir(parents=True)
-        found.model.save(work / "before.onnx")
-        if found.broken.after is not None:
-            found.broken.after.save(work / "after.onnx")
-        save_tensors(found.given, work / "inputs")
-        save_tensors(found.expected or {}, work / "expected")
-        (work / "README.txt").write_text(describe(found, arguments), encoding="utf-8")
-        if place.exists():
-            shutil.rmtree(place)
-        work.rename(place)
+        with written_whole(place) as work:
+            work.mkdir(parents=True)
+            found.model.save(work / "before.onnx")
+            if found.broken.after is not None:
+                found.broken.after.save(work / "after.onnx")
+            save_tensors(found.given, work / "inputs")
+            save_tensors(found.expected or {}, work / "expected")
+            (work / "README.txt").write_text(describe(found, arguments), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: can't be written ({error.strerror or error}); give another --out") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def describe(found: Reduction, arguments: Sequence[str]) -> str:

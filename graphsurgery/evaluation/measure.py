@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, catego
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
+from graphsurgery.files import written_whole
 from graphsurgery.progress import Watcher
 
 # the field of an annotation without which there is nothing to measure a kind by
@@ -163,11 +163,8 @@ def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int]) -> list
 
 
 def _write(path: Path, content: object, indent: int | None = None) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror or error}); make room, or give --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
+from graphsurgery.files import written_whole
 from graphsurgery.graph import view
 from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
 
@@ -137,18 +136,14 @@ class Model:
                 if self.folder is not None:
                     raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
                 check_location(tensor, folder, str(path))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(self.proto.SerializeToString())
-            temporary.replace(path)
+            with written_whole(path) as temporary:
+                temporary.write_bytes(self.proto.SerializeToString())
         except OSError as error:
             raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
             raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
-        finally:
-            with contextlib.suppress(OSError):  # where its folder can't even be looked into, there is no such file
-                temporary.unlink()
 
 
 def _without_values(tensor: TensorProto) -> TensorProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import pickle
 import re
@@ -22,7 +21,7 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
 from graphsurgery.demo.shapes import HEIGHT, WIDTH, draw
-from graphsurgery.errors import InputError, MissingTool, first_line
+from graphsurgery.errors import InputError, MissingTool, first_line, nearest
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.random_weights import calibrate
@@ -133,7 +132,7 @@ def _demo(spec: SourceSpec) -> Callable[..., Any]:
 def _torchvision(spec: SourceSpec) -> Callable[..., Any]:
     known = list_models(module=detection)
     if spec.name not in known:
-        close = difflib.get_close_matches(spec.name, known, n=3, cutoff=0.5) or known
+        close = nearest(spec.name, known) or known
         raise InputError(f"source.torchvision: no detector '{spec.name}' in torchvision; there is {', '.join(close)}")
 
     def construct(**options: Any) -> Any:

@@ -5,7 +5,6 @@ What is written for each operator comes from its definition: a model that holds 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import keyword
 from collections.abc import Collection, Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import onnx
 from onnx.defs import OpSchema
 
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.rewrite import Effect
 from graphsurgery.rewrite.registry import KEBAB, discover, source_file
 
@@ -181,10 +180,7 @@ def _schema(op: str) -> OpSchema:
     history = [s for s in onnx.defs.get_all_schemas_with_history() if s.domain == "" and not s.deprecated]
     known = sorted({schema.name for schema in history})
     if op not in known:
-        lower = {other.lower(): other for other in known}
-        near = difflib.get_close_matches(op.lower(), lower, n=1, cutoff=0.5)
-        hint = f" Did you mean '{lower[near[0]]}'?" if near else ""
-        raise InputError(f"--matches {op}: ONNX has no such operator.{hint}")
+        raise InputError(f"--matches {op}: ONNX has no such operator.{did_you_mean(op, known)}")
     versions = {schema.since_version: schema for schema in history if schema.name == op}
     return versions[max((v for v in versions if v <= _OPSET), default=min(versions))]
 
