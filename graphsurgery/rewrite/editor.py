@@ -188,6 +188,7 @@ class Editor:
 
         `writes` is a tensor that it shall write instead of a new one; the node that wrote it does not any more.
         """
+        self._require_tensors(op, inputs)
         written = [
             gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
             for number in range(outputs if writes is None else 0)
@@ -202,6 +203,11 @@ class Editor:
             self._bodies_changed(graphs.subgraphs(node))
         return written[0]
 
+    def _require_tensors(self, op: str, inputs: Sequence[object]) -> None:
+        for place, each in enumerate(inputs, start=1):
+            if not isinstance(each, gs.Tensor):
+                raise self.fail(f"input {place} of {op} is {each!r}, which is no tensor: make one with edit.constant")
+
     # --- change a node ------------------------------------------------------------------------------------------
 
     def replace(
@@ -211,6 +217,7 @@ class Editor:
 
         Outputs at the end that nothing reads go, as the other operator may have none of the kind.
         """
+        self._require_tensors(op, inputs)
         with self._edit_of(node):
             read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
             if len(node.outputs) > read[-1] + 1:

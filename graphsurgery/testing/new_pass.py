@@ -33,16 +33,12 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_graphsurgeon as gs
 {blank}from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
-@dataclass(frozen=True)
 class {cls}(NodePass):
-    """Describe the options. A field of this class is one: `size: int = 3`."""
-
+    # Options are fields, `size: int = 3`; with some it is a @dataclass(frozen=True).
     name = "{name}"
     effect = "{effect}"
     matches = ("{op}",)

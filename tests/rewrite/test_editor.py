@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import pytest
 
+from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import GraphPass, NodePass, Pass, apply_pass, apply_passes
 from graphsurgery.rewrite.editor import Editor
@@ -283,3 +285,13 @@ def test_the_outputs_of_bodies_that_are_gone_are_none() -> None:
     assert edit.is_output(inner)
     edit.replace(branch, "Not", [graph.inputs[0]])
     assert not edit.is_output(inner)
+
+
+def test_an_input_that_is_no_tensor_is_said_to_be_none() -> None:
+    graph, edit = view("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    said = r"input 2 of Less is 0.5, which is no tensor: make one with edit.constant"
+    with pytest.raises(PassError, match=said):
+        edit.emit("Less", [graph.inputs[0], 0.5], hint="below")  # type: ignore[list-item]
+    with pytest.raises(PassError, match=said):
+        edit.replace(graph.nodes[0], "Less", [graph.inputs[0], 0.5])  # type: ignore[list-item]
+    assert edit.edits == 0
