@@ -213,7 +213,7 @@ def test_a_failed_run_fills_up_the_rows_of_a_frozen_batch_and_leaves_its_paramet
     for name, value in given.items():
         np.save(tmp_path / "1" / f"{name}.npy", value)
     sample = Sample("1", tmp_path / "1", None, 1, 1)
-    hint = failure.leave(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    hint = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
     assert hint.startswith("first difference: tensor 'y' (Abs 'y' in A, Neg 'y' in B): ")
     kept = {name: np.load(tmp_path / "failed" / "inputs" / f"{name}.npy") for name in given}
     np.testing.assert_array_equal(kept["x"], [[1, 1], [0, 0], [0, 0]])
