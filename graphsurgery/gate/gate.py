@@ -11,6 +11,10 @@ Its own limit is the recipe's tolerance; that of an approximate pass is widened 
 before, the graph before equals the captured tensors as far as the gate can tell, and the first judgement is enough. The
 same goes for the cut, which is exact. A part's grants loosen neither the other parts nor their variants, which go on
 from the finished parts with what those carry; only the chain, at the end, may cost what all of its parts were granted.
+
+What a graph computes behind a pass may be known bit for bit already, and is not computed again then (`known_values`).
+Nothing rests on that alone: the last whole graph is run and judged once more, all of it, before it is cut, and so is
+each part behind each of its passes, and the chain.
 """
 
 from __future__ import annotations
