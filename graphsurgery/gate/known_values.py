@@ -26,6 +26,7 @@ Tensors = Mapping[str, Array]
 # In memory, for all samples together: the outputs of Mask R-CNN on three samples, and its feature maps, take 0.9 GB.
 BUDGET = 1 << 30
 _NAME = "the whole graph"
+_ROUNDS = 20  # in which what is known grows along the graph
 # Tensors are kept along the graph so that what lies between two of them is this share of its depth.
 _SEGMENTS = 16
 
@@ -60,13 +61,14 @@ class KnownValues:
         self._kept: dict[bytes, list[Array]] = {}
         self._last: Histories | None = None
 
-    def outputs(self, model: Model) -> Iterator[Tensors]:
+    def outputs(self, model: Model, before: Mapping[str, str] | None = None) -> Iterator[Tensors]:
         """Yield what the outputs of `model` are on each sample.
 
-        Raises ModelError for a graph that can't be loaded, InputError for one that can't be run.
+        `before` says what they are called in the graph before, where that is not what they are called here. Raises
+        ModelError for a graph that can't be loaded, InputError for one that can't be run.
         """
         Session(model.proto, name=_NAME)  # what can't be loaded is no graph, however little of it will be run
-        traced = self._proven_same(Histories.of(model.proto))
+        traced = self._proven_same(Histories.of(model.proto), before or {})
         names = model.outputs
         checkpoints = traced.spread(traced.needed(names, self._known(traced)), _SEGMENTS)
         plan = self._plan(traced, list(dict.fromkeys([*names, *checkpoints])))
@@ -75,7 +77,7 @@ class KnownValues:
         for index in range(len(self._samples)):
             values = plan.run(index)
             if index == 0:
-                keeps = self._affordable(values, names)
+                keeps = self._affordable(values, names, self._budget)
             for name in keeps:
                 kept.setdefault(traced.histories[name], []).append(values[name])
             yield {name: values[name] for name in names}
@@ -88,25 +90,61 @@ class KnownValues:
         last = self._last
         traced = last if last is not None and last.proto is model.proto else Histories.of(model.proto)
         plan = self._plan(traced, names)
-        return [plan.run(index) for index in range(len(self._samples))]
+        found: list[Tensors] = [plan.run(index) for index in range(len(self._samples))]
+        if traced is last and found:
+            room = self._budget - sum(each.nbytes for values in self._kept.values() for each in values)
+            for name in self._affordable(found[0], [], room):
+                self._kept.setdefault(traced.histories[name], [values[name] for values in found])
+        return found
 
     def forget(self) -> None:
         """Let go of all that is known, when the whole graph is done with."""
         self._kept.clear()
         self._last = None
 
-    def _proven_same(self, traced: Histories) -> Histories:
-        """Return the histories with those that tensors are found to share with tensors of the graph before."""
-        last = self._last
-        edges = traced.edges(last) if last is not None and self._kept else None
-        if last is None or not edges:
-            return traced
-        try:
-            # what changes the last bits does so from its first change on: that tells at little cost
-            same = self._equal(traced, last, edges[:1], 1) and self._equal(traced, last, edges, len(self._samples))
-        except InputError:  # a run of the whole will say what is wrong, if anything is
-            return traced
-        return traced.knowing({mine: last.histories[theirs] for mine, theirs in edges}) if same else traced
+    def _proven_same(self, traced: Histories, before: Mapping[str, str]) -> Histories:
+        """Return the histories with those that tensors are found to share with tensors of the graph before.
+
+        What lies near what is known is compared first: once that is the same, more is known, and more is near.
+        """
+        if self._last is not None:
+            traced = traced.following(self._last)
+        for _ in range(_ROUNDS):
+            last = self._last
+            edges = traced.edges(last, before) if last is not None and self._kept else None
+            if last is None or not edges:
+                return traced
+            known = self._known(traced)
+            there = self._known(last)
+            near = [
+                (one, other) for one, other in edges if not traced.is_far(one, known) and not last.is_far(other, there)
+            ]
+            if not near:  # to compare what is far would cost as much as to run it
+                return traced
+            try:
+                # what changes the last bits does so from its first change on: that tells at little cost
+                same = self._equal(traced, last, near[:1], 1) and self._equal(traced, last, near, len(self._samples))
+            except InputError:  # a run of the whole will say what is wrong, if anything is
+                return traced
+            if not same:
+                return traced
+            traced = self._joined(traced, last, near)
+        return traced
+
+    def _joined(self, traced: Histories, last: Histories, pairs: Sequence[tuple[str, str]]) -> Histories:
+        """Give the two of each pair, which are equal, one history in both graphs; return those of the new one."""
+        mine: dict[str, bytes] = {}
+        theirs: dict[str, bytes] = {}
+        for one, other in pairs:
+            mine.setdefault(one, theirs.get(other, last.histories[other]))
+            theirs[other] = mine[one]  # which may equal several tensors of the graph before
+        self._last = last.knowing(theirs)
+        self._kept = {
+            self._last.histories[name]: self._kept[history]
+            for name, history in last.histories.items()
+            if history in self._kept
+        }
+        return traced.knowing(mine)
 
     def _equal(self, traced: Histories, last: Histories, edges: Sequence[tuple[str, str]], samples: int) -> bool:
         """Whether the two of each pair are the same bits on the first samples."""
@@ -118,8 +156,9 @@ class KnownValues:
             here, there = mine.run(index), theirs.run(index)
             for a, b in edges:
                 # ONNX Runtime packs weights that it knows before, and may then add in another order
+                whole_numbers = isinstance(here[a], np.ndarray) and here[a].dtype.kind in "biu"
                 packed = traced.is_constant(a) != last.is_constant(b) and np.ndim(here[a]) > 1
-                if packed or not _same_bits(here[a], there[b]):
+                if (packed and not whole_numbers) or not _same_bits(here[a], there[b]):
                     return False
         return True
 
@@ -151,10 +190,9 @@ class KnownValues:
             session = Session(part, name=_NAME)
         return _Plan(names, values, session, self._samples)
 
-    def _affordable(self, values: Tensors, outputs: Sequence[str]) -> list[str]:
+    def _affordable(self, values: Tensors, outputs: Sequence[str], room: int) -> list[str]:
         """Return which tensors are kept as far as there is room: the outputs, then the smallest of the others."""
         keeps = []
-        room = self._budget
         arrays = [name for name, value in values.items() if isinstance(value, np.ndarray)]
         for name in sorted(arrays, key=lambda name: (name not in outputs, values[name].nbytes)):
             room -= values[name].nbytes * len(self._samples)

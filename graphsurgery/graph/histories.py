@@ -18,6 +18,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, numpy_helper
 from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.graph.queries import RANDOM_OPS, STANDARD_DOMAINS
 
+# What these write is small, takes all that lies before it to compute, and decides on shapes further on.
+NARROW = ("NonMaxSuppression", "NonZero", "Shape", "Size", "TopK")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -36,6 +38,7 @@ class Histories:
     writers: Mapping[str, tuple[int, int]]
     _digests: Mapping[str, bytes] = field(repr=False)
     histories: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    _shared: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(proto: ModelProto) -> Histories:
@@ -66,7 +69,8 @@ class Histories:
         return traced.knowing({})
 
     def knowing(self, same: Mapping[str, bytes]) -> Histories:
-        """Return them with the histories that some tensors are known to share with others."""
+        """Return them with the histories that some tensors are known to share with others, and those known before."""
+        same = {**self._shared, **same}
         found = {**self._digests, **same}
         for index, node in enumerate(self.proto.graph.node):
             # what is read before it is written has no history that anything else could have
@@ -75,21 +79,22 @@ class Histories:
             for place, name in enumerate(node.output):
                 if name and name not in same:
                     found[name] = _digest(made, str(place).encode())
-        return Histories(
-            self.proto, self.constants, self.kinds, self.reads, self.writers, self._digests, histories=found
-        )
+        return Histories(self.proto, self.constants, self.kinds, self.reads, self.writers, self._digests, found, same)
 
-    def edges(self, other: Histories) -> list[tuple[str, str]] | None:
+    def following(self, other: Histories) -> Histories:
+        """Return them with what inputs and constants of `other`, which are the same here, are known to share."""
+        known = {other._digests[name]: shared for name, shared in other._shared.items() if name in other._digests}
+        return self.knowing({name: known[digest] for name, digest in self._digests.items() if digest in known})
+
+    def edges(self, other: Histories, names: Mapping[str, str]) -> list[tuple[str, str]] | None:
         """Return pairs of tensors, of this model and of `other`, behind which the two models are the same.
 
-        If the two of each pair are equal, so are the outputs. The pairs stand in the order of this model's nodes; None
-        where the outputs are not of the same number.
+        If the two of each pair are equal, so is each output to the tensor that `names` says of `other`, or that has its
+        name there. The pairs stand in the order of this model's nodes; None where `other` has no such tensor.
         """
-        ends, others = self.proto.graph.output, other.proto.graph.output
-        if len(ends) != len(others):
+        pending = [(info.name, names.get(info.name, info.name)) for info in self.proto.graph.output]
+        if any(name not in other.histories for _, name in pending):
             return None
-        by_name = {info.name for info in others} == {info.name for info in ends}
-        pending = [(a.name, a.name if by_name else b.name) for a, b in zip(ends, others, strict=True)]
         seen: set[tuple[str, str]] = set()
         found = []
         while pending:
@@ -121,6 +126,10 @@ class Histories:
                 nodes.append(index)
         return nodes[::-1]
 
+    def is_far(self, name: str, known: Collection[str]) -> bool:
+        """Whether a layer with weights lies between a tensor and what is known."""
+        return any(self.proto.graph.node[index].op_type in WEIGHTED for index in self.needed([name], known))
+
     def between(self, names: Sequence[str], nodes: Sequence[int], given: Mapping[str, np.ndarray]) -> ModelProto:
         """Return a model of `nodes` that computes the tensors `names`; what `given` holds, of those read, is input."""
         graph = self.proto.graph
@@ -147,11 +156,16 @@ class Histories:
         return part
 
     def spread(self, nodes: Sequence[int], segments: int) -> list[str]:
-        """Return tensors that cut `nodes` into so many segments, of about as many layers with weights each."""
+        """Return tensors that cut `nodes` into so many segments, of about as many layers with weights each.
+
+        And what is NARROW: it can be had without running what leads to it.
+        """
         deepest = max(self._depths(nodes, len(nodes) + 1).values(), default=0)
         step = max(1, deepest // segments)
         depths = self._depths(nodes, step)
-        return [self.proto.graph.node[index].output[0] for index, depth in depths.items() if depth == step]
+        node = self.proto.graph.node
+        narrow = [name for index in nodes if node[index].op_type in NARROW for name in node[index].output if name]
+        return [*narrow, *(node[index].output[0] for index, depth in depths.items() if depth == step)]
 
     def _depths(self, nodes: Sequence[int], most: int) -> dict[int, int]:
         """Return how many layers with weights lead up to each of `nodes`, itself counted; behind `most` anew from 0."""

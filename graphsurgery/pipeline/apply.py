@@ -131,7 +131,7 @@ def rewrite_whole(run: Run, use: PassUse, whole: Judged[Model]) -> Judged[Model]
         with _graphs_left_behind(run, step, whole.subject, model):
             before = references.outputs_before(whole, model, inner, run.known) if whole.granted else None
             own = _own_grant(run.gate, use)
-            after = _judge(run, step, after, run.known.outputs(model), _place(use, None), outputs, own, before)
+            after = _judge(run, step, after, run.known.outputs(model, inner), _place(use, None), outputs, own, before)
     run.watcher.finished(step)
     return after
 
