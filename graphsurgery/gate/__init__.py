@@ -7,6 +7,5 @@ row_members    which other tensors share their rows
 ties           a row that a tie of scores has exchanged is not lost
 pasted_masks   a mask moves with its box over the edge of a pixel
 equivalence    two sets of tensors, compared
-known_values   what a graph computes, without computing again what is known bit for bit
 gate           a graph, a part or the chain of parts, run on the captured samples and compared
 """

@@ -11,10 +11,6 @@ Its own limit is the recipe's tolerance; that of an approximate pass is widened 
 before, the graph before equals the captured tensors as far as the gate can tell, and the first judgement is enough. The
 same goes for the cut, which is exact. A part's grants loosen neither the other parts nor their variants, which go on
 from the finished parts with what those carry; only the chain, at the end, may cost what all of its parts were granted.
-
-What a graph computes behind a pass may be known bit for bit already, and is not computed again then (`known_values`).
-Nothing rests on that alone: the last whole graph is run and judged once more, all of it, before it is cut, and so is
-each part behind each of its passes, and the chain.
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from graphsurgery.capture.samples import Sample
+from graphsurgery.devices.session import Session
 from graphsurgery.gate import row_members
 from graphsurgery.gate.equivalence import (
     DEFAULT_GROUPS,
@@ -103,6 +100,12 @@ class Gate:
     def grant(self, pass_name: str) -> tuple[Grant, ...]:
         """Return what the recipe grants to an approximate pass, nothing where it grants none."""
         return (Grant(pass_name, self.grants[pass_name]),) if pass_name in self.grants else ()
+
+    def play_graph(self, model: Model) -> Iterator[Tensors]:
+        """Yield what the whole graph computes on each sample."""
+        session = Session(model.proto, name="the whole graph")
+        for sample in self.samples:
+            yield session.run({name: sample.load(name) for name in session.inputs})
 
     def play_part(self, part: Part) -> Iterator[Tensors]:
         """Yield what one part computes on each sample's boundary tensors."""

@@ -8,7 +8,6 @@ model            a model, read safely and written whole or not at all
 shapes           shape inference
 edited_shapes    the same, kept up to date while a pass changes the graph
 names            how a tensor is renamed, and a name that nothing has
-histories        what each tensor is made from, and where a changed model begins to differ
 notes            what a pass leaves in the model for the manifest
 multiply_adds    what each node costs
 """

@@ -55,7 +55,7 @@ def values_and_outputs(
     model: Model, names: Sequence[str], samples: Sequence[Sample]
 ) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
     """Return the values of the tensors `names` on each sample, and those of the outputs in the very same runs."""
-    found = values_of(model, list(dict.fromkeys([*names, *model.outputs])), samples)
+    found = values_of(model, list(dict.fromkeys([*names, *model.outputs])), samples) if names else [{} for _ in samples]
     return [{name: each[name] for name in names} for each in found], [
         {name: value for name, value in each.items() if name in model.outputs} for each in found
     ]

@@ -20,7 +20,6 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, ModelError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
-from graphsurgery.gate.known_values import KnownValues
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.cut import Cut
@@ -52,8 +51,8 @@ class Run:
     """What `apply` works on: the recipe, the captured samples, the record of what was done.
 
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
-    None when nothing is to be checked. `known` is what graphs were found to compute on the samples. `failed` is the
-    folder for the graphs around a pass that breaks something; None: they are not kept.
+    None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
+    something; None: they are not kept.
     """
 
     recipe: Recipe
@@ -64,10 +63,6 @@ class Run:
     watcher: RunWatcher = field(default_factory=Silent)
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
-    known: KnownValues = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.known = KnownValues(self.samples)
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ def export(run: Run) -> Judged[Model]:
     run.record.checks.append(step)
     judged = Judged(model)
     if run.gate is not None:
-        judged = _judge(run, step, judged, run.known.outputs(model), "the export, before any pass,")
+        judged = _judge(run, step, judged, run.gate.play_graph(model), "the export, before any pass,")
     run.watcher.finished(step)
     return judged
 
@@ -124,14 +119,14 @@ def rewrite_whole(run: Run, use: PassUse, whole: Judged[Model]) -> Judged[Model]
     if model.fingerprint == whole.subject.fingerprint:
         return _unchanged(run, step, whole)
     with _timed(run.record, "checks"):
-        model, inner = references.adopt_names(_place(use, None), whole, model, run.samples, run.known)
+        model, inner = references.adopt_names(_place(use, None), whole, model, run.samples)
     after = Judged(model, granted=whole.granted)
     if run.gate is not None:
         outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
         with _graphs_left_behind(run, step, whole.subject, model):
-            before = references.outputs_before(whole, model, inner, run.known) if whole.granted else None
+            before = references.outputs_before(whole, model, inner, run.samples) if whole.granted else None
             own = _own_grant(run.gate, use)
-            after = _judge(run, step, after, run.known.outputs(model, inner), _place(use, None), outputs, own, before)
+            after = _judge(run, step, after, run.gate.play_graph(model), _place(use, None), outputs, own, before)
     run.watcher.finished(step)
     return after
 
@@ -152,14 +147,6 @@ def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
     with _timed(run.record, "checks"):
         names = [tensor.name for tensor in crossing]
         values, ends = boundary_names.values_and_outputs(whole.subject, names, run.samples)
-    run.known.forget()
-    if run.gate is not None:
-        # a pass may have been judged by what was known: this run was of all of the graph
-        step = Step("whole graph", nodes_before=whole.subject.nodes, nodes_after=whole.subject.nodes)
-        run.record.checks.append(step)
-        place = "the whole graph, behind its passes,"
-        _judge(run, step, replace(whole, outputs=None), ends, place, whole.subject.outputs, last=True)
-        run.watcher.finished(step)
     with _timed(run.record, "surgery"):
         references.name_boundary(found, values, ends, run.samples)
         parts = extract_parts(found, plan.parts)

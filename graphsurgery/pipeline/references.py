@@ -15,7 +15,6 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import PassError
 from graphsurgery.gate import row_members
 from graphsurgery.gate.gate import Judged, Tensors
-from graphsurgery.gate.known_values import KnownValues
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
@@ -26,7 +25,7 @@ from graphsurgery.runtime.player import PartPlayer
 
 
 def adopt_names(
-    place: str, before: Judged[Model], after: Model, samples: Sequence[Sample], known: KnownValues
+    place: str, before: Judged[Model], after: Model, samples: Sequence[Sample]
 ) -> tuple[Model, Mapping[str, str]]:
     """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
 
@@ -41,13 +40,12 @@ def adopt_names(
     names: dict[str, str] = {}
     if new:
         had = [name for name in new if name in inner]
-        computed = known.values(graph, [*had, *graph.outputs]) if had else [{} for _ in samples]
-        values = [{name: each[name] for name in had} for each in computed]
-        ends = [{name: each[name] for name in graph.outputs if name in each} for each in computed]
+        values, ends = boundary_names.values_and_outputs(graph, had, samples)
         row_members.remember(values, samples, ends)
         made = [name for name in new if name not in inner]
         if made and not set(made) & set(after.inputs):
-            values = [{**a, **b} for a, b in zip(values, known.values(after, made), strict=True)]
+            computed = boundary_names.values_of(after, made, samples)
+            values = [a | b for a, b in zip(values, computed, strict=True)]
         names = boundary_names.name_by_value(values, samples, ends)
         if before.granted and len(after.outputs) == len(graph.outputs):
             places = zip(after.outputs, graph.outputs, strict=True)
@@ -65,14 +63,16 @@ def adopt_names(
     return renamed, {name: old if old in inner else name for name, old in places}
 
 
-def outputs_before(before: Judged[Model], after: Model, inner: Mapping[str, str], known: KnownValues) -> list[Tensors]:
+def outputs_before(
+    before: Judged[Model], after: Model, inner: Mapping[str, str], samples: Sequence[Sample]
+) -> list[Tensors]:
     """Return, for each sample, what the graph before a pass computes for the outputs of the graph behind it.
 
     `inner` says what an output is called in the graph before.
     """
     ends = before.subject.outputs
     more = [inner[name] for name in after.outputs if inner[name] not in ends]
-    values = known.values(before.subject, more)
+    values = boundary_names.values_of(before.subject, more, samples)
     return [
         {name: {**computed, **inside}[inner[name]] for name in after.outputs}
         for computed, inside in zip(before.outputs or (), values, strict=True)

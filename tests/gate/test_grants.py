@@ -394,16 +394,3 @@ def test_run_json_has_both_judgements(tiny: Tiny, captured: list[Sample], tmp_pa
     assert "before" not in approximate
     assert behind_it["before"]["verdict"] == "passed"
     assert behind_it["worst"]["allowed"] > 1000 > 1 > behind_it["worst_before"]["allowed"]
-
-
-def test_the_whole_graph_is_run_once_more_before_it_is_cut(
-    tiny: Tiny, captured: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Should what is known of a graph ever be wrong, nothing is written all the same."""
-    monkeypatch.setattr("graphsurgery.gate.known_values._same_bits", lambda one, other: True)
-    recipe = Drawn({"whole": (Shift(),)}, "wrong-shift").recipe(cut=True)
-    with pytest.raises(Difference, match="the whole graph, behind its passes, differs"):
-        play(tiny, captured, recipe, tmp_path / "parts")
-    monkeypatch.undo()
-    with pytest.raises(Difference, match="pass 'wrong-shift'"):
-        play(tiny, captured, recipe, tmp_path / "parts")

@@ -149,7 +149,7 @@ def test_the_embedded_detector_becomes_six_parts_that_all_passed(shapes: Applied
     assert [part["device"] for part in run["parts"]] == ["npu", "cpu"] * 3
     assert {step["verdict"] for step in steps(shapes)} == {"passed"}
     assert [step["name"] for step in run["passes"][:3]] == ["freeze-shapes", "drop-preprocessing", "simplify"]
-    assert [step["name"] for step in run["checks"]] == ["export", "whole graph", *["partition"] * 6, "chain"]
+    assert [step["name"] for step in run["checks"]] == ["export", *["partition"] * 6, "chain"]
     assert {path.name for path in shapes.folder.iterdir()} == {
         *(f"{name}.onnx" for name in PARTS),
         "manifest.json",
