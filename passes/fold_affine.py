@@ -25,10 +25,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import constant, is_op, producer
 from graphsurgery.operators.channels import Affine, arithmetic, channels_out, fold_out, require_weights
+from graphsurgery.operators.operands import LAYERS
 from graphsurgery.operators.requirements import require_read_once
 from graphsurgery.rewrite import Editor, NodePass, Refuse
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class FoldAffine(NodePass):
@@ -37,14 +36,14 @@ class FoldAffine(NodePass):
     matches = ("Add", "Sub", "Mul", "Div")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if is_op(node, "Div") and constant(node.inputs[0]) is not None and is_op(producer(node.inputs[1]), *_LAYERS):
+        if is_op(node, "Div") and constant(node.inputs[0]) is not None and is_op(producer(node.inputs[1]), *LAYERS):
             raise Refuse("the constant is divided by the output, which is no scale")
         found = arithmetic(node)
         if found is None:
             return
         data, affine = found
         layer = producer(data)
-        if layer is None or not is_op(layer, *_LAYERS):
+        if layer is None or not is_op(layer, *LAYERS):
             return
         require_read_once(data, edit)
         spread = _per_channel(layer, affine, edit)

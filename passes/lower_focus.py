@@ -32,10 +32,10 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op, producer
 from graphsurgery.operators.axes import Bounds, bounds, normalised
+from graphsurgery.operators.operands import FLOATS
 from graphsurgery.operators.slices import picked, reaches_the_end, sizes, takes_all
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_FLOATS = ("float32", "float16", "float64")
 _CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]  # of a 2x2 block, in the order of SpaceToDepth
 
 
@@ -80,8 +80,8 @@ class LowerFocus(NodePass):
             order = edit.constant(f"{hint}_order", (first + np.arange(channels)).ravel())
             return edit.replace(node, "Gather", [blocks, order], {"axis": 1})
         dtype = edit.dtype(image)
-        if dtype is None or dtype.name not in _FLOATS:
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(_FLOATS)}")
+        if dtype is None or dtype.name not in FLOATS:
+            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
         taps = np.zeros((4, channels, channels, 2, 2), dtype)
         for part, (row, column) in enumerate(corners):
             taps[part, range(channels), range(channels), row, column] = 1

@@ -34,12 +34,12 @@ from graphsurgery import graph as graphs
 from graphsurgery import quantize as quantizers
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
+from graphsurgery.operators.operands import LAYERS
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # of ONNX and of ONNX Runtime; ExtendedQuantizeLinear and the like of AMD hold the first name
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op, static_shape
+from graphsurgery.operators.operands import LAYERS
 
 
 def flow(
@@ -81,7 +82,7 @@ def reads(node: gs.Node) -> Iterator[gs.Tensor]:
 
 def weighted_input(node: gs.Node, varying: set[int]) -> gs.Tensor | None:
     """Return what a node multiplies by weights, where that varies and the weights do not."""
-    if not is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if not is_op(node, *LAYERS):
         return None
     moving = [tensor for tensor in node.inputs[:2] if id(tensor) in varying]
     return moving[0] if len(moving) == 1 else None

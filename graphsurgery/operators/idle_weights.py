@@ -15,10 +15,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.protos import bodies, walk_protos, without_initializers
+from graphsurgery.operators.operands import LAYERS
 
 # An initializer above this size is no shape, and no scalar that a rewrite would look at.
 WEIGHT_BYTES = 1 << 16
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What scales or shifts a layer's input or output is folded into its weight or its bias, where it is constant.
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 

@@ -11,6 +11,7 @@ from graphsurgery.graph import constant, consumers
 from graphsurgery.rewrite import Editor
 
 FLOATS = ("float16", "float32", "float64")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what multiplies by weights
 
 
 def scalar(tensor: gs.Tensor) -> float | None:

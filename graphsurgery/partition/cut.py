@@ -19,9 +19,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.operators.operands import LAYERS
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
 ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "HardSwish", "HardSigmoid")
 RESHAPES = ("Flatten", "Reshape")
@@ -123,7 +123,7 @@ def _label(node: gs.Node) -> str:
 
 def _is_weighted(node: gs.Node, live: set[int]) -> bool:
     """Whether an operand of `node` is a weight: stored, or computed from what is (dequantized, transposed)."""
-    if id(node) not in live or not graphs.is_op(node, *WEIGHTED):
+    if id(node) not in live or not graphs.is_op(node, *LAYERS):
         return False
     return any(isinstance(t, gs.Constant) or any(id(n) not in live for n in t.inputs) for t in node.inputs[:2])
 
@@ -132,7 +132,7 @@ def _refuse_open_weights(graph: gs.Graph) -> None:
     """Raise InputError for a weight that a caller may override, which no accelerator can be given beforehand."""
     for node in graph.nodes:
         open_ = [tensor for tensor in node.inputs[:2] if graphs.has_default(tensor, graph)]
-        if open_ and graphs.is_op(node, *WEIGHTED):
+        if open_ and graphs.is_op(node, *LAYERS):
             raise InputError(
                 f"partition: node '{_label(node)}' ({node.op}) reads its weight from '{open_[0].name}', which is an "
                 f"input with a default; put drop-initializer-inputs first among the passes"
@@ -352,7 +352,7 @@ def _recomputable(
         part = part_of.get(id(node)) if node is not None else None
         if node is None or depth > _RECOMPUTE_DEPTH or (part is None and node.inputs):
             return False
-        heavy = any(graphs.is_op(inner, *_STAY, *WEIGHTED) for inner in graphs.with_bodies(node))
+        heavy = any(graphs.is_op(inner, *_STAY, *LAYERS) for inner in graphs.with_bodies(node))
         if heavy or (part is not None and kinds[part]):
             return False
         pending.extend((t, depth + 1) for t in node.inputs if t.name)

@@ -9,7 +9,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, WEIGHTED, Cut, find_cut
+from graphsurgery.operators.operands import LAYERS
+from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, Cut, find_cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import Editor
@@ -702,7 +703,7 @@ def test_parts_of_random_graphs_give_what_the_whole_gives() -> None:
         for part in parts:
             ops = {node.op_type for node in part.model.proto.graph.node}
             weighted = any(
-                n.op_type in WEIGHTED and any(t.name in n.input for t in part.model.proto.graph.initializer)
+                n.op_type in LAYERS and any(t.name in n.input for t in part.model.proto.graph.initializer)
                 for n in part.model.proto.graph.node
             )
             assert weighted == part.accelerator, (seed, part.name)
@@ -715,4 +716,4 @@ def test_parts_of_random_graphs_give_what_the_whole_gives() -> None:
 
 
 def test_activations_are_none_of_what_only_a_host_runs() -> None:
-    assert not HOST_ONLY & {*ACTIVATIONS, *WEIGHTED}
+    assert not HOST_ONLY & {*ACTIVATIONS, *LAYERS}
