@@ -1,12 +1,59 @@
-"""Files and folders that are written whole or not at all."""
+"""The door that every file comes in by, and files and folders that are written whole or not at all.
+
+A file that somebody else made may be a pipe that never ends, a device, a link to one, or larger than the memory. So
+what is read is a regular file of a size that its kind may have, and JSON of a depth that is safe to walk. OSErrors and
+ValueErrors are the caller's to explain: `reason` is what such an error says.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from graphsurgery.errors import first_line
+
+MB = 1 << 20
+
+
+def require_regular(path: Path, limit: int) -> None:
+    """Raise OSError unless `path` is a regular file, or a link to one, of at most `limit` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "a pipe or device, not a file")
+    if status.st_size > limit:
+        raise OSError(f"{status.st_size} bytes, more than the {limit} that such a file may have")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return what is in a regular file of at most `limit` bytes. Raises OSError for anything else."""
+    require_regular(path, limit)
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # it grew, or its file system doesn't say its size, as /proc
+        raise OSError(f"more than the {limit} bytes that such a file may have")
+    return data
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Return the UTF-8 text in a file. Raises as `read_bytes`, and ValueError for other text."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """Return what is in a JSON file. Raises as `read_bytes`; ValueError for no JSON, or over 200 deep."""
+    from pydantic_core import from_json
+
+    return from_json(read_bytes(path, limit))
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with a file, in one line that doesn't name it."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 @contextlib.contextmanager
