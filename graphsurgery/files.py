@@ -13,9 +13,12 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphsurgery.errors import first_line
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MB = 1 << 20
 
@@ -54,6 +57,21 @@ def read_json(path: Path, limit: int) -> Any:
 def reason(error: Exception) -> str:
     """Return what is wrong with a file, in one line that doesn't name it."""
     return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+
+
+def first_fault(error: ValidationError, *place: str | int) -> str:
+    """Return the first thing that a pydantic model found wrong, and where: "images[3].height: Input should be ...".
+
+    `place` leads to what was checked. It is one line, however long the keys in the file are.
+    """
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in (*place, *first["loc"]))
+    return f"{_short(where.removeprefix('.')) or 'the file'}: {_short(first['msg'])}"
+
+
+def _short(text: str, most: int = 120) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @contextlib.contextmanager

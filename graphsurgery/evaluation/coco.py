@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.errors import InputError, missing_extra
+from graphsurgery.images.annotations import read_annotations, refuse_mask
 from graphsurgery.images.canvas import picture_masks
 from graphsurgery.images.run_lengths import compress_rle, encode_rle
 
@@ -25,7 +25,6 @@ _LINES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "AR
 _KEYPOINT_LINES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 # The part of a result, and of an annotation, that each kind of evaluation compares.
 _COMPARED = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
-_FIELDS = {"images": ("id",), "annotations": ("image_id", "category_id", "bbox"), "categories": ("id",)}
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,9 @@ def evaluate(
             raise InputError(f"evaluate: unknown IoU type {kind!r}; choose from {', '.join(_COMPARED)}")
     tools = _cocotools()
     place = str(annotations) if isinstance(annotations, Path) else "annotations"
-    dataset = read_annotations(annotations) if isinstance(annotations, Path) else annotations
+    dataset: Mapping[str, Any] = (
+        read_annotations(annotations) if isinstance(annotations, Path) else annotations  # type: ignore[assignment]
+    )
     known = {image["id"] for image in dataset["images"]}
     wanted = known if image_ids is None else set(image_ids)
     for name, ids in (("image_ids", wanted), ("results", {result["image_id"] for result in results})):
@@ -208,55 +209,23 @@ def evaluate(
     return {kind: _average_precision(tools, dataset, found, kind, place) for kind in iou_types}
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
-    """A COCO annotation file, checked: images, annotations and categories that know each other.
-
-    Raises InputError when it is missing, isn't JSON, or lacks something that an evaluation needs.
-    """
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error}); give a COCO JSON file") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); give a COCO annotation file") from error
-    if not isinstance(dataset, dict):
-        raise InputError(f"{path}: holds a {type(dataset).__name__}, not an object; give a COCO annotation file")
-    for name, fields in _FIELDS.items():
-        entries = dataset.get(name)
-        if not isinstance(entries, list) or not entries:
-            raise InputError(f"{path}: no {name}; give a COCO annotation file that has them")
-        for number, entry in enumerate(entries):
-            for key in fields:
-                expected = list if key == "bbox" else int
-                if not isinstance(entry, dict) or not isinstance(entry.get(key), expected):
-                    raise InputError(f"{path}: {name}[{number}] has no {key}, or not one COCO would have")
-    images, categories = ({entry["id"] for entry in dataset[name]} for name in ("images", "categories"))
-    for number, entry in enumerate(dataset["annotations"]):
-        for key, known in (("image_id", images), ("category_id", categories)):
-            if entry[key] not in known:
-                raise InputError(f"{path}: annotations[{number}] has {key} {entry[key]!r}, which is not listed")
-        if len(entry["bbox"]) != 4:
-            raise InputError(f"{path}: annotations[{number}] has bbox {entry['bbox']}, expected x, y, width, height")
-    return dataset
-
-
 def _average_precision(
     tools: _Cocotools, dataset: Mapping[str, Any], results: list[Mapping[str, Any]], kind: str, place: str
 ) -> AveragePrecision:
     compared = _COMPARED[kind]
     for holder, entries in (("an annotation", dataset["annotations"]), ("a result", results)):
-        if not all(compared in entry for entry in entries):
+        if not all(entry.get(compared) for entry in entries):
             raise InputError(f"{place}: {holder} has no {compared}; leave {kind} out")
         if kind == "keypoints" and not all(len(entry[compared]) == 3 * 17 for entry in entries):
             raise InputError(f"{place}: {holder} has not the 17 keypoints that COCO evaluates; leave {kind} out")
     if kind == "segm":
-        _check_sizes(dataset, results, place)
+        _check_masks(dataset, results, place)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
         truth = tools.coco.COCO()
         truth.dataset = {"info": {}, **dataset, "annotations": []}
         truth.createIndex()
         truth.dataset["annotations"] = [
-            _complete(number, entry, truth, tools) for number, entry in enumerate(dataset["annotations"], 1)
+            _complete(number, entry, truth, tools, place) for number, entry in enumerate(dataset["annotations"], 1)
         ]
         truth.createIndex()
         if results:
@@ -291,31 +260,50 @@ def _mean(precision: Array) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _check_sizes(dataset: Mapping[str, Any], results: list[Mapping[str, Any]], place: str) -> None:
-    """Raise InputError where a mask isn't as large as its image, and so would match nothing."""
-    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in dataset["images"]}
+def _check_masks(dataset: Mapping[str, Any], results: list[Mapping[str, Any]], place: str) -> None:
+    """Raise InputError for what is no mask, and where one isn't as large as its image, and so would match nothing."""
+    sizes = {image["id"]: _size(image) for image in dataset["images"]}
     for identity, size in sizes.items():
-        if None in size:
+        if size is None:
             raise InputError(f"{place}: image {identity} has no height or no width; masks need them")
     for result in results:
         seen, size = list(result["segmentation"]["size"]), sizes[result["image_id"]]
-        if seen != size:
+        assert size is not None
+        if seen != list(size):
             raise InputError(
                 f"{place}: image {result['image_id']} is {size[0]} x {size[1]}, "
                 f"a mask found in it {seen[0]} x {seen[1]}; map detections back to the original image"
             )
+    for entry in dataset["annotations"]:
+        _check_mask(entry, sizes[entry["image_id"]], place)
 
 
-def _complete(number: int, entry: Mapping[str, Any], truth: Any, tools: _Cocotools) -> dict[str, Any]:
+def _check_mask(entry: Mapping[str, Any], size: tuple[int, int] | None, place: str) -> None:
+    assert size is not None
+    try:
+        refuse_mask(entry["segmentation"], size)
+    except ValueError as error:
+        raise InputError(f"{place}: a segmentation in image {entry['image_id']}: {error}") from error
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return None if height is None or width is None else (height, width)
+
+
+def _complete(number: int, entry: Mapping[str, Any], truth: Any, tools: _Cocotools, place: str) -> dict[str, Any]:
     """A copy of an annotation with what COCOeval reads and not every file has.
 
     The id is a new one: COCOeval takes an object whose id is 0 for one that was not found.
     """
     complete = {"iscrowd": 0, **entry, "id": number}
     if "area" not in entry:
-        box = entry["bbox"]
-        has_mask = bool(entry.get("segmentation"))
-        complete["area"] = float(tools.mask.area(truth.annToRLE(entry))) if has_mask else box[2] * box[3]
+        size = _size(truth.imgs[entry["image_id"]])
+        if size is not None and entry.get("segmentation"):
+            _check_mask(entry, size, place)
+            complete["area"] = float(tools.mask.area(truth.annToRLE(entry)))
+        else:
+            complete["area"] = entry["bbox"][2] * entry["bbox"][3]
     if "keypoints" in entry:
         complete.setdefault("num_keypoints", sum(visible > 0 for visible in entry["keypoints"][2::3]))
     return complete

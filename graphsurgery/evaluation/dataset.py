@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from graphsurgery import files as doors
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.coco import read_annotations
-from graphsurgery.images.files import ImageFile, read_images
+from graphsurgery.images.annotations import read_annotations
+from graphsurgery.images.files import MOST_BYTES, ImageFile, named_images, opened, why_unread
 
 # what torchvision's lists of classes have where COCO numbers no category
 _NO_CLASS = ("n/a", "background", "__background__")
@@ -63,11 +61,12 @@ def open_dataset(images: Path, annotations: Path, samples: int | None = None, *,
     if not images.is_dir():
         raise InputError(f"{images}: no such folder of images; give the one with the images that {annotations} names")
     content = read_annotations(annotations)
-    files = read_images(images, annotations, samples)
+    named = [(entry["id"], entry.get("file_name", "")) for entry in content["images"]]
+    files = named_images(images, named, annotations)[:samples]
     twice = [identity for identity, count in Counter(file.id for file in files).items() if count > 1]
     if twice:
         raise InputError(f"{annotations}: two images have the id {twice[0]}; give each its own")
-    absent = [file for file in files if not file.path.is_file()]
+    absent = [file for file in files if not _is_file(file.path)]
     if len(absent) == len(files) or (absent and not skip_bad):
         otherwise = "" if len(absent) == len(files) else ", or leave them out with --skip-bad"
         raise InputError(
@@ -80,18 +79,23 @@ def open_dataset(images: Path, annotations: Path, samples: int | None = None, *,
     return Dataset(str(annotations), content, pictures, tuple(each for each in looked if isinstance(each, Unreadable)))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any
+        return False
+
+
 def _look(file: ImageFile, annotated: tuple[int | None, int | None], annotations: Path) -> Picture | Unreadable:
     identity = int(file.id)
     try:
-        content = file.path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        content = doors.read_bytes(file.path, MOST_BYTES)
+        with opened(content) as image:
             width, height = image.size
     except FileNotFoundError:
         return Unreadable(identity, file.path, "no such file")
-    except UnidentifiedImageError:  # its message names the bytes' address in memory
-        return Unreadable(identity, file.path, "not an image")
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:  # Pillow raises any of these
-        return Unreadable(identity, file.path, str(error))
+    except Exception as error:  # as in load_image
+        return Unreadable(identity, file.path, why_unread(error))
     if None not in annotated and (height, width) != annotated:
         raise InputError(
             f"{annotations}: image {identity} is {annotated[0]} x {annotated[1]} there, but {height} x {width} in "

@@ -159,7 +159,7 @@ def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int]) -> list
     given = next(iter(found)).kinds
     wanted = set(ids)
     entries = [entry for entry in dataset.annotations["annotations"] if entry["image_id"] in wanted]
-    return [kind for kind in given if kind == "bbox" or any(_NEEDS[kind] in entry for entry in entries)]
+    return [kind for kind in given if kind == "bbox" or any(entry.get(_NEEDS[kind]) for entry in entries)]
 
 
 def _write(path: Path, content: object, indent: int | None = None) -> None:

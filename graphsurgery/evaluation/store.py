@@ -3,7 +3,7 @@
     <folder>/progress_<column>.jsonl    {"key": ..., "image": 7, "sha256": ..., "results": [...], ...}
 
 A line counts only for the very same column, number of threads and image file; others stay for when these come back.
-A line that is torn, because the power went or two runs wrote at once, counts as not written.
+A line that is torn, because the power went or two runs wrote at once, or isn't of this form, counts as not written.
 """
 
 from __future__ import annotations
@@ -13,12 +13,39 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, NotRequired, Protocol
 
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # as in images.annotations
+
+from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.columns import Column
 from graphsurgery.evaluation.dataset import Picture
 from graphsurgery.evaluation.tasks import Found, Task
+from graphsurgery.images.annotations import Id, RunLengths, refuse_mask
+
+_MOST_BYTES, _LONGEST_LINE = 16 * 1024 * files.MB, 256 * files.MB
+
+
+class _Result(TypedDict):
+    image_id: Id
+    category_id: Id
+    bbox: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
+    score: FiniteFloat
+    segmentation: NotRequired[RunLengths]
+    keypoints: NotRequired[list[FiniteFloat]]
+
+
+class _Line(TypedDict):
+    image: Id
+    sha256: str
+    seconds: FiniteFloat
+    kinds: list[Literal["bbox", "segm", "keypoints"]]
+    results: list[_Result]
+
+
+_LINE = TypeAdapter(_Line)
 
 
 class Store(Protocol):
@@ -98,27 +125,39 @@ class FileStore:
     def read(self, column: Column, threads: int, pictures: Iterable[Picture]) -> dict[int, Found]:
         """As Store."""
         wanted = {picture.id: picture.sha256 for picture in pictures}
-        return {
-            line["image"]: Found(line["seconds"], tuple(line["kinds"]), line["results"])
-            for line in self._lines(column, threads)
-            if wanted.get(line["image"]) == line["sha256"]
-        }
+        found = {}
+        for line in self._lines(column, threads):
+            if wanted.get(line["image"]) == line["sha256"]:
+                self._check_masks(line, column)
+                results: list[Any] = line["results"]
+                found[line["image"]] = Found(line["seconds"], tuple(line["kinds"]), results)
+        return found
 
-    def _lines(self, column: Column, threads: int) -> Iterator[dict[str, Any]]:
-        start = f'{{"key": "{_key(column, threads)}", '.encode("ascii")
+    def _check_masks(self, line: _Line, column: Column) -> None:
         try:
-            with self._path(column).open("rb") as file:
-                for line in file:
-                    if not line.startswith(start):
-                        continue
-                    with contextlib.suppress(ValueError):
-                        yield json.loads(line)
+            for result in line["results"]:
+                if "segmentation" in result:
+                    height, width = result["segmentation"]["size"]
+                    refuse_mask(result["segmentation"], (height, width))
+        except ValueError as error:
+            raise InputError(
+                f"{self._path(column)}: a mask in image {line['image']}: {error}; begin anew: --restart"
+            ) from error
+
+    def _lines(self, column: Column, threads: int) -> Iterator[_Line]:
+        start = f'{{"key": "{_key(column, threads)}", '.encode("ascii")
+        path = self._path(column)
+        try:
+            files.require_regular(path, _MOST_BYTES)
+            with path.open("rb") as file:
+                while line := file.readline(_LONGEST_LINE):
+                    if line.startswith(start):
+                        with contextlib.suppress(ValidationError):
+                            yield _LINE.validate_json(line, strict=True)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InputError(
-                f"{self._path(column)}: can't be read ({error.strerror}); begin anew: --restart"
-            ) from error
+            raise InputError(f"{path}: can't be read ({files.reason(error)}); begin anew: --restart") from error
 
     def _path(self, column: Column) -> Path:
         return self.folder / f"progress_{column.name}.jsonl"

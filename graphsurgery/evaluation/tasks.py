@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import coco_results
 from graphsurgery.evaluation.columns import Column, Opened
 from graphsurgery.evaluation.dataset import Picture
-from graphsurgery.images.files import load_image
+from graphsurgery.images.files import MOST_BYTES, load_image
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ class Desk:
 
 def _detect(opened: Opened, picture: Picture) -> Found:
     try:
-        content = picture.path.read_bytes()
+        content = files.read_bytes(picture.path, MOST_BYTES)
     except OSError as error:
-        raise InputError(f"{picture.path}: can't be read any more, or not from here ({error.strerror})") from error
+        seen = files.reason(error)
+        raise InputError(f"{picture.path}: can't be read any more, or not from here ({seen})") from error
     if hashlib.sha256(content).hexdigest() != picture.sha256:
         raise InputError(f"{picture.path}: is another file than when this began; run it again")
     try:

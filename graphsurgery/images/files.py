@@ -1,19 +1,29 @@
-"""Finds and reads images: a file, a folder, or what a COCO annotations file names."""
+"""Finds and reads images: a file, a folder, or what a COCO annotations file names.
+
+Pillow tells the format by what is in a file, and for some runs a program of that name in PATH: Ghostscript for
+PostScript. So it may try those formats only that it reads by itself.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from graphsurgery.errors import InputError
+from graphsurgery import files
+from graphsurgery.errors import InputError, first_line
+from graphsurgery.images.annotations import read_listed
 
+MOST_BYTES = 512 * files.MB
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,11 @@ def read_images(path: Path, annotations: Path | None = None, max_samples: int | 
     if not path.is_dir():
         raise InputError(f"{path}: no such image or folder of images")
     if annotations is not None:
-        return _annotated(path, annotations)[:max_samples]
-    files = [entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file()]
-    if not files:
+        return named_images(path, read_listed(annotations), annotations)[:max_samples]
+    there = [entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file()]
+    if not there:
         raise InputError(f"{path}: no image in this folder ({', '.join(_SUFFIXES)})")
-    return [ImageFile(entry.stem, entry) for entry in sorted(files, key=lambda entry: entry.name)[:max_samples]]
+    return [ImageFile(entry.stem, entry) for entry in sorted(there, key=lambda entry: entry.name)[:max_samples]]
 
 
 def load_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -50,31 +60,42 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises InputError for what is no image, is damaged, or claims so many pixels that Pillow takes it for an attack.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return np.array(image.convert("RGB"), dtype=np.uint8)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: too many pixels ({error}); scale the image down") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow's decoders raise any of these
-        raise InputError(f"{path}: can't be read as an image ({error}); remove it or give another") from error
+        with opened(files.read_bytes(path, MOST_BYTES)) as image:
+            return np.array(image.convert("RGB"), dtype=np.uint8)
+    except Exception as error:  # Pillow's decoders raise any of a dozen classes for a damaged file
+        raise InputError(f"{path}: can't be read as an image ({why_unread(error)}); give another") from error
 
 
-def _annotated(folder: Path, annotations: Path) -> list[ImageFile]:
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        entries = [(int(entry["id"]), str(entry["file_name"])) for entry in content["images"]]
-    except OSError as error:
-        raise InputError(f"{annotations}: can't be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{annotations}: no COCO annotations ({type(error).__name__}: {error}); each image needs id and file_name"
-        ) from error
-    if not entries:
-        raise InputError(f"{annotations}: names no image")
-    files = []
+@contextlib.contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """Yield the image in the bytes of a file, of which only the head was read. Raises whatever Pillow does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            yield image
+
+
+def why_unread(error: Exception) -> str:
+    """Return why an image can't be read, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # its message names an address in memory
+        return f"not an image, or none of {', '.join(_FORMATS)}"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"too many pixels: {first_line(error)}"
+    return files.reason(error)
+
+
+def named_images(folder: Path, entries: Iterable[tuple[int, str]], annotations: Path) -> list[ImageFile]:
+    """List the images that COCO `annotations` name, by ascending id; `entries` are their ids and files.
+
+    Raises InputError for one that lies outside of `folder`.
+    """
+    found = []
     for number, name in sorted(entries):
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        try:
+            inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        except (OSError, ValueError) as error:  # names that no file can have
+            raise InputError(f"{annotations}: image {number} has no name of a file: {files.reason(error)}") from error
+        if not inside:
             raise InputError(f"{annotations}: image {number} lies outside {folder} ('{name}')")
-        files.append(ImageFile(str(number), folder / name))
-    return files
+        found.append(ImageFile(str(number), folder / name))
+    return found

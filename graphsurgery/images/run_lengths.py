@@ -27,6 +27,24 @@ def compress_rle(encoded: dict[str, Any]) -> dict[str, Any]:
     return {"counts": _as_text(encoded["counts"]), "size": encoded["size"]}
 
 
+def decode_counts(text: str) -> npt.NDArray[np.int64]:
+    """Return the lengths of runs in the text of a compressed RLE. Raises ValueError for what is none."""
+    codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError("its run lengths are no compressed RLE")
+    starts = np.concatenate([[0], np.flatnonzero(codes & 32 == 0) + 1])
+    digit = np.arange(codes.size) - np.repeat(starts[:-1], np.diff(starts))
+    if digit.max() > 6:  # 7 digits of 5 bits hold what a run of 32 bits takes
+        raise ValueError("its run lengths are no compressed RLE")
+    counts: npt.NDArray[np.int64] = np.add.reduceat((codes & 31) << (5 * digit), starts[:-1])
+    counts -= (codes[starts[1:] - 1] >> 4 & 1) << (5 * np.diff(starts))  # the sign is the topmost bit of the last digit
+    for first in (1, 2):
+        counts[first::2] = np.cumsum(counts[first::2])
+    if counts.min() < 0:
+        raise ValueError("a run length is below 0")
+    return counts
+
+
 def _as_text(counts: Sequence[int]) -> str:
     """Write each run as its difference to the one before last, 5 bits to a character, lowest first.
 

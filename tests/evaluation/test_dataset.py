@@ -122,3 +122,12 @@ def test_the_demos_images_are_drawn_the_same_each_time(tmp_path: Path) -> None:
     assert not images.exists()
     with drawn_or_given(tmp_path, tmp_path / "x.json", 2) as given:
         assert given == (tmp_path, tmp_path / "x.json")
+
+
+def test_a_name_longer_than_any_is_that_of_an_absent_image(tmp_path: Path) -> None:
+    images, annotations = write_images(tmp_path, 2)
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    content["images"][1]["file_name"] = "x" * 900
+    annotations.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="1 of 2 images are not in"):
+        open_dataset(images, annotations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,3 +80,49 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"no folder can be made there .*; give another --out"):
         FileStore(tmp_path / "file")
+
+
+MASK = {"size": [2, 3], "counts": "132"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": "1"},
+        {"seconds": None},
+        {"kinds": ["mask"]},
+        {"results": [{**RESULT, "bbox": [1]}]},
+        {"results": [{**RESULT, "score": "1"}]},
+        {"results": [{**RESULT, "segmentation": []}]},
+        {"results": [[[[]]]]},
+    ],
+)
+def test_a_line_of_another_form_counts_as_not_written(tmp_path: Path, changes: dict[str, object]) -> None:
+    column, dataset = bars(tmp_path)
+    store = FileStore(tmp_path / "out")
+    store.add(Task(column, dataset.pictures[0], 1), Found(0.25, ("segm",), [{**RESULT, "segmentation": MASK}]))
+    assert store.done(column, 1, dataset.pictures) == {1}
+    (file,) = (tmp_path / "out").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes) + "\n", encoding="utf-8")
+    assert store.done(column, 1, dataset.pictures) == set()
+    assert store.read(column, 1, dataset.pictures) == {}
+
+
+def test_a_mask_that_is_none_is_refused(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    store = FileStore(tmp_path / "out")
+    broken = {**MASK, "counts": "~~~~"}
+    store.add(Task(column, dataset.pictures[0], 1), Found(0.25, ("segm",), [{**RESULT, "segmentation": broken}]))
+    with pytest.raises(InputError, match=r"image 1: its run lengths are no compressed RLE; begin anew: --restart"):
+        store.read(column, 1, dataset.pictures)
+
+
+def test_a_link_to_a_device_holds_no_results(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    store = FileStore(tmp_path / "out")
+    try:
+        (tmp_path / "out" / f"progress_{column.name}.jsonl").symlink_to(os.devnull)
+    except OSError:
+        pytest.skip("no links can be made here")
+    with pytest.raises(InputError, match=r"\(a pipe or device, not a file\); begin anew"):
+        store.done(column, 1, dataset.pictures)

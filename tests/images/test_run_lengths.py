@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.images.run_lengths import compress_rle, encode_rle
+from graphsurgery.images.run_lengths import compress_rle, decode_counts, encode_rle
 
 
 def masks() -> list[Any]:
@@ -27,6 +27,12 @@ def test_compressed_counts_are_those_of_pycocotools(mask: Any) -> None:
     got = compress_rle(encode_rle(mask))
     assert got == {"counts": expected["counts"].decode("ascii"), "size": list(mask.shape)}
     np.testing.assert_array_equal(cocotools.decode(got), mask)
+
+
+@pytest.mark.parametrize("mask", masks(), ids=lambda mask: f"{mask.shape}-{int(mask.sum())}")
+def test_compressed_counts_are_read_back(mask: Any) -> None:
+    encoded = encode_rle(mask)
+    assert decode_counts(compress_rle(encoded)["counts"]).tolist() == encoded["counts"]
 
 
 def test_runs_are_counted_column_by_column_zeros_first() -> None:
