@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MB = 1 << 20
+LONGEST_NAME = 200
+_UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]')
+DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows, whatever the suffix
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file or folder can have this name on every system, beside what else is there, and is not hidden."""
+    return not (
+        not name
+        or len(name) > LONGEST_NAME
+        or _UNSAFE.search(name)
+        or DEVICE_NAME.fullmatch(name)
+        or name[0] == "."
+        or name[-1] in ". "
+    )
 
 
 def require_regular(path: Path, limit: int) -> None:

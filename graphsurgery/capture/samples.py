@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
+from graphsurgery import files
 from graphsurgery.errors import CaptureError, InputError
 from graphsurgery.images.canvas import Canvas
 
@@ -28,9 +28,7 @@ Array = npt.NDArray[Any]
 
 FORMAT = 1
 INDEX = "capture.json"
-_UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_LONGEST_NAME = 200
+_MOST_BYTES, _LARGEST_TENSOR = 64 * files.MB, 2048 * files.MB
 
 
 class InputImage(NamedTuple):
@@ -116,12 +114,13 @@ class Sample:
     def _read(self, name: str, *, head_only: bool = False) -> Array:
         path = self._path(name)
         try:
+            files.require_regular(path, _LARGEST_TENSOR)
             array = np.load(path, mmap_mode="r" if head_only else None, allow_pickle=False)
         except FileNotFoundError as error:
             has = ", ".join(self.names) or "no tensor"
             raise CaptureError(f"{path}: no such tensor; sample {self.id} has {has}; capture again") from error
-        except (ValueError, EOFError, OSError, MemoryError) as error:
-            reason = str(error).partition("\n")[0]
+        except Exception as error:  # what NumPy raises where the head of the file is junk, it doesn't say
+            reason = files.reason(error)
             raise CaptureError(f"{path}: can't be read as a plain array ({reason}); capture again") from error
         if not isinstance(array, np.ndarray) or array.dtype.hasobject:
             raise CaptureError(f"{path}: not a plain array; capture again")
@@ -149,11 +148,11 @@ class Capture:
         """Read capture.json; tensors are read when asked for. Raises CaptureError for anything but a capture."""
         index = folder / INDEX
         try:
-            content = json.loads(index.read_text(encoding="utf-8"))
+            content = files.read_json(index, _MOST_BYTES)
         except FileNotFoundError as error:
             raise CaptureError(f"{index}: no such file; no capture was finished here, run capture") from error
         except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
-            raise CaptureError(f"{index}: can't be read ({error}); capture again") from error
+            raise CaptureError(f"{index}: can't be read ({files.reason(error)}); capture again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             seen = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise CaptureError(f"{index}: format {seen!r}, should be {FORMAT}; capture again with this version")
@@ -229,15 +228,7 @@ def exists(folder: Path) -> bool:
 
 def check_id(name: str) -> None:
     """Raise CaptureError for an image id that isn't a folder's name on every system."""
-    if (
-        not name
-        or len(name) > _LONGEST_NAME
-        or _UNSAFE.search(name)
-        or _DEVICES.fullmatch(name)
-        or name[0] == "."
-        or name[-1] in ". "
-        or name.casefold() == INDEX
-    ):
+    if not files.is_plain_name(name) or name.casefold() == INDEX:
         raise CaptureError(f"image id {name!r} can't be a folder's name; rename the image")
 
 
@@ -266,8 +257,8 @@ def digest_of(pixels: Array) -> str:
 
 def file_stem(name: str) -> str:
     stem = quote(name, safe=" ")
-    if _DEVICES.fullmatch(stem) or stem[:1] == ".":
+    if files.DEVICE_NAME.fullmatch(stem) or stem[:1] == ".":
         stem = f"%{ord(stem[0]):02X}{stem[1:]}"
-    if not stem or len(stem) > _LONGEST_NAME:
+    if not stem or len(stem) > files.LONGEST_NAME:
         raise CaptureError(f"tensor {name!r} can't be a file's name; leave it out of the boundary")
     return stem

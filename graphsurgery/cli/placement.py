@@ -34,7 +34,7 @@ def placement_command(
 
     screen = screen_for(json_)
     manifest = Manifest.read(folder)
-    devices = parse_devices(f"{name}={text}" for name, text in manifest.devices.items()) | parse_devices(device or [])
+    devices = manifest.choose_devices(folder, parse_devices(device or []))
     if not devices:
         raise InputError(f"{folder}: its parts are made for no provider; name one, for example --device npu=qnn")
     refuse_unknown_devices(devices, [part.device for part in manifest.parts], str(folder))

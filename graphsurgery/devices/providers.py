@@ -15,19 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from graphsurgery import files
 from graphsurgery.errors import InputError, MissingTool, did_you_mean
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a provider. An `integer` lies in `limits`; a `file` must exist; a `folder` is made when needed.
+    """An option of a provider. An `integer` lies in `limits`; a `file` must exist; what a `folder` or a `path` names is
+    made when needed; a `name` is no path.
 
     `default` is given to the provider where the user says nothing.
     """
 
     name: str
     help: str
-    kind: Literal["text", "choice", "integer", "file", "folder"] = "text"
+    kind: Literal["text", "choice", "integer", "file", "folder", "path", "name"] = "text"
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] = (0, 2**31 - 1)
     default: str | None = None
@@ -50,6 +52,8 @@ class Option:
             raise ValueError("must not be empty")
         if self.kind == "file" and not Path(value).is_file():
             raise ValueError("there is no such file")
+        if self.kind == "name" and not files.is_plain_name(value):
+            raise ValueError("must be the name of a folder, and no path")
         if self.kind == "folder" and Path(value).is_file():
             raise ValueError("that is a file; give a folder")
         return str(Path(value).resolve()) if self.kind in ("file", "folder") else value
@@ -173,8 +177,10 @@ _QNN = Provider(
         _integer("rpc_control_latency", "microseconds"),
         _integer("device_id", "which NPU", 0, 63),
         _choice("profiling_level", "events into profiling_file_path", "off", "basic", "detailed", "optrace"),
-        Option("profiling_file_path", "a .csv file"),
-        Option("context", "folder, or .onnx file for one part, that keeps the compiled model and is used next time"),
+        Option("profiling_file_path", "a .csv file", "path"),
+        Option(
+            "context", "folder, or .onnx file for one part, that keeps the compiled model and is used next time", "path"
+        ),
     ),
     (
         Refusal(
@@ -199,8 +205,10 @@ _VITISAI = Provider(
         Option("target", "which compiler: X2, X1 (INT8), VAIML (BF16)"),
         Option("cache_dir", "where compiled models are kept", "folder"),
         Option("cacheDir", "the same, as versions before 1.4 call it", "folder"),
-        Option("cache_key", "subfolder of cache_dir; the part's name is added, and its fingerprint if not given"),
-        Option("cacheKey", "the same, as versions before 1.4 call it"),
+        Option(
+            "cache_key", "subfolder of cache_dir; the part's name is added, and its fingerprint if not given", "name"
+        ),
+        Option("cacheKey", "the same, as versions before 1.4 call it", "name"),
         _integer("num_of_dpu_runners", "inferences at the same time", 1, 8),
         _choice("enable_cache_file_io_in_mem", "keep the compiled model in memory only", "0", "1"),
         _choice("ai_analyzer_visualization", "write the graphs for AI Analyzer", "true", "false"),
@@ -274,10 +282,11 @@ class DeviceChoice:
 CPU = DeviceChoice("cpu")
 
 
-def parse_devices(choices: Iterable[str]) -> dict[str, DeviceChoice]:
+def parse_devices(choices: Iterable[str], inside: Path | None = None) -> dict[str, DeviceChoice]:
     """Read `--device npu=qnn,soc_model=60` options. Raises InputError for what is none, or names a device twice.
 
-    A value may not hold a comma.
+    A value may not hold a comma. With `inside`, where it isn't the user who chose, paths are relative to that folder,
+    and one that leads out of it is an error.
     """
     devices: dict[str, DeviceChoice] = {}
     for choice in choices:
@@ -295,10 +304,25 @@ def parse_devices(choices: Iterable[str]) -> dict[str, DeviceChoice]:
                 raise InputError(f"--device {choice}: '{pair}': {what}, with a comma before it")
             options[name] = value
         try:
-            devices[device] = DeviceChoice(provider, options)
+            devices[device] = DeviceChoice(provider, options if inside is None else _kept(inside, provider, options))
         except InputError as error:
             raise InputError(f"--device {choice}: {error}") from error
     return devices
+
+
+def _kept(folder: Path, provider: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return the options with their paths in `folder`. Raises InputError for one that leads out of it."""
+    kept = dict(options)
+    for option in PROVIDERS[provider].options if provider in PROVIDERS else ():
+        if option.name in options and option.kind in ("file", "folder", "path"):
+            try:
+                path = (folder / options[option.name]).resolve()
+            except (OSError, ValueError) as error:
+                raise InputError(f"{option.name}: can't be the name of a file ({files.reason(error)})") from error
+            if not path.is_relative_to(folder.resolve()):
+                raise InputError(f"{option.name} leads out of {folder}; if you want that, give this --device yourself")
+            kept[option.name] = str(path)
+    return kept
 
 
 def refuse_unknown_devices(devices: Iterable[str], there: Iterable[str], place: str) -> None:

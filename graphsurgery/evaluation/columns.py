@@ -74,12 +74,16 @@ class Loaded:
 
 @dataclass(frozen=True)
 class PartsColumn:
-    """A folder of parts. `devices` are the providers of the manifest's devices, as --device has them."""
+    """A folder of parts. `devices` are the providers that were given for its devices, as --device has them.
+
+    `on_cpu` says whether no part is on an accelerator, which several processes would have to share.
+    """
 
     name: str
     folder: Path
     devices: tuple[tuple[str, str], ...]
     fingerprint: str
+    on_cpu: bool
 
     @staticmethod
     def of(name: str, folder: Path, devices: Mapping[str, str] | None = None) -> PartsColumn:
@@ -103,12 +107,9 @@ class PartsColumn:
             "devices": on,
             "versions": _versions("onnxruntime", *plugins),
         }
-        return PartsColumn(name, folder, tuple(chosen.items()), _digest(content))
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether no part is on an accelerator, which several processes would have to share."""
-        return {provider for _, provider in self.devices} <= {"cpu"}
+        return PartsColumn(
+            name, folder, tuple((devices or {}).items()), _digest(content), set(chosen.values()) <= {"cpu"}
+        )
 
     def check(self) -> None:
         """As Column."""

@@ -23,6 +23,7 @@ Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]
 
 # Rows are scaled a band at a time: it stays in the processor's cache, and memory doesn't grow with the image.
 _BAND_ELEMENTS = 1 << 18
+_MOST_PIXELS = 2**25  # 0.4 GB in float32, which is there several times
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ class Canvas:
 
     def __post_init__(self) -> None:
         for name, size in (("height", self.height), ("width", self.width)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"canvas: {name} is {size!r}; give a whole number of pixels, 1 or more")
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_PIXELS:
+                seen = repr(size)[:40]
+                raise InputError(f"canvas: {name} is {seen}; give a whole number of pixels, 1 or more, not millions")
+        if self.height * self.width > _MOST_PIXELS:
+            raise InputError(
+                f"canvas: {self.height} x {self.width} is more than {_MOST_PIXELS} pixels; take a smaller one"
+            )
         if (self.mean is None) != (self.std is None):
             raise InputError("canvas: only one of mean and std is given; give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and (len(values) != 3 or not all(math.isfinite(v) for v in values)):
-                raise InputError(f"canvas: {name} is {values!r}; give three finite numbers")
+                raise InputError(f"canvas: {name} is {str(values)[:60]}; give three finite numbers")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"canvas: std is {self.std!r}; every value must be above 0")
 
@@ -62,13 +68,13 @@ class Canvas:
     def from_json(cls, value: object) -> Canvas:
         """Read what to_json() gave; raises InputError when `value` is not that."""
         if not isinstance(value, dict) or set(value) != {"height", "width", "mean", "std"}:
-            raise InputError(f"canvas: expected height, width, mean and std, got {value!r}")
+            raise InputError(f"canvas: expected height, width, mean and std, got {str(value)[:60]}")
         for name in ("mean", "std"):
             numbers = value[name]
             if numbers is not None and not (
                 isinstance(numbers, list | tuple) and all(isinstance(v, Real) for v in numbers)
             ):
-                raise InputError(f"canvas: {name} is {numbers!r}; expected a list of numbers or null")
+                raise InputError(f"canvas: {name} is {str(numbers)[:60]}; expected a list of numbers or null")
         mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
         return cls(value["height"], value["width"], mean, std)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 
+from graphsurgery import files
 from graphsurgery.errors import InputError
-from graphsurgery.parts.manifest import FILE_NAME
+from graphsurgery.parts.manifest import FILE_NAME, MOST_BYTES
 
 RECORD = "run.json"
 REPORT = "report.html"
@@ -45,7 +45,9 @@ class OutputFolder:
         except BaseException as error:  # Ctrl-C too: nobody else would remove what was just made
             self._remove_work()
             if isinstance(error, OSError):
-                raise InputError(f"{self.path}: can't be written ({error.strerror}); give another --out") from error
+                raise InputError(
+                    f"{self.path}: can't be written ({files.reason(error)}); give another --out"
+                ) from error
             raise
         return self
 
@@ -116,10 +118,10 @@ def _files_of_run(folder: Path) -> set[str] | None:
     It may be another version's manifest, so no more of it is read than that.
     """
     try:
-        manifest = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        manifest = files.read_json(folder / FILE_NAME, MOST_BYTES)
         if "graphsurgery" not in manifest:
             return None
-        files = {FILE_NAME, RECORD, REPORT, *(str(part["file"]) for part in manifest["parts"])}
-        return files | {str(name) for name in manifest.get("variants", ())}
+        own = {FILE_NAME, RECORD, REPORT, *(str(part["file"]) for part in manifest["parts"])}
+        return own | {str(name) for name in manifest.get("variants", ())}
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # no manifest.json, or somebody else's
         return None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from graphsurgery import files
+from graphsurgery.devices.providers import DeviceChoice, parse_devices
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
@@ -19,6 +23,9 @@ from graphsurgery.parts.part import Part, is_numpys
 from graphsurgery.version import __version__
 
 FILE_NAME = "manifest.json"
+MOST_BYTES = 16 * files.MB
+_LARGEST_TENSOR = 2**32  # bytes
+_LARGEST_BATCH = 2**16
 
 
 class _Section(BaseModel):
@@ -28,19 +35,31 @@ class _Section(BaseModel):
 class Tensor(_Section):
     """Shape and dtype of a boundary tensor; a dimension that varies is its symbol, or null."""
 
-    shape: list[int | str | None] | None
+    shape: list[Annotated[int, Field(ge=0)] | str | None] | None
     dtype: str
 
     @field_validator("dtype")
     @classmethod
     def _is_known(cls, name: str) -> str:
         try:
-            dtype = np.dtype(name)
-        except TypeError as error:
-            raise ValueError(f"'{name}' is no dtype") from error
+            dtype = np.dtype(name if name.isidentifier() else "")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"'{name[:40]}' is no dtype") from error
         if not is_numpys(dtype):
             raise ValueError(f"'{name}' is none of NumPy's dtypes, so that no tensor of it can be handed over")
         return name
+
+    @model_validator(mode="after")
+    def _has_bounds(self) -> Tensor:
+        self.require_rows(1)
+        return self
+
+    def require_rows(self, rows: int) -> None:
+        """Raise ValueError for a tensor that no memory holds, of that many `rows` or of those that the shape says."""
+        first, *sizes = (size if isinstance(size, int) and size else 1 for size in self.shape or (1,))
+        taken = max(first, rows) * math.prod(sizes) * np.dtype(self.dtype).itemsize
+        if taken > _LARGEST_TENSOR:
+            raise ValueError(f"a tensor of more than {_LARGEST_TENSOR} bytes")
 
 
 class Batch(_Section):
@@ -50,7 +69,7 @@ class Batch(_Section):
     parameter, which each run is given as it is.
     """
 
-    size: int = Field(gt=0)
+    size: int = Field(gt=0, le=_LARGEST_BATCH)
     inputs: list[str]
     outputs: list[str]
 
@@ -88,6 +107,8 @@ class PartEntry(_Section):
                     raise ValueError(
                         f"the batch has rows in '{absent[0]}', no {kind}" if absent else f"no {kind} has rows"
                     )
+                for name in rows:
+                    ends[name].require_rows(self.batch.size)
         return self
 
 
@@ -121,25 +142,44 @@ class Manifest(_Section):
         """Read the manifest in `folder`. Raises InputError when there is none or it is not one."""
         path = folder / FILE_NAME
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: can't be read; give a folder that 'apply' wrote") from error
-        try:
-            manifest = Manifest.model_validate_json(text)
+            manifest = Manifest.model_validate_json(files.read_bytes(path, MOST_BYTES))
+        except OSError as error:
+            reason = files.reason(error)
+            raise InputError(f"{path}: can't be read ({reason}); give a folder that 'apply' wrote") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path}: not a manifest of this version: {where}: {first['msg']}") from error
-        for part in manifest.parts:
-            # what Windows takes for a path is none anywhere, so that a folder is as good on every system
-            if PureWindowsPath(part.file).name != part.file or not part.file.endswith(".onnx"):
-                raise InputError(f"{path}: part '{part.name}' has the file '{part.file}', which is not beside it")
+            raise InputError(f"{path}: not a manifest of this version: {files.first_fault(error)}") from error
         try:
+            manifest.check_names()
             Canvas.from_json(manifest.canvas)
             manifest.check_connections()
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return manifest
+
+    def check_names(self) -> None:
+        """Raise InputError unless each part has a file of its own beside the manifest, and each variant a folder."""
+        taken: set[str] = set()
+        for part in self.parts:
+            if not files.is_plain_name(part.file) or not part.file.endswith(".onnx"):
+                raise InputError(f"part '{part.name}' has the file '{part.file}', which is not beside it")
+            if part.file.casefold() in taken:
+                raise InputError(f"part '{part.name}' has the file '{part.file}', which is another part's")
+            taken.add(part.file.casefold())
+        for name in self.variants:
+            if not files.is_plain_name(name):
+                raise InputError(f"variant '{name}' is no folder beside the manifest")
+
+    def choose_devices(self, folder: Path, given: Mapping[str, DeviceChoice]) -> dict[str, DeviceChoice]:
+        """Return the providers of the devices: those `given`, and what the manifest, which lies in `folder`, says else.
+
+        The manifest may come from anybody, so what it says reads and writes no file outside of that folder: the others
+        raise InputError.
+        """
+        own = (f"{device}={choice}" for device, choice in self.devices.items() if device not in given)
+        try:
+            return parse_devices(own, inside=folder) | dict(given)
+        except InputError as error:
+            raise InputError(f"{folder / FILE_NAME}: {error}") from error
 
     def check_connections(self) -> None:
         """Raise InputError unless parts read the image and what parts before them write, and outputs are written."""
@@ -237,4 +277,7 @@ def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:
     if not kind.HasField("shape"):
         return Tensor(shape=None, dtype=dtype)
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]
-    return Tensor(shape=dims, dtype=dtype)
+    try:
+        return Tensor(shape=dims, dtype=dtype)
+    except ValidationError as error:
+        raise ModelError(f"{place}: '{info.name}': {files.first_fault(error)}") from error

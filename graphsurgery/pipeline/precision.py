@@ -6,7 +6,7 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,17 +45,18 @@ class Precision:
         if self.beside is not None and (not isinstance(column, PartsColumn) or column.on_cpu):
             self.beside.add(missing([column], self.dataset, self.store, _THREADS))
 
-    def finish(self, folder: Path, watcher: RunWatcher) -> dict[str, Any]:
+    def finish(self, folder: Path, watcher: RunWatcher, placed: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
 
-        Returns run.json's `evaluation`. Raises InputError for images that can't be used.
+        `placed` are the devices that the recipe has for a variant. Returns run.json's `evaluation`. Raises InputError
+        for images that can't be used.
         """
         if self.beside is not None:
             watcher.begin("evaluate")
             self.beside.stop()
         manifest = Manifest.read(folder)
         parts = [PartsColumn.of(PARTS, folder)]
-        parts += [PartsColumn.of(name, folder / name) for name in manifest.variants]
+        parts += [PartsColumn.of(name, folder / name, placed.get(name)) for name in manifest.variants]
         # an accelerator is there once: several processes would have to share it
         alone = self.workers == 1 or not all(column.on_cpu for column in parts)
         run = in_process if alone else partial(in_processes, workers=self.workers)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from graphsurgery.devices.providers import parse_devices, require_installed
+from graphsurgery.devices.providers import DeviceChoice, parse_devices, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.gate.gate import Judged
 from graphsurgery.partition import static
@@ -42,6 +42,11 @@ def chosen(recipe: Recipe, names: Sequence[str] | None) -> list[Variant]:
     return list(recipe.variants) if ALL in names else [known[name] for name in dict.fromkeys(names)]
 
 
+def choices(devices: Mapping[str, str]) -> dict[str, DeviceChoice]:
+    """Return the providers that a recipe names, which, unlike a manifest, may name any file."""
+    return parse_devices(f"{device}={value}" for device, value in devices.items())
+
+
 def make_variant(
     run: pipeline.Run,
     variant: Variant,
@@ -60,7 +65,7 @@ def make_variant(
     begin = time.perf_counter()
     inner = replace(run, recipe=replace(run.recipe, part_passes=variant.part_passes), record=Record({}))
     try:
-        require_installed(parse_devices(f"{device}={value}" for device, value in variant.devices.items()))
+        require_installed(choices(variant.devices))
         judged = [pipeline.rewrite_part(inner, part) for part in parts]
     except MissingTool as error:
         if required:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,13 +91,14 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         made = None if evaluation is None else evaluation.begin_parts
         manifest = make_parts(run, wanted, output, required=named, made=made)
         manifest = leave_out_unplayable(run, manifest, output, required=named)
+        placed = {variant.name: variant.devices for variant in record.variants}
         if evaluation is not None:
             started = time.perf_counter()
-            record.evaluation = evaluation.finish(output.work, watcher)
+            record.evaluation = evaluation.finish(output.work, watcher, placed)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
         if "boxes" in manifest.outputs:
-            record.latency = latencies(output.work, manifest, watcher)
+            record.latency = latencies(output.work, manifest, watcher, placed)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")
@@ -143,7 +144,7 @@ def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, 
     for variant in (variant for variant in run.record.variants if variant.verdict == "passed" and variant.devices):
         run.watcher.begin(f"open variant {variant.name}")
         try:
-            Detector.load(output.work / variant.name)
+            Detector.load(output.work / variant.name, variants.choices(variant.devices))
         except (InputError, MissingTool) as error:
             variant.verdict, variant.reason = "failed", str(error)
             if required:
@@ -157,12 +158,17 @@ def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, 
     return manifest
 
 
-def latencies(folder: Path, manifest: Manifest, watcher: RunWatcher) -> dict[str, Any]:
-    """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely."""
+def latencies(
+    folder: Path, manifest: Manifest, watcher: RunWatcher, placed: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely.
+
+    `placed` are the devices that the recipe has for a variant.
+    """
     found = {}
     for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
         watcher.begin(f"latency of {name}")
-        detector = Detector.load(place)
+        detector = Detector.load(place, variants.choices(placed.get(name, {})))
         image = synthetic_image(detector.canvas)
         found[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
     return found

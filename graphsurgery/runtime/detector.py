@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.devices.providers import CPU, DeviceChoice, parse_devices, refuse_unknown_devices, require_installed
+from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, Placed
 from graphsurgery.parts.manifest import Manifest
@@ -48,9 +48,7 @@ class Detector:
         """
         manifest = Manifest.read(folder)
         refuse_unknown_devices(devices or {}, (part.device for part in manifest.parts), str(folder))
-        chosen = parse_devices(f"{device}={choice}" for device, choice in manifest.devices.items()) | dict(
-            devices or {}
-        )
+        chosen = manifest.choose_devices(folder, devices or {})
         require_installed(chosen)
         canvas = Canvas.from_json(manifest.canvas)
         chain = Chain.open(folder, manifest, chosen, threads=threads, spin=spin, allow_fallback=allow_fallback)

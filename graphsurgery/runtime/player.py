@@ -9,6 +9,7 @@ thrown away.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -25,6 +26,8 @@ from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import Batch, Manifest, PartEntry
 from graphsurgery.runtime.timer import Timer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
+
+_MOST_BYTES = 2**30  # of rows that are filled up
 
 
 @dataclass
@@ -124,6 +127,8 @@ class _PaddedRows:
 
     def filled(self, rows: np.ndarray, size: int) -> np.ndarray:
         shape = (size, *rows.shape[1:])
+        if math.prod(shape) * rows.dtype.itemsize > _MOST_BYTES:
+            raise InputError(f"a batch of {size} rows of {list(shape[1:])} is larger than {_MOST_BYTES} bytes")
         if self._memory.shape != shape or self._memory.dtype != rows.dtype:
             self._memory, self._used = np.zeros(shape, rows.dtype), 0
         self._memory[: len(rows)] = rows

@@ -41,10 +41,18 @@ def test_weights_in_a_file_of_their_own_count(tmp_path: Path) -> None:
 def test_the_manifests_devices_are_taken_unless_others_are_given(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "parts")
     change(folder / "manifest.json", devices={"npu": "qnn,soc_model=60"})
-    said = PartsColumn.of("parts", folder)
-    assert said.devices == (("npu", "qnn,soc_model=60"),)
+    said, given = PartsColumn.of("parts", folder), PartsColumn.of("parts", folder, {"npu": "cpu"})
+    assert said.fingerprint != given.fingerprint
+    assert (said.devices, given.devices) == ((), (("npu", "cpu"),))
     assert not said.on_cpu
-    assert PartsColumn.of("parts", folder, {"npu": "cpu"}).on_cpu
+    assert given.on_cpu
+
+
+def test_what_a_manifest_says_stays_in_its_folder(tmp_path: Path) -> None:
+    folder = write_parts(tmp_path / "parts")
+    change(folder / "manifest.json", devices={"npu": f"qnn,context={tmp_path / 'elsewhere'}"})
+    with pytest.raises(InputError, match="context leads out of"):
+        PartsColumn.of("parts", folder).open(1)
 
 
 def test_a_device_that_no_part_is_on_is_refused(tmp_path: Path) -> None:

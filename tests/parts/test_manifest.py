@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from graphsurgery.devices.providers import PROVIDERS, DeviceChoice
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
@@ -104,19 +106,19 @@ def _drop_name(content: dict[str, Any]) -> None:
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "an unknown key": (lambda m: m.update(more=1), "more: Extra inputs are not permitted"),
-    "a part without a name": (_drop_name, r"parts\.0\.name: Field required"),
-    "an empty batch": (lambda m: m["parts"][1]["batch"].update(size=0), r"parts\.1\.batch\.size: "),
+    "a part without a name": (_drop_name, r"parts\[0\]\.name: Field required"),
+    "an empty batch": (lambda m: m["parts"][1]["batch"].update(size=0), r"parts\[1\]\.batch\.size: "),
     "rows in an input that is not there": (
         lambda m: m["parts"][1]["batch"].update(inputs=["k"]),
-        r"parts\.1: .*the batch has rows in 'k', no input",
+        r"parts\[1\]: .*the batch has rows in 'k', no input",
     ),
     "rows in an output that is not there": (
         lambda m: m["parts"][1]["batch"].update(outputs=["y", "k"]),
-        r"parts\.1: .*the batch has rows in 'k', no output",
+        r"parts\[1\]: .*the batch has rows in 'k', no output",
     ),
     "a batch in which no input has rows": (
         lambda m: m["parts"][1]["batch"].update(inputs=[]),
-        r"parts\.1: .*no input has rows",
+        r"parts\[1\]: .*no input has rows",
     ),
     "no dtype": (lambda m: m["parts"][0]["outputs"]["h"].update(dtype="float31"), "'float31' is no dtype"),
     "a dtype that NumPy lacks": (
@@ -132,6 +134,34 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "parts in the wrong order": (lambda m: m["parts"].reverse(), "part 'back' reads 'h', which no part before it"),
     "an image that no part reads": (lambda m: m.update(input="picture"), "no part reads the image 'picture'"),
     "an output nobody writes": (lambda m: m["outputs"].append("masks"), "no part writes the output 'masks'"),
+    "a batch of more rows than anybody has": (
+        lambda m: m["parts"][1]["batch"].update(size=10**7),
+        r"parts\[1\]\.batch\.size: Input should be less than or equal to 65536",
+    ),
+    "a batch of rows that no memory holds": (
+        lambda m: (
+            m["parts"][1]["batch"].update(size=50_000),
+            m["parts"][1]["inputs"]["h"].update(shape=["N", 256, 99]),
+        ),
+        r"parts\[1\]: .*a tensor of more than 4294967296 bytes",
+    ),
+    "a tensor that no memory holds": (
+        lambda m: m["parts"][0]["outputs"]["h"].update(shape=[0, 2**60]),
+        r"parts\[0\]\.outputs\.h: .*a tensor of more than 4294967296 bytes",
+    ),
+    "a size below 0": (lambda m: m["parts"][0]["outputs"]["h"].update(shape=[-1]), r"outputs\.h\.shape\[0\]"),
+    "a dtype that is a program": (
+        lambda m: m["parts"][0]["outputs"]["h"].update(dtype="(9999,9999)f8," * 99),
+        r"'\(9999,9999\)f8,.*' is no dtype",
+    ),
+    "a canvas that no memory holds": (lambda m: m["canvas"].update(height=2**40), "canvas: height is 1099511627776"),
+    "a large canvas": (lambda m: m["canvas"].update(height=9000, width=9000), "canvas: 9000 x 9000 is more than"),
+    "two parts in one file": (
+        lambda m: m["parts"][1].update(file="FRONT.onnx"),
+        "part 'back' has the file 'FRONT.onnx', which is another part's",
+    ),
+    "a variant elsewhere": (lambda m: m["variants"].append("../../x"), r"variant '\.\./\.\./x' is no folder beside"),
+    "a variant that is this folder": (lambda m: m["variants"].append("."), r"variant '\.' is no folder beside"),
     "no parts": (lambda m: m.update(parts=[]), "no part writes the output 'y'"),
 }
 
@@ -189,3 +219,77 @@ def test_entries_are_frozen() -> None:
     entry: PartEntry = described().parts[0]
     with pytest.raises(ValueError, match="frozen"):
         entry.file = "other.onnx"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["deep", "large", "link"])
+def test_what_is_no_manifest_at_all_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / FILE_NAME
+    if kind == "deep":
+        path.write_text("[" * 200_000, encoding="utf-8")
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(2**34)
+    else:
+        try:
+            path.symlink_to(os.devnull)
+        except OSError:
+            pytest.skip("no links can be made here")
+    with pytest.raises(InputError, match=r"manifest\.json: (not a manifest|can't be read \((171|a pipe))"):
+        Manifest.read(tmp_path)
+
+
+def test_a_model_with_a_tensor_that_no_memory_holds_is_refused() -> None:
+    proto = parse(FRONT)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2**60
+    with pytest.raises(ModelError, match=r"p: 'h': .*a tensor of more than 4294967296 bytes"):
+        describe_part(Part("p", "cpu", False, Model(proto)))
+
+
+def choosing(devices: dict[str, str], folder: Path) -> dict[str, DeviceChoice]:
+    return described().model_copy(update={"devices": devices}).choose_devices(folder, {"cpu": DeviceChoice("cpu")})
+
+
+def test_the_paths_of_a_manifest_are_those_of_its_folder(tmp_path: Path) -> None:
+    chosen = choosing({"npu": "qnn,context=kept,soc_model=60", "cpu": "qnn,context=/x"}, tmp_path)
+    assert chosen == {
+        "npu": DeviceChoice("qnn", {"context": str(tmp_path.resolve() / "kept"), "soc_model": "60"}),
+        "cpu": DeviceChoice("cpu"),  # the user goes first, whatever the manifest says
+    }
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "qnn,profiling_level=basic,profiling_file_path=/tmp/x.csv",
+        "qnn,context=../kept",
+        "qnn,context=out/kept",
+        "vitisai,config_file=/dev/null",
+        "vitisai,xclbin=../x.xclbin",
+        "vitisai,cache_dir=..",
+        "vitisai,cache_dir=here,cache_key=../../x",
+        "openvino,load_config=/dev/null",
+        "openvino,cache_dir=/tmp/x",
+        "qnn,context=a\0b",
+    ],
+)
+def test_a_manifest_reads_and_writes_nothing_outside_of_its_folder(tmp_path: Path, choice: str) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    try:
+        (folder / "out").symlink_to(tmp_path, target_is_directory=True)
+    except OSError:
+        (folder / "out").write_text("no links can be made here", encoding="utf-8")
+    with pytest.raises(InputError, match=r"manifest\.json: --device npu=.*(leads out of|no path|name of a file)"):
+        choosing({"npu": choice}, folder)
+
+
+def test_every_option_that_names_a_file_is_marked_as_such() -> None:
+    words = {"file", "path", "dir", "folder", "config", "cache", "context", "library", "lib", "xclbin", "so"}
+    kinds = {
+        f"{name}.{option.name}": option.kind
+        for name, provider in PROVIDERS.items()
+        for option in provider.options
+        if words & set(option.name.lower().split("_")) and option.kind not in ("choice", "integer")
+    }
+    assert len(kinds) >= 8
+    assert set(kinds.values()) <= {"file", "folder", "path", "name"}

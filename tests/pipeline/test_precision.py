@@ -51,7 +51,7 @@ def evaluation(place: Path, workers: int | None, **plan: Any) -> dict[str, Any]:
     with precision.begun(EvaluationPlan(**(given | plan)), open_source(spec), spec, 1, workers, Silent()) as begun:
         assert (begun.beside is None) == (workers != 2)  # so few images pay for one process
         begun.begin_parts(place / "parts")
-        found = begun.finish(place / "parts", Silent())
+        found = begun.finish(place / "parts", Silent(), {})
     del found["seconds_per_image"]
     return found
 
