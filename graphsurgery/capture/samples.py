@@ -14,11 +14,13 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic brings it, and takes no other before Python 3.12
 
 from graphsurgery import files
 from graphsurgery.errors import CaptureError, InputError
@@ -28,6 +30,7 @@ Array = npt.NDArray[Any]
 
 FORMAT = 1
 INDEX = "capture.json"
+Side = Annotated[int, Field(ge=1, le=2**27)]  # of an image, in pixels
 _MOST_BYTES, _LARGEST_TENSOR = 64 * files.MB, 2048 * files.MB
 
 
@@ -39,6 +42,7 @@ class InputImage(NamedTuple):
     file: str | None = None
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Request:
     """What somebody asked to capture: the first `samples` images of a folder, and the `boundary` of the parts.
@@ -49,7 +53,7 @@ class Request:
 
     images: str | None
     annotations: str | None
-    samples: int
+    samples: Annotated[int, Field(ge=0)]
     boundary: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
 
@@ -58,17 +62,24 @@ class Request:
         same = (self.images, self.annotations) == (other.images, other.annotations)
         return same and self.samples >= other.samples
 
-    @classmethod
-    def from_json(cls, value: object) -> Request | None:
-        """Read what asdict() gave, None where an earlier version wrote nothing. Raises InputError for anything else."""
-        if value is None:
-            return None
-        try:
-            fields: dict[str, Any] = dict(value)  # type: ignore[call-overload]
-            lists = {name: tuple(map(str, fields.pop(name))) for name in ("boundary", "by_hand")}
-            return cls(**{**fields, **lists, "samples": int(fields["samples"])})
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"request is {value!r}, which this version doesn't know") from error
+
+class _Entry(TypedDict):
+    id: str
+    file: NotRequired[str | None]
+    height: Side
+    width: Side
+    digest: NotRequired[str | None]
+
+
+class _Index(TypedDict):
+    format: Literal[1]
+    source: dict[str, Any]
+    canvas: object
+    samples: Annotated[list[_Entry], Field(min_length=1)]
+    request: NotRequired[Request | None]
+
+
+_INDEX = TypeAdapter(_Index)
 
 
 @dataclass(frozen=True)
@@ -148,27 +159,24 @@ class Capture:
         """Read capture.json; tensors are read when asked for. Raises CaptureError for anything but a capture."""
         index = folder / INDEX
         try:
-            content = files.read_json(index, _MOST_BYTES)
+            content = _INDEX.validate_python(files.read_json(index, _MOST_BYTES))
+            canvas = Canvas.from_json(content["canvas"])
         except FileNotFoundError as error:
             raise CaptureError(f"{index}: no such file; no capture was finished here, run capture") from error
-        except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
+        except ValidationError as error:
+            seen = files.first_fault(error)
+            raise CaptureError(f"{index}: not of this version: {seen}; capture again") from error
+        except (OSError, ValueError, InputError) as error:
             raise CaptureError(f"{index}: can't be read ({files.reason(error)}); capture again") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            seen = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise CaptureError(f"{index}: format {seen!r}, should be {FORMAT}; capture again with this version")
-        source, entries = content.get("source"), content.get("samples")
-        if not isinstance(source, dict) or not isinstance(entries, list):
-            raise CaptureError(f"{index}: source or samples is missing; capture again")
-        try:
-            canvas = Canvas.from_json(content.get("canvas"))
-            request = Request.from_json(content.get("request"))
-        except InputError as error:
-            raise CaptureError(f"{index}: {error}; capture again") from error
-        samples = tuple(_sample(entry, folder, index) for entry in entries)
+        samples = tuple(
+            Sample(each["id"], folder / each["id"], each.get("file"), each["height"], each["width"], each.get("digest"))
+            for each in content["samples"]
+        )
         taken: set[str] = set()
         for sample in samples:
+            check_id(sample.id)
             refuse_twin(sample.id, taken, str(index))
-        return cls(folder, source, canvas, samples, request)
+        return cls(folder, content["source"], canvas, samples, content.get("request"))
 
     def require_model(self, source: Mapping[str, object]) -> None:
         """Raise CaptureError unless the tensors are of the model that `source` says, its weights and size apart."""
@@ -237,16 +245,6 @@ def refuse_twin(name: str, taken: set[str], place: str) -> None:
     if name.casefold() in taken:
         raise CaptureError(f"{place}: two images have the id {name!r}, or differ in case only; rename one")
     taken.add(name.casefold())
-
-
-def _sample(entry: object, folder: Path, index: Path) -> Sample:
-    fields = entry if isinstance(entry, dict) else {}
-    name, file, height, width, digest = (fields.get(key) for key in ("id", "file", "height", "width", "digest"))
-    if not isinstance(name, str) or not isinstance(height, int) or not isinstance(width, int):
-        raise CaptureError(f"{index}: a sample lacks id, height or width ({entry!r}); capture again")
-    check_id(name)
-    file, digest = (text if isinstance(text, str) else None for text in (file, digest))
-    return Sample(name, folder / name, file, height, width, digest)
 
 
 def digest_of(pixels: Array) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import model_io_of
 from graphsurgery.cli.screen import err, out, save
-from graphsurgery.errors import GraphSurgeryError, InputError
+from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.parts.folder import REPORT
 
 
@@ -33,10 +32,13 @@ def report_command(
 
     Example: python -m graphsurgery report model/shapes
     """
+    from graphsurgery.parts.manifest import FILE_NAME as MANIFEST
+    from graphsurgery.parts.manifest import Manifest
     from graphsurgery.report import html
+    from graphsurgery.report.run_file import read_run
 
-    run = _read(folder / "run.json")
-    manifest = _read(folder / "manifest.json") if (folder / "manifest.json").exists() else None
+    run = read_run(folder)
+    manifest = Manifest.read(folder).model_dump(mode="json") if (folder / MANIFEST).exists() else None
     pictures: list[Any] = []
     if not no_pictures and manifest is not None:
         try:
@@ -45,24 +47,10 @@ def report_command(
             if model_io is not None:
                 raise
             err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True, style="yellow")
-    try:
-        page = html.render(run, manifest, pictures)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        seen = f"{type(error).__name__}: {error}"
-        raise InputError(f"{folder}: run.json or manifest.json is not of this version ({seen}); apply again") from error
+    page = html.render(run, manifest, pictures)
     target = out_ or folder / REPORT
     save(target, lambda path: path.write_text(page, encoding="utf-8"))
     out.print(str(target), highlight=False, markup=False, soft_wrap=True)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON and UTF-8 errors are ValueErrors
-        raise InputError(f"{path}: can't be read ({error}); give a folder that 'apply' wrote") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds {type(content).__name__}, no object; give a folder that 'apply' wrote")
-    return content
 
 
 def _pictures(folder: Path, run: Mapping[str, Any], model_io: Path | None) -> list[Any]:

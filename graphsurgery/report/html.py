@@ -29,7 +29,7 @@ Data = Mapping[str, Any]
 def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -> str:
     """Return the page for the content of run.json, of manifest.json where there is one, and samples as drawn.
 
-    Raises KeyError, TypeError, ValueError or AttributeError for what is no run.json.
+    Each is what a run has, or what run_file.read_run() and Manifest.read() let in.
     """
     recipe, parts = run["recipe"], run.get("parts") or ()
     drawn = boxes(parts, manifest)

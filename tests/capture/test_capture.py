@@ -206,13 +206,17 @@ def test_a_missing_tensor_is_answered_with_those_that_are_there(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "format 2, should be 1"),
-        ({"source": None}, "source or samples is missing"),
-        ({"samples": {}}, "source or samples is missing"),
-        ({"samples": [{"id": "1"}]}, "lacks id, height or width"),
+        ({"format": 2}, "format: Input should be 1"),
+        ({"source": None}, "source: Input should be a valid dict"),
+        ({"samples": {}}, "samples: Input should be a valid list"),
+        ({"samples": [{"id": "1"}]}, r"samples\[0\]\.height: Field required"),
         ({"samples": [{"id": "../up", "height": 1, "width": 1}]}, "can't be a folder's name"),
         ({"samples": [{"id": "1", "height": 1, "width": 1}] * 2}, "two images"),
+        ({"samples": [{"id": "1", "height": 2**40, "width": 1}]}, r"samples\[0\]\.height: Input should be less"),
         ({"canvas": {"height": 8}}, "canvas"),
+        ({"request": 3}, "request"),
+        ({"request": {"images": [], "annotations": None, "samples": 1}}, r"request\..*images"),
+        ({"request": {"images": None, "annotations": None, "samples": 1, "seed": 1}}, r"request\..*seed"),
     ],
 )
 def test_an_index_that_is_wrong_is_refused_with_its_place(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -466,11 +466,11 @@ def test_the_command_writes_where_it_is_told(cli: Cli, folder: Path) -> None:
     ("content", "said"),
     [
         (None, "can't be read"),
-        ("[]", "holds list, no object"),
+        ("[]", "the file: Input should be a valid dictionary"),
         ("{", "can't be read"),
-        ("{}", "is not of this version (KeyError: 'recipe')"),
-        ('{"recipe": []}', "is not of this version"),
-        ('{"recipe": {}, "passes": [3]}', "is not of this version"),
+        ("{}", "not of this version: recipe: Field required"),
+        ('{"recipe": []}', "not of this version"),
+        ('{"recipe": {}, "passes": [3]}', "not of this version"),
     ],
 )
 def test_a_folder_without_a_run_is_refused_in_one_line(
