@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.errors import CaptureError, InputError
+from graphsurgery.files.commit import edition, read_whole, settle
 from graphsurgery.images.canvas import Canvas
 
 Array = npt.NDArray[Any]
@@ -77,8 +78,8 @@ class Request:
 class Sample:
     """The tensors of one image. `height` and `width` are the image's own size, `file` says where it came from.
 
-    `digest` is that of its pixels. `computed` are tensors that the original has no name for; a graph that had passed
-    gave them, and no file holds them.
+    `digest` is that of its pixels, `edition` tells the capture that it belongs to from a later one. `computed` are
+    tensors that the original has no name for; a graph that had passed gave them, and no file holds them.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Sample:
     height: int
     width: int
     digest: str | None = None
+    edition: object = field(default=None, compare=False, repr=False)
     computed: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -103,7 +105,7 @@ class Sample:
         self.computed.update({name: value for name, value in tensors.items() if name not in self})
 
     def load(self, name: str) -> Array:
-        """Read one tensor. Raises CaptureError if it is missing, damaged, or would have to be unpickled."""
+        """Read one tensor. Raises CaptureError if it is missing, damaged, of another capture, or to be unpickled."""
         return self.computed[name] if name in self.computed else self._read(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -115,6 +117,13 @@ class Sample:
 
     def _read(self, name: str, *, head_only: bool = False) -> Array:
         path = self._path(name)
+        try:
+            return self._plain(path, head_only)
+        finally:
+            if self.edition is not None and edition(self.folder.parent, INDEX) != self.edition:
+                raise CaptureError(f"{self.folder.parent}: was captured anew while this command read it; run it again")
+
+    def _plain(self, path: Path, head_only: bool) -> Array:
         try:
             array = np.load(path, mmap_mode="r" if head_only else None, allow_pickle=False)
         except FileNotFoundError as error:
@@ -147,7 +156,12 @@ class Capture:
     @classmethod
     def open(cls, folder: Path) -> Capture:
         """Read capture.json; tensors are read when asked for. Raises CaptureError for anything but a capture."""
+        return read_whole(folder, INDEX, lambda: cls._read(folder))
+
+    @classmethod
+    def _read(cls, folder: Path) -> Capture:
         index = folder / INDEX
+        now = edition(folder, INDEX)
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -165,7 +179,7 @@ class Capture:
             request = Request.from_json(content.get("request"))
         except InputError as error:
             raise CaptureError(f"{index}: {error}; capture again") from error
-        samples = tuple(_sample(entry, folder, index) for entry in entries)
+        samples = tuple(replace(_sample(entry, folder, index), edition=now) for entry in entries)
         taken: set[str] = set()
         for sample in samples:
             refuse_twin(sample.id, taken, str(index))
@@ -224,6 +238,7 @@ class Capture:
 
 def exists(folder: Path) -> bool:
     """Tell whether a capture was finished in `folder`."""
+    settle(folder)
     return (folder / INDEX).is_file()
 
 

@@ -13,7 +13,7 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import model_io_of
 from graphsurgery.cli.screen import err, out, save
 from graphsurgery.errors import GraphSurgeryError, InputError
-from graphsurgery.parts.folder import REPORT
+from graphsurgery.parts.folder import RECORD, REPORT
 
 
 @app.command("report")
@@ -33,18 +33,24 @@ def report_command(
 
     Example: python -m graphsurgery report model/shapes
     """
+    from graphsurgery.files.commit import read_whole
+    from graphsurgery.parts.manifest import FILE_NAME
     from graphsurgery.report import html
 
-    run = _read(folder / "run.json")
-    manifest = _read(folder / "manifest.json") if (folder / "manifest.json").exists() else None
-    pictures: list[Any] = []
-    if not no_pictures and manifest is not None:
+    def one_run() -> tuple[Mapping[str, Any], Mapping[str, Any] | None, list[Any] | GraphSurgeryError]:
+        run = _read(folder / RECORD)
+        manifest = _read(folder / FILE_NAME) if (folder / FILE_NAME).exists() else None
         try:
-            pictures = _pictures(folder, run, model_io)
+            return run, manifest, [] if no_pictures or manifest is None else _pictures(folder, run, model_io)
         except GraphSurgeryError as error:
-            if model_io is not None:
-                raise
-            err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+            return run, manifest, error
+
+    run, manifest, pictures = read_whole(folder, FILE_NAME, one_run)
+    if isinstance(pictures, GraphSurgeryError):
+        if model_io is not None:
+            raise pictures
+        err.print(f"no pictures: {pictures}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+        pictures = []
     try:
         page = html.render(run, manifest, pictures)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

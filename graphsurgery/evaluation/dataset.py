@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import read_annotations
+from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.images.files import ImageFile, read_images
 
 # what torchvision's lists of classes have where COCO numbers no category
@@ -144,5 +144,5 @@ def drawn_or_given(images: Path | None, annotations: Path | None, count: int) ->
     if images is not None and annotations is not None:
         yield images, annotations
         return
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
-        yield draw_shapes(Path(folder), count)
+    with temporary_folder() as folder:
+        yield draw_shapes(folder, count)
