@@ -27,7 +27,7 @@ from graphsurgery.files.temporary import (
     FOLDER_LOCK,
     JOURNAL,
     clear,
-    clear_above,
+    clear_once,
     inside,
     is_internal,
     made,
@@ -40,6 +40,7 @@ PATIENCE = 2.0  # seconds: those who look for leftovers hold a lock for a moment
 _COMMIT_PATIENCE = 10.0  # for files to be put in their places, or for a virus scanner to let go of one
 _POLL = 0.02
 _ATTEMPTS = 3
+_ABOVE = 2
 _NEW, _FORMAT = "new", 1
 
 
@@ -112,7 +113,6 @@ def writing(
     with made(folder), _locked(folder, patience, waiting):
         _finish(folder)
         clear(folder)
-        clear_above(folder)
         with reserved(folder) as place:
             (place / _NEW).mkdir(parents=True)
             yield Draft(folder, place)
@@ -121,7 +121,8 @@ def writing(
 def settle(folder: Path) -> None:
     """Finish what a killed run had begun to put into `folder`, or into one above of which it is a part.
 
-    Where a living one is at it, it is waited for. Raises InputError where that takes too long or can't be done.
+    What killed runs left there otherwise is removed. Where a living one is at it, it is waited for. Raises InputError
+    where that takes too long or can't be done.
     """
     for place in _with_parent(folder):
         deadline = time.monotonic() + _COMMIT_PATIENCE
@@ -143,6 +144,8 @@ def settle(folder: Path) -> None:
                 who = owner(place / FOLDER_LOCK)
                 raise InputError(f"{place}: {who} has been replacing its files for too long; see what it waits for")
             time.sleep(_POLL)
+    for place in (folder, *folder.absolute().parents[:_ABOVE]):  # above lies what says that `folder` was to be made
+        clear_once(place)
 
 
 def read_whole(folder: Path, last: str, read: Callable[[], Result]) -> Result:
@@ -151,8 +154,6 @@ def read_whole(folder: Path, last: str, read: Callable[[], Result]) -> Result:
     `last` is the file that is replaced last. Raises what `read` raises, and InputError where there is no end to it.
     """
     settle(folder)
-    clear(folder)
-    clear_above(folder)
     places = _with_parent(folder)
     deadline = time.monotonic() + _COMMIT_PATIENCE
     for attempt in itertools.count(1):

@@ -24,7 +24,6 @@ from graphsurgery.files.locks import HOST, Lock, note
 FOLDER_LOCK, JOURNAL = ".graphsurgery.lock", ".graphsurgery.journal"
 _PREFIX, _SYSTEM_PREFIX = ".graphsurgery-", "graphsurgery-"
 _LOCK = ".lock"
-_PARENTS = 3  # so many folders above one that was to be made are looked into for what is left of it
 
 
 @contextlib.contextmanager
@@ -66,7 +65,7 @@ def reserved(place: Path, suffix: str = "", *, prefix: str = _PREFIX, made: str 
 
     `made` are folders in `place` that are this run's too, as long as they are empty. Raises OSError.
     """
-    _clear_once(place, prefix)
+    clear_once(place, prefix)
     lock = None
     while lock is None:  # whoever looks for leftovers may be faster
         path = place / f"{prefix}{HOST}-{os.getpid()}-{secrets.token_hex(6)}"
@@ -93,14 +92,9 @@ def clear(folder: Path, prefix: str = _PREFIX) -> None:
                 _end(lock, path.with_suffix(""), inside(note(path).get("made")))
 
 
-def clear_above(folder: Path) -> None:
-    """Remove what is left of runs that were killed as they made `folder`."""
-    for parent in [*folder.parents][:_PARENTS]:
-        _clear_once(parent, _PREFIX)
-
-
 @functools.cache
-def _clear_once(folder: Path, prefix: str) -> None:
+def clear_once(folder: Path, prefix: str = _PREFIX) -> None:
+    """Do as `clear`, once in the life of this process."""
     clear(folder, prefix)
 
 

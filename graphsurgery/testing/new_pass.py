@@ -116,19 +116,21 @@ class NewPass:
 
     def write(self) -> None:
         """Write both files. Raises InputError, having written neither, where one is there already."""
-        for path in (self.file, self.test):
-            if path.exists():
-                raise InputError(f"{path}: there is such a file already, and none is overwritten; take another name")
-        folder = Path(os.path.commonpath([self.file.parent.absolute(), self.test.parent.absolute()]))
+        texts = {self.file: self.source, self.test: self.test_source}
+        folder, path = Path(os.path.commonpath([path.parent.absolute() for path in texts])), self.file
         try:
             with writing(folder) as draft:
-                for path, text in ((self.file, self.source), (self.test, self.test_source)):
-                    draft_path = draft.work / path.absolute().relative_to(folder)
-                    draft_path.parent.mkdir(parents=True, exist_ok=True)
-                    draft_path.write_text(text, encoding="utf-8", newline="\n")
+                for path, text in texts.items():
+                    if path.exists():
+                        raise InputError(
+                            f"{path}: there is such a file already, and none is overwritten; take another name"
+                        )
+                    place = draft.work / path.absolute().relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_text(text, encoding="utf-8", newline="\n")
                 draft.publish((), self.test.name)
         except OSError as error:
-            raise InputError(f"{self.file}: can't be written ({error.strerror or error})") from error
+            raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
 
 
 def new_pass(
