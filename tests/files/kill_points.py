@@ -1,6 +1,6 @@
 """Kills commands at every event in the file system, in turn, and looks at what is left.
 
-    python kill_points.py SCENARIO FOLDER      prints how many points there were, and what was wrong at which
+    python kill_points.py SCENARIO FOLDER [full]     prints how many points there were, and what was wrong at which
 
 All commands run in forks of one process that has imported everything and has started no thread, which saves the second
 that each would take to start.
@@ -111,8 +111,11 @@ def names(root: Path, kept: str) -> list[str]:
     return sorted(name for name in found if not re.fullmatch(kept, name))
 
 
-def kill_everywhere(scenario: Scenario, work: Path, stride: int = 1) -> tuple[int, list[str]]:
-    """Return how many points there are, and what was wrong."""
+def kill_everywhere(scenario: Scenario, work: Path, full: bool) -> tuple[int, list[str]]:
+    """Return how many points there are, and what was wrong.
+
+    Behind each point comes `look` or `run`, in turn, or first one and then, from the same point on, the other.
+    """
     template, root = work / "template", work / "root"
     template.mkdir(parents=True)
     (template / "tmp").mkdir()
@@ -132,8 +135,9 @@ def kill_everywhere(scenario: Scenario, work: Path, stride: int = 1) -> tuple[in
     new = (scenario.state(root), names(root, scenario.kept))
     assert old[0] != new[0], "the run changes nothing"
     wrong = []
-    for point in range(0, points, stride):
-        for then, allowed in ((scenario.look, (old, new)), (scenario.run, (new,))):
+    tried = ((scenario.look, (old, new)), (scenario.run, (new,)))
+    for point in range(points):
+        for then, allowed in tried if full else (tried[point % 2],):
             fresh()
             killed, _ = forked(root, scenario.run, point)
             code, _ = forked(root, then)
@@ -251,7 +255,34 @@ def captured() -> list[Action]:
     return [write_model, cli("capture", "old.yaml", "--model-io", "io")]
 
 
+def publish(*parts: str) -> Action:
+    """Return what publishes parts and, for each, a variant of it; it takes a hundredth of what `apply` takes."""
+
+    def run() -> None:
+        from graphsurgery.parts.folder import OutputFolder
+
+        with OutputFolder(Path("parts")) as output:
+            listed = [{"file": f"{part}.onnx"} for part in parts]
+            manifest = json.dumps({"graphsurgery": "9", "parts": listed, "variants": [f"v-{part}" for part in parts]})
+            output.write_text("manifest.json", manifest)
+            for part in parts:
+                output.write_text(f"{part}.onnx", " ".join(parts))
+                output.make_folder(f"v-{part}")
+                output.write_text(f"v-{part}/{part}.onnx", " ".join(parts))
+                listed = [{"file": f"{part}.onnx"}]
+                output.write_text(f"v-{part}/manifest.json", json.dumps({"graphsurgery": "9", "parts": listed}))
+            output.publish()
+
+    return run
+
+
 SCENARIOS = {
+    "publish": lambda: Scenario(
+        [publish("a", "b"), write_notes("parts", "parts/v-a", "parts/v-b")],
+        publish("b", "c"),
+        settled("parts/v-b"),
+        lambda root: files(root / "parts"),
+    ),
     "apply": lambda: Scenario(
         [write_model, apply("old"), write_notes("parts", "io", "io/p0")],
         apply("new"),
@@ -306,7 +337,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     for module in ("onnxruntime", "PIL.Image", "graphsurgery.cli", "graphsurgery.pipeline.whole_run"):
         importlib.import_module(module)
-    points, wrong = kill_everywhere(SCENARIOS[name](), work, int(sys.argv[3]) if len(sys.argv) > 3 else 1)
+    points, wrong = kill_everywhere(SCENARIOS[name](), work, sys.argv[3:] == ["full"])
     print(json.dumps({"points": points, "wrong": wrong}))
 
 

@@ -302,9 +302,9 @@ def test_a_link_that_leads_out_of_the_folder_is_refused_before_anything_changes(
 
 def test_two_folders_of_one_run_can_not_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphsurgery.files.commit.PATIENCE", 0.1)
-    with OutputFolder(tmp_path / "out"), pytest.raises(InputError, match="this run writes other files there"):
-        with writing(tmp_path / "out", math.inf):
-            pass
+    refused = pytest.raises(InputError, match="this run writes other files there")
+    with OutputFolder(tmp_path / "out"), refused, writing(tmp_path / "out", math.inf):
+        pass
 
 
 def test_works_in_the_folder_itself_and_by_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
