@@ -24,6 +24,7 @@ from typing_extensions import TypedDict  # pydantic brings it, and takes no othe
 
 from graphsurgery import files
 from graphsurgery.errors import CaptureError, InputError
+from graphsurgery.files.commit import edition, read_whole, settle
 from graphsurgery.images.canvas import Canvas
 
 Array = npt.NDArray[Any]
@@ -86,8 +87,8 @@ _INDEX = TypeAdapter(_Index)
 class Sample:
     """The tensors of one image. `height` and `width` are the image's own size, `file` says where it came from.
 
-    `digest` is that of its pixels. `computed` are tensors that the original has no name for; a graph that had passed
-    gave them, and no file holds them.
+    `digest` is that of its pixels, `edition` tells the capture that it belongs to from a later one. `computed` are
+    tensors that the original has no name for; a graph that had passed gave them, and no file holds them.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Sample:
     height: int
     width: int
     digest: str | None = None
+    edition: object = field(default=None, compare=False, repr=False)
     computed: dict[str, Array] = field(default_factory=dict, compare=False, repr=False)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -112,7 +114,7 @@ class Sample:
         self.computed.update({name: value for name, value in tensors.items() if name not in self})
 
     def load(self, name: str) -> Array:
-        """Read one tensor. Raises CaptureError if it is missing, damaged, or would have to be unpickled."""
+        """Read one tensor. Raises CaptureError if it is missing, damaged, of another capture, or to be unpickled."""
         return self.computed[name] if name in self.computed else self._read(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -124,6 +126,13 @@ class Sample:
 
     def _read(self, name: str, *, head_only: bool = False) -> Array:
         path = self._path(name)
+        try:
+            return self._plain(path, head_only)
+        finally:
+            if self.edition is not None and edition(self.folder.parent, INDEX) != self.edition:
+                raise CaptureError(f"{self.folder.parent}: was captured anew while this command read it; run it again")
+
+    def _plain(self, path: Path, head_only: bool) -> Array:
         try:
             files.require_regular(path, _LARGEST_TENSOR)
             array = np.load(path, mmap_mode="r" if head_only else None, allow_pickle=False)
@@ -157,7 +166,12 @@ class Capture:
     @classmethod
     def open(cls, folder: Path) -> Capture:
         """Read capture.json; tensors are read when asked for. Raises CaptureError for anything but a capture."""
+        return read_whole(folder, INDEX, lambda: cls._read(folder))
+
+    @classmethod
+    def _read(cls, folder: Path) -> Capture:
         index = folder / INDEX
+        now = edition(folder, INDEX)
         try:
             content = _INDEX.validate_python(files.read_json(index, _MOST_BYTES))
             canvas = Canvas.from_json(content["canvas"])
@@ -169,7 +183,15 @@ class Capture:
         except (OSError, ValueError, InputError) as error:
             raise CaptureError(f"{index}: can't be read ({files.reason(error)}); capture again") from error
         samples = tuple(
-            Sample(each["id"], folder / each["id"], each.get("file"), each["height"], each["width"], each.get("digest"))
+            Sample(
+                each["id"],
+                folder / each["id"],
+                each.get("file"),
+                each["height"],
+                each["width"],
+                each.get("digest"),
+                edition=now,
+            )
             for each in content["samples"]
         )
         taken: set[str] = set()
@@ -231,6 +253,7 @@ class Capture:
 
 def exists(folder: Path) -> bool:
     """Tell whether a capture was finished in `folder`."""
+    settle(folder)
     return (folder / INDEX).is_file()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ from graphsurgery.capture.samples import (
 )
 from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import CaptureError
-from graphsurgery.files import written_whole
+from graphsurgery.files.commit import Draft, writing
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.progress import Progress
 from graphsurgery.sources import Source, Tensors
@@ -45,59 +45,50 @@ def capture(
     total: int | None = None,
     overwrite: bool = False,
     request: Request | None = None,
+    draft: Draft | None = None,
 ) -> Capture:
     """Trace every image on the canvas of `source` into `folder`, and return what is then there.
 
     `images` are taken one at a time. They replace those of an earlier capture of the same model; one of another model
     is only replaced if `overwrite` is set. `request` is what was asked for, to be kept. `progress` is called with the
-    number done and `total`, 0 if it isn't known. What was in the folder stays whole until all are traced. Raises
-    CaptureError for an id that can't be a folder's name or comes twice, another model's folder, or a folder that can't
-    be written.
+    number done and `total`, 0 if it isn't known. What was in the folder stays whole until all are traced; `draft` is
+    where they are until then, if the caller has locked the folder. Raises CaptureError for an id that can't be a
+    folder's name or comes twice, another model's folder, or a folder that can't be written.
     """
     if total is None:
         total = len(images) if isinstance(images, Sized) else 0
     description = json.loads(json.dumps(source.describe()))
-    earlier = _earlier(folder)
-    if earlier is not None and not overwrite:
-        earlier.require_source(description)
     samples: list[Sample] = []
     taken: set[str] = set()
-    staging = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
     try:
-        staging.mkdir(parents=True)
-        for image in images:
-            name, pixels, file = InputImage(*image)
-            check_id(name)
-            refuse_twin(name, taken, str(folder))
-            placed = source.canvas.fit(pixels)
-            _write_sample(staging / name, source.trace(placed.input))
-            samples.append(Sample(name, folder / name, file, *placed.original, digest_of(pixels)))
-            if progress is not None:
-                progress(len(samples), total)
-        if not samples:
-            raise CaptureError(f"{folder}: there is no image to capture; name some")
-        _publish(staging, folder, samples, earlier)
-        _write_index(folder / INDEX, description, source.canvas, samples, request)
+        with contextlib.ExitStack() as stack:
+            draft = draft or stack.enter_context(writing(folder, math.inf))
+            earlier = Capture.open(folder) if exists(folder) else None
+            if earlier is not None and not overwrite:
+                earlier.require_source(description)
+            for image in images:
+                name, pixels, file = InputImage(*image)
+                check_id(name)
+                refuse_twin(name, taken, str(folder))
+                placed = source.canvas.fit(pixels)
+                _write_sample(draft.work / name, source.trace(placed.input))
+                samples.append(Sample(name, folder / name, file, *placed.original, digest_of(pixels)))
+                if progress is not None:
+                    progress(len(samples), total)
+            if not samples:
+                raise CaptureError(f"{folder}: there is no image to capture; name some")
+            _write_index(draft.work / INDEX, description, source.canvas, samples, request)
+            draft.publish(_files_of(earlier), INDEX)
     except OSError as error:
         raise CaptureError(f"{folder}: can't be written ({error}); make room, or name another folder") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Capture(folder, description, source.canvas, tuple(samples), request)
+    return Capture.open(folder)
 
 
-def _publish(staging: Path, folder: Path, samples: Sequence[Sample], earlier: Capture | None) -> None:
-    """Put finished samples in the place of those of an earlier capture; other files in the folder stay.
-
-    Until the index is written again, the folder is no capture: nobody takes a mixture for one.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    for stale in earlier.samples if earlier is not None else ():
-        shutil.rmtree(stale.folder, ignore_errors=True)
-    for sample in samples:
-        if sample.folder.exists():
-            shutil.rmtree(sample.folder)
-        (staging / sample.id).rename(sample.folder)
+def _files_of(earlier: Capture | None) -> Sequence[str]:
+    """Return the files of an earlier capture; others in its folder are the user's."""
+    if earlier is None:
+        return []
+    return [INDEX, *(f"{each.id}/{path.name}" for each in earlier.samples for path in each.folder.glob("*.npy"))]
 
 
 def reference_detections(source: Source, image: Array) -> Tensors:
@@ -113,10 +104,6 @@ def embedded_samples(count: int) -> Iterator[InputImage]:
     """Yield the images that a capture takes unless others are named: `demo.shapes.embedded_images`."""
     for shown in embedded_images(count):
         yield InputImage(str(shown.image_id), shown.image)
-
-
-def _earlier(folder: Path) -> Capture | None:
-    return Capture.open(folder) if exists(folder) else None
 
 
 def _write_sample(folder: Path, tensors: Tensors) -> None:
@@ -139,5 +126,4 @@ def _write_index(
             {"id": s.id, "file": s.file, "height": s.height, "width": s.width, "digest": s.digest} for s in samples
         ],
     }
-    with written_whole(index) as temporary:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    index.write_text(json.dumps(content, indent=2), encoding="utf-8")

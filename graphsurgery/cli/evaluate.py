@@ -63,7 +63,8 @@ def evaluate_command(
     from graphsurgery.evaluation.measure import BadImages, measure, missing
     from graphsurgery.evaluation.store import FileStore
     from graphsurgery.evaluation.tasks import Desk
-    from graphsurgery.parts.manifest import Manifest
+    from graphsurgery.files.commit import read_whole
+    from graphsurgery.parts.manifest import FILE_NAME, Manifest
 
     screen = screen_for(json_)
     if scheduler is not None and workers is not None:
@@ -71,10 +72,14 @@ def evaluate_command(
     require_pycocotools()
     devices = _devices(device or [])
     folder, recipe = _target(target, plugin)
-    manifest = Manifest.read(folder)
+
+    def described() -> tuple[Manifest, list[PartsColumn]]:
+        read = Manifest.read(folder)
+        places = {PARTS: folder, **{name: folder / name for name in variants(folder, read)}}
+        return read, [PartsColumn.of(name, place, devices) for name, place in places.items()]
+
+    manifest, parts = read_whole(folder, FILE_NAME, described)
     images, annotations, samples = _images(images, annotations, max_samples, recipe, manifest)
-    parts = [PartsColumn.of(PARTS, folder, devices)]
-    parts += [PartsColumn.of(name, folder / name, devices) for name in variants(folder, manifest)]
     place = out_ or folder.resolve().parent / "evaluation" / folder.resolve().name
     store = FileStore(place)
     if images is None or annotations is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 
@@ -14,7 +16,42 @@ from graphsurgery.cli.screen import err
 from graphsurgery.errors import Difference, GraphSurgeryError
 
 EXIT_INTERRUPTED = 130
+_SIGNALLED = 128  # and the number of the signal, as a shell has it
+_ENDING = ("SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_BUG = 70
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that ends a command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[list[Ended]]:
+    """Let the signals that end a process end the command as Ctrl-C does, and yield the list of those that came.
+
+    One that is ignored, as nohup has it, stays so.
+    """
+    came: list[Ended] = []
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would stop the removing
+        came.append(Ended(number))
+        raise came[-1]
+
+    there = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    before = {each: signal.getsignal(each) for each in there}
+    in_main = threading.current_thread() is threading.main_thread()  # no other may handle signals
+    mine = [each for each, handler in before.items() if in_main and handler is signal.SIG_DFL]
+    for each in mine:
+        signal.signal(each, end)
+    try:
+        yield came
+    finally:
+        for each in mine:
+            signal.signal(each, before[each])
 
 
 @contextlib.contextmanager
@@ -44,7 +81,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         message = " ".join(error.format_message().split())
         return 2, f"error: {message.rstrip('.')}. See: python -m graphsurgery --help" if message else ""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return EXIT_INTERRUPTED, "interrupted; what was there before is as it was"
+        code = _SIGNALLED + error.number if isinstance(error, Ended) else EXIT_INTERRUPTED
+        return code, "interrupted; nothing is half written, and what was there before is as it was"
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return 2, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
     if isinstance(error, BrokenPipeError):

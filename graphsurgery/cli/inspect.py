@@ -24,11 +24,14 @@ def inspect_command(
     Example: python -m graphsurgery inspect model/shapes/backbone_rpn.onnx
     """
     from graphsurgery.graph.model import Model
-    from graphsurgery.parts.manifest import Manifest
+    from graphsurgery.parts.folder import read_parts
 
     screen = screen_for(json_)
-    files = [path / part.file for part in Manifest.read(path).parts] if path.is_dir() else [path]
-    described = {str(file): _inspect(Model.load(file)) for file in files}
+    if path.is_dir():
+        models = read_parts(path, lambda read: {path / part.file: Model.load(path / part.file) for part in read.parts})
+    else:
+        models = {path: Model.load(path)}
+    described = {str(file): _inspect(model) for file, model in models.items()}
     for file, found in described.items():
         rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
         title = f"{file}: {found['nodes']} nodes, opset {found['opset']}"

@@ -30,17 +30,17 @@ def placement_command(
     from graphsurgery.devices.placement import place, shares
     from graphsurgery.devices.providers import CPU, PROVIDERS, parse_devices, refuse_unknown_devices
     from graphsurgery.graph.model import Model
-    from graphsurgery.parts.manifest import Manifest
+    from graphsurgery.parts.folder import read_parts
 
     screen = screen_for(json_)
-    manifest = Manifest.read(folder)
+    manifest, models = read_parts(folder, lambda read: (read, [Model.load(folder / part.file) for part in read.parts]))
     devices = manifest.choose_devices(folder, parse_devices(device or []))
     if not devices:
         raise InputError(f"{folder}: its parts are made for no provider; name one, for example --device npu=qnn")
     refuse_unknown_devices(devices, [part.device for part in manifest.parts], str(folder))
     placements = [
-        place(Model.load(folder / part.file), devices.get(part.device, CPU), name=f"part '{part.name}'")
-        for part in manifest.parts
+        place(model, devices.get(part.device, CPU), name=f"part '{part.name}'")
+        for part, model in zip(manifest.parts, models, strict=True)
     ]
     rows = [
         _row(part.name, placement.provider, shares([placement]))

@@ -32,21 +32,25 @@ def report_command(
 
     Example: python -m graphsurgery report model/shapes
     """
-    from graphsurgery.parts.manifest import FILE_NAME as MANIFEST
-    from graphsurgery.parts.manifest import Manifest
+    from graphsurgery.files.commit import read_whole
+    from graphsurgery.parts.manifest import FILE_NAME, Manifest
     from graphsurgery.report import html
     from graphsurgery.report.run_file import read_run
 
-    run = read_run(folder)
-    manifest = Manifest.read(folder).model_dump(mode="json") if (folder / MANIFEST).exists() else None
-    pictures: list[Any] = []
-    if not no_pictures and manifest is not None:
+    def one_run() -> tuple[Mapping[str, Any], Mapping[str, Any] | None, list[Any] | GraphSurgeryError]:
+        run = read_run(folder)
+        manifest = Manifest.read(folder).model_dump(mode="json") if (folder / FILE_NAME).exists() else None
         try:
-            pictures = _pictures(folder, run, model_io)
+            return run, manifest, [] if no_pictures or manifest is None else _pictures(folder, run, model_io)
         except GraphSurgeryError as error:
-            if model_io is not None:
-                raise
-            err.print(f"no pictures: {error}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+            return run, manifest, error
+
+    run, manifest, pictures = read_whole(folder, FILE_NAME, one_run)
+    if isinstance(pictures, GraphSurgeryError):
+        if model_io is not None:
+            raise pictures
+        err.print(f"no pictures: {pictures}", markup=False, highlight=False, soft_wrap=True, style="yellow")
+        pictures = []
     page = html.render(run, manifest, pictures)
     target = out_ or folder / REPORT
     save(target, lambda path: path.write_text(page, encoding="utf-8"))

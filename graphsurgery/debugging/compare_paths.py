@@ -23,7 +23,8 @@ from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts import manifest as manifests
-from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
+from graphsurgery.parts.folder import read_parts
+from graphsurgery.parts.manifest import Tensor, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 
@@ -121,8 +122,9 @@ def _file(path: Path) -> Playable:
 
 
 def _parts(folder: Path) -> Playable:
-    manifest = Manifest.read(folder)
-    return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input,))
+    return read_parts(
+        folder, lambda read: _playable(folder, Chain.open(folder, read, {}, optimise=False), (read.input,))
+    )
 
 
 def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:

@@ -17,12 +17,13 @@ import numpy as np
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging.bisect import bisect, from_mapping
-from graphsurgery.debugging.reproduction import save_tensors
+from graphsurgery.debugging.reproduction import files_of_reproduction, save_tensors
 from graphsurgery.errors import GraphSurgeryError
-from graphsurgery.files import written_whole
+from graphsurgery.files.commit import writing
 from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import frozen_batch
+from graphsurgery.parts.folder import RECORD, REPORT
 
 
 def record(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
@@ -63,8 +64,13 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _write(before: Model, after: Model, given: Mapping[str, np.ndarray], folder: Path) -> None:
-    with written_whole(folder) as work:
-        work.mkdir(parents=True)
-        before.save(work / "before.onnx")
-        after.save(work / "after.onnx")
-        save_tensors(given, work / "inputs")
+    with writing(folder) as draft:
+        before.save(draft.work / "before.onnx")
+        after.save(draft.work / "after.onnx")
+        save_tensors(given, draft.work / "inputs")
+        draft.publish(files_of_run(folder), "after.onnx")
+
+
+def files_of_run(folder: Path) -> list[str]:
+    """Return what failed runs leave in `folder`, as far as it is there; other files are the user's."""
+    return [*files_of_reproduction(folder), RECORD, REPORT]

@@ -20,12 +20,14 @@ import numpy as np
 
 from graphsurgery.debugging.reduce import Reduction
 from graphsurgery.errors import InputError
-from graphsurgery.files import written_whole
+from graphsurgery.files.commit import writing
+from graphsurgery.files.temporary import is_internal
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.rewrite.registry import source_file
 from graphsurgery.version import __version__
 
 _PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")
+_README = "README.txt"
 _FIRST_LINE = "What a pass breaks, reduced by graphsurgery"
 
 
@@ -38,10 +40,11 @@ def save_tensors(tensors: Mapping[str, np.ndarray], folder: Path) -> None:
 
 def check_place(folder: Path) -> None:
     """Raise InputError unless a reproduction can be put at `folder`: nothing is there, or an earlier one."""
-    readme = folder / "README.txt"
+    readme = folder / _README
     try:
         ours = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_FIRST_LINE)
-        if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        empty = folder.is_dir() and all(is_internal(each.name) for each in folder.iterdir())
+        if folder.exists() and not ours and not empty:
             raise InputError(f"{folder}: holds something else; give another folder with --out")
     except OSError as error:
         raise InputError(
@@ -50,23 +53,30 @@ def check_place(folder: Path) -> None:
 
 
 def write(found: Reduction, folder: Path, arguments: Sequence[str]) -> None:
-    """Write what was found under a temporary name and rename it; an earlier one in its place goes.
+    """Write what was found, all of it or nothing; an earlier one in its place goes.
 
     `arguments` are those of the command line that chose and configured the pass. Raises InputError.
     """
     check_place(folder)
     place = folder.resolve()
     try:
-        with written_whole(place) as work:
-            work.mkdir(parents=True)
+        with writing(place) as draft:
+            work = draft.work
             found.model.save(work / "before.onnx")
             if found.broken.after is not None:
                 found.broken.after.save(work / "after.onnx")
             save_tensors(found.given, work / "inputs")
             save_tensors(found.expected or {}, work / "expected")
-            (work / "README.txt").write_text(describe(found, arguments), encoding="utf-8")
+            (work / _README).write_text(describe(found, arguments), encoding="utf-8")
+            draft.publish(files_of_reproduction(place), _README)
     except OSError as error:
         raise InputError(f"{folder}: can't be written ({error.strerror or error}); give another --out") from error
+
+
+def files_of_reproduction(folder: Path) -> list[str]:
+    """Return what a reproduction in `folder` consists of, as far as it is there; other files are the user's."""
+    tensors = (path for name in ("inputs", "expected") for path in (folder / name).glob("*.npy"))
+    return ["before.onnx", "after.onnx", _README, *(path.relative_to(folder).as_posix() for path in tensors)]
 
 
 def describe(found: Reduction, arguments: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphsurgery.errors import InputError
+from graphsurgery.files import written_whole
 from graphsurgery.images.run_lengths import Mask, encode_rle
 
 HEIGHT, WIDTH = 256, 320
@@ -152,16 +153,13 @@ def write_dataset(folder: Path, images: int, seed: int) -> Path:
 
     def saved() -> Iterator[ShapeImage]:
         for shown in generate(images, seed):
-            target = folder / "images" / _file_name(shown)
-            part = target.with_name(target.name + ".part")
-            Image.fromarray(shown.image).save(part, format="PNG")
-            part.replace(target)
+            with written_whole(folder / "images" / _file_name(shown)) as image:
+                Image.fromarray(shown.image).save(image, format="PNG")
             yield shown
 
     target = folder / "instances.json"
-    part = target.with_name(target.name + ".part")
-    part.write_text(json.dumps(coco_annotations(saved())), encoding="utf-8")
-    part.replace(target)
+    with written_whole(target) as annotations:
+        annotations.write_text(json.dumps(coco_annotations(saved())), encoding="utf-8")
     return target
 
 

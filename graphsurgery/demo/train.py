@@ -27,6 +27,7 @@ from torchvision.models.detection import MaskRCNN
 
 from graphsurgery.demo.network import shapes_maskrcnn
 from graphsurgery.demo.shapes import TRAIN_SEED, VAL_SEED, ShapeImage, coco_annotations, draw, generate
+from graphsurgery.files import written_whole
 
 _PEAK_RATE = 3e-3
 _WARM_UP_SHARE = 0.15
@@ -149,9 +150,8 @@ def _target(shown: ShapeImage, device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def _save(model: MaskRCNN, out: Path) -> None:
-    part = out.with_name(out.name + ".part")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, part)
-    part.replace(out)
+    with written_whole(out) as file:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
 
 
 if __name__ == "__main__":

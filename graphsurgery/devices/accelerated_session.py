@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from graphsurgery.devices.attach import attach
 from graphsurgery.devices.providers import DeviceChoice, require, session_options
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import InputError, MissingTool, ModelError, first_line
+from graphsurgery.files.temporary import reserved
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name
 from graphsurgery.graph.protos import stored_outside
@@ -131,21 +131,18 @@ class _KeptContext:
     @contextlib.contextmanager
     def renewed(self) -> Iterator[Path]:
         """Yield a path to compile to; what is there afterwards takes the place of the old one."""
-        temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.onnx")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            if not temporary.exists():  # nothing was compiled: all of it fell back, which was allowed
-                return
-            proto = ModelProto.FromString(temporary.read_bytes())
-            for key, value in ((_MADE_OF, self._key), (_MADE_FOR, self._part)):
-                proto.metadata_props.append(StringStringEntryProto(key=key, value=value))
-            temporary.write_bytes(proto.SerializeToString())
-            temporary.replace(self.path)
+            with reserved(self.path.parent, self.path.suffix) as temporary:
+                yield temporary
+                if not temporary.exists():  # nothing was compiled: all of it fell back, which was allowed
+                    return
+                proto = ModelProto.FromString(temporary.read_bytes())
+                for key, value in ((_MADE_OF, self._key), (_MADE_FOR, self._part)):
+                    proto.metadata_props.append(StringStringEntryProto(key=key, value=value))
+                temporary.write_bytes(proto.SerializeToString())
+                temporary.replace(self.path)
         except OSError as error:
             raise InputError(
                 f"{self._part}: context={self.path}: can't be written ({error.strerror or error})"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

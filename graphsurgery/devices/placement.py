@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from onnx import ModelProto
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import ModelError, first_line
+from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 
@@ -140,8 +140,8 @@ def place(
     require(choice, f"{name} on {choice.provider}")
     if choice.provider == "vitisai":
         refuse_what_aborts(model, name, allow_fallback=True)
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-", ignore_cleanup_errors=True) as folder:
-        reply, log = _ask(model, choice, name, {"optimise": optimise, "profile": profile}, Path(folder))
+    with temporary_folder() as folder:
+        reply, log = _ask(model, choice, name, {"optimise": optimise, "profile": profile}, folder)
     found = _from_profile(reply["profile"]) if "assigned" not in reply else dict(_marked(reply["assigned"]))
     names = {PROVIDERS[choice.provider].ort_name: choice.provider, CPU.details.ort_name: CPU.provider}
     default = FOLDED if "assigned" in reply else choice.provider

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from graphsurgery.devices.providers import parse_devices
 from graphsurgery.errors import InputError
+from graphsurgery.files.commit import read_whole
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.parts.folder import read_parts, sha256_of
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.sources import Source, SourceSpec
 
@@ -92,18 +94,23 @@ class PartsColumn:
         Raises InputError for a folder without manifest and for a device that no part is on, ModelError for a part that
         is missing or broken.
         """
-        manifest = Manifest.read(folder)
+        return read_parts(folder, lambda manifest: PartsColumn._of(name, folder, manifest, devices or {}))
+
+    @staticmethod
+    def _of(name: str, folder: Path, manifest: Manifest, devices: Mapping[str, str]) -> PartsColumn:
         there = sorted({part.device for part in manifest.parts})
-        absent = sorted(set(devices or {}) - set(there))
+        absent = sorted(set(devices) - set(there))
         if absent:
             raise InputError(f"{folder}: no part is on device '{absent[0]}'; the parts are on {', '.join(there)}")
-        chosen = {**manifest.devices, **(devices or {})}
+        chosen = {**manifest.devices, **devices}
         on = {device: chosen.get(device, "cpu") for device in there}
         plugins = [] if set(on.values()) == {"cpu"} else ["onnxruntime-qnn"]
         content = {
             "format": _FORMAT,
-            "manifest": manifest.model_dump(mode="json", exclude={"variants", "devices"}),
-            "files": {file.name: _sha256(file) for part in manifest.parts for file in _files(folder, part.file)},
+            "manifest": manifest.model_dump(
+                mode="json", exclude={"variants": True, "devices": True, "parts": {"__all__": {"size", "sha256"}}}
+            ),
+            "files": {file.name: sha256_of(file) for part in manifest.parts for file in _files(folder, part.file)},
             "devices": on,
             "versions": _versions("onnxruntime", *plugins),
         }
@@ -120,9 +127,12 @@ class PartsColumn:
         """As Column. Raises what check() and Detector.load do."""
         from graphsurgery.runtime.detector import Detector
 
-        self.check()
-        devices = parse_devices([f"{device}={provider}" for device, provider in self.devices])
-        detector = Detector.load(self.folder, devices, threads=threads)
+        def load() -> Detector:
+            self.check()
+            devices = parse_devices([f"{device}={provider}" for device, provider in self.devices])
+            return Detector.load(self.folder, devices, threads=threads)
+
+        detector = read_whole(self.folder, FILE_NAME, load)
         return Opened(detector.canvas, detector.on_canvas)
 
 
@@ -232,11 +242,6 @@ def _files(folder: Path, part: str) -> list[Path]:
     proto = Model.load(folder / part).proto
     outside = {entry.value for each in stored_outside(proto) for entry in each.external_data if entry.key == "location"}
     return [folder / name for name in (part, *sorted(outside))]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: object) -> str:

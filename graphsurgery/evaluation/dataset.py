@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from graphsurgery import files as doors
 from graphsurgery.errors import InputError
+from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.images.annotations import read_annotations
 from graphsurgery.images.files import MOST_BYTES, ImageFile, named_images, opened, why_unread
 
@@ -148,5 +148,5 @@ def drawn_or_given(images: Path | None, annotations: Path | None, count: int) ->
     if images is not None and annotations is not None:
         yield images, annotations
         return
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-") as folder:
-        yield draw_shapes(Path(folder), count)
+    with temporary_folder() as folder:
+        yield draw_shapes(folder, count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, catego
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
-from graphsurgery.files import written_whole
+from graphsurgery.files.commit import Draft, writing
 from graphsurgery.progress import Watcher
 
 # the field of an annotation without which there is nothing to measure a kind by
@@ -83,10 +85,13 @@ def measure(
     pictures = [picture for picture in dataset.pictures if picture.id not in bad]
     if not pictures:
         raise InputError(f"{dataset.place}: none of its images can be read ({unreadable[0].reason}); give others")
-    evaluation = _judge(columns, dataset, pictures, watcher, categories, store, threads, results, per_category)
-    evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
-    if results is not None:
-        _write(results / "summary.json", evaluation, indent=1)
+    with _results(results) as draft:
+        folder = None if draft is None else draft.work
+        evaluation = _judge(columns, dataset, pictures, watcher, categories, store, threads, folder, per_category)
+        evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
+        if draft is not None:
+            _write(draft.work / "summary.json", evaluation, indent=1)
+            draft.publish([path.name for path in draft.work.iterdir()], "summary.json")
     return Measured(evaluation, len(tasks), reused)
 
 
@@ -162,9 +167,18 @@ def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int]) -> list
     return [kind for kind in given if kind == "bbox" or any(entry.get(_NEEDS[kind]) for entry in entries)]
 
 
-def _write(path: Path, content: object, indent: int | None = None) -> None:
+@contextlib.contextmanager
+def _results(folder: Path | None) -> Iterator[Draft | None]:
+    """Yield a draft of what is to be written into `folder`. Raises InputError where that can't be."""
+    if folder is None:
+        yield None
+        return
     try:
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+        with writing(folder, math.inf) as draft:
+            yield draft
     except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror or error}); make room, or give --out") from error
+        raise InputError(f"{folder}: can't be written ({error.strerror or error}); make room, or give --out") from error
+
+
+def _write(path: Path, content: object, indent: int | None = None) -> None:
+    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")

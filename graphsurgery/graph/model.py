@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import written_whole
+from graphsurgery.files.commit import settle
 from graphsurgery.graph import view
 from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
 
@@ -32,6 +33,7 @@ class Model:
         Raises ModelError for a missing, truncated or foreign file, and for external data outside its folder.
         """
         path = Path(path)
+        settle(path.parent)
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -1,54 +1,94 @@
-"""The output folder: written beside its place, then put there in one step, so that it is never half old, half new."""
+"""The folder of parts: written beside what is there and published at one point, read as of one run."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from graphsurgery import files
 from graphsurgery.errors import InputError
-from graphsurgery.parts.manifest import FILE_NAME, MOST_BYTES
+from graphsurgery.files.commit import read_whole, writing
+from graphsurgery.files.temporary import is_internal
+from graphsurgery.parts.manifest import FILE_NAME, MOST_BYTES, Manifest, PartEntry
 
 RECORD = "run.json"
 REPORT = "report.html"
+
+Result = TypeVar("Result")
+
+
+def read_parts(folder: Path, read: Callable[[Manifest], Result]) -> Result:
+    """Return what `read` makes of the manifest in `folder` and its parts, which are all of one run.
+
+    Raises InputError where there is no manifest, or a part is not the file that it describes; what `read` raises.
+    """
+
+    def read_one_run() -> Result:
+        manifest = Manifest.read(folder)
+        for part in manifest.parts:
+            _require_described(folder, part)
+        return read(manifest)
+
+    return read_whole(folder, FILE_NAME, read_one_run)
+
+
+def _require_described(folder: Path, part: PartEntry) -> None:
+    """Raise InputError where a part is not the file that was written with the manifest; `read` sees what is missing."""
+    path = folder / part.file
+    if part.sha256 is None or not path.is_file():
+        return
+    if path.stat().st_size != part.size or sha256_of(path) != part.sha256:
+        raise InputError(
+            f"{path}: is not the file that {FILE_NAME} describes; apply again, or, where it was changed on purpose, "
+            f"take its size and sha256 out of {folder / FILE_NAME}"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OutputFolder:
     """A folder that takes the place of `path` when `publish` is called, and vanishes if it is not.
 
-    `work` is where to write. Raises InputError right away when `path` can't be written or holds something that no
-    run wrote.
+    `work` is where to write. Raises InputError right away when `path` can't be written, holds something that no
+    run wrote, or is being written by another process.
     """
+
+    work: Path
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # '.' has no name to put another beside, and a link must go on pointing at the folder
+        # '.' has no name to call it by, and a link must go on pointing at the folder
         self._place = path.resolve()
         if not self._place.name:
             raise InputError(f"{path}: is no folder that can be replaced; give another folder with --out")
-        self.work = self._place.with_name(f".{self._place.name}.{os.getpid()}.tmp")
-        self._old = self._place.with_name(f".{self._place.name}.{os.getpid()}.old")
-        self._new_parents = [parent for parent in self._place.parents if not parent.exists()]
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> OutputFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give another folder with --out")
         try:
-            if self.path.is_dir() and any(self.path.iterdir()) and _files_of_run(self.path) is None:
-                raise InputError(f"{self.path}: holds files that are not parts; give another folder with --out")
-            self.work.mkdir(parents=True)
-            if self.path.is_dir() and not os.access(self.path, os.W_OK):
+            if self._place.is_dir() and not os.access(self._place, os.W_OK):
                 raise PermissionError(13, "no permission to write")
+            self._draft = self._stack.enter_context(writing(self._place))
+            if any(not is_internal(each.name) for each in self._place.iterdir()) and _files_of_run(self._place) is None:
+                raise InputError(f"{self.path}: holds files that are not parts; give another folder with --out")
         except BaseException as error:  # Ctrl-C too: nobody else would remove what was just made
-            self._remove_work()
+            self._stack.close()
             if isinstance(error, OSError):
                 raise InputError(
                     f"{self.path}: can't be written ({files.reason(error)}); give another --out"
                 ) from error
             raise
+        self.work = self._draft.work
         return self
 
     def make_folder(self, name: str) -> Path:
@@ -66,54 +106,35 @@ class OutputFolder:
         except OSError as error:
             raise InputError(f"{self.path / name}: can't be written ({error.strerror})") from error
 
-    def publish(self) -> None:
-        """Put the new folder in the place of the old one; the user's own files in the old one move along.
+    def write_manifest(self, manifest: Manifest, name: str = "") -> Manifest:
+        """Write the manifest of the parts that lie in the folder `name`; return it with their sizes and hashes."""
+        parts = []
+        for part in manifest.parts:
+            path = self.work / name / part.file
+            parts.append(part.model_copy(update={"size": path.stat().st_size, "sha256": sha256_of(path)}))
+        manifest = manifest.model_copy(update={"parts": parts})
+        self.write_text(f"{name}/{FILE_NAME}".lstrip("/"), manifest.to_json())
+        return manifest
 
-        What the old folder's manifest does not name is the user's. Raises InputError, having changed nothing, when
-        the old folder can't be replaced, or when a file of the user's stands where a new one would.
+    def publish(self) -> None:
+        """Put the new files in the places of the old ones; the user's own files are not touched.
+
+        What the old folder's manifests do not name is the user's. Raises InputError, having changed nothing, when
+        an old file can't be replaced, or when a file of the user's stands where a new one would.
         """
         try:
-            kept = self._users_files()
-            for name in kept:
-                if (self.work / name).exists():
-                    raise InputError(f"{self.path / name}: is in the way, and no run wrote it; move it")
-            try:
-                if self._place.exists():
-                    self._place.rename(self._old)
-                self.work.rename(self._place)
-            finally:
-                if self._old.exists() and not self._place.exists():
-                    self._old.rename(self._place)
+            self._draft.publish(_files_of_run(self._place) or (), FILE_NAME)
         except OSError as error:
             raise InputError(f"{self.path}: can't be replaced ({error.strerror}); is a file in it open?") from error
-        try:
-            for name in kept:
-                (self._old / name).rename(self._place / name)
-        except OSError as error:
-            where = f"{self._old} ({error.strerror})"
-            raise InputError(f"{self.path}: the new parts are there, but other files were left in {where}") from error
-        shutil.rmtree(self._old, ignore_errors=True)
-
-    def _users_files(self) -> list[str]:
-        if not self._place.is_dir():
-            return []
-        own = _files_of_run(self._place) or set()
-        return sorted(entry.name for entry in self._place.iterdir() if entry.name not in own)
-
-    def _remove_work(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        for parent in self._new_parents:
-            with contextlib.suppress(OSError):  # it is not empty: something was put there
-                parent.rmdir()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._remove_work()
+        self._stack.close()
 
 
-def _files_of_run(folder: Path) -> set[str] | None:
-    """Return the names of what a run wrote into `folder`; None when there is no manifest of ours.
+def _files_of_run(folder: Path, *, with_variants: bool = True) -> set[str] | None:
+    """Return what a run wrote into `folder`, as relative paths; None when there is no manifest of ours.
 
     It may be another version's manifest, so no more of it is read than that.
     """
@@ -121,7 +142,18 @@ def _files_of_run(folder: Path) -> set[str] | None:
         manifest = files.read_json(folder / FILE_NAME, MOST_BYTES)
         if "graphsurgery" not in manifest:
             return None
-        own = {FILE_NAME, RECORD, REPORT, *(str(part["file"]) for part in manifest["parts"])}
-        return own | {str(name) for name in manifest.get("variants", ())}
+        names = [
+            FILE_NAME,
+            RECORD,
+            REPORT,
+            *(name for part in manifest["parts"] if (name := str(part["file"])).endswith(".onnx")),
+        ]
+        variants = [str(name) for name in manifest.get("variants", ())] if with_variants else []
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # no manifest.json, or somebody else's
         return None
+    below = {
+        f"{name}/{file}"
+        for name in filter(files.is_plain_name, variants)
+        for file in _files_of_run(folder / name, with_variants=False) or ()
+    }
+    return below | set(filter(files.is_plain_name, names))

@@ -75,12 +75,17 @@ class Batch(_Section):
 
 
 class PartEntry(_Section):
-    """One part: an ONNX file beside the manifest, and the device that the recipe wants it on."""
+    """One part: an ONNX file beside the manifest, and the device that the recipe wants it on.
+
+    `size` in bytes and `sha256` are those of the file; earlier versions wrote none.
+    """
 
     name: str
     device: str
     accelerator: bool
     file: str
+    size: int | None = None
+    sha256: str | None = None
     batch: Batch | None
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]

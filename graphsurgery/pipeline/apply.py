@@ -27,7 +27,7 @@ from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_parts
+from graphsurgery.parts.manifest import Manifest, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
 from graphsurgery.progress import Silent, Watcher
@@ -258,7 +258,7 @@ def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -
             list(whole.outputs),
             source.classes,
         )
-        output.write_text(FILE_NAME, manifest.to_json())
+        manifest = output.write_manifest(manifest)
     run.record.describe(parts)
     return manifest
 

@@ -18,7 +18,7 @@ from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.gate.gate import Judged
 from graphsurgery.partition import static
 from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.parts.manifest import FILE_NAME, Manifest, describe_part
+from graphsurgery.parts.manifest import Manifest, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.recipe.load import Recipe, Variant
@@ -96,7 +96,7 @@ def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: 
     own = manifest.model_copy(
         update={"parts": [describe_part(part) for part in parts], "devices": dict(variant.devices), "variants": []}
     )
-    output.write_text(f"{variant.name}/{FILE_NAME}", own.to_json())
+    output.write_manifest(own, variant.name)
 
 
 def require_precision(recipe: Recipe, record: Record) -> None:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
-from graphsurgery.errors import Difference, InputError, MissingTool
+from graphsurgery.debugging import failure
+from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import PARTS
+from graphsurgery.files.commit import Draft, edition, writing
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
-from graphsurgery.parts.manifest import FILE_NAME, Manifest
+from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import precision, variants
 from graphsurgery.pipeline.apply import Run, RunWatcher, failed_folder
@@ -129,9 +132,7 @@ def make_parts(
         variants.make_variant(run, variant, done.parts, done.manifest, output, required)
     passed = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
     manifest = done.manifest.model_copy(update={"variants": passed})
-    if passed:
-        output.write_text(FILE_NAME, manifest.to_json())
-    return manifest
+    return output.write_manifest(manifest) if passed else manifest
 
 
 def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, required: bool) -> Manifest:
@@ -154,8 +155,7 @@ def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, 
     if not unplayable:
         return manifest
     manifest = manifest.model_copy(update={"variants": [v for v in manifest.variants if v not in unplayable]})
-    output.write_text(FILE_NAME, manifest.to_json())
-    return manifest
+    return output.write_manifest(manifest)
 
 
 def latencies(
@@ -176,12 +176,11 @@ def latencies(
 
 def _leave_record(record: Record, folder: Path) -> None:
     """Put run.json and report.html beside the graphs that a failed pass left; nothing may hide the failure itself."""
-    with contextlib.suppress(OSError):
-        if record.error is None or str(folder) not in record.error["hint"]:
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier run, which has nothing to do with this one
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
-        (folder / REPORT).write_text(html.render(record.to_json(), None), encoding="utf-8")
+    with contextlib.suppress(OSError, InputError), writing(folder) as draft:
+        (draft.work / RECORD).write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+        (draft.work / REPORT).write_text(html.render(record.to_json(), None), encoding="utf-8")
+        graphs_are_its_own = record.error is not None and str(folder) in record.error["hint"]
+        draft.publish([RECORD, REPORT] if graphs_are_its_own else failure.files_of_run(folder), RECORD)
 
 
 def captured(
@@ -194,18 +193,44 @@ def captured(
     can't be read.
     """
     folder = options.model_io
-    if not captures.exists(folder):
-        return _note(record, _take(recipe, source, _asked_for(recipe, options), options, watcher, record), "captured")
-    earlier = captures.Capture.open(folder)
+    seen = edition(folder, captures.INDEX)
+    found, asked, reason = _there(recipe, source, options, watcher)
+    if found is not None:
+        return _note(record, found, "used again")
+    with _locked(folder, watcher) as draft:
+        if edition(folder, captures.INDEX) != seen:  # another run captured, and this one waited for it
+            found, asked, reason = _there(recipe, source, options, watcher)
+            if found is not None:
+                return _note(record, found, "used again")
+        watcher.begin("capture" if reason is None else f"capture anew: {reason}")
+        taken = _take(recipe, source, asked, options, watcher, draft, record, overwrite=reason is not None)
+    return _note(record, taken, "captured" if reason is None else "captured anew", reason)
+
+
+def _there(
+    recipe: Recipe, source: Source, options: Options, watcher: RunWatcher
+) -> tuple[captures.Capture | None, captures.Request, str | None]:
+    """Return the capture that is there if it will do, what is asked for, and why it won't do, if one is there."""
+    if not captures.exists(options.model_io):
+        return None, _asked_for(recipe, options), None
+    earlier = captures.Capture.open(options.model_io)
     earlier.require_model(source.describe())
     asked = _asked_for(recipe, options, earlier.request)
     watcher.begin("compare the capture with what is asked for")
     reason = _lacks(earlier, recipe, source, asked)
     if reason is None:
-        return _note(record, replace(earlier, samples=earlier.samples[: asked.samples]), "used again")
-    watcher.begin(f"capture anew: {reason}")
-    again = _take(recipe, source, asked, options, watcher, record, overwrite=True)
-    return _note(record, again, "captured anew", reason)
+        return replace(earlier, samples=earlier.samples[: asked.samples]), asked, None
+    return None, asked, reason
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, watcher: RunWatcher) -> Iterator[Draft]:
+    """Yield a draft of what is captured into `folder`, as soon as no other run captures there."""
+    try:
+        with writing(folder, math.inf, lambda owner: watcher.begin(f"wait for {owner} which captures")) as draft:
+            yield draft
+    except OSError as error:
+        raise CaptureError(f"{folder}: can't be written ({error}); make room, or name another folder") from error
 
 
 def _lacks(earlier: captures.Capture, recipe: Recipe, source: Source, asked: captures.Request) -> str | None:
@@ -244,7 +269,8 @@ def capture_samples(
     given = {"images": options.images, "samples": options.max_samples}
     by_hand = tuple(name for name, value in given.items() if value is not None)
     asked = replace(_asked_for(recipe, options), by_hand=by_hand)
-    return _take(recipe, source, asked, options, watcher, overwrite=overwrite)
+    with _locked(options.model_io, watcher) as draft:
+        return _take(recipe, source, asked, options, watcher, draft, overwrite=overwrite)
 
 
 def _asked_for(recipe: Recipe, options: Options, earlier: captures.Request | None = None) -> captures.Request:
@@ -276,6 +302,7 @@ def _take(
     asked: captures.Request,
     options: Options,
     watcher: RunWatcher,
+    draft: Draft,
     record: Record | None = None,
     *,
     overwrite: bool = False,
@@ -291,6 +318,7 @@ def _take(
         lambda done, _: watcher.advance(done, total),
         overwrite=overwrite,
         request=asked,
+        draft=draft,
     )
     if record is not None:
         record.spent("capture", time.perf_counter() - begin)

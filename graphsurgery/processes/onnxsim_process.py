@@ -19,7 +19,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from onnx import ModelProto
 
 from graphsurgery.devices.operator_sets import why_unknown
 from graphsurgery.errors import MissingTool, PassError
+from graphsurgery.files.temporary import temporary_folder
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 120.0
@@ -93,7 +93,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.busy = True
-        self._folder = tempfile.TemporaryDirectory(prefix="graphsurgery-")
+        self._files = contextlib.ExitStack()
+        self._folder = self._files.enter_context(temporary_folder())
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "graphsurgery.processes.onnxsim_process"],
@@ -121,7 +122,7 @@ class Worker:
 
     @property
     def _messages(self) -> Path:
-        return Path(self._folder.name) / "stderr.txt"
+        return self._folder / "stderr.txt"
 
     def simplify(
         self, model: ModelProto, seconds: float, memory_mb: int, largest_mb: float, skip: Sequence[str]
@@ -135,7 +136,7 @@ class Worker:
             if "error" in greeting:
                 raise MissingTool(f"pass 'simplify' needs onnxsim: {greeting['error']}; pip install onnxsim")
             self._ready, self.busy = True, False
-        before, after = Path(self._folder.name) / "before.onnx", Path(self._folder.name) / "after.onnx"
+        before, after = self._folder / "before.onnx", self._folder / "after.onnx"
         try:
             before.write_bytes(model.SerializeToString())
         except (ValueError, EncodeError) as error:
@@ -182,7 +183,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.cleanup()
+        self._files.close()
 
     def _reply(self, seconds: float, memory_mb: int | None) -> dict[str, Any]:
         """Wait for the next reply, watching the limits."""

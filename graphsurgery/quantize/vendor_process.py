@@ -21,7 +21,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -34,6 +33,7 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import InputError, MissingTool, PassError
+from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, tensor_names
 from graphsurgery.graph.protos import bodies, walk_protos
@@ -60,8 +60,7 @@ def quantize_apart(
     `progress` counts the feeds as they are stored; what follows takes longer and says nothing. Raises MissingTool
     when the package can't be loaded there, PassError when it fails.
     """
-    with tempfile.TemporaryDirectory(prefix="graphsurgery-", ignore_cleanup_errors=True) as folder:
-        work = Path(folder)
+    with temporary_folder() as work:
         try:
             (work / FLOAT).write_bytes(model.SerializeToString())
         except (ValueError, EncodeError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.runtime.player import Chain
 
@@ -42,17 +43,21 @@ class Detector:
         """Load the parts in `folder`; `devices` maps device names of the manifest to providers, before what it says.
 
         `threads` are those of an operator on the CPU, 0 for ONNX Runtime's choice; without `spin` they sleep while
-        another part works. Raises InputError for a folder without a valid manifest or with a part missing, and for a
-        node that a provider would leave to the CPU unless `allow_fallback`; MissingTool for a provider that is not
-        here.
+        another part works. Raises InputError for a folder without a valid manifest, with a part missing or another
+        file in its place, and for a node that a provider would leave to the CPU unless `allow_fallback`; MissingTool
+        for a provider that is not here.
         """
-        manifest = Manifest.read(folder)
-        refuse_unknown_devices(devices or {}, (part.device for part in manifest.parts), str(folder))
-        chosen = manifest.choose_devices(folder, devices or {})
-        require_installed(chosen)
-        canvas = Canvas.from_json(manifest.canvas)
-        chain = Chain.open(folder, manifest, chosen, threads=threads, spin=spin, allow_fallback=allow_fallback)
-        return Detector(manifest, canvas, chain, {part.device: chosen.get(part.device, CPU) for part in manifest.parts})
+
+        def read(manifest: Manifest) -> Detector:
+            refuse_unknown_devices(devices or {}, (part.device for part in manifest.parts), str(folder))
+            chosen = manifest.choose_devices(folder, devices or {})
+            require_installed(chosen)
+            canvas = Canvas.from_json(manifest.canvas)
+            chain = Chain.open(folder, manifest, chosen, threads=threads, spin=spin, allow_fallback=allow_fallback)
+            played_by = {part.device: chosen.get(part.device, CPU) for part in manifest.parts}
+            return Detector(manifest, canvas, chain, played_by)
+
+        return read_parts(folder, read)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Return boxes [M,4], labels [M], scores [M] and masks [M,1,h,w] (or keypoints) in pixels of `image`.

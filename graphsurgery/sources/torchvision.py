@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
 from graphsurgery.errors import InputError, first_line
+from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
@@ -56,8 +56,8 @@ class TorchvisionSource:
         """Return the whole graph, traced on a sample image. Raises InputError when the exporter fails."""
         self._forget_scales()
         image = sample_image(0, 0, self.canvas)
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            file = folder / "model.onnx"
             try:
                 with quiet(), torch.no_grad():
                     torch.onnx.export(

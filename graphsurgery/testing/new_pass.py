@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from onnx.defs import OpSchema
 
 from graphsurgery.errors import InputError, did_you_mean
+from graphsurgery.files.commit import writing
 from graphsurgery.rewrite import Effect
 from graphsurgery.rewrite.registry import KEBAB, discover, source_file
 
@@ -114,18 +116,20 @@ class NewPass:
 
     def write(self) -> None:
         """Write both files. Raises InputError, having written neither, where one is there already."""
-        for path in (self.file, self.test):
-            if path.exists():
-                raise InputError(f"{path}: there is such a file already, and none is overwritten; take another name")
-        written: list[Path] = []
+        texts = {self.file: self.source, self.test: self.test_source}
+        folder, path = Path(os.path.commonpath([path.parent.absolute() for path in texts])), self.file
         try:
-            for path, text in ((self.file, self.source), (self.test, self.test_source)):
-                with path.open("x", encoding="utf-8", newline="\n") as stream:
-                    written.append(path)
-                    stream.write(text)
+            with writing(folder) as draft:
+                for path, text in texts.items():
+                    if path.exists():
+                        raise InputError(
+                            f"{path}: there is such a file already, and none is overwritten; take another name"
+                        )
+                    place = draft.work / path.absolute().relative_to(folder)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_text(text, encoding="utf-8", newline="\n")
+                draft.publish((), self.test.name)
         except OSError as error:
-            for half in written:
-                half.unlink(missing_ok=True)
             raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -6,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from graphsurgery.errors import InputError
+from graphsurgery.files.commit import settle, writing
+from graphsurgery.files.temporary import JOURNAL
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME
 
@@ -160,51 +163,148 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
             output.write_text("run.json", "{}")
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-@pytest.mark.parametrize("error", [PermissionError(13, "Access is denied"), KeyboardInterrupt()])
-def test_a_swap_that_fails_halfway_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, error: BaseException
+def failing_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Let the renaming of file `number` of a publish fail; the first is the commit point."""
+    replace, count = Path.replace, [0]
+
+    def sometimes(self: Path, target: Path) -> Path:
+        count[0] += 1
+        if count[0] == number:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", sometimes)
+
+
+DENIED = PermissionError(13, "Access is denied", "head.onnx")
+
+
+@pytest.mark.parametrize("error", [DENIED, KeyboardInterrupt()])
+def test_a_publish_that_fails_before_its_commit_point_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     out = tmp_path / "out"
     run(out, "head")
     before = content(out)
-    rename, count = Path.rename, [0]
-
-    def sometimes(self: Path, target: Path) -> Path:
-        count[0] += 1
-        if count[0] == failing:
-            raise error
-        return rename(self, target)
-
-    expected = InputError if isinstance(error, OSError) else KeyboardInterrupt
     with OutputFolder(out) as output:
         write(output, "body")
-        monkeypatch.setattr(Path, "rename", sometimes)
-        with pytest.raises(expected):
+        failing_at(monkeypatch, 1, error)
+        with pytest.raises(InputError if isinstance(error, OSError) else KeyboardInterrupt):
             output.publish()
-        monkeypatch.undo()
     assert content(out) == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_file_of_the_users_that_can_not_be_moved_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", [2, 3, 4])
+def test_an_interrupt_behind_the_commit_point_does_not_stop_a_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    out = tmp_path / "out"
+    run(out, "head")
+    with OutputFolder(out) as output:
+        write(output, "body")
+        failing_at(monkeypatch, failing, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            output.publish()
+    assert sorted(content(out)) == ["body.onnx", "manifest.json", "run.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it is tried again for ten seconds")
+def test_what_is_in_the_way_behind_the_commit_point_is_told_and_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(out, "head")
+    with OutputFolder(out) as output:
+        write(output, "body")
+        failing_at(monkeypatch, 2, DENIED)
+        with pytest.raises(InputError, match=r"can't take their places \(head\.onnx: Access is denied\)"):
+            output.publish()
+    settle(out)
+    assert sorted(content(out)) == ["body.onnx", "manifest.json", "run.json"]
+    with OutputFolder(out):  # and what it left is gone
+        pass
+    assert sorted(p.name for p in out.iterdir()) == ["body.onnx", "manifest.json", "run.json"]
+
+
+def test_files_of_the_users_and_the_folder_stay_where_they_are(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(out, "head")
     (out / "notes.txt").write_text("mine", encoding="utf-8")
-    rename = Path.rename
+    there = [(path.stat().st_ino, path.stat().st_ctime_ns) for path in (out / "notes.txt",)]
+    folder = out.stat().st_ino
+    run(out, "body")
+    assert [(path.stat().st_ino, path.stat().st_ctime_ns) for path in (out / "notes.txt",)] == there
+    assert out.stat().st_ino == folder
 
-    def stuck(self: Path, target: Path) -> Path:
-        if self.name == "notes.txt":
-            raise PermissionError(13, "Access is denied")
-        return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", stuck)
+def test_a_variant_goes_but_not_what_the_user_put_into_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with OutputFolder(out) as output:
+        write(output, "head")
+        output.write_text(FILE_NAME, json.dumps({**json.loads(manifest("head")), "variants": ["int8", "htp"]}))
+        for variant in ("int8", "htp"):
+            output.make_folder(variant)
+            output.write_text(f"{variant}/{FILE_NAME}", manifest("head"))
+            output.write_text(f"{variant}/head.onnx", "new")
+        output.publish()
+    (out / "int8" / "mine.txt").write_text("mine", encoding="utf-8")
+    run(out, "head")
+    assert sorted(content(out)) == ["head.onnx", os.path.join("int8", "mine.txt"), "manifest.json", "run.json"]  # noqa: PTH118
+    assert not (out / "htp").exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_has_none_of_them_removed(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "mine.onnx"
+    run(out, "head")
+    other.write_text("mine", encoding="utf-8")
+    names = ["../mine.onnx", str(other), "..", "."]
+    (out / FILE_NAME).write_text(
+        json.dumps({"graphsurgery": "1", "parts": [{"file": name} for name in names], "variants": names}),
+        encoding="utf-8",
+    )
+    run(out, "body")
+    assert other.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"from": "../x"}, {"from": "x"}, {"put": ["../x"]}, {"remove": ["../mine"]}, {"remove": ["/mine"]}, {"format": 9}],
+)
+def test_a_journal_that_leads_elsewhere_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    out = tmp_path / "out"
+    run(out, "head")
+    (tmp_path / "mine").touch()
+    journal = {"format": 1, "from": ".graphsurgery-x", "remove": [], "put": [], **change}
+    (out / JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
+    for act in (lambda: settle(out), lambda: OutputFolder(out).__enter__()):
+        with pytest.raises(InputError, match=r"journal: can't be used .*; remove it"):
+            act()
+    assert (tmp_path / "mine").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege there")
+def test_a_link_that_leads_out_of_the_folder_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    run(out, "head")
+    elsewhere.mkdir()
+    (out / "int8").symlink_to(elsewhere, target_is_directory=True)
+    before = content(out)
     with OutputFolder(out) as output:
         write(output, "body")
-        with pytest.raises(InputError, match=r"left in .*\.old"):
+        output.make_folder("int8")
+        output.write_text("int8/head.onnx", "new")
+        with pytest.raises(InputError, match="a link leads out of the folder"):
             output.publish()
-    assert [text for name, text in content(tmp_path).items() if name.endswith("notes.txt")] == ["mine"]
-    assert (out / "body.onnx").is_file()
+    assert content(out) == before
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_two_folders_of_one_run_can_not_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphsurgery.files.commit.PATIENCE", 0.1)
+    refused = pytest.raises(InputError, match="this run writes other files there")
+    with OutputFolder(tmp_path / "out"), refused, writing(tmp_path / "out", math.inf):
+        pass
 
 
 def test_works_in_the_folder_itself_and_by_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

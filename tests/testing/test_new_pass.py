@@ -168,14 +168,14 @@ def test_leaves_no_half_where_the_second_file_can_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = new_pass("lower-oddity", "Conv", plugin=tmp_path / "mine.py")
-    open_ = Path.open
+    write_text = Path.write_text
 
-    def full(path: Path, *arguments: object, **options: object) -> object:
-        if path == written.test:
+    def full(path: Path, *arguments: object, **options: object) -> int:
+        if path.name == written.test.name:
             raise OSError(28, "No space left on device")
-        return open_(path, *arguments, **options)  # type: ignore[call-overload]
+        return write_text(path, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(InputError, match=r"test_mine\.py: can't be written \(No space left on device\)"):
         written.write()
     assert list(tmp_path.iterdir()) == []

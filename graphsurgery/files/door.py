@@ -1,18 +1,14 @@
-"""The door that every file comes in by, and files and folders that are written whole or not at all.
+"""The door that every file comes in by which somebody else may have made.
 
-A file that somebody else made may be a pipe that never ends, a device, a link to one, or larger than the memory. So
-what is read is a regular file of a size that its kind may have, and JSON of a depth that is safe to walk. OSErrors and
-ValueErrors are the caller's to explain: `reason` is what such an error says.
+It may be a pipe that never ends, a device, a link to one, or larger than the memory. So what is read is a regular file
+of a size that its kind may have, and JSON of a depth that is safe to walk. OSErrors and ValueErrors are the caller's to
+explain: `reason` is what such an error says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,24 +84,3 @@ def first_fault(error: ValidationError, *place: str | int) -> str:
 def _short(text: str, most: int = 120) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` to write a file or a folder to, which takes the place of `path` at the end.
-
-    Until then what was there stays; if anything is raised, it stays for good, and nothing else is left. OSErrors are
-    the caller's to explain.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # where its folder can't even be looked into, there is no such file
-            if temporary.is_dir():
-                shutil.rmtree(temporary)
-            else:
-                temporary.unlink(missing_ok=True)

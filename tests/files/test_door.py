@@ -1,54 +1,13 @@
+"""What is let in: regular files of their kind's size, JSON that can be walked, names that are no paths."""
+
+from __future__ import annotations
+
 import os
 from pathlib import Path
 
 import pytest
 
-from graphsurgery.files import read_bytes, read_json, read_text, reason, written_whole
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*"))
-
-
-def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old", encoding="utf-8")
-    with written_whole(path) as temporary:
-        temporary.write_text("new", encoding="utf-8")
-        assert path.read_text(encoding="utf-8") == "old"
-    assert path.read_text(encoding="utf-8") == "new"
-    assert names(tmp_path) == ["a.txt"]
-
-
-def test_a_folder_takes_the_place_of_the_old_one_with_all_that_is_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.mkdir()
-    (path / "old").touch()
-    with written_whole(path) as temporary:
-        temporary.mkdir()
-        (temporary / "new").touch()
-        assert names(path) == ["old"]
-    assert names(tmp_path) == ["a", "new"]
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
-def test_what_was_there_stays_when_writing_fails(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "a"
-    path.write_text("old", encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as temporary:  # noqa: PT012
-        if kind == "file":
-            temporary.write_text("half", encoding="utf-8")
-        elif kind == "folder":
-            temporary.mkdir()
-            (temporary / "half").touch()
-        raise KeyboardInterrupt
-    assert path.read_text(encoding="utf-8") == "old"
-    assert names(tmp_path) == ["a"]
-
-
-def test_what_can_not_be_written_is_an_oserror(tmp_path: Path) -> None:
-    with pytest.raises(OSError), written_whole(tmp_path / "none" / "a") as temporary:  # noqa: PT011
-        temporary.write_text("x", encoding="utf-8")
+from graphsurgery.files import is_plain_name, read_bytes, read_json, read_text, reason
 
 
 def test_a_file_of_its_kinds_size_is_read(tmp_path: Path) -> None:
@@ -103,3 +62,15 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(ValueError, match="utf-8"):
         read_text(path, 1)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "int8", "\N{GREEK SMALL LETTER ALPHA} b", "x" * 200])
+def test_a_plain_name_is_one_everywhere(name: str) -> None:
+    assert is_plain_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "C:a", "/a", "nul", "COM1.onnx", ".a", "a.", "a ", "a\0", "x" * 201]
+)
+def test_what_leads_elsewhere_or_is_none_on_some_system_is_no_plain_name(name: str) -> None:
+    assert not is_plain_name(name)

@@ -1,0 +1,345 @@
+"""Kills commands at every event in the file system, in turn, and looks at what is left.
+
+    python kill_points.py SCENARIO FOLDER [full]     prints how many points there were, and what was wrong at which
+
+All commands run in forks of one process that has imported everything and has started no thread, which saves the second
+that each would take to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+_CHANGES: Final = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
+Action = Callable[[], object]
+
+
+def die_at(root: Path, number: int | None) -> Callable[[], int]:
+    """Have this process killed just before change `number` below `root`; return how to ask for the count so far."""
+    count = 0
+
+    def listen(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event == "open":
+            if isinstance(arguments[0], int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event not in _CHANGES:
+            return
+        place = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
+        if place.startswith("/") and not place.startswith(str(root)):
+            return
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    sys.addaudithook(listen)
+    return lambda: count
+
+
+def forked(root: Path, action: Action, kill_at: int | None = None) -> tuple[int, int]:
+    """Run `action` in a child, in `root`; return its exit code, -9 if it was killed, and the changes that it made."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.chdir(root)
+            with (root.parent / "log.txt").open("w", encoding="utf-8") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            changes = die_at(root, kill_at)
+            try:
+                action()
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 0
+            os.write(writer, str(changes()).encode())
+            (root.parent / "modules.txt").write_text(" ".join(sys.modules), encoding="utf-8")
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    counted = os.read(reader, 20)
+    os.close(reader)
+    return os.waitstatus_to_exitcode(status), int(counted or 0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`prepare` is done once, in a folder; then `run` is killed in copies of it.
+
+    `state` says what of the outputs is there, of which run. After a kill comes `look`, which changes nothing, or `run`
+    once more. `kept` are files that an interrupted run may leave, to go on from there.
+    """
+
+    prepare: Sequence[Action]
+    run: Action
+    look: Action
+    state: Callable[[Path], object]
+    kept: str = r"(?!)"
+    codes: Sequence[int] = (0,)  # of the run, when it was done already
+
+
+def import_all(listed: Path) -> None:
+    """Import what a child had to import, so that the next one need not."""
+    for name in listed.read_text(encoding="utf-8").split():
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def names(root: Path, kept: str) -> list[str]:
+    """Return all that is below `root`, but for what may be kept."""
+    found = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+    return sorted(name for name in found if not re.fullmatch(kept, name))
+
+
+def kill_everywhere(scenario: Scenario, work: Path, full: bool) -> tuple[int, list[str]]:
+    """Return how many points there are, and what was wrong.
+
+    Behind each point comes `look` or `run`, in turn, or first one and then, from the same point on, the other.
+    """
+    template, root = work / "template", work / "root"
+    template.mkdir(parents=True)
+    (template / "tmp").mkdir()
+    for action in (*scenario.prepare, scenario.look):
+        assert forked(template, action)[0] == 0, (work / "log.txt").read_text(encoding="utf-8")
+        import_all(work / "modules.txt")
+
+    def fresh() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(template, root)
+
+    fresh()
+    old = (scenario.state(root), names(root, scenario.kept))
+    code, points = forked(root, scenario.run)
+    assert code == 0, (work / "log.txt").read_text(encoding="utf-8")
+    import_all(work / "modules.txt")
+    new = (scenario.state(root), names(root, scenario.kept))
+    assert old[0] != new[0], "the run changes nothing"
+    wrong = []
+    tried = ((scenario.look, (old, new)), (scenario.run, (new,)))
+    for point in range(points):
+        for then, allowed in tried if full else (tried[point % 2],):
+            fresh()
+            killed, _ = forked(root, scenario.run, point)
+            code, _ = forked(root, then)
+            if killed != -signal.SIGKILL or code not in (scenario.codes if then is scenario.run else (0,)):
+                log = (work / "log.txt").read_text(encoding="utf-8").strip()
+                wrong.append(f"point {point}: killed {killed}, then {code}: {log[-300:]}")
+            elif (seen := (scenario.state(root), names(root, scenario.kept))) not in allowed:
+                wrong.append(f"point {point}: {seen}")
+    return points, wrong
+
+
+# --- the scenarios -----------------------------------------------------------------------------------------------
+
+
+def cli(*arguments: object) -> Action:
+    """Return what runs a command of the command line."""
+
+    def run() -> None:
+        from graphsurgery.cli import main
+
+        sys.argv = ["graphsurgery", *map(str, arguments)]
+        main()
+
+    return run
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def files(root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): digest(path) for path in root.rglob("*") if path.is_file()}
+
+
+def write_model() -> None:
+    import numpy as np
+    import onnx
+    from PIL import Image
+
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1,3,8,16] image) => (float[1,2,8,16] y) <float[2,3,1,1] w = {0.1, 0.2, 0.3, -0.4, 0.5, -0.6}> {
+        h = Conv(image, w)
+        i = Identity(h)
+        y = Relu(i)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), "tiny.onnx")
+    for album, numbers in (("photos", (0, 1)), ("others", (1, 2))):
+        Path(album).mkdir()
+        for number in numbers:
+            pixels = np.full((8, 16, 3), 40 * number + len(album), np.uint8)
+            Image.fromarray(pixels).save(f"{album}/p{number}.png")
+    for name in ("old", "new"):
+        recipe = "source: {onnx: tiny.onnx, size: [8, 16]}\ncapture: {images: photos, samples: 2}\n"
+        Path(f"{name}.yaml").write_text(recipe + "passes: [drop-identity]\n", encoding="utf-8")
+
+
+def write_notes(*folders: str) -> Action:
+    """Return what puts files of the user's into folders."""
+
+    def write() -> None:
+        for folder in folders:
+            Path(folder, "mine").mkdir()
+            Path(folder, "mine", "model.onnx").write_text("mine", encoding="utf-8")
+            Path(folder, "notes.txt").write_text("mine", encoding="utf-8")
+
+    return write
+
+
+def apply(name: str) -> Action:
+    return cli("apply", f"{name}.yaml", "--out", "parts", "--model-io", "io")
+
+
+def parts_state(root: Path) -> object:
+    """Tell which run each file of the parts is of; times differ from run to run."""
+    found = files(root / "parts") if (root / "parts").is_dir() else {}
+    for name in {"run.json", "manifest.json"} & set(found):
+        content = json.loads((root / "parts" / name).read_text(encoding="utf-8"))["recipe"]
+        found[name] = content if isinstance(content, str) else content["name"]
+    if "report.html" in found:
+        page = (root / "parts" / "report.html").read_text(encoding="utf-8")
+        found["report.html"] = str(sorted(set(re.findall(r"\b(?:old|new)\.onnx\b|<h1>[^<]*", page))))
+    return found, files(root / "io")
+
+
+def write_bars() -> None:
+    bars = importlib.import_module("bars")
+    bars.write_parts(Path("parts"))
+    bars.write_images(Path(), 3)
+
+
+def evaluate(count: int) -> Action:
+    given = ("--images", "images", "--annotations", "instances.json", "--workers", 1, "--no-original")
+    return cli("evaluate", "parts", *given, "--max-samples", count)
+
+
+def evaluation_state(root: Path) -> object:
+    place = root / "evaluation" / "parts"
+    summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+    results = json.loads((place / "results_parts.json").read_text(encoding="utf-8"))
+    return summary["samples"], len({each["image_id"] for each in results}), files(root / "parts")
+
+
+def settled(folder: str) -> Action:
+    """Return what does no more than any command does that reads a folder."""
+
+    def settle() -> None:
+        from graphsurgery.files import commit
+
+        commit.settle(Path(folder))
+
+    return settle
+
+
+def captured() -> list[Action]:
+    return [write_model, cli("capture", "old.yaml", "--model-io", "io")]
+
+
+def publish(*parts: str) -> Action:
+    """Return what publishes parts and, for each, a variant of it; it takes a hundredth of what `apply` takes."""
+
+    def run() -> None:
+        from graphsurgery.parts.folder import OutputFolder
+
+        with OutputFolder(Path("parts")) as output:
+            listed = [{"file": f"{part}.onnx"} for part in parts]
+            manifest = json.dumps({"graphsurgery": "9", "parts": listed, "variants": [f"v-{part}" for part in parts]})
+            output.write_text("manifest.json", manifest)
+            for part in parts:
+                output.write_text(f"{part}.onnx", " ".join(parts))
+                output.make_folder(f"v-{part}")
+                output.write_text(f"v-{part}/{part}.onnx", " ".join(parts))
+                listed = [{"file": f"{part}.onnx"}]
+                output.write_text(f"v-{part}/manifest.json", json.dumps({"graphsurgery": "9", "parts": listed}))
+            output.publish()
+
+    return run
+
+
+SCENARIOS = {
+    "publish": lambda: Scenario(
+        [publish("a", "b"), write_notes("parts", "parts/v-a", "parts/v-b")],
+        publish("b", "c"),
+        settled("parts/v-b"),
+        lambda root: files(root / "parts"),
+    ),
+    "apply": lambda: Scenario(
+        [write_model, apply("old"), write_notes("parts", "io", "io/p0")],
+        apply("new"),
+        cli("inspect", "parts"),
+        parts_state,
+    ),
+    "apply, the first time": lambda: Scenario(
+        captured(),
+        cli("apply", "new.yaml", "--out", "deep/parts", "--model-io", "io"),
+        cli("check", "io", "io"),
+        lambda root: (sorted(files(root / "deep")), files(root / "io")),
+    ),
+    "capture": lambda: Scenario(
+        [*captured(), write_notes("io", "io/p0", "io/p1")],
+        cli("capture", "old.yaml", "--model-io", "io", "--images", "others", "--overwrite"),
+        cli("check", "io", "io"),
+        lambda root: files(root / "io"),
+    ),
+    "evaluate": lambda: Scenario(
+        [write_bars, evaluate(2), write_notes("parts", "evaluation/parts")],
+        evaluate(3),
+        settled("evaluation/parts"),
+        evaluation_state,
+        r"evaluation/parts/progress_parts\.jsonl",
+    ),
+    "quantize": lambda: Scenario(
+        [*captured(), lambda: shutil.copy("tiny.onnx", "q.onnx"), write_notes(".")],
+        cli("quantize", "tiny.onnx", "--inputs", "io", "--out", "q.onnx"),
+        cli("inspect", "q.onnx"),
+        lambda root: digest(root / "q.onnx"),
+    ),
+    "report": lambda: Scenario(
+        [write_model, apply("old"), lambda: Path("parts/report.html").write_text("old", encoding="utf-8")],
+        cli("report", "parts", "--no-pictures"),
+        cli("inspect", "parts"),
+        lambda root: (files(root / "parts") | {"run.json": ""}, files(root / "io")),
+    ),
+    "new-pass": lambda: Scenario(
+        [write_notes(".")],
+        cli("new-pass", "lower-foo", "--matches", "Conv", "--plugin", "lower_foo.py"),
+        settled("."),
+        lambda root: sorted(files(root)),
+        codes=(0, 2),
+    ),
+}
+
+
+def main() -> None:
+    """Run one scenario in a folder."""
+    name, work = sys.argv[1], Path(sys.argv[2]).resolve()
+    os.environ["TMPDIR"] = str(work / "root" / "tmp")
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    for module in ("onnxruntime", "PIL.Image", "graphsurgery.cli", "graphsurgery.pipeline.whole_run"):
+        importlib.import_module(module)
+    points, wrong = kill_everywhere(SCENARIOS[name](), work, sys.argv[3:] == ["full"])
+    print(json.dumps({"points": points, "wrong": wrong}))
+
+
+if __name__ == "__main__":
+    main()
