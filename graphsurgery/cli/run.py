@@ -56,20 +56,24 @@ def run_command(
     first = load_image(files[0])  # what is no image is told before the parts are loaded
     devices = parse_devices(device or [])
     detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []  # of several images for --json alone: masks of thousands take the memory
+    rows: list[list[str]] = []
     with Display() as display, closing(_detect(detector, first, files[1:], pipeline)) as found_in:
         display.begin("run")
         for file, target, (picture, found) in zip(files, targets, found_in, strict=True):
             drawn = draw_detections(picture, found, detector.manifest.classes, score)
             save(target, partial(drawn.save, format="PNG"))
             detections = describe_detections(found, detector.manifest.classes)
-            results.append({"image": str(file), "folder": str(folder), "detections": detections})
+            result = {"image": str(file), "folder": str(folder), "detections": detections}
             if several:
-                write_json(str(target.with_suffix(".json")), results[-1])
-            display.advance(len(results), len(files))
+                write_json(str(target.with_suffix(".json")), result)
+            if json_ or not several:
+                results.append(result)
+            rows.append([file.name, str(len(_shown(result, score)))])
+            display.advance(len(rows), len(files))
     if several:
-        write_json(json_, {"folder": str(folder), "images": results, "seconds": detector.seconds})
-        rows = [[Path(each["image"]).name, str(len(_shown(each, score)))] for each in results]
+        if json_:
+            write_json(json_, {"folder": str(folder), "images": results, "seconds": detector.seconds})
         screen.print(terminal.plain_table(f"Detections in {len(files)} images", ["image", "detections"], rows))
         written = [targets[0].parent] if json_ in (None, "-") else [Path(str(json_)), targets[0].parent]
     else:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from graphsurgery import files
 from graphsurgery.errors import RecipeError
 
 MAX_BYTES = 1_000_000
@@ -124,12 +125,9 @@ def read_yaml(path: Path, shown: str) -> Node:
     Raises RecipeError if it can't be read, is over 1 MB, isn't UTF-8, or falls into one of the traps above.
     """
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        raise RecipeError(f"{shown}: can't be read: {error.strerror}") from error
-    if size > MAX_BYTES:
-        raise RecipeError(f"{shown}: {size} bytes is too large for a recipe; the limit is {MAX_BYTES}")
+        data = files.read_bytes(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{shown}: can't be read: {files.reason(error)}") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
