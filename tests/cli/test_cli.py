@@ -401,9 +401,8 @@ def simplifying(child: psutil.Process, root: Path) -> bool:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("stage", [writing, simplifying])
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_run_leaves_nothing_behind(
-    snapshot: Snapshot, detector: Applied, tmp_path: Path, stage: Callable[[psutil.Process, Path], bool], name: str
+    snapshot: Snapshot, detector: Applied, tmp_path: Path, stage: Callable[[psutil.Process, Path], bool]
 ) -> None:
     copied(detector, tmp_path)
     (tmp_path / "temporary").mkdir()
@@ -416,7 +415,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
         stderr=subprocess.PIPE,
         encoding="utf-8",
         env=child_environment() | {"TMPDIR": str(tmp_path / "temporary")},
-        preexec_fn=lambda: signal.signal(signal.Signals[name], signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     watched = psutil.Process(child.pid)
     deadline = time.monotonic() + 60
@@ -425,9 +424,9 @@ def test_an_interrupted_run_leaves_nothing_behind(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     workers = watched.children(recursive=True)
-    child.send_signal(signal.Signals[name])
+    child.send_signal(signal.SIGINT)
     _, complaints = child.communicate(timeout=60)
-    assert child.returncode == 128 + signal.Signals[name]
+    assert child.returncode == 130
     assert complaints.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in complaints
     assert snapshot(tmp_path) == before
@@ -455,7 +454,7 @@ def test_a_full_disk_is_one_line_and_the_old_parts_stay(
 
 def full(write: Callable[..., int], file: str) -> Callable[..., int]:
     def fails(path: Path, *arguments: object, **options: object) -> int:
-        if file in path.name:
+        if path.name == file or (path.name.startswith(".graphsurgery-") and path.suffix == Path(file).suffix):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return write(path, *arguments, **options)
 
