@@ -20,7 +20,6 @@ import gc
 import json
 import os
 import platform
-import shutil
 import statistics
 import tempfile
 import time
@@ -131,10 +130,15 @@ def prepare(
 
 def quantized(parts: Path, context: PassContext, target: Path) -> Path:
     """Copy a folder of parts with those for the accelerator in 8 bits."""
-    shutil.copytree(parts, target)
-    for part in Manifest.read(parts).parts:
-        if part.accelerator:
-            apply_passes([Quantize()], Model.load(parts / part.file), context).model.save(target / part.file)
+    manifest = Manifest.read(parts)
+    with OutputFolder(target) as output:
+        for part in manifest.parts:
+            model = Model.load(parts / part.file)
+            if part.accelerator:
+                model = apply_passes([Quantize()], model, context).model
+            model.save(output.work / part.file)
+        output.write_manifest(manifest)
+        output.publish()
     return target
 
 

@@ -82,7 +82,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {message.rstrip('.')}. See: python -m graphsurgery --help" if message else ""
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         code = _SIGNALLED + error.number if isinstance(error, Ended) else EXIT_INTERRUPTED
-        return code, "interrupted; nothing is half written, and what was there before is as it was"
+        return code, "interrupted; no output is half written"
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return 2, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
     if isinstance(error, BrokenPipeError):

@@ -105,12 +105,17 @@ class PartsColumn:
         chosen = {**manifest.devices, **devices}
         on = {device: chosen.get(device, "cpu") for device in there}
         plugins = [] if set(on.values()) == {"cpu"} else ["onnxruntime-qnn"]
+        read = {part.file: part.sha256 for part in manifest.parts}  # `read_parts` has compared them
         content = {
             "format": _FORMAT,
             "manifest": manifest.model_dump(
                 mode="json", exclude={"variants": True, "devices": True, "parts": {"__all__": {"size", "sha256"}}}
             ),
-            "files": {file.name: sha256_of(file) for part in manifest.parts for file in _files(folder, part.file)},
+            "files": {
+                file.name: read.get(file.name) or sha256_of(file)
+                for part in manifest.parts
+                for file in _files(folder, part.file)
+            },
             "devices": on,
             "versions": _versions("onnxruntime", *plugins),
         }

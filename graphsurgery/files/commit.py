@@ -196,14 +196,15 @@ def _with_parent(folder: Path) -> Sequence[Path]:
 @contextlib.contextmanager
 def _locked(folder: Path, patience: float, waiting: Callable[[str], object]) -> Iterator[None]:
     path = folder / FOLDER_LOCK
-    begin = time.monotonic()
+    begin, told = time.monotonic(), ""
     while (lock := _take(path)) is None:
         who = owner(path)
         if time.monotonic() > begin + PATIENCE and is_own(path):
             raise InputError(f"{folder}: this run writes other files there; give another folder for one of the two")
         if time.monotonic() > begin + patience:
             raise InputError(f"{folder}: {who} is writing into it; wait for its end, or give another folder")
-        waiting(who)
+        if who != told:
+            waiting(told := who)
         time.sleep(_POLL)
     try:
         yield

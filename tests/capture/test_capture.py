@@ -167,6 +167,30 @@ def test_an_id_that_is_no_folder_name_everywhere_is_refused(tmp_path: Path, name
         capture(Brightness(), [(name, picture(1))], tmp_path)
 
 
+def test_files_of_the_users_stay_and_are_not_overwritten(tmp_path: Path) -> None:
+    capture(Brightness(), [("1", picture(0)), ("2", picture(0))], tmp_path)
+    for place in (tmp_path, tmp_path / "1", tmp_path / "2"):
+        (place / "notes.txt").write_text("mine", encoding="utf-8")
+    capture(Brightness(), [("2", picture(255))], tmp_path)
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["notes.txt"]
+    assert (tmp_path / "2" / "notes.txt").is_file()
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "mean.npy").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"mean\.npy: is in the way, and no run wrote it"):
+        capture(Brightness(), [("3", picture(0))], tmp_path)
+    assert [sample.id for sample in Capture.open(tmp_path).samples] == ["2"]
+
+
+def test_samples_that_were_replaced_while_they_were_read_are_not_mixed(tmp_path: Path) -> None:
+    capture(Brightness(), [("1", picture(0)), ("2", picture(0))], tmp_path)
+    one, other = Capture.open(tmp_path).samples
+    one.load("mean")
+    capture(Brightness(), [("1", picture(255))], tmp_path)
+    for sample in (one, other):
+        with pytest.raises(CaptureError, match="was captured anew while this command read it; run it again"):
+            sample.load("mean")
+
+
 def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
     for second in ("Cat", "cat"):
         with pytest.raises(CaptureError, match="two images have the id"):

@@ -392,7 +392,7 @@ def copied(detector: Applied, root: Path) -> None:
 
 
 def writing(child: psutil.Process, root: Path) -> bool:
-    return any(path.name.endswith(".tmp") for path in root.iterdir())
+    return any((root / "parts").glob(".graphsurgery-*/new"))
 
 
 def simplifying(child: psutil.Process, root: Path) -> bool:
@@ -405,6 +405,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
     snapshot: Snapshot, detector: Applied, tmp_path: Path, stage: Callable[[psutil.Process, Path], bool]
 ) -> None:
     copied(detector, tmp_path)
+    (tmp_path / "temporary").mkdir()
     before = snapshot(tmp_path)
     arguments = ("detector.yaml", "--out", "parts", "--model-io", "model_io", "--set", "passes=[simplify]")
     child = subprocess.Popen(
@@ -413,7 +414,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env=child_environment(),
+        env=child_environment() | {"TMPDIR": str(tmp_path / "temporary")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     watched = psutil.Process(child.pid)
@@ -453,7 +454,7 @@ def test_a_full_disk_is_one_line_and_the_old_parts_stay(
 
 def full(write: Callable[..., int], file: str) -> Callable[..., int]:
     def fails(path: Path, *arguments: object, **options: object) -> int:
-        if file in path.name:
+        if path.name == file or (path.name.startswith(".graphsurgery-") and path.suffix == Path(file).suffix):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return write(path, *arguments, **options)
 

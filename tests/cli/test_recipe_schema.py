@@ -45,7 +45,7 @@ def test_a_file_has_the_passes_of_a_plug_in_with_their_options(cli: Cli, tmp_pat
     assert (idle["properties"], idle["required"]) == ({"seconds": {"type": "number"}}, ["seconds"])
     assert "idle-a-while" not in {one["const"] for one in names["anyOf"]}
     assert {file.name for file in tmp_path.iterdir()} >= {"idle.py", "recipe.schema.json"}
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".graphsurgery*"))
 
 
 def test_prints_the_page_for_people(cli: Cli) -> None:

@@ -1,8 +1,12 @@
+import os
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from graphsurgery.files import written_whole
+from graphsurgery.files.temporary import clear, temporary_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -19,27 +23,13 @@ def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> Non
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_takes_the_place_of_the_old_one_with_all_that_is_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.mkdir()
-    (path / "old").touch()
-    with written_whole(path) as temporary:
-        temporary.mkdir()
-        (temporary / "new").touch()
-        assert names(path) == ["old"]
-    assert names(tmp_path) == ["a", "new"]
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+@pytest.mark.parametrize("kind", ["file", "nothing"])
 def test_what_was_there_stays_when_writing_fails(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a"
     path.write_text("old", encoding="utf-8")
     with pytest.raises(KeyboardInterrupt), written_whole(path) as temporary:  # noqa: PT012
         if kind == "file":
             temporary.write_text("half", encoding="utf-8")
-        elif kind == "folder":
-            temporary.mkdir()
-            (temporary / "half").touch()
         raise KeyboardInterrupt
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["a"]
@@ -48,3 +38,44 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path, kind: str) -> N
 def test_what_can_not_be_written_is_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(OSError), written_whole(tmp_path / "none" / "a") as temporary:  # noqa: PT011
         temporary.write_text("x", encoding="utf-8")
+
+
+def test_a_temporary_name_keeps_the_suffix_by_which_a_format_is_known(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "a.onnx") as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".onnx")
+        temporary.touch()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the one that is killed is a fork")
+def test_what_a_killed_run_left_goes_and_what_a_living_one_has_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "graphsurgery-mine.txt").touch()
+    (tmp_path / "graphsurgery-mine").mkdir()
+    process = os.fork()
+    if process == 0:
+        with temporary_folder() as folder, written_whole(tmp_path / "a.onnx") as file:
+            (folder / "deep").mkdir()
+            (folder / "deep" / "x").touch()
+            file.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert len(names(tmp_path)) == 8
+    with temporary_folder() as folder:
+        clear(tmp_path, "graphsurgery-")
+        clear(tmp_path)
+        assert folder.is_dir()
+        lock = f"{folder.name}.lock"
+        assert names(tmp_path) == sorted(["graphsurgery-mine", "graphsurgery-mine.txt", folder.name, lock])
+    assert names(tmp_path) == ["graphsurgery-mine", "graphsurgery-mine.txt"]
+
+
+def test_a_name_holds_what_two_containers_do_not_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with written_whole(tmp_path / "a") as one, written_whole(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("one", encoding="utf-8")
+        other.write_text("other", encoding="utf-8")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "one"
+    assert names(tmp_path) == ["a"]

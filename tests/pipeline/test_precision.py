@@ -159,7 +159,7 @@ def test_ctrl_c_ends_a_run_and_its_processes(place: Path, wait: float) -> None:
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130, err
-    assert err.strip() == "interrupted; what was there before is as it was"
+    assert err.strip() == "interrupted; no output is half written"
     assert not psutil.wait_procs(children, timeout=20)[1]
     assert not (place / "out").exists()
-    assert not [entry.name for entry in place.iterdir() if entry.name.endswith(".tmp")]
+    assert not [entry.name for entry in place.iterdir() if entry.name.startswith(".graphsurgery")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ import pytest
 from capture.test_capture import Brightness
 from PIL import Image
 
-from graphsurgery.capture.samples import Capture
+from graphsurgery.capture import take
+from graphsurgery.capture.samples import Capture, Request
 from graphsurgery.errors import CaptureError, GraphSurgeryError, InputError, ModelError
+from graphsurgery.files.commit import writing
+from graphsurgery.images.files import load_image
 from graphsurgery.pipeline.whole_run import Options, capture_samples, captured
 from graphsurgery.progress import Silent
 from graphsurgery.recipe.load import Recipe, load_recipe
@@ -284,3 +289,22 @@ def test_what_was_captured_stays_whole_until_all_of_it_is_replaced(place: Place)
         place.apply("{images: photos, samples: 5}")
     assert {path: path.read_bytes() for path in place.io.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in place.folder.iterdir()) == ["io", "photos", "tiny.yaml"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the other run is a fork")
+def test_a_run_waits_for_another_that_captures_the_same_and_uses_it(place: Place) -> None:
+    process = os.fork()
+    if process == 0:
+        try:
+            with writing(place.io) as draft:
+                (place.folder / "begun").touch()
+                time.sleep(0.5)
+                images = [(f"p{n}", load_image(place.photos / f"p{n}.png")) for n in range(3)]
+                request = Request(str((place.folder / "photos").absolute()), None, 3)
+                take.capture(Source(), images, place.io, request=request, draft=draft)
+        finally:
+            os._exit(0)
+    while not (place.folder / "begun").exists():
+        time.sleep(0.01)
+    assert place.apply(PHOTOS)["verdict"] == "used again"
+    os.waitpid(process, 0)
