@@ -3,8 +3,8 @@
     python benchmarks/memory.py model/shapes              # 2,000 images of the demo, `run --pipeline 2`
     python benchmarks/memory.py model/shapes --images 500
 
-The images are drawn first. Goal: less than 10 MB between the 200th image and the last. Prints the resident memory of the
-process at both, and exit 1 where the goal is missed.
+The images are drawn first. Goal: less than 10 MB between the 200th image and the last. Prints the resident memory of
+the process at both; exit 1 where the goal is missed.
 """
 
 from __future__ import annotations
