@@ -7,7 +7,7 @@ of them: that is the canvas, which the graph has been exported for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,8 @@ from graphsurgery.errors import InputError
 
 Array = npt.NDArray[Any]
 
-Resize = Literal["fit", "letterbox", "stretch", "edges", "none"]
+Resize = Literal["fit", "stretch", "none"]
+Rounding = Literal["down", "half_up", "half_even"]
 Interpolation = Literal["bilinear", "nearest", "pil_bilinear", "pil_bicubic"]
 Place = Literal["top_left", "centre"]
 Channels = Literal["RGB", "BGR"]
@@ -31,14 +32,15 @@ Numbers = tuple[float, float, float]
 class Preprocessing:
     """How an image becomes what a network reads.
 
-    `resize` is fit (aspect kept, sizes rounded down), letterbox (aspect kept, sizes rounded to the nearest), edges (as
-    fit, but the shorter edge grows to `shortest` at most and the longer one to `longest`), stretch, or none. `pad` is
-    what surrounds the image, one number or one for each channel in the network's order, in `range`'s unit of 0..255;
-    None stands for the mean. `range` is the largest value of a pixel, 1 or 255; `mean` and `std` are in it, in the
-    network's order of `channels`. Raises InputError for values that contradict each other.
+    `resize` is fit (aspect kept), stretch, or none. Where it fits, sizes are rounded as `rounding` says, the shorter
+    edge grows to `shortest` pixels at most and the longer one to `longest`. `pad` is what surrounds the image, 0..255,
+    one number or one for each channel in the network's order; None stands for the mean. `range` is the largest value of
+    a pixel, 1 or 255; `mean` and `std` are in it, in the network's order of `channels`. Raises InputError for values
+    that contradict each other.
     """
 
     resize: Resize = "fit"
+    rounding: Rounding = "down"
     shortest: int | None = None
     longest: int | None = None
     interpolation: Interpolation = "bilinear"
@@ -62,10 +64,10 @@ class Preprocessing:
             size = getattr(self, name)
             if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**16):
                 raise InputError(f"image.{name} is {str(size)[:40]}; give a whole number of pixels, 1 or more")
-        if (self.shortest is None) != (self.resize != "edges"):
-            raise InputError("image.shortest is what resize: edges makes of the shorter edge; give both or neither")
-        if self.longest is not None and self.shortest is None:
-            raise InputError("image.longest needs resize: edges and shortest")
+            if size is not None and self.resize != "fit":
+                raise InputError(
+                    f"image.{name} says how far an image that fits grows; it does not go with {self.resize}"
+                )
         if self.std is not None and not all(value > 0 for value in self.std):
             raise InputError(f"image.std is {self.std}; every value must be above 0")
         if self.dtype == "uint8" and (self.range != 255 or self.mean is not None or self.std is not None):
@@ -95,28 +97,20 @@ class Preprocessing:
     def placement(self, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return height, width, top and left, in canvas pixels, of an image of `size` (height, width).
 
-        The rounding of sizes is torchvision's (`_resize_image_and_masks`, in double precision) for fit, ultralytics'
-        (`LetterBox`) for letterbox and centre, detectron2's (`ResizeShortestEdge`) for edges. Raises InputError for an
-        image that is not resized and larger than the canvas.
+        Down, as torchvision rounds (`_resize_image_and_masks`, in double precision), half up as detectron2 does
+        (`ResizeShortestEdge`), half to even as ultralytics does (`LetterBox`); so is the centre. Raises InputError for
+        an image that is not resized and larger than the canvas.
         """
-        scale = min(canvas[0] / size[0], canvas[1] / size[1])
-        if self.shortest is not None:
-            scale = min(scale, self.shortest / min(size), (self.longest or math.inf) / max(size))
-        match self.resize:
-            case "none":
-                if size[0] > canvas[0] or size[1] > canvas[1]:
-                    raise InputError(
-                        f"image: {size[0]} x {size[1]} is larger than the canvas, and image.resize is none"
-                    )
-                height, width = size
-            case "stretch":
-                height, width = canvas
-            case "fit":
-                height, width = (math.floor(edge * scale) for edge in size)
-            case "letterbox":
-                height, width = (round(edge * scale) for edge in size)
-            case "edges":
-                height, width = (math.floor(edge * scale + 0.5) for edge in size)
+        if self.resize == "none":
+            if size[0] > canvas[0] or size[1] > canvas[1]:
+                raise InputError(f"image: {size[0]} x {size[1]} is larger than the canvas, and image.resize is none")
+            height, width = size
+        elif self.resize == "stretch":
+            height, width = canvas
+        else:
+            scale = min(canvas[0] / size[0], canvas[1] / size[1])
+            scale = min(scale, (self.shortest or math.inf) / min(size), (self.longest or math.inf) / max(size))
+            height, width = (_ROUNDED[self.rounding](edge * scale) for edge in size)
         height, width = min(max(1, height), canvas[0]), min(max(1, width), canvas[1])
         if self.place == "top_left":
             return height, width, 0, 0
@@ -145,8 +139,14 @@ class Preprocessing:
         return np.ascontiguousarray(pixels, np.dtype(self.dtype))
 
 
+_ROUNDED: Mapping[str, Callable[[float], int]] = {
+    "down": math.floor,
+    "half_up": lambda size: math.floor(size + 0.5),
+    "half_even": round,
+}
 _CHOICES = {
     "resize": Resize,
+    "rounding": Rounding,
     "interpolation": Interpolation,
     "place": Place,
     "range": Literal[1, 255],
@@ -176,12 +176,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # GeneralizedRCNNTransform; mean and std are in the graph
     "torchvision": {},
     # ultralytics/data/augment.py: LetterBox, then BGR to RGB and / 255
-    "ultralytics": {"resize": "letterbox", "place": "centre", "pad": 114},
+    "ultralytics": {"rounding": "half_even", "place": "centre", "pad": 114},
     # yolox/data/data_augment.py: preproc; no normalisation since 0.1.1
     "yolox": {"pad": 114, "range": 255, "channels": "BGR"},
     # detectron2 ResizeShortestEdge with Pillow; mean and std are in the graph, and pads there are 0 behind them
     "detectron2": {
-        "resize": "edges",
+        "rounding": "half_up",
         "shortest": 800,
         "longest": 1333,
         "interpolation": "pil_bilinear",
@@ -190,9 +190,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "channels": "BGR",
     },
     # mmdet configs/_base_/datasets/coco_detection.py: Resize keep_ratio, Normalize to_rgb, Pad with 0 behind it
-    "mmdet": {"resize": "edges", "shortest": 800, "longest": 1333, "range": 255, **_IMAGENET_255},
+    "mmdet": {"rounding": "half_up", "shortest": 800, "longest": 1333, "range": 255, **_IMAGENET_255},
     # transformers DetrImageProcessor; pads are 0 behind the normalisation
-    "detr": {"resize": "edges", "shortest": 800, "longest": 1333, "interpolation": "pil_bilinear", **_IMAGENET},
+    "detr": {"shortest": 800, "longest": 1333, "interpolation": "pil_bilinear", **_IMAGENET},
     # transformers RTDetrImageProcessor: neither aspect nor mean
     "rtdetr": {"resize": "stretch", "interpolation": "pil_bilinear"},
     # effdet/data/transforms.py: ResizePad with the mean's colour, PrefetchLoader's normalisation

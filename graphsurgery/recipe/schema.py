@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, RootModel, StringConstraints
 
-from graphsurgery.images.preprocessing import PRESETS, Channels, DType, Interpolation, Layout, Resize
+from graphsurgery.images.preprocessing import PRESETS, Channels, DType, Interpolation, Layout, Resize, Rounding
 from graphsurgery.images.preprocessing import Place as ImagePlace
 from graphsurgery.recipe.yaml_positions import quoted
 
@@ -111,12 +111,18 @@ class ImageKeys(Section):
     )
     resize: Resize = Field(
         "fit",
-        description="fit (aspect kept, sizes rounded down), letterbox (rounded to the nearest), edges (as fit, but the "
-        "edges grow to `shortest` and `longest` at most), stretch, or none",
-        examples=["letterbox"],
+        description="fit (aspect kept), stretch, or none: it may be no larger than the canvas",
+        examples=["stretch"],
     )
-    shortest: PositiveInt | None = Field(None, description="with resize: edges, of the shorter edge", examples=[800])
-    longest: PositiveInt | None = Field(None, description="with resize: edges, of the longer edge", examples=[1333])
+    rounding: Rounding = Field(
+        "down",
+        description="of the sizes of an image that fits; half_up and half_even to the nearest",
+        examples=["half_up"],
+    )
+    shortest: PositiveInt | None = Field(
+        None, description="to how many pixels the shorter edge of an image that fits grows at most", examples=[800]
+    )
+    longest: PositiveInt | None = Field(None, description="the same of the longer edge", examples=[1333])
     interpolation: Interpolation = Field(
         "bilinear",
         description="bilinear (torch's and OpenCV's: nothing is smoothed), nearest, pil_bilinear or pil_bicubic "
@@ -138,7 +144,7 @@ class ImageKeys(Section):
     )
     channels: Channels = Field("RGB", description="their order", examples=["BGR"])
     layout: Layout = Field("NCHW", description="of the input; without N where its rank is 3", examples=["NHWC"])
-    dtype: DType = Field("float32", description="of the input", examples=["uint8"])
+    dtype: DType = Field("float32", description="of the input; uint8 needs range: 255", examples=["float16"])
 
 
 class CapturePlan(Section):

@@ -78,7 +78,7 @@ def test_rtdetr_is_stretched_by_pillow() -> None:
     np.testing.assert_allclose(laid_out(image, (64, 48), "rtdetr"), expected.transpose(2, 0, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["detr", "mmdet", "detectron2"])
+@pytest.mark.parametrize("preset", ["mmdet", "detectron2"])
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (640, 480), (300, 1200)])
 def test_edges_grow_to_the_shortest_and_the_longest(preset: str, height: int, width: int) -> None:
     canvas = Canvas(1344, 1344, image=Preprocessing(**PRESETS[preset]))
@@ -132,7 +132,7 @@ def test_boxes_and_keypoints_find_their_way_back(preset: str) -> None:
 
 
 def test_pasted_masks_lose_what_surrounds_the_image() -> None:
-    canvas = Canvas(40, 60, image=Preprocessing(resize="letterbox", place="centre"))
+    canvas = Canvas(40, 60, image=Preprocessing(place="centre"))
     placed = canvas.fit(picture(20, 20))
     assert (placed.height, placed.width, placed.top, placed.left) == (40, 40, 0, 10)
     mask = np.zeros((1, 1, 40, 60), np.float32)
@@ -166,9 +166,8 @@ def test_presets_come_back_from_json(preset: str) -> None:
         ({"mean": [1, 2]}, "image.mean is"),
         ({"std": [1, 0, 1]}, "every value must be above 0"),
         ({"pad": "black"}, "image.pad is black"),
-        ({"shortest": 800}, "needs resize: edges|resize: edges makes of the shorter edge"),
-        ({"resize": "edges"}, "give both or neither"),
-        ({"resize": "edges", "shortest": 2**40}, "image.shortest is"),
+        ({"resize": "stretch", "shortest": 800}, "image.shortest says how far an image that fits grows"),
+        ({"shortest": 2**40}, "image.shortest is"),
         ({"dtype": "uint8"}, "dtype uint8 holds 0..255"),
         ({"colour": "RGB"}, "image: expected some of"),
         ([], "image: expected some of"),

@@ -91,7 +91,7 @@ def test_another_image_captures_anew(cli: Cli, recipe: Path, tmp_path: Path) -> 
             "it has pixels uint8 [1, 8, 12, 3]; image in the recipe says what else",
         ),
         ("image: {preset: nobody}", "image.preset should be"),
-        ("image: {resize: edges}", "give both or neither"),
+        ("image: {resize: none, longest: 9}", "does not go with none"),
         ("image: {mean: [1, 2]}", "image.mean"),
         ("image: {colour: BGR}", "unknown key 'colour' in image"),
     ],
