@@ -1,21 +1,23 @@
 """Puts an image on the fixed canvas a graph works on, and maps what was found there back onto the image.
 
-The exported graph has one size, so what `GeneralizedRCNNTransform` does around the network is done here in
-numpy: scale with the aspect ratio kept, place top left, pad, normalise; then boxes, keypoints and masks back.
+The exported graph has one size, so what a library does around the network is done here in numpy: scale, place, pad,
+normalise, as `preprocessing` says; then boxes, keypoints and masks back.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from graphsurgery.errors import InputError
+from graphsurgery.images.preprocessing import PLAIN, Interpolation, Preprocessing
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -28,16 +30,18 @@ _MOST_PIXELS = 2**25  # 0.4 GB in float32, which is there several times
 
 @dataclass(frozen=True)
 class Canvas:
-    """The fixed size that a graph works on, and how its network wants pixels normalised.
+    """The fixed size that a graph works on, and how an image becomes what its network reads.
 
-    `height` and `width` are in pixels; `mean` and `std` are per channel (red, green, blue) for pixels in
-    0..1, both given or both None (no normalisation). Raises InputError for anything else.
+    `height` and `width` are in pixels. `image` is what the network wants; `mean` and `std`, both or neither, are what a
+    graph did behind that and the runtime does now, per channel for pixels as the graph had them. Raises InputError for
+    anything else.
     """
 
     height: int
     width: int
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image: Preprocessing = PLAIN
 
     def __post_init__(self) -> None:
         for name, size in (("height", self.height), ("width", self.width)):
@@ -57,17 +61,22 @@ class Canvas:
             raise InputError(f"canvas: std is {self.std!r}; every value must be above 0")
 
     def with_normalisation(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Canvas:
-        """The same canvas for a network that wants other pixels."""
+        """The same canvas for a network that wants other pixels. Raises InputError where the two can't go together."""
+        own = self.image
+        if own.mean is not None or own.std is not None or (own.layout, own.dtype) != ("NCHW", "float32"):
+            raise InputError("the graph normalised float32 pixels [3,H,W] by itself; image says that it wants others")
         return replace(self, mean=mean, std=std)
 
     def to_json(self) -> dict[str, object]:
         """What from_json() reads back, as JSON knows it."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        own = {"height": self.height, "width": self.width, "mean": self.mean, "std": self.std}
+        image = self.image.to_json()
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in own.items()} | ({"image": image} if image else {})
 
     @classmethod
     def from_json(cls, value: object) -> Canvas:
         """Read what to_json() gave; raises InputError when `value` is not that."""
-        if not isinstance(value, dict) or set(value) != {"height", "width", "mean", "std"}:
+        if not isinstance(value, dict) or set(value) - {"image"} != {"height", "width", "mean", "std"}:
             raise InputError(f"canvas: expected height, width, mean and std, got {str(value)[:60]}")
         for name in ("mean", "std"):
             numbers = value[name]
@@ -76,35 +85,33 @@ class Canvas:
             ):
                 raise InputError(f"canvas: {name} is {str(numbers)[:60]}; expected a list of numbers or null")
         mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
-        return cls(value["height"], value["width"], mean, std)
-
-    def fitted(self, height: int, width: int) -> tuple[int, int]:
-        """The size (height, width) that an image of this size has on the canvas; at least one pixel each.
-
-        Computed in double precision and rounded down as torchvision's `_resize_image_and_masks` does.
-        """
-        scale = min(self.height / height, self.width / width)
-        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+        return cls(value["height"], value["width"], mean, std, Preprocessing.from_json(value.get("image", {})))
 
     def fit(self, image: Array) -> Placed:
-        """Scale an image to the canvas with its aspect ratio kept, top left, padded with the mean pixel.
+        """Lay an image on the canvas as `image` says.
 
         `image` is uint8 [h,w,3] in 0..255 or float32 [3,h,w] in 0..1. Raises InputError for anything else.
         """
         planes = _planes(image)
         original = (planes.shape[1], planes.shape[2])
-        height, width = self.fitted(*original)
+        height, width, top, left = self.image.placement(original, (self.height, self.width))
         placed = np.empty((3, self.height, self.width), np.float32)
-        placed[:] = np.asarray(self.mean or (0, 0, 0), np.float32)[:, None, None]
-        placed[:, :height, :width] = resize(planes, (height, width))
-        return Placed(placed, height, width, original)
+        placed[:] = self.image.padding(self.mean)[:, None, None]
+        placed[:, top : top + height, left : left + width] = resize(planes, (height, width), self.image.interpolation)
+        return Placed(placed, height, width, original, top, left)
 
-    def normalise(self, input: Floats) -> Floats:
-        """What the backbone reads, [1,3,H,W] float32: (input - mean) / std; padding becomes exactly 0."""
+    def placed(self, input: Floats, original: tuple[int, int]) -> Placed:
+        """Return a canvas that `fit` filled with an image of the size `original` (height, width)."""
+        height, width, top, left = self.image.placement(original, (self.height, self.width))
+        return Placed(input, height, width, original, top, left)
+
+    def normalise(self, input: Floats) -> Array:
+        """What the backbone reads, [1,3,H,W] float32: (input - mean) / std; padding by the mean becomes exactly 0."""
+        pixels = self.image.apply(input)
         if self.mean is None:
-            return input[None]
+            return pixels[None]
         mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
-        normalised: Floats = ((input - mean) / std)[None]
+        normalised: Floats = ((pixels - mean) / std)[None]
         return normalised
 
 
@@ -112,36 +119,47 @@ class Canvas:
 class Placed:
     """An image on a canvas.
 
-    `input` is the whole canvas, float32 [3,H,W] in 0..1; the image fills its top left `height` x `width`
-    pixels. `original` is the image's own size (height, width).
+    `input` is the whole canvas, float32 [3,H,W] in 0..1, red first; the image fills `height` x `width` pixels from
+    `top` and `left` on. `original` is the image's own size (height, width).
     """
 
     input: Floats
     height: int
     width: int
     original: tuple[int, int]
+    top: int = 0
+    left: int = 0
+
+    @property
+    def filled(self) -> Floats:
+        """The part of the canvas that the image fills, [3,height,width]."""
+        return self.input[:, self.top : self.top + self.height, self.left : self.left + self.width]
 
     def restore(self, detections: Mapping[str, Array], paste: bool = True) -> dict[str, Array]:
         """Map detections from canvas pixels to the original image's, as torchvision's postprocess does.
 
-        `boxes` [M,4] and `keypoints` [M,K,3] are scaled per axis by original/resized and not clipped. `masks` become
-        [M,1,h,w] probabilities: those of the network [M,1,m,m] are pasted, and where there are none `masks_pasted`
-        [M,1,H,W], which the graph itself has pasted on the canvas, are scaled to the image. Unless `paste` is False:
-        then they stay what they are, `masks_pasted` without the padding, since in the image they take 4*M*h*w bytes,
-        and picture_masks() gives one at a time. All else stays. Raises InputError when an array has another shape.
+        `boxes` [M,4] and `keypoints` [M,K,3] are moved, scaled per axis by original/resized and not clipped. `masks`
+        become [M,1,h,w] probabilities: those of the network [M,1,m,m] are pasted, and where there are none
+        `masks_pasted` [M,1,H,W], which the graph itself has pasted on the canvas, are scaled to the image. Unless
+        `paste` is False: then they stay what they are, `masks_pasted` without the padding, since in the image they take
+        4*M*h*w bytes, and picture_masks() gives one at a time. All else stays. Raises InputError when an array has
+        another shape.
         """
         restored = {name: array for name, array in detections.items() if name != "masks_pasted"}
         ratio_y, ratio_x = (
             np.float32(size) / np.float32(fitted)
             for size, fitted in zip(self.original, (self.height, self.width), strict=True)
         )
-        boxes = _boxes(detections["boxes"]) * np.array([ratio_x, ratio_y, ratio_x, ratio_y], np.float32)
+        corner = np.array([self.left, self.top], np.float32)
+        ratio = np.array([ratio_x, ratio_y], np.float32)
+        boxes = (_boxes(detections["boxes"]) - np.tile(corner, 2)) * np.tile(ratio, 2)
         restored["boxes"] = boxes
         if "keypoints" in detections:
             keypoints = detections["keypoints"]
             if keypoints.ndim != 3 or keypoints.shape[2] != 3:
                 raise InputError(f"detections: keypoints have shape {keypoints.shape}, expected [M,K,3]")
-            restored["keypoints"] = keypoints.astype(np.float32) * np.array([ratio_x, ratio_y, 1], np.float32)
+            restored["keypoints"] = keypoints.astype(np.float32)
+            restored["keypoints"][..., :2] = (restored["keypoints"][..., :2] - corner) * ratio
         if "masks" in detections and paste:
             pasted = np.zeros((len(boxes), 1, *self.original), np.float32)
             for picture, mask, box in zip(pasted, *_padded(detections["masks"], boxes), strict=True):
@@ -162,7 +180,7 @@ class Placed:
         expected = (count, 1, *self.input.shape[1:])
         if masks.shape != expected:
             raise InputError(f"detections: masks_pasted have shape {masks.shape}, expected {list(expected)} as boxes")
-        return masks[:, :, : self.height, : self.width]
+        return masks[:, :, self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def picture_masks(detections: Mapping[str, Array], size: tuple[int, int]) -> Iterator[Floats] | None:
@@ -201,15 +219,17 @@ def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Iterator[F
     return pictures()
 
 
-def resize(image: Array, size: tuple[int, int]) -> Floats:
-    """Scale [C,h,w] to [C,*size], bilinear, float32; uint8 pixels become 0..1.
+def resize(image: Array, size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Floats:
+    """Scale [C,h,w] to [C,*size], float32; uint8 pixels become 0..1.
 
-    Equal to `torch.nn.functional.interpolate(size=size, mode="bilinear", align_corners=False)`: half-pixel
+    Bilinear is equal to `torch.nn.functional.interpolate(size=size, mode="bilinear", align_corners=False)`: half-pixel
     centres, clamped at the edge, no antialiasing. An image that has the size already comes back as it is.
     """
     channels, height, width = image.shape
     if (height, width) == size:
         return _unit(image)
+    if interpolation != "bilinear":
+        return _resized_by_pillow(image, size, interpolation)
     rows, (left, right, across) = _taps(height, size[0]), _taps(width, size[1])
     result = np.empty((channels, *size), np.float32)
     step = max(1, _BAND_ELEMENTS // (channels * width))
@@ -222,6 +242,17 @@ def resize(image: Array, size: tuple[int, int]) -> Floats:
             picked = _blend(picked.take(left, 2), picked.take(right, 2), across)
         result[:, band] = picked
     return result
+
+
+def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:
+    """Scale as Pillow does, which smooths where it shrinks; pixels of uint8 are rounded to uint8 again."""
+    how = {
+        "nearest": Image.Resampling.NEAREST,
+        "pil_bilinear": Image.Resampling.BILINEAR,
+        "pil_bicubic": Image.Resampling.BICUBIC,
+    }[interpolation]
+    planes = [Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], how) for plane in image]
+    return _unit(np.stack([np.asarray(plane) for plane in planes]))
 
 
 def _taps(source: int, target: int, start: int = 0, stop: int | None = None) -> Taps:

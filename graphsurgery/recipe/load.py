@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
     EvaluationPlan,
+    ImageKeys,
     PartitionPlan,
     RecipeKeys,
     Section,
@@ -90,7 +92,7 @@ def load_recipe(
     sections = tree.entries
     if "source" not in sections:
         raise RecipeError(f"{shown}:1: a recipe needs a source, its own or that of a recipe which it extends")
-    source = _source(sections["source"])
+    source = replace(_source(sections["source"]), image=_image(sections.get("image"), sections["source"]))
     partition = _partition(sections.get("partition"))
     check = sections.get("check")
     checked = _mapping(check, "check").entries
@@ -140,6 +142,19 @@ def _source(entry: Entry) -> SourceSpec:
         opset=section.opset,
         folder=weights.place.folder,
     )
+
+
+def _image(entry: Entry | None, source: Entry) -> Preprocessing:
+    if entry is None:
+        return Preprocessing()
+    if "onnx" not in fields(source, "source").entries:
+        raise entry.place.error("image is for an ONNX file; a detector of torchvision or a demo has its own")
+    section = _section(entry, "image", ImageKeys)
+    keys = {name: getattr(section, name) for name in section.model_fields_set - {"preset"}}
+    try:
+        return Preprocessing(**{**PRESETS.get(section.preset or "", {}), **keys})
+    except InputError as error:
+        raise entry.place.error(str(error)) from error
 
 
 def _capture(entry: Entry | None) -> CapturePlan:

@@ -15,6 +15,7 @@ from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
     EvaluationPlan,
+    ImageKeys,
     PartitionPlan,
     RecipeKeys,
     Source,
@@ -135,6 +136,7 @@ evaluate: {images: val2017, annotations: instances_val2017.json}
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "Keys": RecipeKeys,
     "source": Source,
+    "image": ImageKeys,
     "capture": CapturePlan,
     "partition": PartitionPlan,
     "variants.NAME": VariantKeys,
@@ -179,7 +181,7 @@ def _yaml(value: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return f"`{_yaml(field.default)}`" if isinstance(field.default, int) else ""
+    return f"`{_yaml(field.default)}`" if isinstance(field.default, int | str) else ""
 
 
 def _type(schema: Schema) -> str:
@@ -187,7 +189,9 @@ def _type(schema: Schema) -> str:
     if "$ref" in schema:
         return _LINKS[schema["$ref"].removeprefix(REF)]
     if "anyOf" in schema:
-        return " or ".join(_type(branch) for branch in schema["anyOf"])
+        return " or ".join(_type(branch) for branch in schema["anyOf"] if branch.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"] if value is not None)
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     match kinds[0]:
         case "object":
@@ -202,6 +206,8 @@ def _type(schema: Schema) -> str:
             return "true or false"
         case kind:
             number = "whole number" if kind == "integer" else "number"
+            if not schema.keys() & {"minimum", "exclusiveMinimum"}:
+                return number
             lowest = 1 if "exclusiveMinimum" in schema else schema["minimum"]
             return f"{number} from {lowest:g}" + (f" to {schema['maximum']:g}" if "maximum" in schema else "")
 

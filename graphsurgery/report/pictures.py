@@ -52,7 +52,7 @@ def sample_pictures(
         canvas = sample.load("input")
         if canvas.shape != (3, detector.canvas.height, detector.canvas.width):
             continue
-        placed = Placed(canvas, *detector.canvas.fitted(sample.height, sample.width), (sample.height, sample.width))
+        placed = detector.canvas.placed(canvas, (sample.height, sample.width))
         captured = {name: sample.load(name) for name in _DRAWN if name in sample}
         both = []
         try:
@@ -70,7 +70,7 @@ def sample_pictures(
 
 def _visible(placed: Placed) -> Array:
     """Return the part of the canvas that the image fills, as uint8 [h, w, 3]."""
-    image = placed.input[:, : placed.height, : placed.width].transpose(1, 2, 0)
+    image = placed.filled.transpose(1, 2, 0)
     return np.ascontiguousarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
 
 

@@ -83,10 +83,11 @@ class Detector:
         """Return what the chain is played on."""
         name = self.manifest.input
         if self.manifest.normalise:
-            return {name: np.asarray(self.canvas.normalise(placed.input))}
+            return {name: self.canvas.normalise(placed.input)}
         readers = [part.inputs[name] for part in self.manifest.parts if name in part.inputs]
         with_batch = any(tensor.shape is not None and len(tensor.shape) == 4 for tensor in readers)
-        return {name: placed.input[None] if with_batch else placed.input}
+        pixels = self.canvas.image.apply(placed.input)
+        return {name: pixels[None] if with_batch else pixels}
 
     def detections(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the chain's outputs by the names that detections have."""

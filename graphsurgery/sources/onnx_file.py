@@ -15,13 +15,14 @@ from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
 _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints", "keypoints_scores")
 
 
 class OnnxSource:
-    """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32, pixels in 0..1.
+    """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
     Raises ModelError for a file that is missing, damaged, no valid model, reaches outside its folder for its weights,
     or has no such input; InputError for a size that isn't the input's.
@@ -36,8 +37,8 @@ class OnnxSource:
         _check(loaded, self.path)
         self.folder: Path | None = loaded.folder if stored_outside(loaded.proto) else None
         self._model = loaded.proto
-        self._input = _image_input(self._model, self.path)
-        self.canvas = _canvas(self._input, spec.size, self.path)
+        self._input = _image_input(self._model, spec.image, self.path)
+        self.canvas = _canvas(self._input, spec, self.path)
         self._sha256 = _sha256(loaded, self.path)
         self.set_boundary(boundary)
 
@@ -54,13 +55,14 @@ class OnnxSource:
         self._session: Session | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, sha256 (of the file and of its external data) and size."""
+        """Return kind, name, sha256 (of the file and of its external data), size and, if it isn't plain, image."""
+        image = self.canvas.image.to_json()
         return {
             "kind": "onnx",
             "name": self.name,
             "weights_sha256": self._sha256,
             "size": [self.canvas.height, self.canvas.width],
-        }
+        } | ({"image": image} if image else {})
 
     def export(self) -> ModelProto:
         """Return the model as it is in the file; external data stays where it is, in `folder`."""
@@ -93,7 +95,7 @@ class OnnxSource:
 
     def _fed(self, input: Image) -> Tensors:
         rank = len(self._input.type.tensor_type.shape.dim)
-        image = np.ascontiguousarray(input, np.float32)
+        image = self.canvas.image.apply(np.ascontiguousarray(input, np.float32))
         return {self._input.name: image[None] if rank == 4 else image}
 
     def _run(self, fed: Tensors) -> Tensors:
@@ -121,22 +123,25 @@ def _check(model: Model, path: Path) -> None:
         raise ModelError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
 
 
-def _image_input(model: ModelProto, path: Path) -> ValueInfoProto:
+def _image_input(model: ModelProto, image: Preprocessing, path: Path) -> ValueInfoProto:
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs: list[ValueInfoProto] = [value for value in model.graph.input if value.name not in stored]
-    if len(inputs) == 1 and _is_image(inputs[0]):
+    if len(inputs) == 1 and _is_image(inputs[0], image):
         return inputs[0]
     seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
-    raise ModelError(f"{path}: needs one input, float32 [3, H, W] or [1, 3, H, W]; it has {seen}")
+    shape = "3, H, W" if image.layout == "NCHW" else "H, W, 3"
+    advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
+    raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [1, {shape}]; it has {seen}{advice}")
 
 
-def _is_image(value: ValueInfoProto) -> bool:
+def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:
     tensor = value.type.tensor_type
     dims = tensor.shape.dim
-    if tensor.elem_type != TensorProto.FLOAT or len(dims) not in (3, 4):
+    if tensor.elem_type != onnx.helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype)) or len(dims) not in (3, 4):
         return False
     single = len(dims) == 3 or not dims[0].HasField("dim_value") or dims[0].dim_value == 1
-    return single and (not dims[-3].HasField("dim_value") or dims[-3].dim_value == 3)
+    channels = dims[-3 if image.layout == "NCHW" else -1]
+    return single and (not channels.HasField("dim_value") or channels.dim_value == 3)
 
 
 def _text(value: ValueInfoProto) -> str:
@@ -145,8 +150,9 @@ def _text(value: ValueInfoProto) -> str:
     return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(dims)}]"
 
 
-def _canvas(value: ValueInfoProto, size: tuple[int, int] | None, path: Path) -> Canvas:
-    dims = value.type.tensor_type.shape.dim[-2:]
+def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:
+    size, shape = spec.size, list(value.type.tensor_type.shape.dim)
+    dims = shape[-2:] if spec.image.layout == "NCHW" else shape[-3:-1]
     fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
     if size is None:
         if None in fixed:
@@ -154,7 +160,7 @@ def _canvas(value: ValueInfoProto, size: tuple[int, int] | None, path: Path) -> 
         size = (dims[0].dim_value, dims[1].dim_value)
     if any(has is not None and has != wanted for has, wanted in zip(fixed, size, strict=True)):
         raise InputError(f"source.size: {path} works on {_text(value)}, not on {size[0]}x{size[1]}; leave size out")
-    return Canvas(*size)
+    return Canvas(*size, image=spec.image)
 
 
 def _sha256(model: Model, path: Path) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from graphsurgery.images.preprocessing import PLAIN, Preprocessing
+
 if TYPE_CHECKING:
     import onnx
 
@@ -26,7 +28,7 @@ class SourceSpec:
     `name` is torchvision's builder, the demo (`shapes`), or the path of an ONNX file. `weights` is the name of a
     torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
     and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
-    what relative paths are relative to.
+    what relative paths are relative to, `image` what an ONNX file wants of an image.
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -35,6 +37,7 @@ class SourceSpec:
     size: tuple[int, int] | None = None
     opset: int = 17
     folder: Path = Path()
+    image: Preprocessing = PLAIN
 
 
 class Source(Protocol):

@@ -98,7 +98,8 @@ def test_fit_and_normalise_equal_torchvisions_transform(size: tuple[int, int]) -
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_fitted_image_touches_the_canvas_and_stays_inside(size: tuple[int, int]) -> None:
-    height, width = CANVAS.fitted(*size)
+    height, width, top, left = CANVAS.image.placement(size, (96, 160))
+    assert (top, left) == (0, 0)
     assert 1 <= height <= 96
     assert 1 <= width <= 160
     assert height >= 95 or width >= 159
