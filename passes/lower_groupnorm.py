@@ -23,7 +23,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant
+from graphsurgery.graph import attribute
+from graphsurgery.operators.channels import as_column
 from graphsurgery.operators.requirements import require_dtype, require_shape
 from graphsurgery.operators.slices import Link, chain, sizes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -71,7 +72,7 @@ class LowerGroupnorm(NodePass):
             *([] if kind == dtype else [_cast(dtype)]),
         ]
         if not per_group:
-            scale, bias = (_per_channel(tensor, len(shape), edit) for tensor in (scale, bias))
+            scale, bias = (as_column(tensor, len(shape), edit) for tensor in (scale, bias))
             links += [Link("Mul", (scale,), hint="scaled"), Link("Add", (bias,))]
         chain(edit, node, x, links)
 
@@ -88,14 +89,3 @@ def _type_of_statistics(node: gs.Node, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _cast(dtype: np.dtype[Any]) -> Link:
     return Link("Cast", attrs={"to": int(onnx.helper.np_dtype_to_tensor_dtype(dtype))}, hint=dtype.name)
-
-
-def _per_channel(tensor: gs.Tensor, rank: int, edit: Editor) -> gs.Tensor:
-    """Return `tensor`, one value per channel, in the shape [C, 1, 1] that spreads over a tensor of `rank`."""
-    shape, values = [-1] + [1] * (rank - 2), constant(tensor)
-    if rank == 2:
-        return tensor
-    if values is not None:
-        return edit.constant(tensor.name, values.reshape(shape))
-    size = edit.constant(f"{tensor.name}_size", shape)
-    return edit.emit("Reshape", [tensor, size], hint=f"{tensor.name}_column")

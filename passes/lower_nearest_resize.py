@@ -7,15 +7,7 @@ wrong. Kernel and stride are equal, so each output is one input times 1: the sam
 Inf or NaN stays where it is, since nothing is multiplied by 0. All attributes are written out. One limit: onnxruntime
 refuses a ConvTranspose of a height or width that turns out to be 0 when run.
 
-Output a*q + r (0 <= r < a) must come from input q. Where it comes from, and what of that rounds to q:
-
-    asymmetric              q + r/a                          floor; round_prefer_floor for a = 2 (q + 0.5)
-    half_pixel              q + (r + 0.5)/a - 0.5            both round_prefer_*: never half a pixel away from q
-    pytorch_half_pixel, half_pixel_symmetric                 the same for a whole a
-    tf_half_pixel_for_nn    q + (r + 0.5)/a                  floor
-    align_corners           (a*q + r)(n - 1)/(a*n - 1)       both round_prefer_* for a = 2; in float32 up to n = 1024
-
-onnxruntime agrees with each line of this table, in operator sets 11 to 23, and with no other pair.
+Which coordinates and roundings only repeat elements, `operators/resize.py` has in a table.
 
 It does not fire when
 1. it interpolates (linear, cubic), or smooths (antialias)
@@ -29,30 +21,14 @@ It does not fire when
 
 from __future__ import annotations
 
-from fractions import Fraction
-from math import inf
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.requirements import require_dtype, require_shape
-from graphsurgery.operators.resize import coordinates, factors, mode, rounding, shown
+from graphsurgery.operators.resize import coordinates, factors, mode, repeats, rounding, shown
 from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
-
-_BOTH_ROUNDS = {"round_prefer_floor": inf, "round_prefer_ceil": inf}
-# By coordinates and rounding: the largest factor for which it is plain repetition (see above).
-_REPEATS: dict[str, dict[str, float]] = {
-    "asymmetric": {"floor": inf, "round_prefer_floor": 2},
-    "half_pixel": _BOTH_ROUNDS,
-    "pytorch_half_pixel": _BOTH_ROUNDS,
-    "half_pixel_symmetric": _BOTH_ROUNDS,
-    "tf_half_pixel_for_nn": {"floor": inf},
-    "align_corners": {"round_prefer_floor": 2, "round_prefer_ceil": 2},
-}
-# With align_corners the position comes as close to q - 0.5 as 1 / 4n, which a float32 near n can't tell for larger n.
-_LARGEST_ALIGNED = 1024
 
 
 class LowerNearestResize(NodePass):
@@ -68,7 +44,7 @@ class LowerNearestResize(NodePass):
             raise Refuse("it changes no size; drop-unity-resize drops it")
         if len(grown) != 4 or not grown[0] == grown[1] == 1 or any(factor.denominator != 1 for factor in grown):
             raise Refuse(f"it resizes by {shown(grown)}, not height and width by whole numbers")
-        if not _repeats(node, grown, edit):
+        if not repeats(node, grown, edit):
             how = f"{coordinates(node, edit)} with {rounding(node, edit)}"
             raise Refuse(f"{how} does not repeat each element equally often, or not for sure")
         dtype = require_dtype(node.inputs[0], edit)
@@ -81,14 +57,3 @@ class LowerNearestResize(NodePass):
         ones = edit.constant(f"{node.outputs[0].name}_ones", np.ones((channels, 1, *kernel), dtype))
         attrs = windowing(kernel, kernel, group=channels) | {"output_padding": [0, 0]}
         edit.replace(node, "ConvTranspose", [node.inputs[0], ones], attrs)
-
-
-def _repeats(node: gs.Node, grown: tuple[Fraction, ...], edit: Editor) -> bool:
-    """Whether each element of the input is there `grown` times in the output."""
-    how = coordinates(node, edit)
-    if max(grown) > _REPEATS.get(how, {}).get(rounding(node, edit), 0):
-        return False
-    if how != "align_corners":
-        return True
-    shape = edit.shape(node.inputs[0]) or [None]
-    return all(isinstance(size, int) and size <= _LARGEST_ALIGNED for size in shape[2:])

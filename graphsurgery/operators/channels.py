@@ -144,6 +144,17 @@ def channels_out(node: gs.Node) -> int:
     return int(shape[0 if is_op(node, "Conv") or attribute(node, "transB", 0) else -1])
 
 
+def as_column(tensor: gs.Tensor, rank: int, edit: Editor) -> gs.Tensor:
+    """Return `tensor`, one value per channel, in the shape [C, 1, 1] that spreads over a tensor of `rank`."""
+    shape, values = [-1] + [1] * (rank - 2), constant(tensor)
+    if rank == 2:
+        return tensor
+    if values is not None:
+        return edit.constant(tensor.name, values.reshape(shape))
+    size = edit.constant(f"{tensor.name}_size", shape)
+    return edit.emit("Reshape", [tensor, size], hint=f"{tensor.name}_column")
+
+
 def fold_out(node: gs.Node, affine: Affine) -> Weights:
     """Return the weights with which `node` writes what it writes now times scale plus shift, or raise Refuse."""
     weight, bias = require_weights(node), _bias(node)

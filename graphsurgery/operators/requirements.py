@@ -53,6 +53,15 @@ def require_shape(tensor: gs.Tensor, edit: Editor, ranks: Collection[int] = ()) 
     return shape
 
 
+def require_image(tensor: gs.Tensor, edit: Editor) -> tuple[int, int, int]:
+    """Return channels, height and width of the input `tensor` [N, C, H, W]; the batch may be of any size."""
+    _, *known = shape = require_shape(tensor, edit, ranks=(4,))
+    if None in known or 0 in known:
+        raise Refuse(f"its channels, height and width are not known, or 0: {shape}")
+    channels, height, width = (size or 0 for size in known)
+    return channels, height, width
+
+
 def require_axes(axes: Sequence[int], rank: int) -> list[int]:
     """Return `axes` counted from the front."""
     counted = normalised(axes, rank)
