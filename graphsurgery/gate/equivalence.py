@@ -19,7 +19,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
 from graphsurgery.gate.pasted_masks import paste_anew
-from graphsurgery.gate.ties import settle
+from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Limit, Tolerance, Tolerances
 
 __all__ = [
@@ -199,7 +199,7 @@ def compare(
     for group in groups:
         alignment = align(reference, candidate, group)
         if alignment:
-            alignment = settle(alignment, reference, candidate, aside or {}, tolerances)
+            alignment = resolve_ties(alignment, reference, candidate, aside or {}, tolerances)
             aligned = {**dict.fromkeys(alignment.names, alignment), **aligned}
             seen, failure = _judge_rows(alignment, reference, candidate, tolerances)
             notes += seen

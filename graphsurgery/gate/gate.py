@@ -22,7 +22,6 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from graphsurgery.capture.samples import Sample
-from graphsurgery.devices.session import Session
 from graphsurgery.gate import row_members
 from graphsurgery.gate.equivalence import (
     DEFAULT_GROUPS,
@@ -100,12 +99,6 @@ class Gate:
     def grant(self, pass_name: str) -> tuple[Grant, ...]:
         """Return what the recipe grants to an approximate pass, nothing where it grants none."""
         return (Grant(pass_name, self.grants[pass_name]),) if pass_name in self.grants else ()
-
-    def play_graph(self, model: Model) -> Iterator[Tensors]:
-        """Yield what the whole graph computes on each sample."""
-        session = Session(model.proto, name="the whole graph")
-        for sample in self.samples:
-            yield session.run({name: sample.load(name) for name in session.inputs})
 
     def play_part(self, part: Part) -> Iterator[Tensors]:
         """Yield what one part computes on each sample's boundary tensors."""

@@ -39,7 +39,7 @@ ROUNDING = 2.0**-22
 Array = NDArray[Any]
 
 
-def settle(
+def resolve_ties(
     alignment: Alignment,
     reference: Mapping[str, Array],
     candidate: Mapping[str, Array],

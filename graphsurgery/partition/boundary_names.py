@@ -6,7 +6,7 @@ original model, and what a tensor is can be seen by its value: same shape, same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
 from graphsurgery.gate import row_members
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, Alignment, Group, RowMatch, align
-from graphsurgery.gate.ties import settle
+from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 
@@ -38,27 +38,15 @@ def expose(model: Model, names: Sequence[str]) -> ModelProto:
     return proto
 
 
-def values_of(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
-    """Run the graph once on each sample and return the values of the tensors `names`."""
+def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Iterator[dict[str, np.ndarray]]:
+    """Run the graph on each sample and yield the values of its outputs and of the tensors `names`."""
     inputs = model.inputs
-    computed = [name for name in names if name not in inputs]
+    computed = [name for name in dict.fromkeys((*model.outputs, *names)) if name not in inputs]
     session = Session(expose(model, computed), name="the whole graph") if computed else None
-    found = []
     for sample in samples:
         given = {name: sample.load(name) for name in inputs}
         values = session.run(given, computed) if session else {}
-        found.append({**values, **{name: given[name] for name in names if name in inputs}})
-    return found
-
-
-def values_and_outputs(
-    model: Model, names: Sequence[str], samples: Sequence[Sample]
-) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
-    """Return the values of the tensors `names` on each sample, and those of the outputs in the very same runs."""
-    found = values_of(model, list(dict.fromkeys([*names, *model.outputs])), samples) if names else [{} for _ in samples]
-    return [{name: each[name] for name in names} for each in found], [
-        {name: value for name, value in each.items() if name in model.outputs} for each in found
-    ]
+        yield {**values, **{name: given[name] for name in (*model.outputs, *names) if name in inputs}}
 
 
 def name_by_value(
@@ -133,7 +121,9 @@ def _align(
     reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray], group: Group, sample: Sample
 ) -> Alignment | None:
     found = align(reference, candidate, group)
-    return found and settle(found, reference, candidate, row_members.aside(sample, group.keys, [group]), Tolerances())
+    return found and resolve_ties(
+        found, reference, candidate, row_members.aside(sample, group.keys, [group]), Tolerances()
+    )
 
 
 def _is_boxes(value: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
-from graphsurgery.errors import CaptureError, Difference, InputError, ModelError
+from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, InputError, ModelError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
@@ -65,6 +65,31 @@ class Run:
     calibration: Sequence[Sample] = ()
 
 
+@dataclass
+class Unjudged:
+    """The whole graph behind a step, before the gate has judged it.
+
+    It is run only when the next step is known: `judge_whole` can then ask in the same runs for the verdict and for the
+    inner tensors which that step makes ends of a graph. `before` is what the graph before it computed, where a grant
+    asks for that, `unchanged` are the steps behind it that left it alone and share its verdict.
+    """
+
+    subject: Model
+    step: Step
+    place: str
+    outputs: Sequence[str] | None = None
+    earlier: tuple[Grant, ...] = ()
+    own: tuple[Grant, ...] = ()
+    before: Sequence[Tensors] | None = None
+    graph_before: Model | None = None
+    unchanged: list[Step] = field(default_factory=list)
+
+    @property
+    def granted(self) -> tuple[Grant, ...]:
+        """What the passes up to this graph were granted."""
+        return (*self.earlier, *self.own)
+
+
 @dataclass(frozen=True)
 class Parts:
     """The finished parts with what the gate knows of them, and the manifest that was written with them."""
@@ -82,10 +107,10 @@ def apply(run: Run, output: OutputFolder) -> Parts:
     run.failed = failed_folder(output.path)
     for use in (*run.recipe.passes, *(use for uses in run.recipe.part_passes.values() for use in uses)):
         use.pass_.prepare()
-    whole = export(run)
+    unjudged = export(run)
     for use in run.recipe.passes:
-        whole = rewrite_whole(run, use, whole)
-    parts = cut(run, whole)
+        unjudged = rewrite_whole(run, use, unjudged)
+    whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
     parts = [replace(part, subject=certify_static(part.subject)) for part in parts]
     check_chain(run, parts, whole)
@@ -98,57 +123,96 @@ def failed_folder(out: Path) -> Path:
     return place.with_name(f"{place.name}.failed")
 
 
-def export(run: Run) -> Judged[Model]:
-    """Export the whole model and compare it with the tensors captured from the original before any pass ran."""
+def export(run: Run) -> Unjudged:
+    """Export the whole model, to be compared with the tensors captured from the original before any pass ran."""
     run.watcher.begin("export")
     with _timed(run.record, "export"):
         model = Model(run.source.export(), run.source.folder).with_values_inside()
         model.check("the export")
     step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
     run.record.checks.append(step)
-    judged = Judged(model)
-    if run.gate is not None:
-        judged = _judge(run, step, judged, run.gate.play_graph(model), "the export, before any pass,")
-    run.watcher.finished(step)
-    return judged
+    return Unjudged(model, step, "the export, before any pass,")
 
 
-def rewrite_whole(run: Run, use: PassUse, whole: Judged[Model]) -> Judged[Model]:
-    """Run one pass on the whole graph and compare its outputs with the captured ones, by the rule of the gate."""
-    step, model = _rewrite(run, use, whole.subject, None)
+def rewrite_whole(run: Run, use: PassUse, whole: Unjudged) -> Unjudged:
+    """Run one pass on the whole graph, and let the gate judge the graph before it."""
+    with _judged_first(run, whole):
+        step, model = _rewrite(run, use, whole.subject, None)
     if model.fingerprint == whole.subject.fingerprint:
-        return _unchanged(run, step, whole)
+        run.record.passes.append(step)
+        whole.unchanged.append(step)
+        return whole
+    wanted = references.new_ends(whole.subject, model, run.samples, bool(whole.granted))
+    judged, values = judge_whole(run, whole, wanted)
+    run.record.passes.append(step)
     with _timed(run.record, "checks"):
-        model, inner = references.adopt_names(_place(use, None), whole, model, run.samples)
-    after = Judged(model, granted=whole.granted)
-    if run.gate is not None:
-        outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
-        with _graphs_left_behind(run, step, whole.subject, model):
-            before = references.outputs_before(whole, model, inner, run.samples) if whole.granted else None
-            own = _own_grant(run.gate, use)
-            after = _judge(run, step, after, run.gate.play_graph(model), _place(use, None), outputs, own, before)
-    run.watcher.finished(step)
-    return after
+        model, before = references.adopt_names(_place(use, None), judged, values, model, run.samples)
+    own = _own_grant(run.gate, use) if run.gate is not None else ()
+    outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
+    return Unjudged(model, step, _place(use, None), outputs, whole.granted, own, before, whole.subject)
 
 
-def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
+def judge_whole(run: Run, whole: Unjudged, names: Sequence[str] = ()) -> tuple[Judged[Model], list[Tensors]]:
+    """Let the gate judge a whole graph by the captured outputs, and return it with the values of the tensors `names`.
+
+    With `names`, what is returned for each sample holds the outputs of the graph too; without, nothing. Raises
+    Difference where the step that made the graph broke it.
+    """
+    values: list[Tensors] = [] if names else [{} for _ in run.samples]
+    if run.gate is None:
+        verdict: Judged[Model] = Judged(whole.subject)
+        if names:
+            with _timed(run.record, "checks"):
+                values.extend(boundary_names.played(whole.subject, names, run.samples))
+    else:
+        run.watcher.begin(f"check {whole.step.name}")
+        ends = whole.subject.outputs
+
+        def played() -> Iterator[Tensors]:
+            for computed in boundary_names.played(whole.subject, names, run.samples):
+                if names:
+                    values.append(computed)
+                yield {name: computed[name] for name in ends}
+
+        unjudged = Judged(whole.subject, granted=whole.earlier)
+        with _graphs_left_behind(run, whole.step, whole.graph_before, whole.subject):
+            verdict = _judge(run, whole.step, unjudged, played(), whole.place, whole.outputs, whole.own, whole.before)
+    run.watcher.finished(whole.step)
+    for step in whole.unchanged:
+        step.verdict = verdict.verdict
+        run.watcher.finished(step)
+    return verdict, values
+
+
+@contextmanager
+def _judged_first(run: Run, whole: Unjudged) -> Iterator[None]:
+    """Where a step can't be done, judge the graph that it was given: if that is broken, the message is about that."""
+    try:
+        yield
+    except GraphSurgeryError:
+        judge_whole(run, whole)
+        raise
+
+
+def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     """Cut the graph at the recipe's operator, give the boundary tensors their names, and check each part alone.
 
-    Behind a grant the parts are also played one after another and compared with the graph that was cut.
+    Behind a grant the parts are also played one after another and compared with the graph that was cut. Returns that
+    graph too, now that it is judged.
     """
     plan = run.recipe.partition
     if plan is None:
+        judged_whole, _ = judge_whole(run, whole)
         part = Part(run.recipe.name, "cpu", False, whole.subject)
-        return [Judged(part, whole.verdict, whole.granted, whole.outputs)]
+        return judged_whole, [Judged(part, judged_whole.verdict, judged_whole.granted, judged_whole.outputs)]
+    run.watcher.begin("partition")
+    with _judged_first(run, whole), _timed(run.record, "surgery"):
+        found = _find_cut(plan, whole.subject)
+    names = [tensor.name for tensor in found.crossing()]
+    judged_whole, values = judge_whole(run, whole, names)
     run.watcher.begin("partition")
     with _timed(run.record, "surgery"):
-        found = _find_cut(plan, whole.subject)
-    crossing = found.crossing()
-    with _timed(run.record, "checks"):
-        names = [tensor.name for tensor in crossing]
-        values, ends = boundary_names.values_and_outputs(whole.subject, names, run.samples)
-    with _timed(run.record, "surgery"):
-        references.name_boundary(found, values, ends, run.samples)
+        references.name_boundary(found, values, run.samples)
         parts = extract_parts(found, plan.parts)
     judged = []
     for part in parts:
@@ -161,14 +225,14 @@ def cut(run: Run, whole: Judged[Model]) -> list[Judged[Part]]:
             cut_out = _judge(run, step, cut_out, run.gate.play_part(part), place)
         judged.append(cut_out)
         run.watcher.finished(step)
-    if run.gate is not None and whole.outputs is not None:
+    if run.gate is not None and judged_whole.outputs is not None:
         nodes = sum(part.model.nodes for part in parts)
         step = Step("partition", nodes_before=nodes, nodes_after=nodes)
         run.record.checks.append(step)
         played = run.gate.play_chain(parts, whole.subject.inputs, whole.subject.outputs)
-        _judge(run, step, whole, played, "the cut", before=whole.outputs, last=True)
+        _judge(run, step, judged_whole, played, "the cut", before=judged_whole.outputs, last=True)
         run.watcher.finished(step)
-    return judged
+    return judged_whole, judged
 
 
 def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
@@ -200,8 +264,10 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
     for use in run.recipe.part_passes.get(part.subject.name, ()):
         before = part.subject
         step, model = _rewrite(run, use, before.model, before.name)
+        run.record.passes.append(step)
         if model.fingerprint == before.model.fingerprint:
-            part = _unchanged(run, step, part)
+            step.verdict = part.verdict
+            run.watcher.finished(step)
             continue
         after = Judged(replace(before, model=model), granted=part.granted)
         if run.gate is not None:
@@ -280,7 +346,6 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     step = Step(
         use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
     )
-    run.record.passes.append(step)
     return step, applied.model
 
 
@@ -328,25 +393,21 @@ def _own_grant(gate: Gate, use: PassUse) -> tuple[Grant, ...]:
 
 
 @contextmanager
-def _graphs_left_behind(run: Run, step: Step, before: Model, after: Model) -> Iterator[None]:
-    """Leave the graphs before and after a pass that is at fault, and say where they begin to differ."""
+def _graphs_left_behind(run: Run, step: Step, before: Model | None, after: Model) -> Iterator[None]:
+    """Leave the graphs before and after a pass that is at fault, and say where they begin to differ.
+
+    The export has none before it.
+    """
     try:
         yield
     except Difference as error:
         worst = step.worst
         failing = [sample for sample in run.samples if worst is not None and sample.id == worst.sample]
-        if run.failed is not None:
+        if run.failed is not None and before is not None:
             run.watcher.begin("look for the first difference")
             sample = (failing or run.samples)[0]
             error.hint = failure.record(before, after, sample, run.failed, run.watcher.advance)
         raise
-
-
-def _unchanged(run: Run, step: Step, before: Judged[Subject]) -> Judged[Subject]:
-    """Give a pass that changed nothing the verdict of the graph that it left alone."""
-    step.verdict = before.verdict
-    run.watcher.finished(step)
-    return before
 
 
 def _place(use: PassUse, part: str | None) -> str:

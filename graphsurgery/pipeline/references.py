@@ -6,9 +6,7 @@ captured tensor it gets its name; else what the graph before computed is kept as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from graphsurgery import graph as graphs
 from graphsurgery.capture.samples import Sample
@@ -17,6 +15,7 @@ from graphsurgery.gate import row_members
 from graphsurgery.gate.gate import Judged, Tensors
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import stored_names
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.cut import Cut
 from graphsurgery.parts.manifest import describe_part
@@ -24,28 +23,42 @@ from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import PartPlayer
 
 
+def new_ends(before: Model, after: Model, samples: Sequence[Sample], granted: bool) -> list[str]:
+    """Return the inner tensors of the graph before a pass that the pass made inputs or outputs, as far as needed.
+
+    That is for their names where the capture has none of theirs, and behind a grant for the outputs' values.
+    """
+    inner = _tensors(before)
+    ends = dict.fromkeys((*after.inputs, *after.outputs))
+    compared = {name for name in after.outputs if granted and name not in before.outputs}
+    return [name for name in ends if name in inner and (name not in samples[0] or name in compared)]
+
+
 def adopt_names(
-    place: str, before: Judged[Model], after: Model, samples: Sequence[Sample]
-) -> tuple[Model, Mapping[str, str]]:
+    place: str, before: Judged[Model], computed: Sequence[Tensors], after: Model, samples: Sequence[Sample]
+) -> tuple[Model, list[Tensors] | None]:
     """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
 
     A pass that takes away one end of the graph (preprocessing, say) makes an inner tensor an input or output. One that
     equals none is held against what the graph before the pass computes for it. Behind a grant nothing need equal what
-    was captured; there a new output stands for the one at its place. Returns also {name: its name in the graph before}.
-    `place` says in a message which pass it is. Raises PassError for an end of the graph that nothing is known of.
+    was captured; there a new output stands for the one at its place. `computed` is what the graph before gave on each
+    sample for its outputs and for `new_ends`, nothing where there are none. Returns also what it gave for the outputs
+    that the graph has now, None where nothing was granted to it. `place` says in a message which pass it is. Raises
+    PassError for an end of the graph that nothing is known of.
     """
     graph = before.subject
-    inner = naming.tensor_names(graph.proto)
+    inner = _tensors(graph)
     new = [name for name in (*after.inputs, *after.outputs) if name not in samples[0]]
     names: dict[str, str] = {}
     if new:
         had = [name for name in new if name in inner]
-        values, ends = boundary_names.values_and_outputs(graph, had, samples)
+        values = [{name: each[name] for name in had} for each in computed]
+        ends = [{name: each[name] for name in graph.outputs if name in each} for each in computed]
         row_members.remember(values, samples, ends)
         made = [name for name in new if name not in inner]
         if made and not set(made) & set(after.inputs):
-            computed = boundary_names.values_of(after, made, samples)
-            values = [a | b for a, b in zip(values, computed, strict=True)]
+            made_values = boundary_names.played(after, made, samples)
+            values = [a | {name: b[name] for name in made} for a, b in zip(values, made_values, strict=True)]
         names = boundary_names.name_by_value(values, samples, ends)
         if before.granted and len(after.outputs) == len(graph.outputs):
             places = zip(after.outputs, graph.outputs, strict=True)
@@ -59,38 +72,33 @@ def adopt_names(
                 f"compare with; it must be a tensor of the graph before, or equal a captured one"
             )
     renamed = naming.rename_tensors(after, names)
-    places = zip((*renamed.inputs, *renamed.outputs), (*after.inputs, *after.outputs), strict=True)
-    return renamed, {name: old if old in inner else name for name, old in places}
+    if before.outputs is None:
+        return renamed, None
+    called = {now: old if old in inner else now for now, old in zip(renamed.outputs, after.outputs, strict=True)}
+    both = [{**inside, **kept} for inside, kept in zip(computed, before.outputs, strict=True)]
+    return renamed, [{now: each[old] for now, old in called.items()} for each in both]
 
 
-def outputs_before(
-    before: Judged[Model], after: Model, inner: Mapping[str, str], samples: Sequence[Sample]
-) -> list[Tensors]:
-    """Return, for each sample, what the graph before a pass computes for the outputs of the graph behind it.
-
-    `inner` says what an output is called in the graph before.
-    """
-    ends = before.subject.outputs
-    more = [inner[name] for name in after.outputs if inner[name] not in ends]
-    values = boundary_names.values_of(before.subject, more, samples)
-    return [
-        {name: {**computed, **inside}[inner[name]] for name in after.outputs}
-        for computed, inside in zip(before.outputs or (), values, strict=True)
-    ]
+def _tensors(model: Model) -> set[str]:
+    """Return the names of the tensors that can be asked of a run: none of those in a node's body."""
+    graph = model.proto.graph
+    return {name for node in graph.node for name in node.output} | {*model.inputs} | stored_names(graph)
 
 
 def name_boundary(
     found: Cut,
-    values: Sequence[Mapping[str, np.ndarray]],
-    beside: Sequence[Mapping[str, np.ndarray]],
+    computed: Sequence[Tensors],
     samples: Sequence[Sample],
 ) -> None:
     """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
 
-    `beside` is what the same runs gave for the outputs of the graph. A name that an input or output of the graph has is
-    not given to a tensor that was it before an approximate pass; an inner tensor makes way.
+    `computed` is what the graph gave for them and for its outputs on each sample. A name that an input or output of the
+    graph has is not given to a tensor that was it before an approximate pass; an inner tensor makes way.
     """
     ends = {tensor.name for tensor in (*found.graph.inputs, *found.graph.outputs)}
+    names = [tensor.name for tensor in found.crossing()]
+    values = [{name: each[name] for name in names} for each in computed]
+    beside = [{end.name: each[end.name] for end in found.graph.outputs if end.name in each} for each in computed]
     found_names = boundary_names.name_by_value(values, samples, beside)
     known = {old: new for old, new in found_names.items() if new not in ends}
     taken = graphs.tensor_names(found.graph) | set(known.values())

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name, fresh, rename_tensors, tensor_names
-from graphsurgery.partition.boundary_names import expose, name_by_value, values_and_outputs, values_of
+from graphsurgery.partition.boundary_names import expose, name_by_value, played
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -141,14 +141,6 @@ def test_proposals_that_a_tie_has_exchanged_are_the_same_proposals() -> None:
     assert named(computed, {**captured, **better}) == {}
 
 
-def test_computes_outputs_in_the_same_run() -> None:
-    x = np.array([1, 1], np.float32)
-    samples = [Captured("1", {"x": x, "c": np.array(True)})]
-    values, ends = values_and_outputs(Model(parse(TEXT)), ["a"], samples)  # type: ignore[arg-type]
-    assert ([list(each) for each in values], [list(each) for each in ends]) == ([["a"]], [["y"]])
-    assert values_and_outputs(Model(parse(TEXT)), [], samples) == ([{}], [{}])  # type: ignore[arg-type]
-
-
 def test_nothing_computed_gets_no_names() -> None:
     assert name_by_value([], []) == {}
     assert name_by_value([{}], [Captured("1", {"first": noise(0)})]) == {}
@@ -166,16 +158,16 @@ TEXT = f"""{HEAD}
     }}"""
 
 
-def test_computes_inner_tensors_and_hands_inputs_through() -> None:
+def test_computes_outputs_and_inner_tensors_and_hands_inputs_through() -> None:
     model = Model(parse(TEXT))
     x = np.array([1, 1], np.float32)
     samples = [Captured("1", {"x": x, "c": np.array(True)}), Captured("2", {"x": 2 * x, "c": np.array(False)})]
-    got = values_of(model, ["a", "x"], samples)  # type: ignore[arg-type]
+    got = played(model, ["a", "x"], samples)  # type: ignore[arg-type]
     assert [{name: value.tolist() for name, value in each.items()} for each in got] == [
-        {"a": [2, 3], "x": [1, 1]},
-        {"a": [3, 4], "x": [2, 2]},
+        {"a": [2, 3], "x": [1, 1], "y": [-2, -3]},
+        {"a": [3, 4], "x": [2, 2], "y": [-3, -8]},
     ]
-    assert [list(each) for each in values_of(model, ["x"], samples)] == [["x"], ["x"]]  # type: ignore[arg-type]
+    assert [list(each) for each in played(model, [], samples)] == [["y"], ["y"]]  # type: ignore[arg-type]
     assert [info.name for info in expose(model, ["a"]).graph.output] == ["a"]
     assert [info.name for info in model.proto.graph.output] == ["y"]
 
