@@ -51,7 +51,8 @@ class Quantize(ModelPass):
 
     `method` finds ranges. `exclude` names nodes that stay float, * standing for anything, `exclude_ops` operators;
     `exclude: auto` drops the layers that lose most until every output has `sqnr_goal` dB. `samples` limits how many
-    are used. `explain` ranks the layers by the SQNR that they lose.
+    are used. `explain` ranks the layers by the SQNR that they lose. `seconds` limits each call of the quantizer, to 600
+    for onnxruntime and 7200 for the others if not given.
     """
 
     name = "quantize"
@@ -71,9 +72,12 @@ class Quantize(ModelPass):
     sqnr_goal: float | None = None
     samples: int | None = None
     explain: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         quantizers.backend(self.backend).check(self._settings)
+        if self.seconds is not None and self.seconds <= 0:
+            raise ValueError(f"seconds must be above 0, not {self.seconds}")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be 1 or more, not {self.samples}")
         if self.exclude == "auto" and self.sqnr_goal is None:
