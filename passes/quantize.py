@@ -5,8 +5,9 @@
 
 Q is QuantizeLinear, DQ DequantizeLinear. In the first form, which NPU compilers read, each layer stays an operator of
 its own between a DQ and a Q; what the model computes is defined in float, and a compiler fuses the three. Inputs and
-outputs stay float. The range of each tensor comes from the captured samples of the model's own inputs, so the pass
-belongs into part_passes. A frozen batch is filled as the runtime does it, but with real rows (`quantize.calibration`).
+outputs stay float. The range of each tensor comes from the captured samples of the model's own inputs: a part's in
+part_passes, the whole graph's in passes. A frozen batch is filled as the runtime does it, but with real rows
+(`quantize.calibration`).
 
 After it the report shows the SQNR of each output over the samples, 10 log10(signal / noise): about 30 dB and more is
 usual for 8 bits, and below 15 something is wrong. Rows that fill up a batch do not count.
@@ -40,6 +41,7 @@ from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
+NOTHING_LEFT = -999.0  # dB
 # of ONNX and of ONNX Runtime; ExtendedQuantizeLinear and the like of AMD hold the first name
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
@@ -57,6 +59,7 @@ class Quantize(ModelPass):
 
     name = "quantize"
     effect = "approximate"
+    needs_samples = True
 
     backend: str = "onnxruntime"
     config: str | None = None
@@ -143,8 +146,8 @@ class Quantize(ModelPass):
 
 
 def _in_json(decibels: float) -> float | None:
-    """Return what JSON can hold; None for outputs that are equal."""
-    return round(decibels, 2) if math.isfinite(decibels) else None
+    """Return what JSON can hold; None for outputs that are equal, NOTHING_LEFT for one without any signal."""
+    return None if decibels == math.inf else round(max(decibels, NOTHING_LEFT), 2)
 
 
 def _require_plain(model: ModelProto) -> None:

@@ -193,17 +193,18 @@ class Normalised:
             if rounded is None:
                 reader.input[2] = bias
                 continue
-            made = [f"{bias}_quantized{suffix}" for suffix in ("", "_scale", "_zero_point")]
+            made = [f"{node.output[0]}_quantized{suffix}" for suffix in ("", "_scale", "_zero_point")]
             whole, scale, axis = rounded
             for name, value in zip(made, (whole, scale, np.zeros(scale.shape, np.int32)), strict=True):
                 graph.initializer.append(numpy_helper.from_array(value, name))
             options: dict[str, Any] = {"axis": axis} if scale.ndim else {}
-            title = f"{bias}_DequantizeLinear"
+            title = f"{node.output[0]}_DequantizeLinear"
             done.add(bias)
             nodes.append(
                 helper.make_node("DequantizeLinear", made, node.output, title, domain=read[1].domain, **options)
             )
         _replace(graph.node, nodes)
+        done -= {name for node in walk_protos(graph) for name in node.input}
         _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in done])
 
     def _types(self, graph: GraphProto) -> dict[str, TypeProto]:

@@ -11,13 +11,14 @@ Beyond what is excluded, these nodes stay float:
 1. a Relu or Clip that the quantizer would take for part of the layer before it, where the range doesn't say the same:
    its input is an output of the model or read in a body, its range is empty, or its bounds are no constants around 0
 2. a node with bodies, and one of a custom domain
-3. in QOperator, what has no operator for it: a Conv with a computed bias, and a Gemm with an alpha that is no part of a
-   constant
+3. in QOperator, a Conv or Gemm whose bias is computed or has rows, and a Gemm whose alpha went into no constant: there
+   is no operator for them
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -159,9 +160,10 @@ def _in_range(node: NodeProto, found: Mapping[str, Range], values: Mapping[str, 
 
 def _has_integer_operator(node: NodeProto, values: Mapping[str, TensorProto]) -> bool:
     """Whether QLinearConv or QGemm can do what the node does; any other operator has its own or stays float."""
-    if node.op_type == "Conv":
-        return len(node.input) < 3 or node.input[2] in values
-    return node.op_type != "Gemm" or all(each.f == 1 for each in node.attribute if each.name == "alpha")
+    if node.op_type not in ("Conv", "Gemm"):
+        return True
+    scaled = any(each.name == "alpha" and each.f != 1 for each in node.attribute)
+    return not scaled and (len(node.input) < 3 or node.input[2] in values)
 
 
 def _require_ranges(given: Normalised, kept: set[str], found: Mapping[str, Range]) -> None:
@@ -200,6 +202,8 @@ _running = Running(lambda: Worker(__name__, _NAME))
 
 
 def _load() -> None:
+    # the preset of Qualcomm imports torch where it is, for nothing that is used here: 10 s
+    sys.modules["torch"] = None  # type: ignore[assignment]  # it counts as not installed
     import onnxruntime.quantization  # noqa: F401
 
 
