@@ -60,7 +60,7 @@ def normalise(model: ModelProto, *, per_channel: bool) -> Normalised:
     taken = names_in(graph)
     copies = _own_initializers(graph, taken)
     _plain_gemms(graph)
-    waiting, held = _hold_biases(graph, taken, per_channel)
+    waiting, held = _hold_biases(graph, taken) if per_channel else ({}, {})
     prefix = "q"
     while any(re.search(rf"{prefix}\d", name) for name in (*taken, *(node.name for node in walk_protos(graph)))):
         prefix += "q"
@@ -81,7 +81,7 @@ class Normalised:
     model: ModelProto
     original: ModelProto
     prefix: str
-    names: Mapping[str, str]
+    names: dict[str, str]
     waiting: Mapping[str, str]
 
     @property
@@ -149,7 +149,9 @@ class Normalised:
 
     def _share_again(self, model: ModelProto) -> None:
         """Give one tensor to all who read equal ones that were made of copies; the nodes stand in order."""
-        graph, same, first = model.graph, {}, {}
+        graph = model.graph
+        same: dict[str, str] = {}
+        first: dict[tuple[object, ...], str] = {}
         constant: set[str] = set()
 
         def is_known(tensor: str, *content: object) -> bool:
@@ -360,7 +362,7 @@ def _plain_gemms(graph: GraphProto) -> None:
         _store(bias, np.broadcast_to(value, (*value.shape[:-1], columns)).reshape(*rows, columns))
 
 
-def _hold_biases(graph: GraphProto, taken: set[str], per_channel: bool) -> tuple[dict[str, str], dict[str, str]]:
+def _hold_biases(graph: GraphProto, taken: set[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Put an Identity before each bias that is no vector as long as its weight has scales, so that it stays as it is.
 
     Returns the nodes that read them by the names of the Identities, and the biases by what these write.
@@ -373,7 +375,7 @@ def _hold_biases(graph: GraphProto, taken: set[str], per_channel: bool) -> tuple
         grouped = node.op_type == "ConvTranspose" and any(
             each.name == "group" and each.i > 1 for each in node.attribute
         )
-        if bias is not None and (len(bias.dims) != 1 or (grouped and per_channel)):
+        if bias is not None and (len(bias.dims) != 1 or grouped):
             output, name = fresh(f"{bias.name}_held", taken), fresh(f"{node.name}_bias", names)
             nodes.append(helper.make_node("Identity", [bias.name], [output], name))
             node.input[2] = output

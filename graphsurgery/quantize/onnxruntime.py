@@ -182,14 +182,15 @@ def _quantized(given: Normalised, settings: Settings, found: Mapping[str, Range]
     with _running.use() as worker:
         file = worker.folder / "model.onnx"
         write(given.model, file, _NAME)
+        seconds = settings.seconds or SECONDS
         request = {
             "file": str(file),
             "settings": asdict(settings),
             "spans": {name: list(span) for name, span in found.items() if all(map(math.isfinite, span))},
             "kept": kept,
-            "limit": settings.seconds or SECONDS,
+            "limit": seconds,
         }
-        reply = worker.ask(request, request["limit"] + GRACE)
+        reply = worker.ask(request, seconds + GRACE)
         if "failed" in reply:
             raise failure(_NAME, reply, given)
         return onnx.load(file)

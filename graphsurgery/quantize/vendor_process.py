@@ -66,7 +66,8 @@ def quantize_apart(
     `settings.seconds`; and what `normalise` raises.
     """
     given = normalise(model, per_channel=bool(settings.per_channel))
-    excluded = [*given.waiting, *_excluded(given.model.graph, settings, symmetric=symmetric)]
+    # they fold an Identity, and fail where a bias has another length than the scales of its weight
+    excluded = [*given.waiting, *given.waiting.values(), *_excluded(given.model.graph, settings, symmetric=symmetric)]
     seconds = settings.seconds or SECONDS
     with tempfile.TemporaryDirectory(prefix="graphsurgery-", ignore_cleanup_errors=True) as folder:
         work = Path(folder)
