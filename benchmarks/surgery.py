@@ -91,7 +91,7 @@ def run_onnxsim(folder: Path) -> float:
 
 
 def run_surgery(recipe: Recipe, source: Source, capture: Capture, folder: Path) -> float:
-    onnxsim_process.shutdown()
+    onnxsim_process.running.shutdown()
     record = Record(recipe.to_json())
     with OutputFolder(folder / "parts") as output:
         pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, record), output)

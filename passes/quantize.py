@@ -5,8 +5,9 @@
 
 Q is QuantizeLinear, DQ DequantizeLinear. In the first form, which NPU compilers read, each layer stays an operator of
 its own between a DQ and a Q; what the model computes is defined in float, and a compiler fuses the three. Inputs and
-outputs stay float. The range of each tensor comes from the captured samples of the model's own inputs, so the pass
-belongs into part_passes. A frozen batch is filled as the runtime does it, but with real rows (`quantize.calibration`).
+outputs stay float. The range of each tensor comes from the captured samples of the model's own inputs: a part's in
+part_passes, the whole graph's in passes. A frozen batch is filled as the runtime does it, but with real rows
+(`quantize.calibration`).
 
 After it the report shows the SQNR of each output over the samples, 10 log10(signal / noise): about 30 dB and more is
 usual for 8 bits, and below 15 something is wrong. Rows that fill up a batch do not count.
@@ -40,6 +41,7 @@ from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
+NOTHING_LEFT = -999.0  # dB
 # of ONNX and of ONNX Runtime; ExtendedQuantizeLinear and the like of AMD hold the first name
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
@@ -51,11 +53,13 @@ class Quantize(ModelPass):
 
     `method` finds ranges. `exclude` names nodes that stay float, * standing for anything, `exclude_ops` operators;
     `exclude: auto` drops the layers that lose most until every output has `sqnr_goal` dB. `samples` limits how many
-    are used. `explain` ranks the layers by the SQNR that they lose.
+    are used. `explain` ranks the layers by the SQNR that they lose. `seconds` limits each call of the quantizer, to 600
+    for onnxruntime and 7200 for the others if not given.
     """
 
     name = "quantize"
     effect = "approximate"
+    needs_samples = True
 
     backend: str = "onnxruntime"
     config: str | None = None
@@ -71,9 +75,12 @@ class Quantize(ModelPass):
     sqnr_goal: float | None = None
     samples: int | None = None
     explain: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         quantizers.backend(self.backend).check(self._settings)
+        if self.seconds is not None and self.seconds <= 0:
+            raise ValueError(f"seconds must be above 0, not {self.seconds}")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be 1 or more, not {self.samples}")
         if self.exclude == "auto" and self.sqnr_goal is None:
@@ -139,8 +146,8 @@ class Quantize(ModelPass):
 
 
 def _in_json(decibels: float) -> float | None:
-    """Return what JSON can hold; None for outputs that are equal."""
-    return round(decibels, 2) if math.isfinite(decibels) else None
+    """Return what JSON can hold; None for outputs that are equal, NOTHING_LEFT for one without any signal."""
+    return None if decibels == math.inf else round(max(decibels, NOTHING_LEFT), 2)
 
 
 def _require_plain(model: ModelProto) -> None:

@@ -83,7 +83,7 @@ class Simplify(ModelPass):
                 raise ValueError(f"{option} must be above 0, not {getattr(self, option)}")
 
     def prepare(self) -> None:
-        onnxsim_process.start()
+        onnxsim_process.running.start()
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         _require_readable(model)

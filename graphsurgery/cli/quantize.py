@@ -12,8 +12,8 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
-from graphsurgery.cli.screen import Display, err, save, screen_for, write_json
-from graphsurgery.errors import InputError
+from graphsurgery.cli.screen import Display, save, screen_for, write_json
+from graphsurgery.errors import Difference, InputError
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ def quantize_command(
     goal: Annotated[
         float | None, typer.Option(metavar="DB", help="Leave the worst layers float until every output has this SQNR.")
     ] = None,
+    floor: Annotated[
+        float, typer.Option(metavar="DB", help="Write nothing and end with 1 where an output has less.")
+    ] = 10.0,
     explain: Annotated[bool, typer.Option("--explain", help="Rank the layers by the SQNR that they lose.")] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw that ranking; --out's name + .svg if not given.")
@@ -71,14 +74,16 @@ def quantize_command(
         raise InputError(f"{model}: nothing was quantized: {applied.skips[0].reason}")
     applied.model.check(f"{model}, quantized,")
 
-    save(target, applied.model.save)
     details = applied.details
+    lost = {name: db for name, db in details.get("sqnr_db", {}).items() if db is not None and not db >= floor}
+    if not lost:
+        save(target, applied.model.save)
     layers = details.get("layers", [])
     if picture is not None:
         drawing = _drawn(model, details, goal)
         save(picture, lambda path: path.write_text(drawing, encoding="utf-8"))
-    files = [target, *([picture] if picture is not None else [])]
-    write_json(json_, _content(model, target, picture, applied, seconds))
+    files = [*([target] if not lost else []), *([picture] if picture is not None else [])]
+    write_json(json_, _content(model, None if lost else target, picture, applied, seconds))
 
     runs = details.get("feeds", 0)
     screen.print(terminal.sqnr_table(f"SQNR over {runs} run{'s' * (runs != 1)}", details.get("sqnr_db", {})))
@@ -88,8 +93,13 @@ def quantize_command(
     if details.get("excluded"):
         screen.print(f"\nleft float: {', '.join(details['excluded'])}", highlight=False, markup=False)
     screen.print("\n" + "\n".join(map(str, files)), highlight=False, markup=False, soft_wrap=True)
-    for line in _warnings(details):
-        err.print(line, style="yellow", highlight=False, markup=False)
+    if lost:
+        listed = ", ".join(f"{name} {db:.1f} dB" for name, db in list(lost.items())[:4])
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        raise Difference(
+            f"{model}: below the floor of {floor:g} dB: {listed}{more}; {target} is not written. --explain ranks the "
+            "layers, --goal leaves the worst float, --floor takes less"
+        )
 
 
 def _configured(
@@ -143,20 +153,15 @@ def _drawn(model: Path, details: Mapping[str, Any], goal: float | None) -> str:
     return bar_plot(f"{model.name}, quantized by {details.get('backend')}", explanation, bars, "dB", goal=goal)
 
 
-def _content(model: Path, target: Path, picture: Path | None, applied: Applied, seconds: float) -> dict[str, Any]:
+def _content(
+    model: Path, target: Path | None, picture: Path | None, applied: Applied, seconds: float
+) -> dict[str, Any]:
     return {
         "model": str(model),
-        "out": str(target),
+        "out": str(target) if target is not None else None,
         **({"plot": str(picture)} if picture is not None else {}),
         "nodes": applied.model.nodes,
-        "bytes": target.stat().st_size,
+        "bytes": target.stat().st_size if target is not None else None,
         "seconds": round(seconds, 3),
         **applied.details,
     }
-
-
-def _warnings(details: Mapping[str, Any]) -> list[str]:
-    """Say what a user should not overlook: an output that is mostly noise."""
-    lost = [name for name, db in details.get("sqnr_db", {}).items() if db is not None and db < 10]
-    listed = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
-    return [f"below 10 dB, so that something is wrong: {listed}; --explain ranks the layers"] if lost else []

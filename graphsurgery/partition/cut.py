@@ -3,8 +3,9 @@
 1. RoIAlign nodes are grouped into pools: nodes whose outputs meet in one tensor before the next weight.
 2. stage(node) = the number of pools on the longest path from the inputs to it.
 3. The weights of one stage (Conv, ConvTranspose, Gemm, MatMul with a constant operand) and all nodes between them
-   are an accelerator part, together with activations right behind the last weights and Flatten or Reshape right
-   before the first. What is left between two accelerator parts is a host part.
+   are an accelerator part, together with activations right behind the last weights, Flatten or Reshape right before
+   the first, and QuantizeLinear and DequantizeLinear at either end. What is left between two accelerator parts is a
+   host part.
 4. A cut tensor is any tensor that crosses. What depends on constants alone is repeated where it is used.
 
 Mask R-CNN has two pools and so three accelerator parts, each followed by a host part; RetinaNet has none and one.
@@ -25,6 +26,8 @@ from graphsurgery.partition.operator_names import is_known, is_named, unknown
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
 ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "HardSwish", "HardSigmoid")
 RESHAPES = ("Flatten", "Reshape")
+# They belong to the layer that they stand at; those of 16 bits are Microsoft's before opset 21.
+ROUNDING = tuple(f"{domain}{op}" for op in ("QuantizeLinear", "DequantizeLinear") for domain in ("", "com.microsoft."))
 # What no CNN accelerator runs: data-dependent control flow, selection and output sizes.
 HOST_ONLY = (
     frozenset({"If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "RoiAlign", "TopK", "Shape", "Size", "Range"})
@@ -239,7 +242,7 @@ def _island(
             )
     behind: set[int] = set()
     for node in here:
-        if id(node) in island or not is_named(node, *ACTIVATIONS, *include):
+        if id(node) in island or not is_named(node, *ACTIVATIONS, *ROUNDING, *include):
             continue
         needs = {id(needed) for needed in _needed(node) if id(needed) in live}
         if needs and needs <= island | behind:
@@ -247,7 +250,7 @@ def _island(
     island |= behind
     for node in reversed(here):
         readers = {id(reader) for reader in node.outputs[0].outputs} if node.outputs else set()
-        before = graphs.is_op(node, *RESHAPES) and readers and readers <= island
+        before = is_named(node, *RESHAPES, *ROUNDING) and readers and readers <= island
         if before and not any(graphs.is_graph_output(tensor, graph) for tensor in node.outputs):
             rest = node.inputs[1:]
             if all(graphs.constant(tensor) is not None for tensor in rest):

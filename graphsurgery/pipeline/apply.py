@@ -238,9 +238,11 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
 def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
     """Return the tensors of `model` that the recipe will make inputs and outputs of the graph, or of a part.
 
-    A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them.
+    A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them; passes that
+    need what is yet to be captured are left out.
     """
-    after = apply_passes([use.pass_ for use in recipe.passes], model.with_values_inside()).model
+    passes = [use.pass_ for use in recipe.passes if not use.pass_.needs_samples]
+    after = apply_passes(passes, model.with_values_inside()).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
         wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]

@@ -10,7 +10,8 @@ other nodes excluded, without calibrating anew, has a third:
 
     prepare(model, calibration, settings, progress)      (excluded patterns -> ModelProto)
 
-`ranges` gathers what tensors hold over the calibration, `sqnr` measures what quantizing cost.
+`normalise` brings a model into the form that quantizers can take, and back; `ranges` gathers what tensors hold over the
+calibration, `sqnr` measures what quantizing cost.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Settings:
     """How to quantize; None leaves a choice to the backend, or to its named `config`.
 
     `exclude` are patterns of node names (as fnmatch has them) and `exclude_ops` operator types that stay float.
+    `seconds` limits each call of the quantizer.
     """
 
     format: Literal["qdq", "qoperator"] | None = None
@@ -61,6 +63,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     exclude_ops: tuple[str, ...] = ()
     config: str | None = None
+    seconds: float | None = None
 
 
 class Calibration(Protocol):

@@ -5,24 +5,22 @@ channel (per tensor before opset 13, whose DequantizeLinear takes one scale only
 
 The ranges come from `graphsurgery.quantize.ranges`, not from ONNX Runtime's calibrators (1.31): those that count values
 keep every tensor of every run until the last, and entropy, with as many bins as steps, has nothing to choose from.
-Everything stays in memory; nothing is written to disk, to stdout or to a log.
+The quantizer runs in a process of its own, with a time limit, on what `normalise` makes of the model.
 
 Beyond what is excluded, these nodes stay float:
 1. a Relu or Clip that the quantizer would take for part of the layer before it, where the range doesn't say the same:
    its input is an output of the model or read in a body, its range is empty, or its bounds are no constants around 0
 2. a node with bodies, and one of a custom domain
-
-A weight that a float node shares with a quantized one is copied, so that the float node reads it as it was.
+3. in QOperator, a Conv or Gemm whose bias is computed or has rows, and a Gemm whose alpha went into no constant: there
+   is no operator for them
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -33,14 +31,18 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies, walk_protos
-from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded, name_nodes
+from graphsurgery.processes.worker import Running, Worker, serve
+from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded
+from graphsurgery.quantize.failures import GRACE, attempt, failure, write
+from graphsurgery.quantize.normalise import Normalised, normalise
 from graphsurgery.quantize.ranges import Range, ranges
 
+_NAME = "backend 'onnxruntime'"
 CONFIGS = ("qnn",)
-FIRST_OPSET = 10  # with QuantizeLinear
 PER_CHANNEL_OPSET = 13
 WIDE = ("uint16", "int16")
 MICROSOFT = "com.microsoft"
+SECONDS = 600.0
 
 
 def check(settings: Settings) -> None:
@@ -83,29 +85,23 @@ def prepare(
     """Calibrate `model` and return what quantizes it but for the nodes whose names match the given patterns."""
     check(settings)
     settings = _decided(settings, Model(model).opset)
-    ready = _with_types(model)
+    _running.start()  # it gets ready while the ranges are found
+    given = normalise(model, per_channel=bool(settings.per_channel))
     method = settings.method
     assert method is not None
     assert method != "min_mse"
-    found = ranges(ready, calibration, method, progress)
+    found = ranges(given.model, given.feeds(calibration), method, progress)
 
     def quantize_but(exclude: tuple[str, ...]) -> ModelProto:
-        given = ModelProto()
-        given.CopyFrom(ready)
-        kept = _kept_float(given.graph, replace(settings, exclude=exclude), found)
-        _require_ranges(given.graph, kept, found)
-        _copy_shared_weights(given.graph, kept)
-        with _silence():
-            done = _quantized(given, settings, found, sorted(kept))
-        return _with_frame_of(model, done)
+        kept = {*given.waiting, *_kept_float(given.model.graph, replace(settings, exclude=exclude), found)}
+        _require_ranges(given, kept, found)
+        return given.restore(_quantized(given, settings, found, sorted(kept)), _NAME)
 
     return quantize_but
 
 
 def _decided(settings: Settings, opset: int) -> Settings:
     """Return the settings with every choice made. Raises InputError where the opset has no room for one."""
-    if opset < FIRST_OPSET:
-        raise InputError(f"opset {opset} has no QuantizeLinear; export with opset {PER_CHANNEL_OPSET} or later")
     form = settings.format or "qdq"
     room = opset >= PER_CHANNEL_OPSET or form == "qoperator"
     if settings.per_channel and not room:
@@ -129,43 +125,6 @@ def _decided(settings: Settings, opset: int) -> Settings:
     )
 
 
-def _with_types(model: ModelProto) -> ModelProto:
-    """Return a copy in which each node has a name, weights are initializers, and types and shapes are inferred."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    name_nodes(copy)
-    _lift_weights(copy.graph)
-    ready = onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    half = next(
-        (info for info in (*ready.graph.value_info, *ready.graph.input) if _element(info) == TensorProto.FLOAT16), None
-    )
-    if half is not None:
-        raise InputError(
-            f"tensor '{half.name}' is float16; quantize the float32 model, and cast what stays float later"
-        )
-    return ready
-
-
-def _element(info: onnx.ValueInfoProto) -> int:
-    return int(info.type.tensor_type.elem_type)
-
-
-def _lift_weights(graph: GraphProto) -> None:
-    """Turn float Constant nodes into initializers, which the quantizer takes for weights, but for outputs."""
-    promised = {info.name for info in graph.output}
-    kept = []
-    for node in graph.node:
-        value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), TensorProto())
-        is_weight = node.op_type == "Constant" and value.data_type == TensorProto.FLOAT
-        if is_weight and node.output[0] not in promised:
-            graph.initializer.append(value)
-            graph.initializer[-1].name = node.output[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
 def _kept_float(graph: GraphProto, settings: Settings, found: Mapping[str, Range]) -> set[str]:
     """Return the names of the nodes that must not be quantized."""
     outputs = {info.name for info in graph.output}
@@ -174,8 +133,9 @@ def _kept_float(graph: GraphProto, settings: Settings, found: Mapping[str, Range
     kept = set()
     for node in graph.node:
         foreign = node.domain not in (*graphs.STANDARD_DOMAINS, MICROSOFT) or bool(bodies(node))
-        clips = node.op_type in ("Relu", "Clip")
-        if is_excluded(node, settings) or foreign or (clips and not _in_range(node, found, values, outputs | inner)):
+        clips = node.op_type in ("Relu", "Clip") and not _in_range(node, found, values, outputs | inner)
+        integer = settings.format == "qoperator" and not _has_integer_operator(node, values)
+        if is_excluded(node, settings) or foreign or clips or integer:
             kept.add(node.name)
     return kept
 
@@ -198,36 +158,65 @@ def _in_range(node: NodeProto, found: Mapping[str, Range], values: Mapping[str, 
     return bool(limits.get("min", 0.0) <= 0.0 <= limits.get("max", 0.0))
 
 
-def _require_ranges(graph: GraphProto, kept: set[str], found: Mapping[str, Range]) -> None:
-    for node in graph.node:
+def _has_integer_operator(node: NodeProto, values: Mapping[str, TensorProto]) -> bool:
+    """Whether QLinearConv or QGemm can do what the node does; any other operator has its own or stays float."""
+    if node.op_type not in ("Conv", "Gemm"):
+        return True
+    scaled = any(each.name == "alpha" and each.f != 1 for each in node.attribute)
+    return not scaled and (len(node.input) < 3 or node.input[2] in values)
+
+
+def _require_ranges(given: Normalised, kept: set[str], found: Mapping[str, Range]) -> None:
+    for node in given.model.graph.node:
         if node.name not in kept:
             for name in (*node.input, *node.output):
                 if name in found and not all(map(math.isfinite, found[name])):
                     raise InputError(
-                        f"tensor '{name}' becomes NaN or Inf on the samples, which have no range; add "
+                        f"tensor '{given.text(name)}' becomes NaN or Inf on the samples, which have no range; add "
                         f"'{node.name}', the {node.op_type} that reads or writes it, to exclude"
                     )
 
 
-def _copy_shared_weights(graph: GraphProto, kept: set[str]) -> None:
-    read = {name for node in graph.node if node.name not in kept for name in node.input}
-    shared = [tensor for tensor in graph.initializer if tensor.name in read]
-    taken = {name for node in walk_protos(graph) for name in (*node.input, *node.output)}
-    copies: dict[str, str] = {}
-    for tensor in shared:
-        if any(tensor.name in node.input for node in graph.node if node.name in kept):
-            fresh = f"{tensor.name}_float"
-            while fresh in taken:
-                fresh += "_"
-            copies[tensor.name] = fresh
-            graph.initializer.append(tensor)
-            graph.initializer[-1].name = fresh
-    for node in graph.node:
-        if node.name in kept:
-            node.input[:] = [copies.get(name, name) for name in node.input]
+def _quantized(given: Normalised, settings: Settings, found: Mapping[str, Range], kept: list[str]) -> ModelProto:
+    """Let the other process quantize the model. Raises PassError, naming the node, where it fails or takes too long."""
+    with _running.use() as worker:
+        file = worker.folder / "model.onnx"
+        write(given.model, file, _NAME)
+        seconds = settings.seconds or SECONDS
+        request = {
+            "file": str(file),
+            "settings": asdict(settings),
+            "spans": {name: list(span) for name, span in found.items() if all(map(math.isfinite, span))},
+            "kept": kept,
+            "limit": seconds,
+        }
+        reply = worker.ask(request, seconds + GRACE)
+        if "failed" in reply:
+            raise failure(_NAME, reply, given)
+        return onnx.load(file)
 
 
-def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range], kept: Sequence[str]) -> ModelProto:
+_running = Running(lambda: Worker(__name__, _NAME))
+
+
+# --- in the other process ---------------------------------------------------------------------------------------
+
+
+def _load() -> None:
+    # the preset of Qualcomm imports torch where it is, for nothing that is used here: 10 s
+    sys.modules["torch"] = None  # type: ignore[assignment]  # it counts as not installed
+    import onnxruntime.quantization  # noqa: F401
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    def quantize_file() -> None:
+        model = onnx.load(request["file"])
+        onnx.save(_run(model, Settings(**request["settings"]), request["spans"], request["kept"]), request["file"])
+
+    return attempt(quantize_file, request["limit"])
+
+
+def _run(model: ModelProto, settings: Settings, found: dict[str, list[float]], kept: list[str]) -> ModelProto:
     """Run ONNX Runtime's quantizer, which works on `model` in place."""
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantizationMode
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -242,11 +231,7 @@ def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range]
         "int16": QuantType.QInt16,
     }
     activations, weights = kinds[settings.activations or ""], kinds[settings.weights or ""]
-    spans = {
-        name: TensorData(lowest=np.float32(span.low), highest=np.float32(span.high))
-        for name, span in found.items()
-        if all(map(math.isfinite, span))
-    }
+    spans = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in found.items()}
     ops = sorted({*QDQRegistry, *QLinearOpsRegistry})
     extra: dict[str, Any] = {
         "ActivationSymmetric": settings.symmetric_activations,
@@ -263,7 +248,7 @@ def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range]
             per_channel=settings.per_channel,
             activation_symmetric=settings.symmetric_activations,
             weight_symmetric=settings.symmetric_weights,
-            nodes_to_exclude=list(kept),
+            nodes_to_exclude=kept,
         )
         ops, extra = sorted(preset.op_types_to_quantize), preset.extra_options
     add_infer_metadata(model)  # or it infers again, by way of a file
@@ -272,7 +257,7 @@ def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range]
         activations,
         TensorsData(CalibrationMethod.MinMax, spans),
         [],
-        list(kept),
+        kept,
         ops,
         extra,
     )
@@ -286,36 +271,5 @@ def _quantized(model: ModelProto, settings: Settings, found: Mapping[str, Range]
     return result
 
 
-def _with_frame_of(model: ModelProto, quantized: ModelProto) -> ModelProto:
-    """Return `quantized`, sorted, with everything of `model` that is no layer: interface, notes, known shapes."""
-    for name in ("producer_name", "producer_version"):
-        quantized.ClearField(name)
-        if model.HasField(name):
-            setattr(quantized, name, getattr(model, name))
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(model.metadata_props)
-    written = {name for node in quantized.graph.node for name in node.output}
-    for part in ("input", "output", "value_info"):
-        quantized.graph.ClearField(part)
-    quantized.graph.input.extend(model.graph.input)
-    quantized.graph.output.extend(model.graph.output)
-    quantized.graph.value_info.extend(info for info in model.graph.value_info if info.name in written)
-    view = Model(quantized).graph()
-    graphs.drop_unused(view)
-    graphs.sort(view)
-    return Model.of(view).proto
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what the quantizer logs and prints to itself; its first warning would set up logging for the process."""
-    root, before = logging.getLogger(), logging.root.manager.disable
-    handler = logging.NullHandler()
-    root.addHandler(handler)
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(handler)
+if __name__ == "__main__":
+    serve(_load, _answer)

@@ -24,7 +24,6 @@ import copy
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from onnx import ModelProto
 
 from graphsurgery.errors import PassError, missing_extra
 from graphsurgery.quantize import Calibration, Settings
-from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, ready, serve
+from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, serve
 
 __all__ = ["CONFIGS", "check", "quantize"]
 
@@ -100,9 +99,8 @@ def quantize(
     check(settings)
     if importlib.util.find_spec("quark") is None:
         raise missing_extra("quark", "quark", _NAME)
-    named, excluded = ready(model, settings, symmetric=_is_symmetric(settings))
-    request = {"settings": asdict(settings), "excluded": excluded}
-    quantized = quantize_apart(__name__, _NAME, named, calibration, request, progress)
+    symmetric = _is_symmetric(settings)
+    quantized = quantize_apart(__name__, _NAME, model, calibration, settings, progress, symmetric=symmetric)
     if any(node.domain == _OWN_OPERATORS for node in quantized.graph.node):
         raise PassError(f"{_NAME}: these settings need operators of {_OWN_OPERATORS}, which ONNX Runtime has not")
     return quantized

@@ -18,7 +18,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from onnx import ModelProto
 
 from graphsurgery.errors import MissingTool
 from graphsurgery.quantize import Calibration, Settings
-from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, ready, serve
+from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, serve
 
 __all__ = ["check", "quantize"]
 
@@ -69,9 +68,8 @@ def quantize(
             f"{_NAME} needs vai_q_onnx, which is not installed: it comes with AMD's Ryzen AI installer, not "
             "from PyPI; backend 'quark' is its successor (pip install 'graphsurgery[quark]')"
         )
-    named, excluded = ready(model, settings, symmetric=bool(_options(settings).get(_SYMMETRIC)))
-    request = {"settings": asdict(settings), "excluded": excluded}
-    return quantize_apart(__name__, _NAME, named, calibration, request, progress)
+    symmetric = bool(_options(settings).get(_SYMMETRIC))
+    return quantize_apart(__name__, _NAME, model, calibration, settings, progress, symmetric=symmetric)
 
 
 def _for_npu(settings: Settings) -> bool:

@@ -9,6 +9,8 @@ only logs. Everything travels as files in one temporary folder, in which the pro
 files, and which vanishes with it:
 
     float.onnx  request.json  feeds.json, feeds.bin   ->   quantized.onnx, and reply.json if that is not to be had
+
+What it gets is in the form of `normalise`, and so are the names in its files and messages.
 """
 
 from __future__ import annotations
@@ -17,34 +19,32 @@ import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto
 
-from graphsurgery.errors import InputError, MissingTool, PassError
+from graphsurgery.errors import MissingTool, PassError
 from graphsurgery.files.temporary import temporary_folder
-from graphsurgery.graph.model import Model
-from graphsurgery.graph.names import fresh, tensor_names
 from graphsurgery.graph.protos import bodies, walk_protos
-from graphsurgery.quantize import Calibration, Settings, name_nodes
+from graphsurgery.quantize import Calibration, Settings, is_excluded
+from graphsurgery.quantize.failures import GRACE, attempt, failure, plain, write
+from graphsurgery.quantize.normalise import normalise
 
 FLOAT, QUANTIZED = "float.onnx", "quantized.onnx"
 _REQUEST, _REPLY, _MESSAGES = "request.json", "reply.json", "messages.txt"
 _INDEX, _VALUES = "feeds.json", "feeds.bin"
 _ALIGNED = 64
-_FIRST_OPSET = 10
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+SECONDS = 7200.0  # what trains the rounding of the weights takes long
+_START_SECONDS = 120.0
 
 
 def quantize_apart(
@@ -52,75 +52,51 @@ def quantize_apart(
     name: str,
     model: ModelProto,
     calibration: Calibration,
-    request: Mapping[str, Any],
+    settings: Settings,
     progress: Callable[[int, int], None],
+    *,
+    symmetric: bool,
 ) -> ModelProto:
     """Run `module` on the model and return what it made, with the names, order and notes that the model had.
 
+    Where activations are not `symmetric`, a Relu or Clip stays float when what it reads is wanted elsewhere: the
+    packages stand on ONNX Runtime's quantizer, which gives its input the range of its output, and so clips that too.
     `progress` counts the feeds as they are stored; what follows takes longer and says nothing. Raises MissingTool
-    when the package can't be loaded there, PassError when it fails.
+    when the package can't be loaded there, PassError, naming the node, when it fails or takes longer than
+    `settings.seconds`; and what `normalise` raises.
     """
+    given = normalise(model, per_channel=bool(settings.per_channel))
+    # they fold an Identity, and fail where a bias has another length than the scales of its weight
+    excluded = [*given.waiting, *given.waiting.values(), *_excluded(given.model.graph, settings, symmetric=symmetric)]
+    seconds = settings.seconds or SECONDS
     with temporary_folder() as work:
-        try:
-            (work / FLOAT).write_bytes(model.SerializeToString())
-        except (ValueError, EncodeError) as error:
-            raise PassError(
-                f"{name}: the model is above the 2 GB that protobuf can hold; quantize it in parts"
-            ) from error
-        _store(work, calibration, progress)
+        write(given.model, work / FLOAT, name)
+        _store(work, given.feeds(calibration), progress)
+        request = {"settings": asdict(settings), "excluded": excluded, "seconds": seconds}
         (work / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        code = _run(module, work)
+        code = _run(module, work, seconds + GRACE + _START_SECONDS)
         reply = _read(work / _REPLY)
         if "missing" in reply:
             raise MissingTool(f"{name}: {reply['missing']}")
         if "failed" in reply:
-            raise PassError(f"{name}: {reply['failed']}; quantize this part in another way, or not at all")
+            raise failure(name, reply, given)
+        if code is None:
+            raise failure(name, {"failed": f"it was stopped after {seconds:g} s, its limit seconds={seconds:g}"}, given)
         if code or not (work / QUANTIZED).is_file():
             raise PassError(f"{name}: it died with exit code {code}: {_last_line(work / _MESSAGES)}")
-        return _with_interface_of(model, onnx.load(work / QUANTIZED), name)
+        return given.restore(onnx.load(work / QUANTIZED), name)
 
 
-def ready(model: ModelProto, settings: Settings, *, symmetric: bool) -> tuple[ModelProto, list[str]]:
-    """Return a copy of `model` in which every node has a name, and the names of those that stay float.
-
-    A weight that one of these shares with another node becomes its own, so that it is not rounded with the other's.
-    Where activations are not `symmetric`, a Relu or Clip stays float when what it reads is wanted elsewhere: both
-    packages stand on ONNX Runtime's quantizer, which gives its input the range of its output, and so clips that too.
-    Raises InputError for what comes out of these quantizers broken: an opset without QuantizeLinear, and float16.
-    """
-    opset = Model(model).opset
-    if opset < _FIRST_OPSET:
-        raise InputError(f"opset {opset} has no QuantizeLinear; export with opset 13 or later")
-    types = {info.name: info.type.tensor_type.elem_type for info in (*model.graph.input, *model.graph.output)}
-    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    half = next((name for name, kind in types.items() if kind == TensorProto.FLOAT16), None)
-    if half is not None:
-        raise InputError(f"tensor '{half}' is float16; quantize the float32 model, and cast what stays float later")
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    name_nodes(copy)
-    graph = copy.graph
+def _excluded(graph: GraphProto, settings: Settings, *, symmetric: bool) -> list[str]:
+    """Return the names of the nodes that stay float."""
     wanted = {info.name for info in graph.output}
     wanted |= {name for node in graph.node for body in bodies(node) for n in walk_protos(body) for name in n.input}
-    excluded = [
-        node
+    return [
+        node.name
         for node in graph.node
-        if node.op_type in settings.exclude_ops
-        or any(fnmatchcase(node.name, pattern) for pattern in settings.exclude)
+        if is_excluded(node, settings)
         or (not symmetric and node.op_type in ("Relu", "Clip") and node.input[0] in wanted)
     ]
-    kept = {node.name for node in excluded}
-    rounded = {name for node in graph.node if node.name not in kept for name in node.input}
-    taken = tensor_names(copy)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in rounded]:
-        readers = [node for node in excluded if tensor.name in node.input]
-        if readers:
-            name = fresh(f"{tensor.name}_float", taken)
-            graph.initializer.append(tensor)
-            graph.initializer[-1].name = name
-            for node in readers:
-                node.input[:] = [name if given == tensor.name else given for given in node.input]
-    return copy, [node.name for node in excluded]
 
 
 def _store(work: Path, calibration: Calibration, progress: Callable[[int, int], None]) -> None:
@@ -139,7 +115,8 @@ def _store(work: Path, calibration: Calibration, progress: Callable[[int, int], 
     (work / _INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
-def _run(module: str, work: Path) -> int:
+def _run(module: str, work: Path, seconds: float) -> int | None:
+    """Return the exit code of the other process, None where it was stopped after so many seconds."""
     # it finds what this process finds, in the same order, but stands elsewhere
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     with (work / _MESSAGES).open("wb") as messages:
@@ -152,7 +129,11 @@ def _run(module: str, work: Path) -> int:
             env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)},
         )
         try:
-            return process.wait()
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return None
         except BaseException:  # Ctrl-C: nobody waits for it any more
             process.kill()
             process.wait()
@@ -162,57 +143,16 @@ def _run(module: str, work: Path) -> int:
             process.stdin.close()
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    reply: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    reply: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return reply
 
 
 def _last_line(path: Path) -> str:
     lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return _plain(lines[-1]) if lines else "it said nothing"
-
-
-def _with_interface_of(model: ModelProto, quantized: ModelProto, name: str) -> ModelProto:
-    """Restore what does not belong to the quantizer; drop the operator sets that its own tools left behind."""
-    for kind in ("input", "output"):
-        has = {info.name: info for info in getattr(quantized.graph, kind)}
-        wants = list(getattr(model.graph, kind))
-        if kind == "input":  # one with a default may have become a constant
-            defaults = {tensor.name for tensor in model.graph.initializer}
-            wants = [info for info in wants if info.name in has or info.name not in defaults]
-        if set(has) != {info.name for info in wants}:
-            listed = ", ".join(info.name for info in wants)
-            raise PassError(f"{name}: it changed the {kind}s {listed} into {', '.join(has)}; quantize in another way")
-        del getattr(quantized.graph, kind)[:]
-        getattr(quantized.graph, kind).extend(wants)
-    del quantized.metadata_props[:]
-    quantized.metadata_props.extend(model.metadata_props)
-    quantized.graph.name = model.graph.name
-    quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
-    used = _domains(quantized)
-    imports = [entry for entry in quantized.opset_import if entry.domain in used]
-    del quantized.opset_import[:]
-    quantized.opset_import.extend(imports)
-    return quantized
-
-
-def _domains(model: ModelProto) -> set[str]:
-    found, graphs = {""}, [model.graph]
-    while graphs:
-        for node in graphs.pop().node:
-            found.add(node.domain)
-            graphs.extend(bodies(node))
-    for function in model.functions:
-        found.update(entry.domain for entry in function.opset_import)
-    return found
-
-
-def _plain(text: str) -> str:
-    """Return the first line of a message, without colours."""
-    lines = [line.strip() for line in _COLOURS.sub("", text).splitlines() if line.strip()]
-    return lines[0][:300] if lines else ""
+    return plain(lines[-1]) if lines else "it said nothing"
 
 
 # --- the other end ----------------------------------------------------------------------------------------------
@@ -262,24 +202,18 @@ def serve(load: Callable[[], Any], quantize: Callable[[Any, dict[str, Any], Path
     try:
         package = load()
     except Exception as error:  # whatever it is, the package can't be used here
-        _reply(work, {"missing": f"it can't be loaded ({_reason(error)})"})
+        _reply(work, {"missing": f"it can't be loaded ({plain(str(error)) or type(error).__name__})"})
         return
     request = json.loads((work / _REQUEST).read_text(encoding="utf-8"))
-    try:
-        quantize(package, request, work, Reader(work))
-    except Exception as error:  # as above
-        _reply(work, {"failed": _reason(error)})
-        return
-    if errors:
-        _reply(work, {"failed": errors[0]})
+    reply = attempt(lambda: quantize(package, request, work, Reader(work)), request["seconds"])
+    if errors and not reply:
+        reply = {"failed": errors[0]}
+    if reply:
+        _reply(work, reply)
 
 
-def _reply(work: Path, reply: dict[str, str]) -> None:
+def _reply(work: Path, reply: dict[str, Any]) -> None:
     (work / _REPLY).write_text(json.dumps(reply), encoding="utf-8")
-
-
-def _reason(error: Exception) -> str:
-    return _plain(str(error)) or type(error).__name__
 
 
 def _logged_errors() -> list[str]:
@@ -290,7 +224,7 @@ def _logged_errors() -> list[str]:
     def listen(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make(*arguments, **keywords)
         if record.levelno >= logging.ERROR:
-            errors.append(_plain(record.getMessage()) or "an error without a message")
+            errors.append(plain(record.getMessage()) or "an error without a message")
         return record
 
     logging.setLogRecordFactory(listen)

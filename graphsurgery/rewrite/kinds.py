@@ -29,12 +29,14 @@ class Refuse(Exception):
 class Pass:
     """A rewrite. Subclass NodePass, GraphPass or ModelPass.
 
-    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault.
+    One that takes outputs away, adds or renames them says `keeps_outputs = False`; of any other that is a fault. One
+    that can't do without captured samples says `needs_samples = True`; it leaves inputs and outputs as they are.
     """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
     keeps_outputs: ClassVar[bool] = True
+    needs_samples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raise ValueError where an option is none of the literals that its type lists."""

@@ -138,7 +138,8 @@ def test_excluded_patterns_stay_float(cli: Cli, place: Place) -> None:
     assert "left float: rough, relu" in outcome.out
 
 
-def test_what_is_mostly_noise_is_pointed_out(cli: Cli, place: Place) -> None:
+def drown(place: Place) -> None:
+    """Make a weight so large that per tensor it leaves nothing of the others, and let nothing read what it gives."""
     model = onnx.load(place.model)
     for tensor in model.graph.initializer:
         if tensor.name == "w":
@@ -150,9 +151,34 @@ def test_what_is_mostly_noise_is_pointed_out(cli: Cli, place: Place) -> None:
             values[:, 0] = 0
             tensor.CopyFrom(numpy_helper.from_array(values, "v"))
     onnx.save(model, place.model)
-    outcome = cli("quantize", place.model, "--inputs", place.model_io, "--option", "per_channel=false")
-    assert outcome.code == 0, outcome.err
-    assert "below 10 dB" in outcome.err
+
+
+def test_what_is_mostly_noise_is_not_written_and_ends_with_1(cli: Cli, snapshot: Snapshot, place: Place) -> None:
+    drown(place)
+    before = snapshot(place.model.parent)
+    outcome = cli("quantize", place.model, "--inputs", place.model_io, "--option", "per_channel=false", "--json", "-")
+    assert outcome.code == 1
+    assert re.search(
+        r"below the floor of 10 dB: y -?\d+\.\d dB; .*part\.quantized\.onnx is not written", outcome.last_line
+    )
+    assert snapshot(place.model.parent) == before
+    content = json.loads(outcome.out)
+    assert (content["out"], content["bytes"]) == (None, None)
+    assert content["sqnr_db"]["y"] < 10
+
+
+def test_a_lower_floor_takes_it_all_the_same(cli: Cli, place: Place) -> None:
+    drown(place)
+    given = ("quantize", place.model, "--inputs", place.model_io, "--option", "per_channel=false")
+    assert cli(*given, "--floor", "-20").code == 0
+    assert place.model.with_name("part.quantized.onnx").is_file()
+
+
+@pytest.mark.parametrize("floor", [90, "nan"])
+def test_a_floor_is_what_the_user_says(cli: Cli, place: Place, floor: object) -> None:
+    outcome = cli("quantize", place.model, "--inputs", place.model_io, "--floor", floor)
+    assert outcome.code == 1
+    assert f"below the floor of {floor} dB: y" in outcome.last_line
 
 
 def test_tables_fit_80_columns_without_escape_codes(

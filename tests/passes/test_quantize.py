@@ -129,6 +129,12 @@ def test_an_output_that_nothing_is_lost_of_has_no_figure() -> None:
     assert applied.details["sqnr_db"]["n"] is None
 
 
+def test_an_output_of_noise_alone_has_a_figure_too() -> None:
+    nothing = "c = Conv (z, w2)\n        [float] d = Conv (z, w2)\n        y = Sub (c, d)"
+    applied = apply(Quantize(exclude=("float",)), filled(CONVS.replace("y = Conv (z, w2)", nothing)))
+    assert applied.details["sqnr_db"]["y"] == -999.0
+
+
 def test_a_frozen_batch_is_filled_and_rows_that_fill_it_do_not_count() -> None:
     model, given = batched([3, 0, 6])
     applied = apply(Quantize(), model, given)
@@ -310,6 +316,7 @@ def test_a_pattern_that_fits_nothing_is_refused() -> None:
     [
         ({"backend": "tensorrt"}, "backend must be one of onnxruntime, quark, vai_q_onnx"),
         ({"samples": 0}, "samples must be 1 or more"),
+        ({"seconds": 0}, "seconds must be above 0"),
         ({"exclude": "auto"}, "needs sqnr_goal"),
         ({"sqnr_goal": 30.0}, "is for exclude: auto"),
         ({"exclude": "auto", "sqnr_goal": 0.0}, "above 0"),

@@ -20,6 +20,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.processes import onnxsim_process
+from graphsurgery.processes.worker import Worker
 from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_same_outputs, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, fuzz
@@ -52,8 +53,8 @@ def apply(text: str | onnx.ModelProto, pass_: Simplify | None = None) -> Applied
 
 
 def worker() -> psutil.Process:
-    assert onnxsim_process._worker is not None
-    return psutil.Process(onnxsim_process._worker.pid)
+    assert onnxsim_process.running.worker is not None
+    return psutil.Process(onnxsim_process.running.worker.pid)
 
 
 def ops(model: Model) -> list[str]:
@@ -450,10 +451,10 @@ def test_an_interruption_leaves_no_process_at_work(monkeypatch: pytest.MonkeyPat
     apply(PLAIN)
     over = worker()
 
-    def interrupt(self: onnxsim_process.Worker) -> float:
+    def interrupt(self: Worker) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnxsim_process.Worker, "_resident_mb", interrupt)
+    monkeypatch.setattr(Worker, "_resident_mb", interrupt)
     with pytest.raises(KeyboardInterrupt):
         apply(HUGE)
     assert not over.is_running()
@@ -465,7 +466,7 @@ def test_the_process_ends_with_the_one_that_started_it(end: str) -> None:
         end = "import os; os.kill(os.getpid(), 15)"
     code = (
         "import json, psutil, graphsurgery.processes.onnxsim_process as s; "
-        "w = s.Worker(); s._worker = w; s.atexit.register(w.stop);"
+        "s.running.start(); w = s.running.worker;"
         f"print(json.dumps([w.pid, psutil.Process(w.pid).create_time()]), flush=True); {end}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=60)
@@ -511,7 +512,7 @@ def test_native_noise_on_stdout_does_not_reach_the_protocol(tmp_path: Path) -> N
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     )
     out, _ = process.communicate(json.dumps(request) + "\n", timeout=60)
-    assert [json.loads(line) for line in out.splitlines()] == [{"ready": "0"}, {"done": True, "note": None}]
+    assert [json.loads(line) for line in out.splitlines()] == [{"ready": True}, {"done": True, "note": None}]
     assert onnx.load(str(tmp_path / "after.onnx")) == parse(PLAIN)
 
 

@@ -21,6 +21,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name
 from graphsurgery.images.canvas import Placed
 from graphsurgery.sources import Source, SourceSpec, open_source
+from graphsurgery.testing import parse
 
 ACCELERATED = ("backbone_rpn", "box_head", "mask_head")
 # What an accelerator part may hold
@@ -262,6 +263,53 @@ def test_an_exporters_onnx_file_goes_through_the_whole_recipe(cli: Cli, tmp_path
         graphsurgery.load(folder).canvas.fit(image).input
     )
     np.testing.assert_allclose(found["masks"], pasted["masks_pasted"], atol=1e-3)
+
+
+# Four layers for one picture, without a detector's names.
+LAYERS = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[1, 3, 16, 16] image) => (float[1, 4, 16, 16] y, float[1, 4, 16, 16] z)
+    <float[4, 3, 3, 3] w1, float[4, 4, 3, 3] w2, float[4] b, float k = {0.01}> {
+        a = Conv <pads = [1, 1, 1, 1]> (image, w1, b)
+        r = Relu (a)
+        s = Mul (r, k)
+        y = Conv <pads = [1, 1, 1, 1]> (s, w2, b)
+        z = Conv <pads = [1, 1, 1, 1]> (r, w2, b)
+    }"""
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "passes: [quantize]",
+        "passes: [quantize, drop-identity]",
+        "passes: [{quantize: {activations: uint16}}]\npartition: {at: RoiAlign, parts: {net: npu}}",
+        "partition: {at: RoiAlign, parts: {net: npu}}\npart_passes: {net: [{quantize: {activations: uint16}}]}",
+    ],
+)
+def test_a_network_of_layers_is_quantized_in_whole_or_as_a_part(cli: Cli, tmp_path: Path, plan: str) -> None:
+    from PIL import Image
+
+    model, random = parse(LAYERS), np.random.default_rng(0)
+    for name, shape in (("w1", (4, 3, 3, 3)), ("w2", (4, 4, 3, 3)), ("b", (4,))):
+        value = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+        model.graph.value_info.remove(next(info for info in model.graph.value_info if info.name == name))
+    onnx.save(model, tmp_path / "layers.onnx")
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        pixels = random.integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    recipe = tmp_path / "layers.yaml"
+    grant = 'check: {grant: {quantize: {"*": {sqnr: 30}}}}'
+    recipe.write_text(f"source: {{onnx: layers.onnx}}\n{plan}\n{grant}\n", encoding="utf-8")
+    outcome = cli(
+        *("apply", recipe, "--images", tmp_path / "images", "--out", tmp_path / "parts"),
+        *("--model-io", tmp_path / "model_io"),
+    )
+    assert outcome.code == 0, outcome.err
+    (file,) = (tmp_path / "parts").glob("*.onnx")
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(file).graph.node}
 
 
 # --- images that were not captured ------------------------------------------------------------------------------

@@ -223,7 +223,8 @@ def test_asks_for_xint8_when_nothing_is_said(stand_in: StandIn) -> None:
     assert call["options"] == {"Own": 1, "SimplifyModel": False, "PrintSummary": False}
     assert call["length"] == len(feeds)
     assert call["again"]
-    assert call["feeds"] == [{name: ["float32", value.tolist()] for name, value in run.items()} for run in feeds]
+    arrived = [list(run.values()) for run in call["feeds"]]  # inside, tensors have other names
+    assert arrived == [[["float32", value.tolist()] for value in run.values()] for run in feeds]
 
 
 @pytest.mark.parametrize(
@@ -270,8 +271,8 @@ def test_excludes_nodes_by_pattern_and_by_type(stand_in: StandIn) -> None:
 def test_gives_an_excluded_node_a_weight_of_its_own(stand_in: StandIn) -> None:
     quark.quantize(small_model(), small_feeds(1), Settings(exclude=("second",)), nothing)
     reads = stand_in.call["reads"]
-    assert reads["third"] == ["s", "v"]
-    assert reads["second"] == ["sum", "v_float"]
+    assert reads["second"][0] != reads["third"][0]
+    assert reads["second"][1] != reads["third"][1]
 
 
 def test_keeps_a_relu_float_that_would_clip_an_output_with_it(stand_in: StandIn) -> None:
@@ -307,8 +308,8 @@ def test_counts_the_feeds(stand_in: StandIn) -> None:
 def test_feeds_of_any_type_and_shape_arrive(stand_in: StandIn) -> None:
     run = {"x": np.zeros((0, 3), np.float32), "skip": np.array(7, np.int64), "flag": np.array([True, False, True])}
     quark.quantize(small_model(), Feeds([run, run]), Settings(), nothing)
-    arrived = {"x": ["float32", []], "skip": ["int64", 7], "flag": ["bool", [True, False, True]]}
-    assert stand_in.call["feeds"] == [arrived, arrived]
+    arrived = [["float32", []], ["int64", 7], ["bool", [True, False, True]]]
+    assert [list(feed.values()) for feed in stand_in.call["feeds"]] == [arrived, arrived]
 
 
 def test_prints_nothing_and_leaves_no_file(
