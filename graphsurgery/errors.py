@@ -23,7 +23,8 @@ from graphsurgery.text import shortened
 # What ONNX Runtime puts before what it says: its name and a code, and where in its source that is, function included.
 _OF_ORT = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "
-    r"|(?:\b[A-Za-z]:)?[/\\][\w/\\.+-]+\.(?:cc|cpp|h):\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])? ?"
+    r"|(?:\b[A-Za-z]:)?[/\\][\w/\\.+-]+\.(?:cc|cpp|h):\d+ "
+    r"[^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])? ?"
 )
 
 
@@ -80,13 +81,14 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingTool:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none; at most 300 characters.
 
-    What ONNX Runtime says of its own source is left out.
+    Of ONNX Runtime it is all lines, without what they say of its source.
     """
-    lines = str(error).strip().splitlines()
-    if not lines:
+    text = str(error).strip()
+    if not text:
         return type(error).__name__
-    line = shortened(lines[0], 4000)
-    return shortened(_OF_ORT.sub("", line), 300)
+    is_ort = text.startswith("[ONNXRuntimeError]")
+    line = shortened(" ".join(text.split()) if is_ort else text.split("\n", 1)[0], 4000)
+    return shortened(_OF_ORT.sub("", line) if is_ort else line, 300)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What others have named or written, as it may be shown: on one screen, and with nothing in it that a terminal obeys."""
+"""What others have named or written, as it may be shown: of a length that fits, and nothing that a terminal obeys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return `text` with so much left out of its middle that `most` characters are left: an error ends in its reason."""
+    """Return `text`, its middle left out where it has more than `most` characters: an error ends in its reason."""
     if len(text) <= most:
         return text
     head = most // 3

@@ -24,7 +24,7 @@ from typing import Any
 from onnx import ModelProto
 
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
-from graphsurgery.devices.session import run_limited
+from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph.model import Model
