@@ -13,7 +13,15 @@ from typing import Any
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    TensorShapeProto,
+)
 
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.protos import walk_protos
@@ -24,6 +32,7 @@ MAX_CALLS = 100  # functions that call functions, one inside the other
 MAX_SIZE = (1 << 31) - 1  # of one dimension
 MAX_ELEMENTS = 1 << 40
 
+_GRAPH, _GRAPHS = AttributeProto.GRAPH, AttributeProto.GRAPHS
 _Key = tuple[str, str, str]
 
 
@@ -37,13 +46,19 @@ def admit(proto: ModelProto, place: str) -> None:
                 raise ModelError(f"{place}: tensor '{message.name}' has the shape {list(message.dims)[:8]}")
         elif isinstance(message, TensorShapeProto):
             _check_sizes([dim.dim_value for dim in message.dim if dim.HasField("dim_value")], place)
+        elif isinstance(message, AttributeProto):
+            if (message.HasField("g"), bool(message.graphs)) != (message.type == _GRAPH, message.type == _GRAPHS):
+                raise ModelError(f"{place}: attribute '{message.name}' is of one type and holds another")
+        elif isinstance(message, OperatorSetIdProto):
+            if abs(message.version) > MAX_SIZE:
+                raise ModelError(f"{place}: domain '{message.domain}' has no version {message.version}")
         else:
             _check_element_type(getattr(message, "elem_type", 0), place)
     _check_calls(proto, place)
 
 
 def _messages(proto: ModelProto, place: str) -> Iterator[Any]:
-    """Yield each tensor, shape and type in `proto`. Raises ModelError where text is not UTF-8."""
+    """Yield each message of `proto` that may be at fault. Raises ModelError where text is not UTF-8."""
     pending: list[Any] = [proto]
     kinds: dict[FieldDescriptor, tuple[bool, bool, bool]] = {}
     while pending:
@@ -66,7 +81,7 @@ def _messages(proto: ModelProto, place: str) -> Iterator[Any]:
                 _require_text(value if repeated else (value,), message, place)
             elif field.name == "elem_type":
                 yield message
-        if isinstance(message, TensorShapeProto):
+        if isinstance(message, TensorShapeProto | AttributeProto | OperatorSetIdProto):
             yield message
 
 
@@ -91,6 +106,8 @@ def _check_sizes(sizes: Iterable[int], place: str) -> None:
 def _check_calls(proto: ModelProto, place: str) -> None:
     """Count the nodes that `proto` has when each call of a function is replaced by what the function holds."""
     functions = {_key(function): function for function in proto.functions}
+    if len(functions) != len(proto.functions):
+        raise ModelError(f"{place}: two of its functions have one name; give each a name of its own")
     nodes = {key: walk_protos(onnx.GraphProto(node=function.node)) for key, function in functions.items()}
     calls = {key: [called for node in held if (called := _key(node)) in functions] for key, held in nodes.items()}
     sizes: dict[_Key, int] = {}

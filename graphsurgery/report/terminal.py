@@ -22,7 +22,7 @@ _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "
 
 
 # The most characters of a line, and of a cell of a table
-_LINE, _CELL = 2000, 200
+_LINE, _CELL = 2000, 1000
 
 
 class Screen(Console):
