@@ -42,7 +42,8 @@ class Model:
             proto.ParseFromString(data)
         except DecodeError as error:
             if "MaxDepth" in str(error):
-                raise ModelError(f"{path}: its bodies are nested deeper than the 32 levels that protobuf reads") from error
+                said = "its bodies are nested deeper than the 32 levels that protobuf reads"
+                raise ModelError(f"{path}: {said}") from error
             raise ModelError(f"{path}: not an ONNX file, or a truncated one ({len(data)} bytes)") from error
         if not proto.HasField("graph") or not proto.opset_import:
             raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset; give a file from an exporter")

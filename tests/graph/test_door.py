@@ -103,7 +103,7 @@ def not_utf8(field: str) -> bytes:
         (changed(lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99)), "element type 99 is not one"),
         (changed(lambda p: setattr(p.opset_import[0], "version", 1 << 40)), "domain '' has no version 1099511627776"),
         (changed(graph_in_an_int), "attribute 'a' is of one type and holds another"),
-        (nested(33), "its bodies are nested deeper than the 32 levels that protobuf reads"),
+        (nested(40), "its bodies are nested deeper than the 32 levels that protobuf reads"),
         (not_utf8("N"), "in a Dimension is not UTF-8"),
         (not_utf8("w"), "is not UTF-8, as ONNX demands; rename it"),
         (not_utf8("Neg"), "the text b'MA\\xffK' in a Node is not UTF-8"),
@@ -125,7 +125,7 @@ def test_nodes_are_counted_with_those_of_functions(tmp_path: Path, monkeypatch: 
     [
         doubling(10),
         chain(100),
-        nested(32),
+        nested(31),
         with_functions("y = loc.f1 (x)", "y = loc.unknown (x)"),
         changed(lambda p: dim(p, -1)),  # how some exporters write a size that is not known
         changed(lambda p: dim(p, 0, (1 << 31) - 1)),
