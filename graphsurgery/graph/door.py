@@ -31,6 +31,7 @@ MAX_NODES = 1_000_000  # functions expanded
 MAX_CALLS = 100  # functions that call functions, one inside the other
 MAX_SIZE = (1 << 31) - 1  # of one dimension
 MAX_ELEMENTS = 1 << 40
+MAX_RANK = 32  # NumPy stores 64, but walks over 32
 
 _GRAPH, _GRAPHS = AttributeProto.GRAPH, AttributeProto.GRAPHS
 _Key = tuple[str, str, str]
@@ -99,6 +100,8 @@ def _check_element_type(kind: int, place: str) -> None:
 
 def _check_sizes(sizes: Iterable[int], place: str) -> None:
     sizes = list(sizes)
+    if len(sizes) > MAX_RANK:
+        raise ModelError(f"{place}: a tensor has {len(sizes)} dimensions; {MAX_RANK} are the most")
     if any(size > MAX_SIZE for size in sizes) or math.prod(map(abs, sizes)) > MAX_ELEMENTS:
         raise ModelError(f"{place}: a tensor of the shape {sizes[:8]} is larger than any that can be worked on")
 

@@ -95,6 +95,7 @@ def not_utf8(field: str) -> bytes:
         (doubling(30), f"{3 * 2**30 - 1} nodes, its functions expanded; 1000000 are the most"),
         (chain(101), "its functions call each other 101 deep; 100 is the most"),
         (changed(lambda p: p.functions.extend([chain(1).functions[0]] * 2)), "two of its functions have one name"),
+        (changed(lambda p: dim(p, *[1] * 33)), "a tensor has 33 dimensions; 32 are the most"),
         (changed(lambda p: dim(p, 1 << 31)), "a tensor of the shape [2147483648] is larger"),
         (changed(lambda p: dim(p, 1 << 30, 1 << 30)), "is larger than any that can be worked on"),
         (changed(lambda p: p.graph.initializer[0].dims.append(1 << 62)), "tensor 'w': a tensor of the shape [2, 4611"),
