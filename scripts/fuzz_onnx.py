@@ -269,6 +269,8 @@ def explore(first: int, seconds: float, cases: int) -> int:
             alarm = _kill_later(child)
             for line in child.stdout:
                 alarm.cancel()
+                if time.monotonic() > end:
+                    break
                 alarm = _kill_later(child)
                 what, *rest = line.split(maxsplit=2)
                 if what == "at":
@@ -277,10 +279,12 @@ def explore(first: int, seconds: float, cases: int) -> int:
                     failed(" ".join(rest[1].split()[:2]), int(rest[0]), f"{stage}: {rest[1].strip()}")
                 elif what == "end":
                     done = True
+                    child.wait()
                 else:
                     counts[what + (rest[1].strip() if len(rest) > 1 else "")] += 1
             alarm.cancel()
-            if child.wait() != 0 or not done:
+            child.kill()
+            if (child.wait() != 0 or not done) and time.monotonic() < end:
                 kind = f"{stage} ends the process, or takes over {SECONDS} s ({child.returncode})"
                 failed(kind, at, kind)
             seed = at + 1

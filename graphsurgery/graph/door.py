@@ -119,17 +119,17 @@ def _check_calls(proto: ModelProto, place: str) -> None:
         path = {root: iter(calls[root])}
         while path:
             key, left = next(reversed(path.items()))
-            called = next((each for each in left if each not in sizes), None)
-            if called is None:
+            inner = next((each for each in left if each not in sizes), None)
+            if inner is None:
                 sizes[key] = len(nodes[key]) + sum(sizes[each] for each in calls[key])
                 depths[key] = 1 + max((depths[each] for each in calls[key]), default=0)
                 path.popitem()
-            elif called in path:
-                cycle = [*list(path)[list(path).index(called) :], called]
+            elif inner in path:
+                cycle = [*list(path)[list(path).index(inner) :], inner]
                 names = " > ".join(f"{domain}::{name}" for domain, name, _ in cycle)
                 raise ModelError(f"{place}: a function calls itself, so that it can't be expanded: {names}")
             else:
-                path[called] = iter(calls[called])
+                path[inner] = iter(calls[inner])
     main = walk_protos(proto.graph)
     total = len(main) + sum(sizes.get(_key(node), 0) for node in main)
     if total > MAX_NODES:
