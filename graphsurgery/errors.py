@@ -15,7 +15,17 @@ Every message names the place, what was seen there, and what to do about it, in 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from graphsurgery.text import shortened
+
+# What ONNX Runtime puts before what it says: its name and a code, and where in its source that is, function included.
+_OF_ORT = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "
+    r"|(?:\b[A-Za-z]:)?[/\\][\w/\\.+-]+\.(?:cc|cpp|h):\d+ "
+    r"[^()]*\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[with [^]]*\])? ?"
+)
 
 
 class GraphSurgeryError(Exception):
@@ -69,9 +79,16 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingTool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type where it has none; at most 300 characters.
+
+    Of ONNX Runtime it is all lines, without what they say of its source.
+    """
     text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    is_ort = text.startswith("[ONNXRuntimeError]")
+    line = shortened(" ".join(text.split()) if is_ort else text.split("\n", 1)[0], 4000)
+    return shortened(_OF_ORT.sub("", line) if is_ort else line, 300)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ TOP_FILES = 8
 # The rooms, the lowest first: one imports from itself and from those before it. passes/ stands where its imports end;
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
-    *("errors", "files", "progress", "version"),
+    *("text", "errors", "files", "progress", "version"),
     *("graph", "images", "devices", "rewrite", "operators"),
     *("processes", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "partition"),

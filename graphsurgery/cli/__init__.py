@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 the models differ, 2 the input is at fault, 3 a tool or pr
 
 from __future__ import annotations
 
+import io
 import sys
 
 # in the order in which --help lists the commands
@@ -19,6 +20,9 @@ from graphsurgery.cli.exits import EXIT_INTERRUPTED, ended_by_signals, one_line_
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks, as that of a Windows pipe, is written out
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     with one_line_errors(debug), ended_by_signals() as came:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -20,7 +21,15 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="For one run of a model; 600 if not given, 0: no limit."),
+    ] = None,
+) -> None:
+    if time_limit is not None:
+        os.environ["GRAPHSURGERY_TIME_LIMIT"] = str(time_limit)  # for the processes that this one starts, too
     if version:
         out.print(f"graphsurgery {__version__}", highlight=False)
         raise typer.Exit

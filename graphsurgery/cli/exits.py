@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from types import FrameType
 
 import typer
 from typer.exceptions import TyperException
 
 from graphsurgery.cli.screen import err
-from graphsurgery.errors import Difference, GraphSurgeryError
+from graphsurgery.errors import Difference, GraphSurgeryError, first_line
+from graphsurgery.text import shortened, visible
 
 EXIT_INTERRUPTED = 130
 _SIGNALLED = 128  # and the number of the signal, as a shell has it
 _ENDING = ("SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_BUG = 70
+_LONGEST = 390  # characters of a message; of a longer one the middle is left out
 
 
 class Ended(KeyboardInterrupt):
@@ -57,19 +61,58 @@ def ended_by_signals() -> Iterator[list[Ended]]:
 @contextlib.contextmanager
 def one_line_errors(debug: bool) -> Iterator[None]:
     """Turn whatever ends a command into one line and an exit code."""
+    ctrl_c = _CtrlC()
     try:
-        yield
-    except SystemExit:
-        raise
+        with ctrl_c:
+            yield
+            if ctrl_c.seen:
+                raise KeyboardInterrupt
     except BaseException as error:
+        if isinstance(error, SystemExit) and not ctrl_c.seen:
+            raise
+        if ctrl_c.seen and not isinstance(error, KeyboardInterrupt | typer.Abort):
+            error = KeyboardInterrupt()  # what a library made of it
         if debug and not isinstance(error, KeyboardInterrupt | typer.Exit):
-            traceback.print_exc()
+            err.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
         code, message = _explain(error)
         if message:
-            err.print(message, markup=False, highlight=False, soft_wrap=True)
+            line = shortened(visible(message), _LONGEST)
+            err.print(line, markup=False, highlight=False, soft_wrap=True)
         if isinstance(error, Difference) and error.hint:
             err.print(" ".join(error.hint.split()), markup=False, highlight=False, soft_wrap=True)
         sys.exit(code)
+
+
+class _CtrlC:
+    """Notes that Ctrl-C was pressed, which a library may swallow, above all while it is imported."""
+
+    seen = False
+
+    def __enter__(self) -> None:
+        self._before = signal.getsignal(signal.SIGINT)
+        self._hook = sys.unraisablehook
+        self._answers = self._before not in (None, signal.SIG_IGN) and (
+            threading.current_thread() is threading.main_thread()
+        )
+        if self._answers:
+            sys.unraisablehook = self._raise_again
+            signal.signal(signal.SIGINT, self._press)
+
+    def __exit__(self, *error: object) -> None:
+        if self._answers:
+            signal.signal(signal.SIGINT, self._before)
+            sys.unraisablehook = self._hook
+
+    def _press(self, signum: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+    def _raise_again(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Python would print what is raised in a destructor, and go on."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _thread.interrupt_main()
+        else:
+            self._hook(unraisable)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -87,5 +130,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {error.filename or 'input/output'}: {error.strerror or error}"
     if isinstance(error, BrokenPipeError):
         return 0, ""
+    if isinstance(error, MemoryError):
+        return 2, "error: it takes more memory than there is; give it a smaller model, or other options"
     kind = type(error).__name__
-    return EXIT_BUG, f"error: a bug in graphsurgery: {kind}: {error}; run it with --debug and report what it prints"
+    return (
+        EXIT_BUG,
+        f"error: a bug in graphsurgery: {kind}: {first_line(error)}; run it with --debug and report what it prints",
+    )

@@ -12,6 +12,7 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
 from graphsurgery.cli.screen import screen_for, write_json
 from graphsurgery.report import terminal
+from graphsurgery.text import shortened
 
 
 @app.command("inspect")
@@ -36,9 +37,9 @@ def inspect_command(
         rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
         title = f"{file}: {found['nodes']} nodes, opset {found['opset']}"
         screen.print(terminal.plain_table(title, ["", "name", "shape"], rows))
-        operators = ", ".join(f"{op} {count}" for op, count in found["ops"].items())
+        operators = ", ".join(f"{shortened(op, 60)} {count}" for op, count in found["ops"].items())
         dynamic = found["dynamic"]
-        listed = ", ".join(f"{name} {shape}" for name, shape in list(dynamic.items())[:8])
+        listed = ", ".join(f"{shortened(name, 200)} {shape}" for name, shape in list(dynamic.items())[:8])
         lines = f"operators: {operators}\ndynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n"
         screen.print(lines, highlight=False, markup=False)
     write_json(json_, described)

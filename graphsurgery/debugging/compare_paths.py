@@ -27,6 +27,7 @@ from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Tensor, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
+from graphsurgery.runtime.random_inputs import random_values
 
 if TYPE_CHECKING:
     from graphsurgery.progress import Watcher
@@ -35,8 +36,6 @@ Arrays = dict[str, npt.NDArray[Any]]
 _Value = TypeVar("_Value")
 
 RANDOM_SAMPLES = 3
-# Random integers are below this: they may be indices, and a small range hits every case.
-_INTEGERS_BELOW = 5
 
 
 @dataclass(frozen=True)
@@ -241,16 +240,7 @@ def _static(name: str, tensor: Tensor, rows: int | None) -> list[int]:
 
 def _random(tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], seed: int) -> Arrays:
     generator = np.random.default_rng(seed)
-    values: Arrays = {}
-    for name, tensor in tensors.items():
-        dtype = np.dtype(tensor.dtype)
-        if dtype.kind == "f":
-            values[name] = generator.standard_normal(shapes[name]).astype(dtype)
-        else:
-            values[name] = generator.integers(0, 2 if dtype.kind == "b" else _INTEGERS_BELOW, shapes[name]).astype(
-                dtype
-            )
-    return values
+    return {name: random_values(generator, name, shapes[name], np.dtype(t.dtype)) for name, t in tensors.items()}
 
 
 def _common(one: Tensor, other: Tensor) -> Tensor | None:

@@ -66,14 +66,14 @@ def open_session(
     given = str(source) if isinstance(source, Path) else source.SerializeToString()
     try:
         if "context" not in choice.options:
-            return ort.InferenceSession(given, ready())
+            return ort.InferenceSession(given, ready(), enable_fallback=0)
         kept = _KeptContext.of(choice, model, name, new_options().graph_optimization_level.name)
         if kept.valid:
             with contextlib.suppress(Exception):  # of another driver, say: then it is compiled again
-                return ort.InferenceSession(str(kept.path), ready())
+                return ort.InferenceSession(str(kept.path), ready(), enable_fallback=0)
         with kept.renewed() as path:
             entries = {"ep.context_enable": "1", "ep.context_embed_mode": "1", "ep.context_file_path": str(path)}
-            return ort.InferenceSession(given, ready(entries))
+            return ort.InferenceSession(given, ready(entries), enable_fallback=0)
     except (InputError, MissingTool):
         raise
     except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw

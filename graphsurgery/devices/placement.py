@@ -23,6 +23,7 @@ from typing import Any
 from onnx import ModelProto
 
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
+from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files.temporary import temporary_folder
@@ -252,7 +253,7 @@ def answer(folder: Path) -> dict[str, Any]:
     if recorded:
         groups = session.get_provider_graph_assignment_info()
         return {"assigned": [[group.ep_name, [node.name for node in group.get_nodes()]] for group in groups]}
-    session.run(None, {item.name: _zeros(item) for item in session.get_inputs()})
+    run_limited(session, None, {item.name: _zeros(item) for item in session.get_inputs()})
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     ran = [(event["args"]["provider"], event["name"]) for event in events if "provider" in event.get("args", {})]
     return {"profile": list(Counter(ran))}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import InputError, ModelError, first_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class Session:
         else:
             try:
                 source = str(model) if isinstance(model, Path) else model.SerializeToString()
-                self._session = ort.InferenceSession(source, options(), providers=["CPUExecutionProvider"])
+                self._session = ort.InferenceSession(
+                    source, options(), providers=["CPUExecutionProvider"], enable_fallback=0
+                )
             except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
                 raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
         self.inputs = [item.name for item in self._session.get_inputs()]
@@ -66,7 +69,7 @@ class Session:
         self._defaults = [item.name for item in self._session.get_overridable_initializers()]
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs.
+        """Return the named outputs (all when None). Raises InputError for missing or ill-shaped inputs, and for time.
 
         An initializer that is an input as well takes the given value where there is one. Nothing is copied on the CPU:
         a contiguous input is read where it lies, and an output is the memory that ONNX Runtime wrote.
@@ -79,7 +82,7 @@ class Session:
             return {}
         try:
             given = {name: inputs[name] for name in (*self.inputs, *self._defaults) if name in inputs}
-            values = self._session.run(wanted, given)
+            values = run_limited(self._session, wanted, given)
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))

@@ -2,6 +2,7 @@
 
 queries          questions about a gs.Graph: is_op, constant, producer, consumers, static_shape ...
 clean_up         unused nodes and order
+door             what a model from a file must be to be let in
 protos           the same of a ModelProto: nodes, bodies, external data
 view             a lossless way from ONNX to a gs.Graph and back
 model            a model, read safely and written whole or not at all

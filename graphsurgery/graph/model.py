@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.files import written_whole
+from graphsurgery.files import read_bytes, reason, written_whole
 from graphsurgery.files.commit import settle
-from graphsurgery.graph import view
+from graphsurgery.graph import door, view
 from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
 
 
@@ -30,21 +30,26 @@ class Model:
     def load(path: str | Path) -> Model:
         """Read an ONNX file; external data stays on disk.
 
-        Raises ModelError for a missing, truncated or foreign file, and for external data outside its folder.
+        Raises ModelError for a missing, truncated or foreign file, for external data outside its folder, and for what
+        `door.admit` refuses.
         """
         path = Path(path)
         settle(path.parent)
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"{path}: can't be read ({error.strerror or error}); give an ONNX file") from error
+            data = read_bytes(path, door.MAX_BYTES)
+        except (OSError, ValueError) as error:  # the latter for a NUL in the path
+            raise ModelError(f"{path}: can't be read ({reason(error)}); give an ONNX file") from error
         proto = ModelProto()
         try:
             proto.ParseFromString(data)
         except DecodeError as error:
+            if "MaxDepth" in str(error):
+                said = "its bodies are nested deeper than the 32 levels that protobuf reads"
+                raise ModelError(f"{path}: {said}") from error
             raise ModelError(f"{path}: not an ONNX file, or a truncated one ({len(data)} bytes)") from error
         if not proto.HasField("graph") or not proto.opset_import:
             raise ModelError(f"{path}: not an ONNX model: it has no graph or no opset; give a file from an exporter")
+        door.admit(proto, str(path))
         folder = path.resolve().parent
         for tensor in stored_outside(proto):
             check_location(tensor, folder, str(path))

@@ -44,7 +44,10 @@ def _of_node(node: gs.Node) -> int | None:
         known = [count for count in inner if count is not None]
         return max(known) if len(known) == len(inner) else None
     count = _COUNTS.get(node.op) if node.domain in STANDARD_DOMAINS else _CONTRIB.get((node.domain, node.op))
-    return 0 if count is None else count(node)
+    try:
+        return 0 if count is None else count(node)
+    except IndexError:  # it has fewer inputs, or its input fewer dimensions, than the operator asks for
+        return None
 
 
 def _total(graph: gs.Graph) -> int | None:

@@ -85,7 +85,7 @@ def without_initializers(proto: ModelProto) -> ModelProto:
 
 
 def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
-    """Raise ModelError unless the external data of `tensor` is a file inside `folder`, symbolic links followed."""
+    """Raise ModelError unless the external data of `tensor` lies in a file inside `folder`, symbolic links followed."""
     locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
     if len(locations) != 1:  # of several, one reader takes the first and another the last
         raise ModelError(f"{place}: the external data of tensor '{tensor.name}' has {len(locations)} locations, not 1")
@@ -106,6 +106,13 @@ def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
         raise ModelError(f"{place}: tensor '{tensor.name}' points outside the model's folder ({location!r})")
     if missing:
         raise ModelError(f"{place}: the external data {location!r} of tensor '{tensor.name}' is missing")
+    span = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
+    whole = all(text.isascii() and text.isdigit() and len(text) < 20 for text in span.values())
+    end = sum(map(int, span.values())) if whole else 0
+    if not whole or end > (size := (folder / location).stat().st_size):
+        seen = ", ".join(f"{key} {text}" for key, text in span.items())
+        has = f", which has {size} bytes" if whole else ""
+        raise ModelError(f"{place}: the external data of tensor '{tensor.name}' is not in {location!r}{has}: {seen}")
 
 
 def _pieces(sparse: Iterable[onnx.SparseTensorProto]) -> list[TensorProto]:

@@ -59,7 +59,7 @@ def infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     bring_in(proto, folder, SHAPE_LIKE)
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError) as error:  # a Loop without its inputs gives the latter
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"shape inference: {first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Tables that fit 80 columns. Nothing here prints; the command line does."""
+"""Tables that fit 80 columns, and the console that shows what others named. The command line alone prints."""
 
 from __future__ import annotations
 
@@ -7,20 +7,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.gate.equivalence import Comparison, TensorReport
 from graphsurgery.report.run_record import Step, VariantRecord
+from graphsurgery.text import shortened, visible
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
 
 
+# The most characters of a line, and of a cell of a table
+_LINE, _CELL = 2000, 1000
+
+
 class Screen(Console):
-    """A console that goes quiet when its reader stops reading, as in `... | head -1`: the command's own end counts."""
+    """A console on which nothing that a file says is obeyed by the terminal, or fills pages.
+
+    It goes quiet when its reader stops reading, as in `... | head -1`: the command's own end counts.
+    """
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as rich does, each line of text cut to a length that can be read."""
+        super().print(*(_cut(each, _LINE) if isinstance(each, str | Text) else each for each in objects), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield what rich does, but for control characters that are not rich's own: they are written out."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -159,9 +177,29 @@ def plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     return table
 
 
+class _Table(Table):
+    """A table whose cells are cut to a length that can be read."""
+
+    def add_row(self, *cells: Any, **how: Any) -> None:
+        super().add_row(*(_cut(cell, _CELL) if isinstance(cell, str | Text) else cell for cell in cells), **how)
+
+
+def _cut(text: str | Text, most: int) -> str | Text:
+    """Return `text` with what can't be printed written out and each of its lines shortened; its style stays."""
+    plain = text if isinstance(text, str) else text.plain
+    shown = "\n".join(shortened(line, most) for line in visible(plain).split("\n"))
+    if shown == plain:
+        return text
+    if isinstance(text, str):
+        return shown
+    cut = text.copy()
+    cut.plain = shown
+    return cut
+
+
 def _table(title: str, *columns: str, wrap: Sequence[str] = ()) -> Table:
     """Columns in `wrap` give way where the table is too wide; a number or a verdict must stay in one piece."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", caption_justify="left")
+    table = _Table(title=_cut(Text(title), _CELL), title_justify="left", title_style="bold", caption_justify="left")
     table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)
     for column in columns:
         table.add_column(column, overflow="fold", header_style="dim", no_wrap=column not in wrap)

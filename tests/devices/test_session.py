@@ -11,6 +11,7 @@ from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 ADD = parse(f"{HEAD} g (float[2] x, float[2] z) => (float[2] y, float[2] d) {{ y = Add (x, z)  d = Sub (x, z) }}")
+SOURCE = "/onnxruntime_src/core/op.cc:87 virtual T* a::B::C(int, void (*)(int)) const [with T = float]"
 X, Z = np.array([3, 4], np.float32), np.array([1, 1], np.float32)
 
 
@@ -75,7 +76,9 @@ def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> No
         (ValueError("one\ntwo"), "one"),
         (ValueError("  \n one"), "one"),
         (ValueError(), "ValueError"),
-        (ValueError("x" * 999), "x" * 300),
+        (ValueError("x" * 500 + "y" * 499), "x" * 100 + " ... " + "y" * 195),
+        (ValueError(f"[ONNXRuntimeError] : 1 : FAIL : {SOURCE} bad: \n index: 0\n"), "bad: index: 0"),
+        (ValueError("[ONNXRuntimeError] : 1 : FAIL : a.cc:57 f says (b)"), "a.cc:57 f says (b)"),
     ],
 )
 def test_the_first_line_of_an_error_is_its_message(error: Exception, line: str) -> None:

@@ -1,0 +1,58 @@
+import threading
+
+import numpy as np
+import pytest
+
+from graphsurgery.devices import time_limit
+from graphsurgery.devices.session import Session
+from graphsurgery.errors import InputError
+from graphsurgery.testing import parse
+
+ENDLESS = parse(
+    """<ir_version: 8, opset_import: ["": 17]> g (float[2] x, int64 n, bool c) => (float[2] y) {
+        y = Loop (n, c, x) <body = b (int64 i, bool d, float[2] a) => (bool e, float[2] s) {
+            e = Identity (d)  s = Neg (a) }> }"""
+)
+
+
+def given(rounds: int) -> dict[str, np.ndarray]:
+    return {"x": np.ones(2, np.float32), "n": np.array(rounds), "c": np.array(True)}
+
+
+def test_a_loop_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(time_limit.TIME_LIMIT, "0.5")
+    session = Session(ENDLESS, name="part 'p'")
+    with pytest.raises(InputError, match=r"part 'p': .* it takes longer than 0\.5 s; .*--time-limit SECONDS"):
+        session.run(given(1 << 62))
+    assert session.run(given(3))["y"].tolist() == [-1, -1]  # and the next run is a new one
+    assert not time_limit._ends
+
+
+def test_runs_in_several_threads_end_each_by_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(time_limit.TIME_LIMIT, "0.5")
+    ended = []
+
+    def run() -> None:
+        with pytest.raises(InputError, match="takes longer"):
+            Session(ENDLESS).run(given(1 << 62))
+        ended.append(True)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ended == [True, True]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 600), ("0", float("inf")), ("1.5", 1.5)])
+def test_the_limit_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setenv(time_limit.TIME_LIMIT, text)
+    assert time_limit.time_limit() == seconds
+
+
+@pytest.mark.parametrize("text", ["ten", "-1", "nan"])
+def test_a_limit_that_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(time_limit.TIME_LIMIT, text)
+    with pytest.raises(InputError, match=f"GRAPHSURGERY_TIME_LIMIT={text}: write a number of seconds"):
+        Session(ENDLESS).run(given(1))
