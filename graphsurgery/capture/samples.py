@@ -25,13 +25,13 @@ from typing_extensions import TypedDict  # pydantic brings it, and takes no othe
 from graphsurgery import files
 from graphsurgery.errors import CaptureError, InputError
 from graphsurgery.files.commit import edition, read_whole, settle
+from graphsurgery.images.annotations import Side
 from graphsurgery.images.canvas import Canvas
 
 Array = npt.NDArray[Any]
 
 FORMAT = 1
 INDEX = "capture.json"
-Side = Annotated[int, Field(ge=1, le=2**27)]  # of an image, in pixels
 _MOST_BYTES, _LARGEST_TENSOR = 64 * files.MB, 2048 * files.MB
 
 

@@ -185,9 +185,7 @@ def evaluate(
             raise InputError(f"evaluate: unknown IoU type {kind!r}; choose from {', '.join(_COMPARED)}")
     tools = _cocotools()
     place = str(annotations) if isinstance(annotations, Path) else "annotations"
-    dataset: Mapping[str, Any] = (
-        read_annotations(annotations) if isinstance(annotations, Path) else annotations  # type: ignore[assignment]
-    )
+    dataset: Mapping[str, Any] = read_annotations(annotations) if isinstance(annotations, Path) else annotations
     known = {image["id"] for image in dataset["images"]}
     wanted = known if image_ids is None else set(image_ids)
     for name, ids in (("image_ids", wanted), ("results", {result["image_id"] for result in results})):

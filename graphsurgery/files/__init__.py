@@ -14,7 +14,6 @@ from graphsurgery.files.door import (
     is_plain_name,
     read_bytes,
     read_json,
-    read_text,
     reason,
     require_regular,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "is_plain_name",
     "read_bytes",
     "read_json",
-    "read_text",
     "reason",
     "require_regular",
     "written_whole",

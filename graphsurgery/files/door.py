@@ -54,11 +54,6 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
-def read_text(path: Path, limit: int) -> str:
-    """Return the UTF-8 text in a file. Raises as `read_bytes`, and ValueError for other text."""
-    return read_bytes(path, limit).decode("utf-8")
-
-
 def read_json(path: Path, limit: int) -> Any:
     """Return what is in a JSON file. Raises as `read_bytes`; ValueError for no JSON, or over 200 deep."""
     from pydantic_core import from_json

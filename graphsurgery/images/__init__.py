@@ -1,6 +1,7 @@
 """Images and what is found in them.
 
 files          reads images and lists of them
+annotations    COCO annotation files, and what must hold in a mask before pycocotools sees it
 preprocessing  how a network wants an image, as data, with presets
 canvas         an image as the network wants it, and what is found there back on the image
 drawing        detections drawn on an image

@@ -23,7 +23,7 @@ _MOST_CATEGORIES = 5_000  # pycocotools takes 200 kB for each
 _LONGEST_OUTLINE = 2_000_000  # pixels around the polygons of one object; pycocotools takes 200 bytes for each
 
 Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Side = Annotated[int, Field(ge=1, le=2**27)]
+Side = Annotated[int, Field(ge=1, le=2**27)]  # of an image, in pixels
 Count = Annotated[int, Field(ge=0, lt=2**32)]
 FileName = Annotated[str, Field(min_length=1, max_length=1_000)]
 

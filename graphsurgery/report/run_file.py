@@ -68,16 +68,12 @@ class _Step(TypedDict):
     nodes_after: int
     part: NotRequired[str | None]
     effect: NotRequired[str | None]
-    seconds: NotRequired[Finite]
+    seconds: Finite
     skips: NotRequired[list[_Skip]]
     details: NotRequired[_Details]
     worst: NotRequired[_Worst | None]
     worst_before: NotRequired[_Worst | None]
     comparison: NotRequired[_Comparison | None]
-
-
-class _Pass(_Step):
-    seconds: Finite
 
 
 class _Part(TypedDict):
@@ -94,7 +90,7 @@ class _Variant(TypedDict):
     verdict: str
     reason: NotRequired[str | None]
     devices: NotRequired[dict[str, str] | None]
-    passes: NotRequired[list[_Pass] | None]
+    passes: NotRequired[list[_Step] | None]
 
 
 class _Evaluation(TypedDict):
@@ -142,7 +138,7 @@ class _Environment(TypedDict):
 class _Run(TypedDict):
     recipe: _Recipe
     source: NotRequired[_Source | None]
-    passes: NotRequired[list[_Pass] | None]
+    passes: NotRequired[list[_Step] | None]
     checks: NotRequired[list[_Step] | None]
     parts: NotRequired[Annotated[list[_Part], Field(max_length=1_000)] | None]
     variants: NotRequired[dict[str, _Variant] | None]

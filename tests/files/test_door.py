@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graphsurgery.files import is_plain_name, read_bytes, read_json, read_text, reason
+from graphsurgery.files import is_plain_name, read_bytes, read_json, reason
 
 
 def test_a_file_of_its_kinds_size_is_read(tmp_path: Path) -> None:
@@ -55,13 +55,6 @@ def test_what_is_no_json_or_too_deep_to_walk_is_a_valueerror(tmp_path: Path, con
     with pytest.raises(ValueError, match=why) as raised:
         read_json(path, len(content))
     assert len(reason(raised.value)) < 100
-
-
-def test_text_is_utf_8(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="utf-8"):
-        read_text(path, 1)
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "int8", "\N{GREEK SMALL LETTER ALPHA} b", "x" * 200])

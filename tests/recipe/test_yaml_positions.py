@@ -202,7 +202,10 @@ def test_reads_a_file_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Pat
         (b"a: 1\nb: \xff\n", "shown.yaml:2: byte 0xff is not UTF-8 text; save the file as UTF-8"),
         ("a: 1".encode("utf-16"), "shown.yaml:1: byte 0xff is not UTF-8 text; save the file as UTF-8"),
         (b"a: 1\n\x1b[0m", "shown.yaml:2: the character 0x1b is not allowed in YAML; is this a text file?"),
-        (b"#" * (MAX_BYTES + 1), "shown.yaml: 1000001 bytes is too large for a recipe; the limit is 1000000"),
+        (
+            b"#" * (MAX_BYTES + 1),
+            "shown.yaml: can't be read: 1000001 bytes, more than the 1000000 that such a file may have",
+        ),
     ],
 )
 def test_refuses_a_file_that_is_no_recipe_text(tmp_path: Path, data: bytes, message: str) -> None:
