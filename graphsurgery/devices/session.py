@@ -42,6 +42,8 @@ class Session:
     ) -> None:
         import onnxruntime as ort
 
+        ort.set_default_logger_severity(4)  # what is logged before there is a session would go to standard error
+
         def options() -> ort.SessionOptions:
             made, level = ort.SessionOptions(), ort.GraphOptimizationLevel
             made.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.graph.protos import bodies, stored_outside
+from graphsurgery.graph.protos import bodies, graphs_in, stored_outside
 from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
 # Initializers above this many elements hold weights, which no shape depends on.
 SHAPE_LIKE = 1024
+# Elements of a tensor whose values ONNX may propagate one by one
+LONG = 1 << 20
+_SIZED = ("Range", "ConstantOfShape", "Expand", "Tile")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,39 @@ def infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds; raises as infer_shapes."""
     bring_in(proto, folder, SHAPE_LIKE)
     try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_list(proto))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"shape inference: {first_line(error)}") from error
+
+
+def _has_long_list(proto: ModelProto) -> bool:
+    """Whether a whole-number tensor of rank 1 is declared, or made of a constant size, with more than LONG elements.
+
+    ONNX propagates the values of such a one element by element, with 150 bytes for each, known or not.
+    """
+    for graph in graphs_in(proto.graph):
+        for info in (*graph.input, *graph.value_info, *graph.output):
+            dims = info.type.tensor_type.shape.dim
+            if len(dims) == 1 and dims[0].dim_value > LONG:
+                return True
+        sizes = {name for node in graph.node if node.op_type in _SIZED for name in node.input}
+        stored = [tensor for tensor in graph.initializer if tensor.name in sizes]
+        stored += [
+            a.t
+            for n in graph.node
+            if n.op_type == "Constant" and n.output[:1] and n.output[0] in sizes
+            for a in n.attribute
+            if a.HasField("t")
+        ]
+        for tensor in stored:
+            if tensor.data_type in (TensorProto.INT32, TensorProto.INT64) and math.prod(tensor.dims) <= SHAPE_LIKE:
+                try:
+                    values = onnx.numpy_helper.to_array(tensor)
+                except (ValueError, TypeError):  # its bytes don't fit its shape: inference says so
+                    continue
+                if values.size and values.max() > LONG:
+                    return True
+    return False
 
 
 def bring_in(proto: ModelProto, folder: Path | None, largest: float = math.inf) -> None:
