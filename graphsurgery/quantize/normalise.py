@@ -101,7 +101,8 @@ class Normalised:
         """Return `node 'x', a Conv` for the name of a node, or of a tensor that it reads or writes; else nothing."""
         tokens = {*self._tokens.findall(where)}
         for node in self.model.graph.node:
-            if node.name == where or tokens & {*node.input, *node.output}:
+            touched = node.name not in self.waiting and tokens & {*node.input, *node.output}
+            if node.name == where or touched:
                 return f"node '{node.name}', a {node.op_type}"
         return ""
 

@@ -358,6 +358,28 @@ def test_a_failure_is_one_line(stand_in: StandIn, body: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_quantizer_that_never_ends_is_stopped_and_the_node_named(stand_in: StandIn) -> None:
+    stand_in.makes("node = model.graph.node[3]\n    while node: pass")
+    with pytest.raises(
+        PassError, match=r"^backend 'quark': node 'second', a Conv: it was stopped after 0\.5 s, .*seconds"
+    ):
+        quark.quantize(small_model(), small_feeds(1), Settings(seconds=0.5), nothing)
+
+
+def test_a_bias_without_a_scale_for_each_value_keeps_its_layer_float(stand_in: StandIn) -> None:
+    model = onnx.parser.parse_model(
+        MODEL.replace("[third] late = Conv", "[third] l = Conv").replace(
+            "(s, v) }", "(s, v)\n  [up] late = ConvTranspose<group=4>(l, u, b) }"
+        )
+    )
+    for name, shape in (("w", (4, 2, 3, 3)), ("v", (4, 4, 3, 3)), ("u", (4, 1, 1, 1)), ("b", (4,))):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    quark.quantize(model, small_feeds(1), Settings(config="A8W8", per_channel=True), nothing)
+    assert "up" in stand_in.call["exclude"]
+    quark.quantize(model, small_feeds(1), Settings(), nothing)
+    assert "up" not in stand_in.call["exclude"]
+
+
 def test_a_library_that_does_not_compile_is_a_missing_tool(stand_in: StandIn) -> None:
     stand_in.makes("pass", before="raise RuntimeError('JIT compilation failed.')\n")
     with pytest.raises(MissingTool, match=r"can't be loaded \(JIT compilation failed. It needs a C\+\+ compiler"):
