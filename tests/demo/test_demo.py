@@ -165,7 +165,7 @@ def test_leaves_no_half_written_files_behind(tmp_path: Path) -> None:
 
 
 def test_writes_no_annotations_when_an_image_can_not_be_written(tmp_path: Path) -> None:
-    (tmp_path / "images" / "000002.png.part").mkdir(parents=True)
+    (tmp_path / "images" / "000002.png").mkdir(parents=True)
     with pytest.raises((IsADirectoryError, PermissionError)):
         write_dataset(tmp_path, 2, VAL_SEED)
     assert not (tmp_path / "instances.json").exists()
