@@ -20,11 +20,11 @@ import numpy.typing as npt
 from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.errors import InputError
+from graphsurgery.files.commit import read_whole
 from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerances, Verdict, compare, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts import manifest as manifests
-from graphsurgery.parts.folder import read_parts
-from graphsurgery.parts.manifest import Tensor, describe_part
+from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 from graphsurgery.runtime.random_inputs import random_values
@@ -121,9 +121,12 @@ def _file(path: Path) -> Playable:
 
 
 def _parts(folder: Path) -> Playable:
-    return read_parts(
-        folder, lambda read: _playable(folder, Chain.open(folder, read, {}, optimise=False), (read.input,))
-    )
+    def read() -> Playable:
+        manifest = Manifest.read(folder)
+        return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input,))
+
+    # a part that somebody changed is what is to be judged here, so it need not be the one that the manifest describes
+    return read_whole(folder, manifests.FILE_NAME, read)
 
 
 def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:

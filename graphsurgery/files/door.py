@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MB = 1 << 20
 LONGEST_NAME = 200
+_MOST_BRACKETS = 20_000_000  # an empty list is 3 bytes in a file and 80 in memory; the largest COCO file has 5 million
 _UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]')
 DEVICE_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows, whatever the suffix
 
@@ -58,7 +59,10 @@ def read_json(path: Path, limit: int) -> Any:
     """Return what is in a JSON file. Raises as `read_bytes`; ValueError for no JSON, or over 200 deep."""
     from pydantic_core import from_json
 
-    return from_json(read_bytes(path, limit))
+    data = read_bytes(path, limit)
+    if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
+        raise ValueError(f"more than {_MOST_BRACKETS} lists and objects")
+    return from_json(data)
 
 
 def reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graphsurgery.files import is_plain_name, read_bytes, read_json, reason
+from graphsurgery.files import door, is_plain_name, read_bytes, read_json, reason
 
 
 def test_a_file_of_its_kinds_size_is_read(tmp_path: Path) -> None:
@@ -55,6 +55,16 @@ def test_what_is_no_json_or_too_deep_to_walk_is_a_valueerror(tmp_path: Path, con
     with pytest.raises(ValueError, match=why) as raised:
         read_json(path, len(content))
     assert len(reason(raised.value)) < 100
+
+
+def test_a_small_file_that_takes_all_memory_is_a_valueerror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_MOST_BRACKETS", 1_000)
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[" + b"[]," * 998 + b"{}]")
+    assert len(read_json(path, 5_000)) == 999
+    path.write_bytes(b"[" + b"{}," * 1_000 + b"[]]")
+    with pytest.raises(ValueError, match="more than 1000 lists and objects"):
+        read_json(path, 5_000)
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "int8", "\N{GREEK SMALL LETTER ALPHA} b", "x" * 200])
