@@ -33,7 +33,7 @@ import psutil
 
 from graphsurgery.capture import take
 from graphsurgery.graph.model import Model
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.passes.quantize import Quantize
@@ -142,11 +142,11 @@ def quantized(parts: Path, context: PassContext, target: Path) -> Path:
     return target
 
 
-def chain(detector: Detector, placed: Placed) -> Callable[[], int]:
+def chain(detector: Detector, placed: CanvasImage) -> Callable[[], int]:
     return lambda: len(placed.restore(detector.on_canvas(placed))["boxes"])
 
 
-def exported(model: Path, placed: Placed, threads: int, *, spin: bool) -> Callable[[], int]:
+def exported(model: Path, placed: CanvasImage, threads: int, *, spin: bool) -> Callable[[], int]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -158,7 +158,7 @@ def exported(model: Path, placed: Placed, threads: int, *, spin: bool) -> Callab
     return lambda: len(session.run(None, feeds)[0])
 
 
-def eager(recipe: Recipe, placed: Placed, threads: int) -> Callable[[], int]:
+def eager(recipe: Recipe, placed: CanvasImage, threads: int) -> Callable[[], int]:
     import torch
 
     from graphsurgery.sources.networks import build

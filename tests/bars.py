@@ -15,7 +15,7 @@ from PIL import Image
 from graphsurgery.evaluation.columns import Opened, PartsColumn
 from graphsurgery.evaluation.dataset import Dataset, open_dataset
 from graphsurgery.graph.model import Model
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.manifest import FILE_NAME, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.sources import SourceSpec, open_source
@@ -136,7 +136,7 @@ class Deadly:
     def open(self, threads: int) -> Opened:
         canvas, detect = self.inner.open(threads)
 
-        def found(placed: Placed) -> Any:
+        def found(placed: CanvasImage) -> Any:
             deaths = len(list(self.notes.iterdir()))
             if placed.input[2].max() > 0.5 and deaths < self.lives:
                 (self.notes / str(deaths)).touch()
@@ -164,7 +164,7 @@ class Slow:
     def open(self, threads: int) -> Opened:
         canvas, _ = self.inner.open(threads)
 
-        def found(placed: Placed) -> Any:
+        def found(placed: CanvasImage) -> Any:
             self.begun.touch()
             time.sleep(3600)
 

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict  # pydantic brings it, and takes no othe
 
 from graphsurgery import files
 from graphsurgery.errors import CaptureError, InputError
-from graphsurgery.files.commit import edition, read_whole, settle
+from graphsurgery.files.commit import edition, read_whole, recover
 from graphsurgery.images.annotations import Side
 from graphsurgery.images.canvas import Canvas
 
@@ -253,7 +253,7 @@ class Capture:
 
 def exists(folder: Path) -> bool:
     """Tell whether a capture was finished in `folder`."""
-    settle(folder)
+    recover(folder)
     return (folder / INDEX).is_file()
 
 

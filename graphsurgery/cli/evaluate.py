@@ -17,7 +17,7 @@ from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.evaluation.columns import Column, OriginalColumn
-    from graphsurgery.evaluation.tasks import Desk
+    from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.evaluation.workers import Runner
     from graphsurgery.parts.manifest import Manifest
     from graphsurgery.recipe.load import Recipe
@@ -62,7 +62,7 @@ def evaluate_command(
     from graphsurgery.evaluation.dataset import draw_shapes, open_dataset
     from graphsurgery.evaluation.measure import BadImages, measure, missing
     from graphsurgery.evaluation.store import FileStore
-    from graphsurgery.evaluation.tasks import Desk
+    from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.files.commit import read_whole
     from graphsurgery.parts.manifest import FILE_NAME, Manifest
 
@@ -87,7 +87,7 @@ def evaluate_command(
     dataset = open_dataset(images, annotations, samples, skip_bad=skip_bad)
 
     columns: list[Column] = [*parts]
-    left_out, desk = None, Desk()
+    left_out, runner = None, TaskRunner()
     with Display() as display:
         if original is not False:
             try:
@@ -96,7 +96,7 @@ def evaluate_command(
                     store.forget(first)
                 if missing([first], dataset, store, threads):
                     display.begin("open the original")
-                    desk.prepare(first, threads)
+                    runner.prepare(first, threads)
                 columns.insert(0, first)
             except (InputError, MissingTool) as error:
                 if original or weights:
@@ -106,8 +106,8 @@ def evaluate_command(
             for column in parts:
                 store.forget(column)
         left = len(missing(columns, dataset, store, threads))
-        run = _runner(scheduler, workers, left, all(column.on_cpu for column in parts), desk)
-        del desk
+        run = _runner(scheduler, workers, left, all(column.on_cpu for column in parts), runner)
+        del runner
         try:
             measured = measure(
                 columns,
@@ -190,14 +190,16 @@ def _original(manifest: Manifest, folder: Path, recipe: Recipe | None, weights: 
     return OriginalColumn.of(manifest, places, weights)
 
 
-def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool, desk: Desk) -> Runner:
+def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool, runner: TaskRunner) -> Runner:
     from graphsurgery.evaluation.cluster import on_cluster
     from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
 
     if scheduler is not None:
         return partial(on_cluster, scheduler=scheduler)
     count = workers or (sensible_workers(tasks) if on_cpu else 1)
-    return partial(in_process, desk=desk) if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
+    return (
+        partial(in_process, runner=runner) if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
+    )
 
 
 def _print_numbers(

@@ -17,6 +17,7 @@ from graphsurgery.errors import Difference, InputError
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
+    from graphsurgery.graph.model import Model
     from graphsurgery.rewrite import Applied, Pass
 
 
@@ -36,7 +37,7 @@ def quantize_command(
         float | None, typer.Option(metavar="DB", help="Leave the worst layers float until every output has this SQNR.")
     ] = None,
     floor: Annotated[
-        float, typer.Option(metavar="DB", help="Write nothing and end with 1 where an output has less.")
+        float, typer.Option(metavar="DB", help="Write nothing and end with 1 where a float output has less.")
     ] = 10.0,
     explain: Annotated[bool, typer.Option("--explain", help="Rank the layers by the SQNR that they lose.")] = False,
     plot: Annotated[
@@ -75,7 +76,10 @@ def quantize_command(
     applied.model.check(f"{model}, quantized,")
 
     details = applied.details
-    lost = {name: db for name, db in details.get("sqnr_db", {}).items() if db is not None and not db >= floor}
+    counted = _float_outputs(applied.model)  # a label that is off by one says nothing of noise
+    lost = {
+        n: db for n, db in details.get("sqnr_db", {}).items() if n in counted and db is not None and not db >= floor
+    }
     if not lost:
         save(target, applied.model.save)
     layers = details.get("layers", [])
@@ -100,6 +104,13 @@ def quantize_command(
             f"{model}: below the floor of {floor:g} dB: {listed}{more}; {target} is not written. --explain ranks the "
             "layers, --goal leaves the worst float, --floor takes less"
         )
+
+
+def _float_outputs(model: Model) -> set[str]:
+    from onnx import TensorProto
+
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+    return {info.name for info in model.proto.graph.output if info.type.tensor_type.elem_type in floats}
 
 
 def _configured(

@@ -74,7 +74,7 @@ def coco_results(
     """The detections of one image as COCO results: bbox, and segmentation and keypoints where there are any.
 
     `detections` are in pixels of the original image. Masks are pasted probabilities [M,1,h,w] cut at 0.5;
-    when the image's `size` (height, width) is given, they are as Placed.restore(paste=False) leaves them, and are
+    when the image's `size` (height, width) is given, they are as CanvasImage.restore(paste=False) leaves them, and are
     pasted one at a time. Labels are category ids unless `label_to_category` is given; then a detection whose
     label is not in it is left out. A box, keypoint or score that isn't finite counts as empty, at the origin
     or 0, so that it is a false positive: pycocotools would match it to anything. Raises InputError where

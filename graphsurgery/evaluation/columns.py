@@ -21,7 +21,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.files.commit import read_whole
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import read_parts, sha256_of
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.sources import Source, SourceSpec
@@ -36,7 +36,7 @@ class Opened(NamedTuple):
     """A detector that is ready: what it wants an image placed on, and what it finds there, in canvas pixels."""
 
     canvas: Canvas
-    detect: Callable[[Placed], Detections]
+    detect: Callable[[CanvasImage], Detections]
 
 
 class Column(Protocol):
@@ -63,7 +63,7 @@ class Loaded:
 
     name: str
     canvas: Canvas
-    detect: Callable[[Placed], Detections]
+    detect: Callable[[CanvasImage], Detections]
     fingerprint: str = ""
 
     def check(self) -> None:
@@ -211,7 +211,7 @@ def opened(source: Source, kind: str, threads: int) -> Opened:
         return Opened(source.canvas, lambda placed: source.detect(placed.input))
     from graphsurgery.sources.torch_threads import torch_threads
 
-    def detect(placed: Placed) -> Detections:
+    def detect(placed: CanvasImage) -> Detections:
         with torch_threads(threads):
             return source.detect(placed.input)
 

@@ -39,7 +39,7 @@ class Found:
     unreadable: str | None = None
 
 
-class Desk:
+class TaskRunner:
     """Does tasks one after another and keeps the detector of the last one open, as tasks come column by column."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 import psutil
 
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.tasks import Desk, Found, Task
+from graphsurgery.evaluation.tasks import Found, Task, TaskRunner
 
 Done = tuple[Task, Found]
 Runner = Callable[[Sequence[Task]], Iterator[Done]]
@@ -33,12 +33,12 @@ _MEMORY, _FEW_TASKS = 2 << 30, 16
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
-_desk = Desk()
+_runner = TaskRunner()
 
 
 def do(task: Task) -> Found:
-    """Do a task at the desk of this process."""
-    return _desk.do(task)
+    """Do a task at the runner of this process."""
+    return _runner.do(task)
 
 
 def sensible_workers(tasks: int) -> int:
@@ -47,11 +47,11 @@ def sensible_workers(tasks: int) -> int:
     return max(1, min(cores, psutil.virtual_memory().available // _MEMORY, -(-tasks // _FEW_TASKS)))
 
 
-def in_process(tasks: Sequence[Task], desk: Desk | None = None) -> Iterator[Done]:
+def in_process(tasks: Sequence[Task], runner: TaskRunner | None = None) -> Iterator[Done]:
     """Do the tasks here, one after another."""
-    desk = desk or Desk()
+    runner = runner or TaskRunner()
     for task in tasks:
-        yield task, desk.do(task)
+        yield task, runner.do(task)
 
 
 class Lifeline:

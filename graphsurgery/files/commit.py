@@ -120,7 +120,7 @@ def writing(
             yield Draft(folder, place)
 
 
-def settle(folder: Path) -> None:
+def recover(folder: Path) -> None:
     """Finish what a killed run had begun to put into `folder`, or into one above of which it is a part.
 
     What killed runs left there otherwise is removed. Where a living one is at it, it is waited for. Raises InputError
@@ -155,7 +155,7 @@ def read_whole(folder: Path, last: str, read: Callable[[], Result]) -> Result:
 
     `last` is the file that is replaced last. Raises what `read` raises, and InputError where there is no end to it.
     """
-    settle(folder)
+    recover(folder)
     places = _with_parent(folder)
     deadline = time.monotonic() + _COMMIT_PATIENCE
     for attempt in itertools.count(1):
@@ -170,7 +170,7 @@ def read_whole(folder: Path, last: str, read: Callable[[], Result]) -> Result:
                 return found
         if attempt >= _ATTEMPTS and time.monotonic() > deadline:
             break
-        settle(folder)
+        recover(folder)
     raise InputError(f"{folder}: its files are replaced again and again; read it when that has ended")
 
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import read_bytes, reason, written_whole
-from graphsurgery.files.commit import settle
+from graphsurgery.files.commit import recover
 from graphsurgery.graph import door, view
 from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
 
@@ -34,7 +34,7 @@ class Model:
         `door.admit` refuses.
         """
         path = Path(path)
-        settle(path.parent)
+        recover(path.parent)
         try:
             data = read_bytes(path, door.MAX_BYTES)
         except (OSError, ValueError) as error:  # the latter for a NUL in the path

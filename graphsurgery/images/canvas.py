@@ -87,7 +87,7 @@ class Canvas:
         mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
         return cls(value["height"], value["width"], mean, std, Preprocessing.from_json(value.get("image", {})))
 
-    def fit(self, image: Array) -> Placed:
+    def fit(self, image: Array) -> CanvasImage:
         """Lay an image on the canvas as `image` says.
 
         `image` is uint8 [h,w,3] in 0..255 or float32 [3,h,w] in 0..1. Raises InputError for anything else.
@@ -98,12 +98,12 @@ class Canvas:
         placed = np.empty((3, self.height, self.width), np.float32)
         placed[:] = self.image.padding(self.mean)[:, None, None]
         placed[:, top : top + height, left : left + width] = resize(planes, (height, width), self.image.interpolation)
-        return Placed(placed, height, width, original, top, left)
+        return CanvasImage(placed, height, width, original, top, left)
 
-    def placed(self, input: Floats, original: tuple[int, int]) -> Placed:
+    def placed(self, input: Floats, original: tuple[int, int]) -> CanvasImage:
         """Return a canvas that `fit` filled with an image of the size `original` (height, width)."""
         height, width, top, left = self.image.placement(original, (self.height, self.width))
-        return Placed(input, height, width, original, top, left)
+        return CanvasImage(input, height, width, original, top, left)
 
     def normalise(self, input: Floats) -> Array:
         """What the backbone reads, [1,3,H,W] float32: (input - mean) / std; padding by the mean becomes exactly 0."""
@@ -116,7 +116,7 @@ class Canvas:
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class CanvasImage:
     """An image on a canvas.
 
     `input` is the whole canvas, float32 [3,H,W] in 0..1, red first; the image fills `height` x `width` pixels from
@@ -184,7 +184,7 @@ class Placed:
 
 
 def picture_masks(detections: Mapping[str, Array], size: tuple[int, int]) -> Iterator[Floats] | None:
-    """Yield each mask of what Placed.restore(paste=False) gave in a picture of `size`: float32 [h,w] probabilities.
+    """Yield each mask of what restore(paste=False) gave in a picture of `size`: float32 [h,w] probabilities.
 
     None where there are no masks. Raises InputError when the shapes don't fit.
     """

@@ -22,7 +22,7 @@ from graphsurgery.graph.protos import required_inputs
 from graphsurgery.rewrite.context import Captured
 
 
-class Run(NamedTuple):
+class Feed(NamedTuple):
     """The inputs of one run, and how many of the rows are data; None where the batch is not frozen."""
 
     inputs: dict[str, np.ndarray]
@@ -64,12 +64,12 @@ class Feeds:
         for run in self.runs():
             yield run.inputs
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[Feed]:
         """Yield the inputs as iterating does, with the number of rows that are data."""
         for sample in self._samples:
             values = {name: self._load(sample, name) for name in self._infos}
             if self._batch is None:
-                yield Run(values, None)
+                yield Feed(values, None)
                 continue
             counts = {name: len(values[name]) for name in self._batch.inputs}
             if len(set(counts.values())) > 1:
@@ -80,7 +80,7 @@ class Feeds:
             for start in range(0, count, size):
                 rows = np.arange(start, start + size)
                 rows = np.where(rows < count, rows, rows % count)
-                yield Run(values | {name: values[name][rows] for name in counts}, min(size, count - start))
+                yield Feed(values | {name: values[name][rows] for name in counts}, min(size, count - start))
 
     def _load(self, sample: Captured, name: str) -> np.ndarray:
         place = f"sample {sample.id}: '{name}'"

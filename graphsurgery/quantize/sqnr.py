@@ -20,7 +20,7 @@ from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.progress import Progress, silent
 from graphsurgery.quantize import Calibration
-from graphsurgery.quantize.calibration import Feeds, Run
+from graphsurgery.quantize.calibration import Feed, Feeds
 
 __all__ = ["Noise", "output_sqnr", "runs", "sqnr_over"]
 
@@ -42,7 +42,7 @@ def output_sqnr(
 
 
 def sqnr_over(
-    model: ModelProto, reference: ModelProto, given: Iterable[Run], done: Callable[[int], None] = lambda count: None
+    model: ModelProto, reference: ModelProto, given: Iterable[Feed], done: Callable[[int], None] = lambda count: None
 ) -> dict[str, float]:
     """Return what `output_sqnr` does, over the `given` runs; `done` is told how many are through."""
     one, other = Session(reference, name="the float model"), Session(model, name="the quantized model")
@@ -57,12 +57,12 @@ def sqnr_over(
     return noise.decibels()
 
 
-def runs(calibration: Calibration) -> Iterator[Run]:
+def runs(calibration: Calibration) -> Iterator[Feed]:
     """Yield the inputs of each run, with the number of rows in it that are data."""
     if isinstance(calibration, Feeds):
         yield from calibration.runs()
     else:
-        yield from (Run(dict(inputs), None) for inputs in calibration)
+        yield from (Feed(dict(inputs), None) for inputs in calibration)
 
 
 @dataclass

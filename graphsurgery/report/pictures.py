@@ -12,7 +12,7 @@ from PIL import Image
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.images.drawing import draw_detections
 from graphsurgery.runtime.detector import Detector
 
@@ -68,7 +68,7 @@ def sample_pictures(
     return pictures
 
 
-def _visible(placed: Placed) -> Array:
+def _visible(placed: CanvasImage) -> Array:
     """Return the part of the canvas that the image fills, as uint8 [h, w, 3]."""
     image = placed.filled.transpose(1, 2, 0)
     return np.ascontiguousarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))

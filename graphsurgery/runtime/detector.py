@@ -16,7 +16,7 @@ import numpy as np
 
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.runtime.player import Chain
@@ -68,18 +68,18 @@ class Detector:
         placed = self.place(image)
         return placed.restore(self.on_canvas(placed))
 
-    def place(self, image: np.ndarray) -> Placed:
+    def place(self, image: np.ndarray) -> CanvasImage:
         """Put an image on the canvas. Raises as a call does."""
         if "boxes" not in self.manifest.outputs:
             raise InputError(f"the parts give {', '.join(self.manifest.outputs)} and no boxes; they are no detector")
         return self.canvas.fit(image)
 
-    def on_canvas(self, placed: Placed) -> dict[str, np.ndarray]:
+    def on_canvas(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return the network's own outputs: boxes in canvas pixels, and where there are masks, probabilities `masks`
         [M,1,m,m], or `masks_pasted` [M,1,H,W] that lie on the canvas already."""
         return self.detections(self.chain.play(self.inputs(placed)))
 
-    def inputs(self, placed: Placed) -> dict[str, np.ndarray]:
+    def inputs(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return what the chain is played on."""
         name = self.manifest.input
         if self.manifest.normalise:

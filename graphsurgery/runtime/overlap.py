@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.runtime.detector import Detector
 
 Detections = dict[str, np.ndarray]
@@ -85,7 +85,7 @@ class Pipelined:
 
 @dataclass
 class _OnItsWay:
-    placed: Placed
+    placed: CanvasImage
     tensors: dict[str, np.ndarray]
 
 

@@ -16,7 +16,7 @@ import pytest
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.evaluation.coco import AveragePrecision, coco_results, describe_detections, evaluate
 from graphsurgery.images.annotations import read_annotations
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 
 HEIGHT, WIDTH = 100, 120
 # Per image: boxes x0, y0, x1, y1 and their categories; the first of each is medium-sized, the second small.
@@ -210,7 +210,7 @@ def test_masks_that_lie_on_the_canvas_are_scaled_to_the_image(instances: Path) -
     needs_coco()
     detections = perfect(7)
     expected = coco_results(7, detections)
-    placed = Placed(np.zeros((3, HEIGHT * 2 + 6, WIDTH * 2), np.float32), HEIGHT * 2, WIDTH * 2, (HEIGHT, WIDTH))
+    placed = CanvasImage(np.zeros((3, HEIGHT * 2 + 6, WIDTH * 2), np.float32), HEIGHT * 2, WIDTH * 2, (HEIGHT, WIDTH))
     large = np.pad(detections.pop("masks").repeat(2, axis=2).repeat(2, axis=3), ((0, 0), (0, 0), (0, 6), (0, 0)))
     on_canvas = {**detections, "boxes": detections["boxes"] * 2, "masks_pasted": large}
     restored = placed.restore(on_canvas, paste=False)

@@ -12,10 +12,10 @@ from bars import change, write_parts
 
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.evaluation.columns import Loaded, OriginalColumn, PartsColumn, variants
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.manifest import Manifest
 
-PLACED = Placed(np.zeros((3, 8, 12), np.float32), 8, 12, (8, 12))
+PLACED = CanvasImage(np.zeros((3, 8, 12), np.float32), 8, 12, (8, 12))
 
 
 def test_a_fingerprint_is_that_of_the_parts_and_of_their_devices(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_demo_is_built_again_from_its_manifest(tmp_path: Path) -> None:
     change(folder / "manifest.json", source=dict(source.describe()))
     column = OriginalColumn.of(Manifest.read(folder), [folder])
     assert column.spec == spec
-    image = Placed(np.random.default_rng(0).random((3, 64, 96), np.float32), 64, 96, (64, 96))
+    image = CanvasImage(np.random.default_rng(0).random((3, 64, 96), np.float32), 64, 96, (64, 96))
     found = column.open(1).detect(image)
     assert {name: array.shape for name, array in found.items()} == {
         name: array.shape for name, array in source.detect(image.input).items()

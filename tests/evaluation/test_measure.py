@@ -17,7 +17,7 @@ from graphsurgery.evaluation.measure import BadImages, measure
 from graphsurgery.evaluation.store import FileStore
 from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Done, in_process
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 
 pytest.importorskip("pycocotools")
 
@@ -123,7 +123,7 @@ def test_labels_that_are_no_category_are_left_out(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     opened = column.open(1)
 
-    def mistaken(placed: Placed) -> dict[str, Any]:
+    def mistaken(placed: CanvasImage) -> dict[str, Any]:
         found = dict(opened.detect(placed))
         return {**found, "labels": found["labels"] + 5}
 

@@ -243,12 +243,12 @@ def evaluation_state(root: Path) -> object:
 def settled(folder: str) -> Action:
     """Return what does no more than any command does that reads a folder."""
 
-    def settle() -> None:
+    def recover() -> None:
         from graphsurgery.files import commit
 
-        commit.settle(Path(folder))
+        commit.recover(Path(folder))
 
-    return settle
+    return recover
 
 
 def captured() -> list[Action]:

@@ -16,7 +16,7 @@ import pytest
 from files.kill_points import die_at
 from graphsurgery.errors import InputError
 from graphsurgery.files import commit
-from graphsurgery.files.commit import read_whole, settle, writing
+from graphsurgery.files.commit import read_whole, recover, writing
 from graphsurgery.parts.folder import OutputFolder, read_parts
 from graphsurgery.parts.manifest import Manifest, PartEntry, Tensor
 
@@ -225,7 +225,7 @@ def test_a_journal_of_another_users_is_left_alone(tmp_path: Path, monkeypatch: p
     (tmp_path / commit.JOURNAL).write_text("{}", encoding="utf-8")
     monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(InputError, match="can't be used"):
-        settle(tmp_path)  # it is of the folder's owner
+        recover(tmp_path)  # it is of the folder's owner
     stat = Path.stat
     foreign = os.stat_result((*stat(tmp_path / commit.JOURNAL)[:4], 12345, *stat(tmp_path / commit.JOURNAL)[5:]))
     monkeypatch.setattr(Path, "stat", lambda path, **o: foreign if path.name == commit.JOURNAL else stat(path, **o))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Canvas, Placed, paste_masks, picture_masks, resize
+from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
@@ -346,7 +346,7 @@ def test_restore_needs_no_masks() -> None:
 def test_restore_refuses_arrays_of_another_shape(name: str, shape: tuple[int, ...]) -> None:
     detections = {"boxes": np.zeros((2, 4), np.float32), name: np.zeros(shape, np.float32)}
     with pytest.raises(InputError, match=f"detections: {name} have shape"):
-        Placed(np.zeros((3, 96, 160), np.float32), 96, 160, (96, 160)).restore(detections)
+        CanvasImage(np.zeros((3, 96, 160), np.float32), 96, 160, (96, 160)).restore(detections)
 
 
 @pytest.mark.parametrize(

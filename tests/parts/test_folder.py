@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.files.commit import settle, writing
+from graphsurgery.files.commit import recover, writing
 from graphsurgery.files.temporary import JOURNAL
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import FILE_NAME
@@ -220,7 +220,7 @@ def test_what_is_in_the_way_behind_the_commit_point_is_told_and_made_up_for(
         failing_at(monkeypatch, 2, DENIED)
         with pytest.raises(InputError, match=r"can't take their places \(head\.onnx: Access is denied\)"):
             output.publish()
-    settle(out)
+    recover(out)
     assert sorted(content(out)) == ["body.onnx", "manifest.json", "run.json"]
     with OutputFolder(out):  # and what it left is gone
         pass
@@ -277,7 +277,7 @@ def test_a_journal_that_leads_elsewhere_is_refused(tmp_path: Path, change: dict[
     (tmp_path / "mine").touch()
     journal = {"format": 1, "from": ".graphsurgery-x", "remove": [], "put": [], **change}
     (out / JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
-    for act in (lambda: settle(out), lambda: OutputFolder(out).__enter__()):
+    for act in (lambda: recover(out), lambda: OutputFolder(out).__enter__()):
         with pytest.raises(InputError, match=r"journal: can't be used .*; remove it"):
             act()
     assert (tmp_path / "mine").exists()

@@ -19,7 +19,7 @@ from graphsurgery.errors import ModelError
 from graphsurgery.gate.equivalence import Tolerances, compare
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name
-from graphsurgery.images.canvas import Placed
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources import Source, SourceSpec, open_source
 from graphsurgery.testing import parse
 
@@ -363,7 +363,7 @@ def test_an_image_gives_what_the_original_gives(
         np.testing.assert_allclose(theirs, by_torchvision(expected, placed)[kind], rtol=1e-6, atol=1e-5)
 
 
-def by_torchvision(detections: dict[str, np.ndarray], placed: Placed) -> dict[str, np.ndarray]:
+def by_torchvision(detections: dict[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
     """Map detections on the canvas back to the image with torchvision's own functions."""
     import torch
     from torchvision.models.detection.roi_heads import paste_masks_in_image

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from graphsurgery.capture.samples import Sample
-from graphsurgery.images.canvas import Canvas, Placed
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.drawing import colour_of
 from graphsurgery.report.pictures import encode, sample_pictures
 
@@ -34,9 +34,9 @@ def sample(name: str, size: tuple[int, int] = (HEIGHT, WIDTH), **tensors: Any) -
 
 def detector(found: dict[str, Any]) -> Any:
     """Parts that find the same in every image, and keep what they are given."""
-    seen: list[Placed] = []
+    seen: list[CanvasImage] = []
 
-    def on_canvas(placed: Placed) -> dict[str, Any]:
+    def on_canvas(placed: CanvasImage) -> dict[str, Any]:
         seen.append(placed)
         return found
 
