@@ -210,14 +210,15 @@ def constant_of(node: NodeProto) -> TensorProto | None:
         "value_string": TensorProto.STRING,
         "value_strings": TensorProto.STRING,
     }.get(held.name)
-    if held.name == "value" and value is not None:
+    if held.name == "value" and isinstance(value, TensorProto):
         tensor = TensorProto()
         tensor.CopyFrom(value)
         tensor.name = name
         return tensor
-    if kind is None or value is None:
-        return None
     many = held.name.endswith("s")
+    of_kind = AttributeProto.AttributeType.Name(held.type).lower() == held.name.removeprefix("value_")
+    if kind is None or value is None or not of_kind:  # what else a Constant holds is the checker's business
+        return None
     return helper.make_tensor(name, kind, [len(value)] if many else [], list(value) if many else [value])
 
 

@@ -19,7 +19,7 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
 from graphsurgery.debugging.divergence import Bisection, Divergence
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.debugging.outline import Outline, constant_of
 from graphsurgery.debugging.stepping import Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.equivalence import Tolerances
@@ -752,3 +752,10 @@ def test_an_exact_pass_over_the_detector_makes_no_difference(uncut: Applied) -> 
     found = bisect(source, after, load, Tolerances())
     assert found.divergences == ()
     assert found.compared > 400
+
+
+@pytest.mark.parametrize("held", [helper.make_attribute("value", 1), helper.make_attribute("value_int", [1.5])])
+def test_a_constant_that_holds_something_else_is_none(held: onnx.AttributeProto) -> None:
+    node = helper.make_node("Constant", [], ["c"])
+    node.attribute.append(held)
+    assert constant_of(node) is None
