@@ -132,6 +132,7 @@ class Builder:
         model = twists.with_types(model)
         if self.chance(3):
             twists.forget_sizes(model, lambda: self.chance(3))
+            twists.claim_sizes(model, lambda: self.chance(3))
         if self.chance(2):
             del model.graph.value_info[:]
         return Case(model, given)
