@@ -11,10 +11,10 @@ from onnx import ModelProto, TensorProto
 from graphsurgery.errors import ModelError
 
 
-def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes of `graph` and of the bodies inside it."""
+def walk_protos(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph`, or of a function, and of the bodies inside it."""
     nodes: list[onnx.NodeProto] = []
-    pending = [graph]
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
     while pending:
         current = pending.pop()
         for node in current.node:
