@@ -40,7 +40,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
 from graphsurgery.images.canvas import paste_masks
-from graphsurgery.operators.dataflow import bottlenecks, flow, is_fixed_shape, is_shape, upstream, weighted_input
+from graphsurgery.operators.dataflow import at_fixed_shapes, bottlenecks, flow, is_shape, upstream, weighted_input
 from graphsurgery.rewrite import MASKS_NOTE, NORMALISATION_NOTE, Editor, GraphPass
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")
@@ -237,7 +237,7 @@ def _unscaled(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> gs.Tensor | N
 
     Raises PassError when they are put together after a multiplication by other constants than 1.
     """
-    varying = flow(graph, graph.inputs, is_fixed_shape)
+    varying = flow(graph, graph.inputs, at_fixed_shapes(edit))
 
     def keeps_rows(node: gs.Node) -> bool:
         sources = {id(t) for t in node.inputs if id(t) in varying}
@@ -342,7 +342,7 @@ def _head(tensor: gs.Tensor, others: Sequence[gs.Tensor], graph: gs.Graph, edit:
     boxes = [t for t in others if t.dtype == np.float32 and t.shape is not None and list(t.shape[1:]) == [4]]
     if shape is None or len(boxes) != 1:
         return None
-    varying = flow(graph, graph.inputs, is_fixed_shape, known=others)
+    varying = flow(graph, graph.inputs, at_fixed_shapes(edit), known=others)
     necks = bottlenecks(graph, [tensor], varying, lambda node: not is_op(node, "RoiAlign"))
     convs = [(i, _reading_conv(neck, varying)) for i, neck in enumerate(necks)]
     first, conv = next(((i, conv) for i, conv in reversed(convs) if conv is not None), (0, None))

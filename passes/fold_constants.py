@@ -16,7 +16,7 @@ It does not fold
 7. a value of more than `max_elements` elements that is larger than what it is computed from, such as Expand's, but
    for a shape
 8. a node that ONNX Runtime has no kernel for; the others are folded all the same
-9. the Shape of a tensor whose shape is not written down, or only in part
+9. the Shape of a tensor whose shape does not follow from those of the model's inputs, whatever is written down of it
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class _Folding:
                 self.edit.fold(node, [value])
 
     def fold_shapes(self) -> None:
-        for node in [node for node in self.graph.nodes if is_op(node, "Shape", "Size") and node.outputs]:
-            shape = graphs.static_shape(node.inputs[0])
+        asking = [node for node in self.graph.nodes if is_op(node, "Shape", "Size") and node.outputs]
+        for node, shape in [(node, self.edit.static_shape(node.inputs[0])) for node in asking]:
             if shape is None:
                 continue
             if node.op == "Size":

@@ -34,9 +34,10 @@ class MergeTransposes(NodePass):
             edit.bypass(node, source)
             return
         written = [perm for perm in perms if perm]
-        if not written and source.shape is None:
+        known = written[0] if written else edit.shape(source)
+        if known is None:
             return
-        rank = len(written[0] if written else source.shape)
+        rank = len(known)
         composed = list(range(rank))
         for perm in perms:
             order = perm or list(range(rank))[::-1]

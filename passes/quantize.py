@@ -16,6 +16,7 @@ It leaves the model alone when
 1. it is quantized already, in whole or in part
 2. it has no Conv, ConvTranspose, Gemm or MatMul, or all that could be quantized is excluded
 3. an initializer is also an input: a caller may put another weight in its place, with another range
+4. such a layer stands in a model-local function, out of sight (inline-functions)
 
 It raises PassError when
 1. there are no captured samples
@@ -35,6 +36,7 @@ from graphsurgery import graph as graphs
 from graphsurgery import quantize as quantizers
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
+from graphsurgery.operators.functions import hidden_layers
 from graphsurgery.operators.operands import LAYERS
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
@@ -154,6 +156,9 @@ def _require_plain(model: ModelProto) -> None:
     """Raise Refuse where there is nothing to quantize, or a weight that may be another one."""
     if _is_quantized(model):
         raise Refuse("it is quantized already")
+    hidden = hidden_layers(model)
+    if hidden is not None:
+        raise Refuse(hidden)
     if not any(node.op_type in LAYERS and node.domain in graphs.STANDARD_DOMAINS for node in model.graph.node):
         raise Refuse(f"it has no {', '.join(LAYERS[:-1])} or {LAYERS[-1]} to quantize")
     inputs = {info.name for info in model.graph.input}

@@ -4,10 +4,11 @@
     Conv -> BatchNormalization                                   ->  Conv
     If(a constant) then A else B                                 ->  A
 
-It is run until it changes nothing any more. Inputs and outputs keep their names, order, types and shapes; the model
-keeps its operator sets and notes. The shapes that onnxsim infers are written into value_info, and Constant nodes become
-initializers, which takes IR version 4. A large weight that nothing folds into is not handed over. Should onnxsim crash
-or need more time or memory than allowed, the run ends with a message that says so; nothing is lost.
+It is run until it changes nothing any more, on the shapes that follow from those of the inputs: of other ones that are
+written down it is not told. Inputs and outputs keep their names, order, types and shapes; the model keeps its operator
+sets and notes. The shapes that onnxsim infers are written into value_info, and Constant nodes become initializers,
+which takes IR version 4. A large weight that nothing folds into is not handed over. Should onnxsim crash or need more
+time or memory than allowed, the run ends with a message that says so; nothing is lost.
 
 It leaves the model as it is when
 1. an initializer is also an input: a caller may override it, and onnxsim would take it for a constant
@@ -37,10 +38,10 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in
 from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos, without_initializers
@@ -90,7 +91,7 @@ class Simplify(ModelPass):
         light, waiting = set_aside(Model(model, edit.folder).with_values_inside().proto)
         view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
-        given = Model.of(view).proto
+        given = _without_claims(Model.of(view).proto)
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
         misled = _misled(view)
         has_bodies = len(graphs_in(given.graph)) > 1  # where the last one goes, a name may still wait to come back
@@ -127,6 +128,7 @@ class Simplify(ModelPass):
         simplified = _with_frame_of(model, given)
         _put_back(done_with | waiting, simplified.graph)
         rename_in(simplified, given_names)
+        _claim_again(model.graph, simplified.graph)
         if simplified.graph.initializer:
             simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
         return simplified
@@ -221,6 +223,42 @@ def _with_frame_of(model: ModelProto, simplified: ModelProto) -> ModelProto:
         if not node.metadata_props:
             node.metadata_props.extend(notes.get((node.op_type, *node.output), ()))
     return framed
+
+
+def _without_claims(model: ModelProto) -> ModelProto:
+    """Return `model`, which is spoiled, with no shapes but those that follow from its inputs: onnxsim believes them."""
+    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in model.graph.output if _has_shape(info)}
+    known = shapes.infer(model, None)
+    shapes.forget_claims_in_bodies(known.graph)  # what is inferred there depends on what is folded there already
+    for body in graphs_in(known.graph)[1:]:
+        del body.value_info[:]
+    for info in known.graph.output:
+        if info.name in ranks and not _has_shape(info):  # the checker wants its rank
+            shape = info.type.tensor_type.shape
+            shape.SetInParent()
+            shape.dim.extend(TensorShapeProto.Dimension() for _ in range(ranks[info.name]))
+    return known
+
+
+def _has_shape(info: ValueInfoProto) -> bool:
+    return bool(info.type.tensor_type.HasField("shape"))
+
+
+def _claim_again(before: GraphProto, graph: GraphProto) -> None:
+    """Write again what was written down of tensors that are left, as of custom operators, where less is known."""
+    claims = {info.name: info for info in before.value_info if _has_shape(info) and not OWN_NAME.fullmatch(info.name)}
+    written = {name for node in graph.node for name in node.output} - {info.name for info in graph.output}
+    for info in graph.value_info:
+        claim = claims.pop(info.name, None)
+        if claim is None:
+            continue
+        if not _has_shape(info):
+            info.CopyFrom(claim)
+        shape, claimed = info.type.tensor_type.shape.dim, claim.type.tensor_type.shape.dim
+        for dim, size in zip(shape, claimed, strict=True) if len(shape) == len(claimed) else ():
+            if not dim.HasField("dim_value"):
+                dim.CopyFrom(size)
+    graph.value_info.extend(claims[name] for name in sorted(claims.keys() & written))
 
 
 def _lift_constants(graph: GraphProto) -> None:

@@ -55,6 +55,7 @@ class EditedShapes:
         self._units: dict[int, tuple[gs.Node, gs.Node]] = {}
         self._bodies: dict[int, tuple[gs.Graph, gs.Node]] = {}
         self._passed_on: dict[int, list[gs.Node]] = {}  # by the output of a body: the node that holds the body
+        self._given: dict[int, tuple[gs.Tensor, gs.Node]] = {}  # by the input of a body: it, and the unit of the body
         self._symbols: set[str] = set()
         self._made_up = 0
 
@@ -84,13 +85,16 @@ class EditedShapes:
             self.edited(readers)
 
     def of(self, tensor: gs.Tensor) -> TensorType:
-        """Return the type of `tensor`, nothing known where no node writes it."""
-        writer = graphs.producer(tensor)
-        if writer is None or not tensor.name:
+        """Return the type of `tensor`: what is written down where the model is given it, else what is inferred."""
+        if not tensor.name:
             return UNKNOWN
+        writer = graphs.producer(tensor)
+        if writer is None and any(tensor is given for given in self._root.inputs):
+            return TensorType(*_written(tensor))
         if not self._asked:
             self._infer_all()
-        if self.failure is not None:
+        writer = self._given[id(tensor)][1] if id(tensor) in self._given else writer
+        if writer is None or self.failure is not None:
             return UNKNOWN
         known = self._known.get(id(tensor))
         if known is not None and known.written != _written(tensor):
@@ -120,6 +124,7 @@ class EditedShapes:
                 self._units[id(node)] = node, top
             for body in (body for held in graphs.subgraphs(top) for body in graphs.walk_graphs(held)):
                 self._bodies[id(body)] = body, top
+                self._given.update((id(tensor), (tensor, top)) for tensor in body.inputs)
                 for tensor in body.outputs:
                     self._passed_on.setdefault(id(tensor), []).append(top)
 
@@ -221,7 +226,10 @@ def _reads(unit: gs.Node) -> Iterator[gs.Tensor]:
 
 
 def _writes(unit: gs.Node) -> list[gs.Tensor]:
-    return [tensor for node in graphs.with_bodies(unit) for tensor in node.outputs]
+    """Return what `unit` writes, and what it gives its bodies."""
+    nodes = list(graphs.with_bodies(unit))
+    given = (tensor for node in nodes for body in graphs.subgraphs(node) for tensor in body.inputs)
+    return [*(tensor for node in nodes for tensor in node.outputs), *given]
 
 
 def _written(tensor: gs.Tensor) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +17,32 @@ from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import read_bytes, reason, written_whole
 from graphsurgery.files.commit import recover
 from graphsurgery.graph import door, view
-from graphsurgery.graph.protos import check_location, stored_names, stored_outside, walk_protos, without_initializers
+from graphsurgery.graph.protos import (
+    check_location,
+    stored_names,
+    stored_outside,
+    tell_nodes_apart,
+    walk_protos,
+    without_initializers,
+)
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX model and the folder that its external data lies in (None: it has none, or is not from a file)."""
+    """An ONNX model and the folder that its external data lies in (None: it has none, or is not from a file).
+
+    `as_in_file` is False where it was changed when it was read, so that no tool must be given the file in its place.
+    """
 
     proto: ModelProto
     folder: Path | None = None
+    as_in_file: bool = True
 
     @staticmethod
     def load(path: str | Path) -> Model:
-        """Read an ONNX file; external data stays on disk.
+        """Read an ONNX file; external data stays on disk. Nodes that share a name get others, which is logged.
 
         Raises ModelError for a missing, truncated or foreign file, for external data outside its folder, and for what
         `door.admit` refuses.
@@ -53,7 +67,11 @@ class Model:
         folder = path.resolve().parent
         for tensor in stored_outside(proto):
             check_location(tensor, folder, str(path))
-        return Model(proto, folder)
+        shared = tell_nodes_apart(proto)
+        if shared:
+            named = ", ".join(f"'{name}'" for name in shared[:3]) + (" and others" if len(shared) > 3 else "")
+            _LOG.warning("%s: nodes share names (%s); all but the first of each get one of their own", path, named)
+        return Model(proto, folder, not shared)
 
     def graph(self) -> gs.Graph:
         """Return a graphsurgeon view to work on; `Model.of(graph)` turns it back."""

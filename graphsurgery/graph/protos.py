@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -11,10 +12,10 @@ from onnx import ModelProto, TensorProto
 from graphsurgery.errors import ModelError
 
 
-def walk_protos(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return the nodes of `graph` and of the bodies inside it."""
+def walk_protos(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph`, or of a function, and of the bodies inside it."""
     nodes: list[onnx.NodeProto] = []
-    pending = [graph]
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
     while pending:
         current = pending.pop()
         for node in current.node:
@@ -36,6 +37,25 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """Return `graph` and the bodies inside it."""
     return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+
+
+def tell_nodes_apart(proto: ModelProto) -> list[str]:
+    """Give a fresh name to each node that has the one of a node before it; return the names that were shared.
+
+    ONNX allows two nodes of one name in a graph, ONNX Runtime doesn't.
+    """
+    shared: dict[str, None] = {}
+    tops = [proto.graph, *proto.functions]
+    for graph in (*tops, *(body for top in tops for node in walk_protos(top) for body in bodies(node))):
+        taken = {node.name for node in graph.node}
+        numbers: dict[str, Iterator[int]] = {}
+        for node in (node for node in graph.node if node.name):
+            if node.name not in numbers:
+                numbers[node.name] = count(2)
+                continue
+            shared[node.name] = None
+            node.name = next(f"{node.name}_{n}" for n in numbers[node.name] if f"{node.name}_{n}" not in taken)
+    return list(shared)
 
 
 def stored_names(graph: onnx.GraphProto) -> set[str]:

@@ -1,9 +1,13 @@
-"""Shapes and types of tensors, as ONNX's shape inference finds them. Weights are left out, so this costs little."""
+"""Shapes and types of tensors, as ONNX's shape inference finds them. Weights are left out, so this costs little.
+
+A shape that is written down of a tensor which a node writes is a claim: the file may have been made dynamic by hand, or
+resized. What follows from the shapes of the model's inputs is known; `infer` tells that alone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.graph.protos import bodies, graphs_in, stored_outside
+from graphsurgery.graph.protos import bodies, graphs_in, stored_names, stored_outside, walk_protos
 from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
 # Initializers above this many elements hold weights, which no shape depends on.
@@ -46,19 +50,83 @@ def agree(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
 
 
 def infer_shapes(view: gs.Graph, folder: Path | None = None) -> None:
-    """Write the shapes and types that ONNX's shape inference finds into the variables of `view`; known ones stay.
+    """Write the shapes and types that ONNX's shape inference finds into the variables of `view`.
 
+    A size that is written down stays where the model's inputs don't tell another one, and may tell of further ones.
     `folder` is where external data lies. Raises ModelError where the inference fails, or such data can't be read.
     """
-    inferred = infer(to_proto(view, largest=SHAPE_LIKE, ordered=True), folder)
+    if _write_types(view, infer(to_proto(view, largest=SHAPE_LIKE, ordered=True), folder)):
+        _write_types(view, _infer(to_proto(view, largest=SHAPE_LIKE, ordered=True), folder))
+
+
+def _write_types(view: gs.Graph, inferred: ModelProto) -> bool:
+    """Write what is inferred into the variables of `view`; return whether what is written there says more."""
+    more = False
     for tensor, kind in types(view, inferred.graph):
-        if kind.dtype is not None:
-            tensor.dtype = kind.dtype
-            tensor.shape = tensor.shape if kind.shape is None else list(kind.shape)
+        if graphs.producer(tensor) is None:
+            continue  # what a body is given stays as the body has it
+        tensor.dtype = tensor.dtype if kind.dtype is None else kind.dtype
+        tensor.shape = _with_claims(kind.shape, tensor.shape)
+        more = more or _sizes(tensor.shape) > _sizes(kind.shape)
+    return more
+
+
+def _with_claims(known: Sequence[Any] | None, written: Sequence[Any] | None) -> list[Any] | None:
+    if known is None or written is None or len(known) != len(written):
+        told = written if known is None else known
+        return None if told is None else list(told)
+    return [
+        old if old is not None and not isinstance(new, int) else new for new, old in zip(known, written, strict=True)
+    ]
+
+
+def _sizes(shape: Sequence[Any] | None) -> int:
+    """Return how many sizes `shape` tells, -1 where it does not even tell how many there are."""
+    return -1 if shape is None else sum(isinstance(size, int) for size in shape)
 
 
 def infer(proto: ModelProto, folder: Path | None) -> ModelProto:
-    """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds; raises as infer_shapes."""
+    """Return `proto`, a copy that no model holds, with what ONNX's shape inference finds from its inputs alone.
+
+    Raises as infer_shapes.
+    """
+    forget_claims(proto.graph)
+    return _infer(proto, folder)
+
+
+def forget_claims(graph: GraphProto) -> None:
+    """Forget the shapes that are written down in `graph` and its bodies of anything but its inputs; types stay."""
+    _forget_shapes((*graph.value_info, *graph.output), graph)
+    forget_claims_in_bodies(graph)
+
+
+def forget_claims_in_bodies(graph: GraphProto) -> None:
+    """Forget the shapes that are written down in the bodies of `graph`, those of their inputs too.
+
+    Only the counter and the condition of a Loop keep theirs: ONNX leaves their rank to the body.
+    """
+    for node in walk_protos(graph):
+        own = 2 if node.op_type == "Loop" else 0
+        for body in bodies(node):
+            _forget_shapes((*body.value_info, *body.output, *body.input[own:]), body)
+
+
+def _forget_shapes(infos: Iterable[ValueInfoProto], graph: GraphProto) -> None:
+    stored = stored_names(graph)  # inference believes what is said of an initializer more than the initializer
+    for info in infos:
+        if info.name not in stored:
+            _forget_shape(info.type)
+
+
+def _forget_shape(kind: TypeProto) -> None:
+    held = kind.WhichOneof("value")
+    if held in ("tensor_type", "sparse_tensor_type"):
+        getattr(kind, held).ClearField("shape")
+    elif held in ("sequence_type", "optional_type"):
+        _forget_shape(getattr(kind, held).elem_type)
+
+
+def _infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     bring_in(proto, folder, SHAPE_LIKE)
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_list(proto))
@@ -114,11 +182,16 @@ def bring_in(proto: ModelProto, folder: Path | None, largest: float = math.inf) 
 
 
 def types(view: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Variable, TensorType]]:
-    """Yield all tensors that the nodes of `view` write, with their types in `proto`, its form exported in order."""
+    """Yield all tensors that the nodes of `view` write, with their types in `proto`, its form exported in order.
+
+    The inputs of bodies come along: the nodes that hold the bodies write those.
+    """
     pending = [(view, proto)]
     while pending:
         graph, exported = pending.pop()
         known = {info.name: info for info in (*exported.value_info, *exported.output)}
+        if graph is not view:
+            yield from ((t, _type(info)) for t, info in zip(graph.inputs, exported.input, strict=True))
         for node, written in zip(in_order(graph), exported.node, strict=True):
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and tensor.name:

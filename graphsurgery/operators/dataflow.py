@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import is_op, static_shape
+from graphsurgery.graph import is_op
 from graphsurgery.operators.operands import LAYERS
+from graphsurgery.rewrite import Editor
 
 
 def flow(
@@ -92,5 +93,6 @@ def is_shape(node: gs.Node) -> bool:
     return is_op(node, "Shape", "Size")
 
 
-def is_fixed_shape(node: gs.Node, _: set[int]) -> bool:
-    return is_shape(node) and static_shape(node.inputs[0]) is not None
+def at_fixed_shapes(edit: Editor) -> Callable[[gs.Node, set[int]], bool]:
+    """Return what tells for `flow` whether a node asks for a shape that is known."""
+    return lambda node, _: is_shape(node) and edit.static_shape(node.inputs[0]) is not None

@@ -5,7 +5,7 @@ Shape(x: 1x3x8x8) -> Gather(2) -> Mul(2) -> Concat -> Resize.sizes   ->   Consta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,30 +34,29 @@ _MADE_UP = "unk__"  # ONNX's shape inference names dimensions that it can't tell
 
 
 def fold_shapes(edit: Editor, frozen: bool) -> None:
-    """Infer the shapes of the whole model and fold what became constant, until neither finds anything more.
+    """Fold what is constant by the shapes of the model's inputs, then write the shapes of the whole model down.
 
-    `frozen`: an input's shape was changed, so that no shape written down before can be trusted. Names that the
-    model gave to dimensions stay where nothing better is found.
+    `frozen`: an input's shape was changed, so that no size written down before can be right but by chance; else one
+    stays where nothing tells another. Names that the model gave to dimensions stay where nothing better is found.
     """
     graphs.sort(edit.root)
+    failed: set[int] = set()
+    while _fold(edit, failed):  # each round turns at least one node into a Constant, so it ends
+        pass
     written = [
         (tensor, list(tensor.shape))
         for tensor in _computed(edit.root)
         if tensor.shape is not None and (frozen or graphs.static_shape(tensor) is None)
     ]
-    failed: set[int] = set()
-    while True:  # each round turns at least one node into a Constant, so it ends
-        for tensor, _ in written:
-            edit.retype(tensor, shape=None)
-        edit.infer_shapes()
-        for tensor in _computed(edit.root):
-            if any(isinstance(size, str) and size.startswith(_MADE_UP) for size in tensor.shape or ()):
-                told = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
-                edit.retype(tensor, shape=told)
-        for tensor, shape in written:
-            edit.retype(tensor, shape=_better(tensor.shape, shape))
-        if not _fold(edit, failed):
-            return
+    for tensor, _ in written:
+        edit.retype(tensor, shape=None)
+    edit.infer_shapes()
+    for tensor in _computed(edit.root):
+        if any(isinstance(size, str) and size.startswith(_MADE_UP) for size in tensor.shape or ()):
+            told = [None if str(size).startswith(_MADE_UP) else size for size in tensor.shape]
+            edit.retype(tensor, shape=told)
+    for tensor, shape in written:
+        edit.retype(tensor, shape=_better(tensor.shape, shape, frozen))
 
 
 def dynamic_values(graph: gs.Graph) -> list[str]:
@@ -86,9 +85,9 @@ def shape_text(shape: Sequence[Any]) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
-def _better(inferred: list[Any] | None, written: list[Any]) -> list[Any]:
+def _better(inferred: list[Any] | None, written: list[Any], frozen: bool) -> list[Any]:
     if inferred is None:
-        return written
+        return [None if frozen and not isinstance(size, str) else size for size in written]
     if len(inferred) != len(written):
         return inferred
     return [old if new is None and isinstance(old, str) else new for new, old in zip(inferred, written, strict=True)]
@@ -104,19 +103,30 @@ def _computed(graph: gs.Graph) -> Iterator[gs.Variable]:
 
 def _fold(edit: Editor, failed: set[int]) -> bool:
     """Fold until nothing more is constant with the shapes known now; return whether anything was."""
+    edit.forget_inferred()  # to begin anew once takes less than to follow the edits below
+    known = [(node, _known(node, edit)) for node in graphs.walk_nodes(edit.root)]
+    small = {id(node): _is_small(edit.static_shape(node.outputs[0])) for node, _ in known if _is_arithmetic(node)}
     changed = False
-    for node in graphs.walk_nodes(edit.root):
-        value = _known(node)
+    for node, value in known:
         if value is not None:
             _write(edit, node, value)
             changed = True
     while True:
-        chain, wanted = _chain(edit, failed)
+        chain, wanted = _chain(edit, small, failed)
         if not wanted:
             return changed
         for node, value in _evaluate(edit, chain, wanted, failed):
             _write(edit, node, value)
             changed = True
+
+
+def _is_arithmetic(node: gs.Node) -> bool:
+    return is_op(node, *_ARITHMETIC) and len(node.inputs) > 0 and len(node.outputs) == 1
+
+
+def _is_small(shape: Sequence[int] | None) -> bool:
+    """Whether a tensor has few elements, for all that is known."""
+    return shape is None or int(np.prod(shape, dtype=np.int64)) <= _SMALL
 
 
 def _write(edit: Editor, node: gs.Node, value: np.ndarray) -> None:
@@ -125,15 +135,15 @@ def _write(edit: Editor, node: gs.Node, value: np.ndarray) -> None:
     edit.retype(node.outputs[0], dtype=value.dtype, shape=value.shape)
 
 
-def _known(node: gs.Node) -> np.ndarray | None:
+def _known(node: gs.Node, edit: Editor) -> np.ndarray | None:
     """Return what `node` tells about a shape, if that is static; the rest of the shape need not be."""
     if is_op(node, "Size"):
-        shape = graphs.static_shape(node.inputs[0])
+        shape = edit.static_shape(node.inputs[0])
         return None if shape is None else np.asarray(np.prod(shape, dtype=np.int64))
     if is_op(node, "Shape"):
-        sizes = _shape_of(node)
+        sizes = _shape_of(node, edit)
     elif is_op(node, "Gather", "Slice") and is_op(graphs.producer(node.inputs[0]), "Shape"):
-        sizes = _shape_of(graphs.producer(node.inputs[0]))
+        sizes = _shape_of(graphs.producer(node.inputs[0]), edit)
         sizes = sizes if sizes is None else _pick(node, sizes)
     else:
         return None
@@ -142,10 +152,10 @@ def _known(node: gs.Node) -> np.ndarray | None:
     return np.asarray(sizes.astype(np.int64))
 
 
-def _shape_of(node: gs.Node | None) -> np.ndarray | None:
-    if node is None or node.inputs[0].shape is None:
+def _shape_of(node: gs.Node | None, edit: Editor) -> np.ndarray | None:
+    shape = None if node is None else edit.shape(node.inputs[0])
+    if node is None or shape is None:
         return None
-    shape = list(node.inputs[0].shape)
     return np.asarray(shape[attribute(node, "start", 0) : attribute(node, "end", None)], dtype=object)
 
 
@@ -161,7 +171,7 @@ def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
     return sizes[found[0].start : found[0].end : found[0].step]
 
 
-def _chain(edit: Editor, failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]]:
+def _chain(edit: Editor, writes_small: Mapping[int, bool], failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]]:
     """Return the nodes that compute something small from constants alone, and those whose result others read."""
     chain: dict[int, gs.Node] = {}
     small: dict[int, bool] = {}
@@ -173,7 +183,7 @@ def _chain(edit: Editor, failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]
         return small[id(tensor)]
 
     for node in graphs.walk_nodes(edit.root):
-        if not is_op(node, *_ARITHMETIC) or id(node) in failed or not node.inputs or len(node.outputs) != 1:
+        if not _is_arithmetic(node) or id(node) in failed or not writes_small[id(node)]:
             continue
         if all(is_small(tensor) for tensor in node.inputs) and _may_compute(node):
             chain[id(node)] = node
@@ -194,9 +204,6 @@ def _small_constant(tensor: gs.Tensor) -> bool:
 
 
 def _may_compute(node: gs.Node) -> bool:
-    shape = graphs.static_shape(node.outputs[0])
-    if shape is not None and np.prod(shape, dtype=np.int64) > _SMALL:
-        return False
     if is_op(node, "Cast"):
         to = attribute(node, "to", onnx.TensorProto.UNDEFINED)
         return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)).kind in "biuf"

@@ -20,6 +20,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.view import table
+from graphsurgery.operators.functions import hidden_layers
 from graphsurgery.operators.operands import LAYERS
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
 
@@ -63,13 +66,14 @@ def find_cut(graph: gs.Graph, at: str, include: Sequence[Collection[str]] = ()) 
 
     `include[i]` names operators behind the last weight that the i-th accelerator part takes along. An operator of
     another domain is named by its type, if no standard one is called so, or as domain.Type. Raises InputError for an
-    `at` that is neither in the graph nor an operator of ONNX, and for weights that are inputs, ModelError when a node
-    that no accelerator runs stands between the weights of one stage.
+    `at` that is neither in the graph nor an operator of ONNX, and for weights that are inputs or inside a function,
+    ModelError when a node that no accelerator runs stands between the weights of one stage.
     """
     graphs.drop_unused(graph)
     graphs.sort(graph)
     if not is_known(at, graph):
         raise InputError(f"partition.at: {unknown(at, graph)}")
+    _refuse_hidden_weights(graph)
     _refuse_open_weights(graph)
     live = _depends_on_inputs(graph)
     weights = {id(node) for node in graph.nodes if _is_weighted(node, live)}
@@ -131,15 +135,32 @@ def _is_weighted(node: gs.Node, live: set[int]) -> bool:
     return any(isinstance(t, gs.Constant) or any(id(n) not in live for n in t.inputs) for t in node.inputs[:2])
 
 
+def _refuse_hidden_weights(graph: gs.Graph) -> None:
+    """Raise InputError for a layer inside a model-local function: it would be taken for the host's."""
+    base = table(graph).base
+    hidden = hidden_layers(Model.of(graph).proto) if base is not None and base.functions else None
+    if hidden is not None:
+        raise InputError(f"partition: {hidden}")
+
+
 def _refuse_open_weights(graph: gs.Graph) -> None:
     """Raise InputError for a weight that a caller may override, which no accelerator can be given beforehand."""
-    for node in graph.nodes:
-        open_ = [tensor for tensor in node.inputs[:2] if graphs.has_default(tensor, graph)]
-        if open_ and graphs.is_op(node, *LAYERS):
+    open_ = {id(tensor): tensor.name for tensor in graph.inputs if graphs.has_default(tensor, graph)}
+    given = {id(tensor) for tensor in graph.inputs if id(tensor) not in open_}
+    for node in graph.nodes if open_ else ():
+        found = [open_[id(tensor)] for tensor in node.inputs[:2] if id(tensor) in open_]
+        if found and graphs.is_op(node, *LAYERS):
             raise InputError(
-                f"partition: node '{_label(node)}' ({node.op}) reads its weight from '{open_[0].name}', which is an "
+                f"partition: node '{_label(node)}' ({node.op}) reads its weight from '{found[0]}', which is an "
                 f"input with a default; put drop-initializer-inputs first among the passes"
             )
+        read = [tensor for inner in graphs.with_bodies(node) for tensor in inner.inputs]
+        written = [id(tensor) for tensor in node.outputs]
+        if any(id(tensor) in given for tensor in read):
+            given.update(written)
+        else:  # a weight that is transposed or dequantized first
+            origins = [open_[id(tensor)] for tensor in read if id(tensor) in open_]
+            open_.update(dict.fromkeys(written, origins[0]) if origins else {})
 
 
 def _stages(graph: gs.Graph, pools: Mapping[int, int], live: set[int]) -> dict[int, int]:

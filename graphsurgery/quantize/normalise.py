@@ -52,6 +52,7 @@ def normalise(model: ModelProto, *, per_channel: bool) -> Normalised:
     name_nodes(copy)
     _lift_constants(copy.graph)
     original = infer(copy, None)
+    _replace(original.graph.output, list(model.graph.output))  # an end keeps what it promises
     _require_no_float16(original.graph)
     inside = ModelProto()
     inside.CopyFrom(original)

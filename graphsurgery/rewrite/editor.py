@@ -92,12 +92,12 @@ class Editor:
         return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
 
     def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
-        """Return the shape of `tensor`, inferred where it is not written down; None where its rank is not known.
+        """Return the shape of `tensor` as it follows from the model's inputs; None where its rank is not known.
 
-        A number is a known dimension; a name or None is not. The first question infers the shapes of the whole
+        A number is a known dimension; a name or None is not. What is written down of another tensor is a claim, and
+        is no answer: a file may have been made dynamic by hand. The first question infers the shapes of the whole
         model, and the next ones cost next to nothing: ask after all other guards. The answer is that of the graph as
-        it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again. What is written
-        down is believed: where an edit changes the type of what a node writes, `infer_behind` writes it anew.
+        it is now; a pass that changes it past the Editor calls `forget_inferred` before it asks again.
         """
         return self._types.shape(tensor)
 
@@ -108,7 +108,10 @@ class Editor:
         return tuple(known) if shape is not None and len(known) == len(shape) else None
 
     def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
-        """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells."""
+        """Return the element type of `tensor`, inferred where it is not written down; None where nothing tells.
+
+        Where an edit changes the type of what a node writes, `infer_behind` writes it anew.
+        """
         return self._types.dtype(tensor)
 
     def forget_inferred(self) -> None:
@@ -135,7 +138,8 @@ class Editor:
     def infer_shapes(self) -> None:
         """Write the shapes and types that ONNX's shape inference finds into the variables of the root graph.
 
-        What is known already stays. Weights are left out, so this costs little on large models.
+        A size that is written down stays where the model's inputs don't tell another one. Weights are left out, so
+        this costs little on large models.
         """
         try:
             shapes.infer_shapes(self.root, self.folder)

@@ -1,4 +1,4 @@
-"""What is known of the tensors of a graph while a pass changes it: written down, else inferred."""
+"""What is known of the tensors of a graph while a pass changes it: shapes are inferred, types where none is written."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ class TrackedTypes:
 
     def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
         """Return the shape of `tensor`; None where its rank is not known."""
-        written: Sequence[Any] | None = tensor.shape
-        if graphs.static_shape(tensor) is None and isinstance(tensor, gs.Variable):
-            found = self._of(tensor).shape
-            written = written if found is None else found
-        return None if written is None else [_dimension(size) for size in written]
+        shape: Sequence[Any] | None = self._of(tensor).shape if isinstance(tensor, gs.Variable) else tensor.shape
+        return None if shape is None else [_dimension(size) for size in shape]
 
     def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
         """Return the element type of `tensor`; None where nothing tells."""

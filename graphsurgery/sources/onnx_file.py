@@ -36,7 +36,7 @@ class OnnxSource:
         loaded = Model.load(self.path)
         _check(loaded, self.path)
         self.folder: Path | None = loaded.folder if stored_outside(loaded.proto) else None
-        self._model = loaded.proto
+        self._model, self._as_in_file = loaded.proto, loaded.as_in_file
         self._input = _image_input(self._model, spec.image, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
         self._sha256 = _sha256(loaded, self.path)
@@ -65,7 +65,7 @@ class OnnxSource:
         } | ({"image": image} if image else {})
 
     def export(self) -> ModelProto:
-        """Return the model as it is in the file; external data stays where it is, in `folder`."""
+        """Return the model as `Model.load` reads it; external data stays where it is, in `folder`."""
         copy = ModelProto()
         copy.CopyFrom(self._model)
         return copy
@@ -102,7 +102,7 @@ class OnnxSource:
         if self._session is None:
             known = {value.name for value in self._model.graph.output}
             extra = [ValueInfoProto(name=name) for name in self._boundary if name not in known]
-            if extra:
+            if extra or not self._as_in_file:
                 model = self.export()
                 model.graph.output.extend(extra)
                 if self.folder is not None:

@@ -329,3 +329,55 @@ def test_the_answers_are_those_of_onnx() -> None:
         dims = info.type.tensor_type.shape.dim
         expected = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims]
         assert edit.shape(named(graph, info.name)) == expected
+
+
+def test_a_shape_that_is_written_down_is_no_answer() -> None:
+    graph, edit = view("""
+        g (float[1, 3, h, w] x) => (float[1, 3, 8, 8] y) <float[1, 3, 9, 9] a, float[1, 3, 8, 8] b> {
+            a = Relu (x)
+            b = Doubled (a)
+            c = Abs (b)
+            y = Neg (a)
+        }""")
+    assert edit.shape(named(graph, "a")) == [1, 3, "h", "w"]
+    assert edit.shape(graph.outputs[0]) == [1, 3, "h", "w"]
+    assert edit.shape(named(graph, "b")) is None
+    assert edit.shape(named(graph, "c")) is None
+    assert edit.shape(graph.inputs[0]) == [1, 3, "h", "w"]
+
+
+def test_a_shape_that_is_written_down_in_a_body_is_no_answer() -> None:
+    graph, edit = view("""
+        g (float[5, 3, h] x, int64 n, bool go, float[2] z) => (float[4, 2] y, float[5, 3, 7] u) {
+            v, y = Loop (n, go, z) <body = turn (int64 i, bool on, float[2] s) => (bool on2, float[2] t, float[2] o) {
+                on2 = Identity (on)
+                t = Concat <axis = 0> (s, s)
+                o = Neg (s)
+            }>
+            u = Scan <num_scan_inputs = 1, body = each (float[3, 7] row) => (float[3, 7] out) { out = Neg (row) }> (x)
+        }""")
+    assert edit.shape(named(graph, "on")) == []
+    assert edit.shape(named(graph, "s")) is None
+    assert edit.shape(named(graph, "o")) is None
+    assert edit.shape(named(graph, "row")) == [3, "h"]
+    assert edit.shape(named(graph, "out")) == [3, "h"]
+
+
+def test_an_edit_is_followed_where_shapes_are_written_down() -> None:
+    graph, edit = view(RESHAPED.replace("{3, 2}>", "{3, 2}, float[3, 2] a, float[3, 2] b, float[3, 2] c>"))
+    assert edit.shape(named(graph, "c")) == [3, 2]
+    edit.set_input(graph.nodes[0], 1, edit.constant("six", [6, 1]))
+    assert edit.shape(named(graph, "c")) == [6, 1]
+
+
+def test_what_is_written_down_stays_in_the_file_where_the_inputs_do_not_tell_another_size() -> None:
+    graph, edit = view("""
+        g (float[1, 3, h, 4] x) => (float[1, 3, 8, 8] y) <float[1, 3, 9, 9] a, float[2, 8] b> {
+            a = Relu (x)
+            b = Doubled (a)
+            c = Abs (b)
+            y = Neg (a)
+        }""")
+    edit.infer_shapes()
+    assert named(graph, "a").shape == [1, 3, 9, 4]
+    assert named(graph, "b").shape == named(graph, "c").shape == [2, 8]

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
+from graphsurgery.devices import session
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
@@ -55,6 +56,34 @@ def test_loads_what_was_saved(file: Path) -> None:
     copy = file.parent / "deep" / "down" / "copy.onnx"
     model.save(copy)
     assert Model.load(copy).fingerprint == model.fingerprint
+
+
+def test_nodes_of_one_name_get_others_where_a_file_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    twins = parse("""
+        <ir_version: 9, opset_import: ["": 17, "own": 1]>
+        g (float[2] x, bool c) => (float[2] y) {
+            [head] a = Neg (x)
+            [head_2] b = Abs (a)
+            [head] d = own.F (b)
+            e = Relu (d)
+            f = Relu (e)
+            [head] h = Exp (f)
+            [if] y = If (c) <then_branch = t () => (float[2] u) { [head] u = Neg (h) },
+                             else_branch = e () => (float[2] w) { [k] v = Neg (h)  [k] w = Neg (v) }>
+        }
+        <domain: "own", opset_import: ["": 17]> F (p) => (q) { [k] r = Neg (p)  [k] q = Neg (r) }""")
+    path = tmp_path / "twins.onnx"
+    path.write_bytes(twins.SerializeToString())
+    with pytest.raises(ModelError, match="two nodes with same node name"):
+        session.Session(path)
+    model = Model.load(path)
+    assert [node.name for node in model.proto.graph.node] == ["head", "head_2", "head_3", "", "", "head_4", "if"]
+    x = np.array([1, -2], np.float32)
+    y = session.run(model.proto, {"x": x, "c": np.array(True)})["y"]
+    np.testing.assert_allclose(y, -np.exp(np.abs(x)), rtol=1e-6)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: nodes share names ('head', 'k'); all but the first of each get one of their own"
+    ]
 
 
 def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -1,6 +1,14 @@
 from __future__ import annotations
 
-from graphsurgery.operators.dataflow import bottlenecks, flow, is_fixed_shape, is_shape, reads, upstream, weighted_input
+from graphsurgery.operators.dataflow import (
+    at_fixed_shapes,
+    bottlenecks,
+    flow,
+    is_shape,
+    reads,
+    upstream,
+    weighted_input,
+)
 from operators.small_graphs import view
 
 DIAMOND = """g (float[2, 2] x, float[2, 2] z) => (float[2, 2] y, float[2, 2] w)
@@ -56,6 +64,6 @@ def test_a_weighted_input_varies_and_its_weights_do_not() -> None:
 
 
 def test_a_shape_is_fixed_where_its_sizes_are_known() -> None:
-    graph, _ = view("g (float[2, 2] x, float[n] z) => (a, b) { a = Shape (x)  b = Size (z) }")
+    graph, edit = view("g (float[2, 2] x, float[n] z) => (a, b) { a = Shape (x)  b = Size (z) }")
     assert [is_shape(node) for node in graph.nodes] == [True, True]
-    assert [is_fixed_shape(node, set()) for node in graph.nodes] == [True, False]
+    assert [at_fixed_shapes(edit)(node, set()) for node in graph.nodes] == [True, False]

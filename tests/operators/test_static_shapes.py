@@ -32,6 +32,16 @@ def test_shapes_that_were_written_down_are_not_trusted_after_an_input_was_frozen
     assert graphs.static_shape(graph.outputs[0]) == (4, 2)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_size_that_is_only_written_down_is_not_computed_with(frozen: bool) -> None:
+    graph, edit = view(
+        """g (float[1, n] x) => (int64[2] s, int64[2] t) <float[1, 8] a, float[1, 8] b>
+        { a = Relu (x)  s = Shape (a)  b = Doubled (x)  c = Relu (b)  t = Shape (c) }"""
+    )
+    fold_shapes(edit, frozen)
+    assert [node.op for node in graph.nodes] == ["Relu", "Shape", "Doubled", "Relu", "Shape"]
+
+
 def test_a_name_of_the_model_stays_where_nothing_better_is_found() -> None:
     graph, edit = view("g (float[2, 2] x) => (int64[2, found] y) { y = NonZero (x) }")
     fold_shapes(edit, frozen=False)

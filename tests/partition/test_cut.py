@@ -13,7 +13,8 @@ from graphsurgery.operators.operands import LAYERS
 from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, Cut, find_cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.parts.part import Part
-from graphsurgery.rewrite import Editor
+from graphsurgery.passes.inline_functions import InlineFunctions
+from graphsurgery.rewrite import Editor, apply_pass
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -193,6 +194,48 @@ def test_weights_that_a_caller_may_override_are_refused_with_what_helps() -> Non
     text = TWO_STAGE.replace("int64[n] batch", "int64[n] batch, float[4, 3, 3, 3] w1")
     with pytest.raises(InputError, match=r"\(Conv\) reads its weight from 'w1', .*drop-initializer-inputs"):
         cut_of(text, weights=WEIGHTS)
+
+
+def test_a_weight_that_is_computed_from_what_a_caller_may_override_is_refused_with_what_helps() -> None:
+    text = TWO_STAGE.replace("int64[n] batch", "int64[n] batch, float[4, 3, 3, 3] w1").replace(
+        "(image, w1)", "(image, turned)"
+    )
+    text = text.replace("{", "{ turned = Transpose <perm = [0, 1, 3, 2]> (w1)", 1)
+    with pytest.raises(InputError, match=r"\(Conv\) reads its weight from 'w1', .*drop-initializer-inputs"):
+        cut_of(text, weights=WEIGHTS)
+
+
+FUNCTIONS = """
+    <ir_version: 9, opset_import: ["": 17, "own": 1]>
+    g (float[1, 3, 8, 8] image, float[n, 4] boxes, int64[n] batch) => (float[n, 5] scores)
+    <int64[1] last = {-1}> {
+        low = own.Block (image, w1)
+        rois = RoiAlign <output_height = 2, output_width = 2, spatial_scale = 1.0> (low, boxes, batch)
+        high = own.Block (rois, w2)
+        scores = own.Head (high, w3)
+    }
+    <domain: "own", opset_import: ["": 17]> Block (p, w) => (q) { t = Conv <pads = [1, 1, 1, 1]> (p, w)  q = Relu (t) }
+    <domain: "own", opset_import: ["": 17]> Head (p, w) => (q) { f = Flatten (p)  q = Gemm (f, w) }"""
+FUNCTION_WEIGHTS = {"w1": [4, 3, 3, 3], "w2": [4, 4, 3, 3], "w3": [16, 5]}
+
+
+def test_layers_inside_functions_are_refused_with_what_helps() -> None:
+    with pytest.raises(InputError, match=r"calls function 'Block' of domain 'own', in which Conv .*inline-functions"):
+        cut_of(parse(FUNCTIONS), weights=FUNCTION_WEIGHTS)
+
+
+def test_a_graph_is_cut_through_its_functions_once_they_are_inlined() -> None:
+    cut = cut_of(apply_pass(InlineFunctions(), Model(parse(FUNCTIONS))).model.proto, weights=FUNCTION_WEIGHTS)
+    assert cut.accelerator == [True, False, True]
+    draw = np.random.default_rng(1)
+    boxes = np.array([[0, 0, 4, 4], [1, 2, 6, 7]], np.float32)
+    image = draw.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    given = {"image": image, "boxes": boxes, "batch": np.zeros(2, np.int64)}
+    original = parse(FUNCTIONS)
+    original.graph.initializer.extend(Model.of(cut.graph).proto.graph.initializer)
+    np.testing.assert_allclose(
+        play(parts_of(cut), given)["scores"], session.run(original, given)["scores"], rtol=1e-5, atol=1e-5
+    )
 
 
 # --- what a part takes along, by the part's name -------------------------------------------------------------------

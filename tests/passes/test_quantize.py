@@ -249,6 +249,18 @@ def test_leaves_a_model_without_layers_alone_even_without_samples() -> None:
     )
 
 
+def test_leaves_a_model_alone_whose_layers_stand_in_functions() -> None:
+    assert_untouched(
+        Quantize(),
+        """
+        <ir_version: 9, opset_import: ["": 17, "own": 1]>
+        g (float[1, 2] x) => (float[1, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { a = MatMul (x, w)  y = own.F (a, w) }
+        <domain: "own", opset_import: ["": 17, "own": 1]> F (p, w) => (q) { q = own.G (p, w) }
+        <domain: "own", opset_import: ["": 17]> G (p, w) => (q) { q = MatMul (p, w) }""",
+        "in which MatMul is out of sight; run the pass inline-functions first",
+    )
+
+
 def test_leaves_a_weight_alone_that_a_caller_may_override() -> None:
     assert_untouched(
         Quantize(),

@@ -435,6 +435,15 @@ def test_tracing_an_onnx_file_adds_the_boundary(tmp_path: Path) -> None:
         source.set_boundary(["nowhere"])
 
 
+def test_an_onnx_file_whose_nodes_share_a_name_is_traced(tmp_path: Path) -> None:
+    model = small()
+    for node in model.graph.node:
+        node.name = "same"
+    source = onnx_source(tmp_path, model)
+    image = np.random.default_rng(0).random((3, source.canvas.height, source.canvas.width), np.float32)
+    assert source.trace(image).keys() >= {output.name for output in model.graph.output}
+
+
 def test_detections_of_an_onnx_file_are_its_outputs_of_these_names(tmp_path: Path) -> None:
     model = opened("shapes").export()
     source = onnx_source(tmp_path, model)

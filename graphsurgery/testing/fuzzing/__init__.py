@@ -6,9 +6,10 @@
         return [build.node("Identity", [x])]
 
 The function draws the pattern; the rest is drawn around it: inner tensors become outputs or gain readers, weights
-become inputs that a caller may override, dimensions become symbolic, everything moves into an If or a Loop, and
-tensors get the very names that the pass would give to new ones. The pass must leave a valid model, change nothing in
-a second run and, if it is exact, not change what is computed. Needs hypothesis (extra `dev`).
+become inputs that a caller may override, dimensions become symbolic, and wrong sizes are written down behind them,
+everything moves into an If or a Loop, and tensors get the very names that the pass would give to new ones. The pass
+must leave a valid model, change nothing in a second run and, if it is exact, not change what is computed. Needs
+hypothesis (extra `dev`).
 """
 
 from graphsurgery.testing.fuzzing.builder import OPSETS, Builder, Case

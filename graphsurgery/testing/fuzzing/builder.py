@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from graphsurgery.testing.fuzzing import twists
 from graphsurgery.testing.fuzzing.twists import Rejected
@@ -42,6 +42,7 @@ class Builder:
         self._inputs: dict[str, np.ndarray] = {}
         self._weights: dict[str, np.ndarray] = {}
         self._fixed: set[str] = set()
+        self._functions: list[FunctionProto] = []
         self._named = 0
 
     def integer(self, low: int, high: int) -> int:
@@ -101,6 +102,13 @@ class Builder:
         self._nodes.append(helper.make_node(op, list(inputs), names, name=f"{names[0]}_node", domain=domain, **written))
         return names[0] if outputs == 1 else names
 
+    def function(self, name: str, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[NodeProto]) -> str:
+        """Add a function that has the operator set of the model; return its domain, for `node`."""
+        domain = "drawn"
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(domain, 1)]
+        self._functions.append(helper.make_function(domain, name, inputs, outputs, nodes, opsets))
+        return domain
+
     def reject(self) -> None:
         """Give this combination up: it is no valid model."""
         raise Rejected
@@ -132,6 +140,7 @@ class Builder:
         model = twists.with_types(model)
         if self.chance(3):
             twists.forget_sizes(model, lambda: self.chance(3))
+            twists.claim_sizes(model, lambda: self.chance(3))
         if self.chance(2):
             del model.graph.value_info[:]
         return Case(model, given)
@@ -144,5 +153,7 @@ class Builder:
         outputs = [ValueInfoProto(name=name) for name in ends]
         graph = helper.make_graph(self._nodes, "drawn", inputs, outputs, weights)
         opset = helper.make_opsetid("", self.opset)
-        ir_version = max(4, helper.find_min_ir_version_for([opset]))
-        return helper.make_model(graph, opset_imports=[opset], ir_version=ir_version)
+        ir_version = max(8 if self._functions else 4, helper.find_min_ir_version_for([opset]))
+        imported = {opset.domain: opset} | {o.domain: o for f in self._functions for o in f.opset_import}
+        functions = {"functions": self._functions} if self._functions else {}
+        return helper.make_model(graph, opset_imports=list(imported.values()), ir_version=ir_version, **functions)
