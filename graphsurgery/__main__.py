@@ -18,9 +18,15 @@ def main() -> None:
     @atexit.register  # the first that is registered is the last to be called
     def leave() -> None:
         """Leave without taking apart what was imported: that takes long, and a Ctrl-C in it shows a traceback."""
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        ended = code if isinstance(code, int) else 1
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed from the start is None
+            try:
+                stream.flush()
+            except BrokenPipeError:  # whoever read it has seen enough
+                continue
+            except (OSError, ValueError):  # the disk is full, or it is closed
+                ended = ended or 2
+        os._exit(ended)
 
     from graphsurgery.cli import main as command_line
 

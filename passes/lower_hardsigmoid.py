@@ -7,6 +7,7 @@ That is what the specification says it is, so the result is equal up to rounding
 It does not fire when
 1. the elements are no floating-point numbers of NumPy's, or nothing tells
 2. the operator set is below 12 and the elements are not float32: onnxruntime has no such Clip
+3. it is below 7, where nothing was broadcast
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
-from graphsurgery.operators.requirements import require_dtype
+from graphsurgery.operators.requirements import require_broadcasting, require_dtype
 from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
@@ -27,6 +28,7 @@ class LowerHardsigmoid(NodePass):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         x, name = node.inputs[0], node.outputs[0].name
+        require_broadcasting(edit)
         dtype = require_dtype(x, edit)
         if edit.opset < 12 and dtype != np.float32:
             raise Refuse(f"there is no Clip of {dtype} in operator set {edit.opset}")

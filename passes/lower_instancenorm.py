@@ -10,6 +10,7 @@ Scale and bias have one value per channel, and are brought to [C, 1, 1]. The Cas
 It does not fire when
 1. the elements are no floating-point numbers of NumPy's, or nothing tells
 2. nothing tells the rank of the input, or it has no axes behind the channels, or none of its elements
+3. the operator set is below 7, where nothing was broadcast
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.channels import as_column
-from graphsurgery.operators.requirements import require_dtype, require_shape
+from graphsurgery.operators.requirements import require_broadcasting, require_dtype, require_shape
 from graphsurgery.operators.slices import Link, chain, on_axes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
@@ -34,6 +35,7 @@ class LowerInstancenorm(NodePass):
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         (x, scale, bias), name = node.inputs, node.outputs[0].name
+        require_broadcasting(edit)
         dtype = require_dtype(x, edit)
         shape = require_shape(x, edit)
         if len(shape) < 3 or 0 in shape[1:]:

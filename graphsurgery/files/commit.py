@@ -30,6 +30,7 @@ from graphsurgery.files.temporary import (
     LONGEST_JOURNAL,
     clear,
     clear_once,
+    clear_system,
     inside,
     is_internal,
     made,
@@ -146,6 +147,7 @@ def recover(folder: Path) -> None:
                 who = owner(place / FOLDER_LOCK)
                 raise InputError(f"{place}: {who} has been replacing its files for too long; see what it waits for")
             time.sleep(_POLL)
+    clear_system()
     for place in (folder, *folder.absolute().parents[:_ABOVE]):  # above lies what says that `folder` was to be made
         clear_once(place)
 

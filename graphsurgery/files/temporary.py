@@ -99,6 +99,11 @@ def clear_once(folder: Path, prefix: str = _PREFIX) -> None:
     clear(folder, prefix)
 
 
+def clear_system() -> None:
+    """Remove what killed runs left among the temporary files of the system, once in the life of this process."""
+    clear_once(Path(tempfile.gettempdir()), _SYSTEM_PREFIX)
+
+
 def is_internal(name: str) -> bool:
     """Whether a file of this name is the business of this package alone."""
     return name in (FOLDER_LOCK, JOURNAL) or name.startswith(_PREFIX)

@@ -62,6 +62,12 @@ def require_image(tensor: gs.Tensor, edit: Editor) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def require_broadcasting(edit: Editor) -> None:
+    """Demand that an operator of two tensors may have a smaller one, as it may since operator set 7."""
+    if edit.opset < 7:
+        raise Refuse(f"operator set {edit.opset} doesn't broadcast")
+
+
 def require_axes(axes: Sequence[int], rank: int) -> list[int]:
     """Return `axes` counted from the front."""
     counted = normalised(axes, rank)

@@ -59,8 +59,13 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 encoding="utf-8",
-                # it finds what this process finds, in the same order
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+                env={
+                    **os.environ,
+                    # it finds what this process finds, in the same order
+                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+                    # what its tool leaves behind goes with the folder
+                    **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.folder)),
+                },
             )
         self._replies: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None

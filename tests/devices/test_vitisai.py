@@ -193,7 +193,7 @@ def test_the_session_is_made_with_them_and_may_not_fall_back(
     choice = DeviceChoice("vitisai", {"cache_dir": str(tmp_path)})
     good = model(GOOD)
     # nothing else takes the nodes here, so that it can only be made where it may fall back
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options: _Nothing())
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda source, options, **rest: _Nothing())
     Session(good.proto, name="p", device=choice, allow_fallback=allowed)
     assert made == [("VitisAIExecutionProvider", vitisai_options(choice, "p", good.fingerprint), entry)]
 

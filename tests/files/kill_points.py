@@ -8,6 +8,7 @@ that each would take to start.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -17,6 +18,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ def forked(root: Path, action: Action, kill_at: int | None = None) -> tuple[int,
                 code = 0
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 0
+            atexit._run_exitfuncs()  # os._exit doesn't, and the processes of tools end by them
             os.write(writer, str(changes()).encode())
             (root.parent / "modules.txt").write_text(" ".join(sys.modules), encoding="utf-8")
         except BaseException:
@@ -334,6 +337,7 @@ def main() -> None:
     """Run one scenario in a folder."""
     name, work = sys.argv[1], Path(sys.argv[2]).resolve()
     os.environ["TMPDIR"] = str(work / "root" / "tmp")
+    tempfile.tempdir = os.environ["TMPDIR"]  # else Python tries it out with a file of its own, which a kill would leave
     sys.path.insert(0, str(Path(__file__).parent.parent))
     for module in ("onnxruntime", "PIL.Image", "graphsurgery.cli", "graphsurgery.pipeline.whole_run"):
         importlib.import_module(module)

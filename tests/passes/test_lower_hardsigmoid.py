@@ -37,6 +37,10 @@ def test_leaves_one_alone_whose_clip_onnxruntime_lacks() -> None:
     assert_untouched(PASS, before, "there is no Clip of float64 in operator set 11")
 
 
+def test_leaves_an_operator_set_without_broadcasting_alone() -> None:
+    assert_untouched(PASS, model("y = HardSigmoid (x)", opset=6), "operator set 6 doesn't broadcast")
+
+
 def test_leaves_elements_of_unknown_type_and_other_domains_alone() -> None:
     assert_untouched(PASS, model("a = mine.Foo (x) y = HardSigmoid (a)"), "of unknown type")
     assert_untouched(PASS, model("y = mine.HardSigmoid (x)"), None)

@@ -287,7 +287,11 @@ def test_weights_in_constant_nodes_are_weights() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"format": "qoperator"}, {"config": "qnn"}], ids=str)
-def test_bodies_are_left_alone_and_still_read_what_they_read(settings: dict[str, object]) -> None:
+def test_bodies_are_left_alone_and_still_read_what_they_read(
+    settings: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    if "format" in settings:
+        request.getfixturevalue("exact_int8")
     model = filled(WITH_IF)
     result = quantized(model, **settings)
     branch = next(a.g for a in node(result, "choose").attribute if a.name == "then_branch")
