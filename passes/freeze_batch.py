@@ -34,12 +34,9 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph.model import Model
-from graphsurgery.operators.batch_rows import Rows, counted_by
+from graphsurgery.operators.batch_rows import PROBE, Rows, counted_by
 from graphsurgery.operators.static_shapes import fold_shapes, free_inputs, shape_text, size_of
 from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
-
-# A prime that no layer has as a size: with so many rows, a dimension that has to do with their number shows it.
-_PROBE = 8191
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class FreezeBatch(GraphPass):
             fold_shapes(edit, frozen=False)  # what is static now can't be taken for the number of rows
         if is_open or note.get("size") != self.size:
             copy = Model.of(graph, edit.folder).graph()
-            self._keep_apart(Editor(copy, self.name, edit.folder), names, _PROBE if is_open else None)
+            self._keep_apart(Editor(copy, self.name, edit.folder), names, PROBE if is_open else None)
         if is_open:
             _freeze(batch, self.size, edit)
             fold_shapes(edit, frozen=True)

@@ -5,7 +5,8 @@
 
 An image input is one of float or uint8 elements, either [N, C, H, W] with 1, 3, 4 or an unknown number of channels,
 or [C, H, W] with 1, 3 or 4: `batch`, `height` and `width` apply to those. `inputs` gives the whole shape of any
-input, `dims` the size of every dimension of that name. A name that one input gets a size for has it in all inputs.
+input, `dims` the size of every dimension of that name. A name that one input gets a size for has it in all inputs. In
+a recipe an image whose height or width is left open gets that of the canvas, the source's size.
 Then shapes are inferred anew in the whole model, If and Loop bodies included; graph outputs keep the names of the
 dimensions that can't be told.
 
@@ -15,6 +16,8 @@ It raises PassError when
 3. `inputs` names no input, or gives it another rank
 4. there is no image input, or one with the channels last, for `batch`, `height` or `width` to apply to
 5. `strict` is set and something is dynamic still, such as the number of boxes behind a NonMaxSuppression
+6. the batch was open, and a Reshape holds another one: it was traced with that
+7. the batch of an image would be above 1 in a recipe, which feeds one image at a time to the whole graph
 
 It does not fire when
 1. every input is static and the graph asks for no shape
@@ -23,6 +26,7 @@ It does not fire when
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +34,8 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op
+from graphsurgery.graph.model import Model
+from graphsurgery.operators.batch_rows import PROBE
 from graphsurgery.operators.static_shapes import dynamic_values, fold_shapes, free_inputs, shape_text, size_of
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -71,7 +77,19 @@ class FreezeShapes(GraphPass):
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]
+        wishes += _of_the_canvas(wishes, graph, edit)
+        images = [tensor for tensor in free_inputs(graph) if _is_image(tensor) and len(tensor.shape) == 4]
+        open_ = [image for image in images if size_of(image.shape[0]) is None]
         frozen = _grant(wishes, graph, edit)
+        for image in images:
+            if edit.context.canvas is not None and (size_of(image.shape[0]) or 1) > 1:
+                raise edit.fail(
+                    f"input '{image.name}' {shape_text(image.shape)} would take {image.shape[0]} images, and a recipe "
+                    "feeds one at a time to the whole graph; give it batch 1, and a part more by freeze-batch"
+                )
+        for image in open_:
+            if size_of(image.shape[0]) is not None:
+                _refuse_another_batch(image, graph, edit)
         if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
             fold_shapes(edit, frozen)
         elif not self.strict:
@@ -85,6 +103,10 @@ class FreezeShapes(GraphPass):
                     f"{len(left)} values are dynamic still: {'; '.join(left[:_LISTED])}{more}; "
                     "freeze the inputs they come from, or cut the graph before them"
                 )
+        for tensor in free_inputs(graph):
+            if tensor.shape is None or any(size_of(size) is None for size in tensor.shape):
+                shape = "of unknown rank" if tensor.shape is None else shape_text(tensor.shape)
+                edit.skip(None, f"input '{tensor.name}' {shape} stays open: no option gives it a size")
 
     def _whole_shapes(self, graph: gs.Graph, edit: Editor) -> list[_Wish]:
         named = {tensor.name: tensor for tensor in free_inputs(graph)}
@@ -135,6 +157,50 @@ class FreezeShapes(GraphPass):
                 edit.skip(None, f"no input has a dimension called '{name}': {_interface(graph)}")
             wishes += [_Wish(tensor, axis, size, f"dims.{name}") for tensor, axis in places]
         return wishes
+
+
+def _of_the_canvas(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> list[_Wish]:
+    """Return the wish that images be as large as the canvas, where their size is open and nobody wishes another."""
+    places = {(wish.tensor.name, wish.axis) for wish in wishes}
+    names = {wish.tensor.shape[wish.axis] for wish in wishes}
+    found = []
+    for image in free_inputs(graph) if edit.context.canvas is not None else ():
+        if not _is_image(image) or _channels_last(image):
+            continue
+        for axis, size in zip((len(image.shape) - 2, len(image.shape) - 1), edit.context.canvas or (), strict=True):
+            have = image.shape[axis]
+            wished = (image.name, axis) in places or (isinstance(have, str) and have in names)
+            if size_of(have) is None and not wished:
+                found.append(_Wish(image, axis, size, "the source's size"))
+    return found
+
+
+def _refuse_another_batch(image: gs.Variable, graph: gs.Graph, edit: Editor) -> None:
+    """Raise PassError for a Reshape that does not fit the batch of `image`, which was open.
+
+    Where a batch goes is told with one that occurs nowhere else, in a copy.
+    """
+    probed = Editor(Model.of(graph, edit.folder).graph(), folder=edit.folder)
+    for tensor in probed.root.inputs:
+        if tensor.name == image.name:
+            probed.retype(tensor, shape=[PROBE, *tensor.shape[1:]])
+    fold_shapes(probed, frozen=True)
+    batch = image.shape[0]
+    for node in graphs.walk_nodes(probed.root):
+        target = graphs.constant(node.inputs[1]) if is_op(node, "Reshape") and len(node.inputs) > 1 else None
+        shape = None if target is None else probed.shape(node.inputs[0])
+        if target is None or not target.size or not shape or shape[0] != PROBE:
+            continue
+        if target[0] == 0 or np.any((target > 0) & (target % PROBE == 0)):
+            continue  # it takes the batch over, or is computed from it
+        others = [size for size in shape[1:] if isinstance(size, int)]
+        known = target.min() > 0 and len(others) == len(shape) - 1
+        misfits = known and batch * math.prod(others) != math.prod(target.tolist())
+        if misfits or (batch > 1 and 0 < target[0] != batch):
+            raise edit.fail(
+                f"node '{node.name or node.outputs[0].name}' (Reshape) has the target {target.tolist()}, which fits no "
+                f"batch of {batch}: the model was traced with another one; export it with a dynamic batch"
+            )
 
 
 def _grant(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> bool:

@@ -46,6 +46,8 @@ _REDUCTIONS = (
 # Elements stay in memory order: rows stay rows where the leading dimension stays.
 _RELAYOUTS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _TO_THE_END = 2**31 - 1
+# A prime that no layer has as a size: with so many rows, a dimension that has to do with their number shows it.
+PROBE = 8191
 
 
 @dataclass

@@ -21,6 +21,7 @@ from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, InputError, ModelError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.cut import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
@@ -235,14 +236,15 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     return judged_whole, judged
 
 
-def boundary_tensors(recipe: Recipe, model: Model) -> list[str]:
+def boundary_tensors(recipe: Recipe, model: Model, canvas: Canvas) -> list[str]:
     """Return the tensors of `model` that the recipe will make inputs and outputs of the graph, or of a part.
 
     A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them; passes that
     need what is yet to be captured are left out.
     """
     passes = [use.pass_ for use in recipe.passes if not use.pass_.needs_samples]
-    after = apply_passes(passes, model.with_values_inside()).model
+    context = PassContext(canvas=(canvas.height, canvas.width))
+    after = apply_passes(passes, model.with_values_inside(), context).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
         wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]
@@ -342,7 +344,8 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     begin = time.perf_counter()
     # what only a graph that had passed could tell was computed for those that are compared
     complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
-    applied = apply_pass(use.pass_, model, PassContext(complete, run.watcher.advance))
+    canvas = (run.source.canvas.height, run.source.canvas.width) if part is None else None
+    applied = apply_pass(use.pass_, model, PassContext(complete, run.watcher.advance, canvas))
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
     step = Step(

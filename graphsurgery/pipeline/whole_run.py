@@ -329,7 +329,7 @@ def _boundary(recipe: Recipe, source: Source) -> tuple[str, ...]:
     """Return the tensors that a source without modules to hook has to be told to capture, and tell it."""
     if not isinstance(source, HasBoundary):
         return ()
-    names = tuple(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder)))
+    names = tuple(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder), source.canvas))
     source.set_boundary(names)
     return names
 

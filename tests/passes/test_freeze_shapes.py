@@ -11,8 +11,8 @@ from graphsurgery.devices import session
 from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.passes.freeze_shapes import FreezeShapes
-from graphsurgery.rewrite import apply_pass
-from graphsurgery.testing import assert_rewrites, assert_untouched, parse
+from graphsurgery.rewrite import PassContext, apply_pass
+from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, fuzz
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -536,3 +536,64 @@ def test_any_arithmetic_on_shapes_gives_the_same(build: Builder) -> list[str]:
             none = "" if build.opset >= 13 else build.constant(np.zeros(0, np.float32))
             outputs.append(build.node(use, [y, none, none, sizes], mode="nearest"))
     return outputs or [drawn[-1][0], y] if y != x else outputs or [drawn[-1][0]]
+
+
+# --- a batch that the graph holds too -----------------------------------------------------------------------------
+
+
+def reshaped(target: str, size: str = "4, 4", batch: str = "n") -> str:
+    length = target.count(",") + 1
+    return f"""
+        {HEAD}
+        g (float[{batch}, 3, {size}] x) => (y) <int64[{length}] target = {{{target}}}> {{
+            a = Relu (x)
+            [flat] y = Reshape (a, target)
+        }}"""
+
+
+@pytest.mark.parametrize(("target", "batch"), [("1, -1", 4), ("1, 0, -1", 4), ("2, 48", 4), ("2, 48", 1), ("2, -1", 3)])
+def test_a_reshape_that_holds_another_batch_is_named(target: str, batch: int) -> None:
+    with pytest.raises(
+        PassError, match=rf"node 'flat' \(Reshape\) has the target .*fits no batch of {batch}: the model"
+    ):
+        apply_pass(FreezeShapes(batch=batch), Model(parse(reshaped(target))))
+
+
+@pytest.mark.parametrize(("target", "batch"), [("1, -1", 1), ("-1, 48", 4), ("0, -1", 4), ("4, 48", 4), ("3, -1", 1)])
+def test_a_reshape_that_fits_the_batch_is_fine(target: str, batch: int) -> None:
+    model = Model(parse(reshaped(target)))
+    after = apply_pass(FreezeShapes(batch=batch), model).model
+    assert_same_outputs(model.proto, after.proto, given([batch, 3, 4, 4]))
+
+
+# --- in a recipe --------------------------------------------------------------------------------------------------
+
+IN_A_RECIPE = PassContext(canvas=(8, 6))
+
+
+def test_an_image_gets_the_size_of_the_canvas_in_a_recipe() -> None:
+    model = Model(parse(relu("float[n, 3, h, w] x, float[h] other", "float[a, b, c, d] y")))
+    after = apply_pass(FreezeShapes(batch=1), model, IN_A_RECIPE)
+    assert shapes(after.model) == {"x": [1, 3, 8, 6], "other": [8], "y": [1, 3, 8, 6]}
+    assert after.skips == ()
+    stays = apply_pass(FreezeShapes(batch=1), model)
+    assert shapes(stays.model)["x"] == [1, 3, "h", "w"]
+    assert [skip.reason for skip in stays.skips] == [
+        "input 'x' [1, 3, h, w] stays open: no option gives it a size",
+        "input 'other' [h] stays open: no option gives it a size",
+    ]
+
+
+def test_a_size_that_an_option_gives_goes_before_the_canvas() -> None:
+    model = Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y")))
+    after = apply_pass(FreezeShapes(batch=1, dims={"h": 4}), model, IN_A_RECIPE).model
+    assert shapes(after)["x"] == [1, 3, 4, 6]
+    assert shapes(apply_pass(FreezeShapes(height=4), model, IN_A_RECIPE).model)["x"] == ["n", 3, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "pass_", [FreezeShapes(batch=2), FreezeShapes(dims={"n": 2}), FreezeShapes(inputs={"x": [2, 3, 8, 6]})]
+)
+def test_a_recipe_feeds_one_image_at_a_time(pass_: FreezeShapes) -> None:
+    with pytest.raises(PassError, match=r"'x' \[2, 3, 8, 6\] would take 2 images, .*batch 1, .*freeze-batch"):
+        apply_pass(pass_, Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y"))), IN_A_RECIPE)

@@ -246,7 +246,7 @@ class Cuttable(Source):
 
 @pytest.fixture
 def surgery(monkeypatch: pytest.MonkeyPatch) -> None:
-    def boundary_tensors(recipe: Recipe, model: Any) -> list[str]:
+    def boundary_tensors(recipe: Recipe, model: Any, canvas: Any) -> list[str]:
         wanted = asked.pop()
         if isinstance(wanted, Exception):
             raise wanted
