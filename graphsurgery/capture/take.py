@@ -55,6 +55,8 @@ def capture(
     where they are until then, if the caller has locked the folder. Raises CaptureError for an id that can't be a
     folder's name or comes twice, another model's folder, or a folder that can't be written.
     """
+    if not folder.resolve().name:
+        raise CaptureError(f"{folder}: is no folder for a capture; give one of its own")
     if total is None:
         total = len(images) if isinstance(images, Sized) else 0
     description = json.loads(json.dumps(source.describe()))

@@ -197,6 +197,11 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
             capture(Brightness(), [("Cat", picture(1)), (second, picture(2))], tmp_path)
 
 
+def test_the_root_of_a_file_system_is_no_place_for_a_capture(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="is no folder for a capture"):
+        capture(Brightness(), [("1", picture(0))], Path(tmp_path.anchor))
+
+
 def test_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="no image"):
         capture(Brightness(), [], tmp_path)
