@@ -21,10 +21,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Case:
-    """A model and values for its inputs."""
+    """A model and values for its inputs; of the tensors `claimed` a wrong shape is written down."""
 
     model: ModelProto
     inputs: dict[str, np.ndarray]
+    claimed: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         shown = (f"{name} = {value.dtype}{list(value.shape)} {value.tolist()}" for name, value in self.inputs.items())
@@ -138,12 +139,13 @@ class Builder:
             op = self.choice(["If", "Loop"]) if self.opset >= 13 else "If"
             given |= twists.nest(model, op, self.chance(2), self.chance(2))
         model = twists.with_types(model)
+        claimed: frozenset[str] = frozenset()
         if self.chance(3):
             twists.forget_sizes(model, lambda: self.chance(3))
-            twists.claim_sizes(model, lambda: self.chance(3))
+            claimed = twists.claim_sizes(model, lambda: self.chance(3))
         if self.chance(2):
             del model.graph.value_info[:]
-        return Case(model, given)
+        return Case(model, given, claimed)
 
     def _model(self, ends: Sequence[str], overridable: Sequence[str]) -> ModelProto:
         values = self._inputs | {name: self._weights[name] for name in overridable}

@@ -36,13 +36,19 @@ def forget_sizes(model: ModelProto, chosen: Callable[[], bool]) -> None:
     model.graph.CopyFrom(with_types(model).graph)
 
 
-def claim_sizes(model: ModelProto, chosen: Callable[[], bool]) -> None:
-    """Write a wrong size for one that an input leaves open, as a file has it that was made dynamic by hand."""
+def claim_sizes(model: ModelProto, chosen: Callable[[], bool]) -> frozenset[str]:
+    """Write a wrong size for one that an input leaves open, as a file has it that was made dynamic by hand.
+
+    Returns the names of the tensors that have one.
+    """
+    claimed = set()
     left_open = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim} - {""}
     for info in model.graph.value_info:
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_param in left_open and chosen():
                 dim.dim_value = 13
+                claimed.add(info.name)
+    return frozenset(claimed)
 
 
 def nest(model: ModelProto, op: str, weights_inside: bool, condition: bool) -> dict[str, np.ndarray]:
