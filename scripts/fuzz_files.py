@@ -47,7 +47,7 @@ from graphsurgery.evaluation.coco import coco_results, evaluate  # noqa: E402
 from graphsurgery.evaluation.columns import PartsColumn, variants  # noqa: E402
 from graphsurgery.evaluation.dataset import category_of_label, open_dataset  # noqa: E402
 from graphsurgery.evaluation.store import FileStore  # noqa: E402
-from graphsurgery.evaluation.tasks import Desk, Task  # noqa: E402
+from graphsurgery.evaluation.tasks import Task, TaskRunner  # noqa: E402
 from graphsurgery.images.files import load_image  # noqa: E402
 from graphsurgery.parts.manifest import Manifest  # noqa: E402
 from graphsurgery.recipe.load import load_recipe  # noqa: E402
@@ -179,7 +179,7 @@ def make_recipe(folder: Path) -> list[bytes]:
 def make_results(folder: Path) -> list[bytes]:
     column, picture = PartsColumn.of("parts", write_parts(folder / "parts")), _dataset(folder).pictures[0]
     task = Task(column, picture, 1)
-    FileStore(folder / "out").add(task, Desk().do(task))
+    FileStore(folder / "out").add(task, TaskRunner().do(task))
     return [(folder / "out" / "progress_parts.jsonl").read_bytes()]
 
 
