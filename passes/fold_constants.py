@@ -50,13 +50,18 @@ class FoldConstants(GraphPass):
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         graphs.sort(graph)
-        for inner in graphs.walk_graphs(graph):
-            edit.graph = inner
-            folding = _Folding(inner, edit, self.max_elements)
+        foldings = [_Folding(inner, edit, self.max_elements) for inner in graphs.walk_graphs(graph)]
+        for folding in foldings:
+            edit.graph = folding.graph
             folding.lift_constants()
-            folding.fold_shapes()
-            while ready := folding.ready():
-                folding.fold(ready)
+        before = -1
+        while before != edit.edits:  # a value may tell the shape of a tensor, and that one another value
+            before = edit.edits
+            for folding in foldings:
+                edit.graph = folding.graph
+                folding.fold_shapes()
+                while ready := folding.ready():
+                    folding.fold(ready)
         edit.graph = graph
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -44,6 +45,14 @@ import atexit, signal, sys
 sys.addaudithook(lambda event, arguments: event == "import" and arguments[0] == "graphsurgery.cli"
                  and atexit.register(signal.raise_signal, signal.SIGINT))
 """
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_answered() -> Iterator[None]:
+    """A job in the background is started with Ctrl-C ignored, and its children are too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def model(name: str = "x", op: str = "Neg", size: str = "N") -> ModelProto:
