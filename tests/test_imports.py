@@ -20,7 +20,7 @@ TOP_FILES = 8
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
     *("text", "errors", "files", "progress", "version"),
-    *("graph", "images", "devices", "rewrite", "operators"),
+    *("graph", "images", "detections", "devices", "rewrite", "operators"),
     *("processes", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "partition"),
     *("recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
