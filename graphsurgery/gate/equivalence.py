@@ -1,7 +1,8 @@
 """Are two sets of tensors equal, within tolerances? Names, shapes and dtypes first, then every value.
 
 A tensor's verdict is `passed`, `failed`, or `inconclusive`: it agrees, but with a reference that is empty or
-the same value everywhere, which proves nothing. Detections and proposals are compared as sets (`matched_rows`).
+the same value everywhere, which proves nothing. Detections and proposals are compared as sets (`matched_rows`), and
+a tensor that holds several things by its columns (`columns`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsurgery.detections.views import Column
 from graphsurgery.errors import InputError
+from graphsurgery.gate.columns import ROUNDING, Piece, Roles, by_role, far_off
 from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
 from graphsurgery.gate.pasted_masks import paste_anew
@@ -52,7 +55,7 @@ class TensorReport:
     |difference| / |reference| where the reference isn't 0. `sqnr_db` is 10 log10(sum reference^2 / sum difference^2),
     infinite for equal tensors. The metrics cover the places where both sides are finite; they are None where there is
     nothing to measure, `cosine` also where a side is 0 everywhere. `sample` is set when reports of several
-    samples were merged.
+    samples were merged. Where `columns` is set, all of this is of these alone, the furthest off of the tensor.
     """
 
     name: str
@@ -68,6 +71,7 @@ class TensorReport:
     needed_kind: Kind = "absolute"
     asked_db: float | None = None
     sample: str | None = None
+    columns: str = ""
 
     @property
     def severity(self) -> tuple[int, float, float]:
@@ -85,6 +89,7 @@ class TensorReport:
     def explain(self) -> str:
         """Say in one line what was seen, and what tolerance would have passed."""
         line = f"{self.name}{f' of sample {self.sample}' if self.sample is not None else ''}"
+        line += f" ({self.columns})" if self.columns else ""
         if self.asked_db is not None and self.sqnr_db is not None:
             line += f": {self.reason or _noisy(self.sqnr_db, self.asked_db)}"
         elif self.max_abs is not None and self.allowed is not None:
@@ -180,13 +185,15 @@ def compare(
     tolerances: Tolerances,
     groups: Sequence[Group] = DEFAULT_GROUPS,
     aside: Mapping[str, Array] | None = None,
+    roles: Roles | None = None,
 ) -> Comparison:
     """Compare every tensor of two sets; a tensor that only one of them holds has failed.
 
     The rows of a group are matched first, where both sides hold its keys. Rows without partner, beyond those that a
     tie of scores explains and those that the tolerances let go, fail the group's boxes; apart from that its tensors are
     judged by the pairs. `aside` holds captured tensors that are not compared: what rows are worth (`Group.worth`),
-    without which no tie is seen, and masks to paste (`Group.pasted`).
+    without which no tie is seen, and masks to paste (`Group.pasted`). `roles` say what columns are: each is
+    compared by itself.
 
     Raises InputError for anything but plain arrays of numbers, bools or strings.
     """
@@ -214,10 +221,11 @@ def compare(
         pair = reference[name], candidate[name]
         if name in aligned:
             pair = aligned[name].select(*pair)
-        report = _compare_tensor(name, *pair, tolerances.limit(name))
+        columns = (roles or {}).get(name, ())
+        report = _compare_tensor(name, *pair, tolerances, columns)
         if report.verdict == "failed" and name in aligned and aligned[name].pastes(name):
             pair = paste_anew(aligned[name], reference, candidate, aside or {}, tolerances)
-            report = _compare_tensor(name, *pair, tolerances.limit(name))
+            report = _compare_tensor(name, *pair, tolerances, columns)
         if name in lost:
             also = f"; besides, {report.reason}" if report.verdict == "failed" else ""
             report = replace(report, verdict="failed", reason=lost[name] + also, needed=None)
@@ -251,7 +259,24 @@ def _judge_rows(
     return [*notes, f"{text}, where {allowed} may have none"] if text else notes, ""
 
 
-def _compare_tensor(name: str, reference: Array, candidate: Array, limit: Limit) -> TensorReport:
+def _compare_tensor(
+    name: str, reference: Array, candidate: Array, tolerances: Tolerances, columns: Sequence[Column] = ()
+) -> TensorReport:
+    """Compare two tensors, by their pieces where there are some: then the report is that of the worst one."""
+    pieces = by_role(reference.shape, columns) if candidate.shape == reference.shape else []
+    if not pieces:
+        return _compare_values(name, reference, candidate, tolerances.limit(name))
+    reports = [
+        replace(
+            _compare_values(name, piece.of(reference), piece.of(candidate), tolerances.limit(name, piece.role)),
+            columns=str(piece),
+        )
+        for piece in pieces
+    ]
+    return max(reports, key=_rank)
+
+
+def _compare_values(name: str, reference: Array, candidate: Array, limit: Limit) -> TensorReport:
     if candidate.shape != reference.shape:
         return TensorReport(name, "failed", f"shape {candidate.shape} where {reference.shape} was captured")
     seen, captured = _dtype_name(candidate.dtype), _dtype_name(reference.dtype)
@@ -273,6 +298,10 @@ def _compare_tensor(name: str, reference: Array, candidate: Array, limit: Limit)
         report = replace(report, asked_db=asked)
         if report.sqnr_db is None or report.sqnr_db < asked:
             return replace(report, verdict="failed")
+    elif limit.share_of_column is not None and measured.max_abs > ROUNDING * measured.largest:
+        found = far_off(reference, candidate, limit.share_of_column)
+        if found is not None:
+            return _of_column(name, reference, candidate, *found, needed=measured.max_abs)
     if not reference.size:
         return replace(report, verdict="inconclusive", reason="there is nothing to compare: it is empty")
     if measured.constant:
@@ -282,6 +311,16 @@ def _compare_tensor(name: str, reference: Array, candidate: Array, limit: Limit)
         reason = f"allowed {_round_down(allowed)} is as wide as all of the reference: a constant would pass"
         return replace(report, reason=reason)
     return report
+
+
+def _of_column(
+    name: str, reference: Array, candidate: Array, column: Piece, allowed: float, needed: float
+) -> TensorReport:
+    """Return the report of a column that is off by more than its own range allows."""
+    report = _report(measure(column.of(reference), column.of(candidate)), name, allowed, "absolute")
+    assert report.max_abs is not None
+    reason = f"{_off(report.max_abs, allowed)} there, whose range is its own"
+    return replace(report, verdict="failed", reason=reason, needed=needed, columns=str(column))
 
 
 def _compare_strings(name: str, reference: Array, candidate: Array) -> TensorReport:

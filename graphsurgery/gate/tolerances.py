@@ -61,7 +61,10 @@ class Tolerance:
         return Tolerance(absolute, relative, min(ratios, default=None))
 
 
-DEFAULT_TOLERANCE = Tolerance(relative=1e-4)
+_SHARE = 1e-4
+DEFAULT_TOLERANCE = Tolerance(relative=_SHARE)
+# A label is a number that has no neighbour
+_DEFAULT_OF_ROLE = {"labels": Tolerance(absolute=0)}
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ class Limit:
     """What a tensor may be off in all: a pass's `own` tolerance, and what was `granted` to the passes before it.
 
     They add up, as errors do at worst: a pass that is within its own tolerance of a graph that is within what was
-    granted can't be beyond the limit.
+    granted can't be beyond the limit. `share_of_column` is what each column may be off of its own largest magnitude
+    besides, where no rule says what the tensor may be off as a whole.
     """
 
     own: Tolerance
     granted: tuple[Tolerance, ...] = ()
+    share_of_column: float | None = None
 
     def allows(self, largest: float, *, floating: bool) -> tuple[float, Kind]:
         """Return the absolute number allowed and its kind; `largest` is max |finite reference|."""
@@ -100,9 +105,10 @@ class Limit:
 class Tolerances:
     """Tolerances by tensor name or pattern: the exact name, else the first matching pattern, else a default.
 
-    Patterns are case sensitive. Of each group (`matched_rows`), `unmatched` rows may be without partner, both sides
-    counted together; `unmatched_of` says it for one group, by its first tensor. `grants` only ever widen; `earlier` are
-    those of passes before this one, whose cost comes on top.
+    Columns that have a role (boxes, scores) go by the rule of that name before the tensor's. Patterns are case
+    sensitive. Of each group (`matched_rows`), `unmatched` rows may be without partner, both sides counted together;
+    `unmatched_of` says it for one group, by its first tensor. `grants` only ever widen; `earlier` are those of passes
+    before this one, whose cost comes on top.
     """
 
     rules: Mapping[str, Tolerance] = field(default_factory=dict)
@@ -135,16 +141,18 @@ class Tolerances:
         own = max(self.unmatched_of.get(group, self.unmatched), *(g.may_lack_partner(group) for g in self.grants), 0)
         return own + sum(grant.may_lack_partner(group) for grant in self.earlier)
 
-    def limit(self, name: str) -> Limit:
-        """Return what a tensor may be off in all."""
-        rules = (grant._rule(name) for grant in self.earlier)
-        return Limit(self.lookup(name), tuple(rule for rule in rules if rule is not None))
+    def limit(self, name: str, role: str = "") -> Limit:
+        """Return what a tensor, or its columns of a role, may be off in all."""
+        rules = (grant._rule(name, role) for grant in self.earlier)
+        granted = tuple(rule for rule in rules if rule is not None)
+        own = self.lookup(name, role)
+        return Limit(own, granted, _SHARE if own is DEFAULT_TOLERANCE and not granted else None)
 
-    def lookup(self, name: str) -> Tolerance:
-        """Return the own tolerance of a tensor, grants included."""
-        found = self._rule(name) or DEFAULT_TOLERANCE
+    def lookup(self, name: str, role: str = "") -> Tolerance:
+        """Return the own tolerance of a tensor, or of its columns of a role, grants included."""
+        found = self._rule(name, role) or _DEFAULT_OF_ROLE.get(role, DEFAULT_TOLERANCE)
         for grant in self.grants:
-            granted = grant._rule(name)
+            granted = grant._rule(name, role)
             found = found.or_larger(granted) if granted else found
         return found
 
@@ -157,9 +165,10 @@ class Tolerances:
         """Return what may be off behind passes that were granted `earlier`; the cost of each comes on top."""
         return replace(self, earlier=(*self.earlier, *earlier))
 
-    def _rule(self, name: str) -> Tolerance | None:
-        if name in self.rules:
-            return self.rules[name]
+    def _rule(self, name: str, role: str = "") -> Tolerance | None:
+        for exact in (role, name):
+            if exact in self.rules:
+                return self.rules[exact]
         return next((rule for pattern, rule in self.rules.items() if fnmatchcase(name, pattern)), None)
 
 
