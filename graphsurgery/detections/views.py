@@ -61,22 +61,21 @@ class View:
 
     `tensor` is a name, or a position among the network's outputs. `columns` are all where it is None, one where it is a
     number, else from the first on and, if there is a second, up to it; negative ones count from the end. `axis` is
-    where they lie. `width` is the number of columns of one row where an axis holds those of several anchors side by
-    side: [1, A * width, H, W] along axis 1 are the rows [H * W * A, width]. Raises InputError for anything else.
+    where they lie. `per_cell` is the number of rows that lie side by side along it, as those of the anchors of a cell:
+    [1, A * C, H, W] along axis 1 are the rows [H * W * A, C]. Raises InputError for anything else.
     """
 
     tensor: str | int | tuple[str | int, ...] = 0
     columns: int | tuple[int, ...] | None = None
     axis: int = -1
-    width: int | None = None
+    per_cell: int = 1
 
     def __post_init__(self) -> None:
         for each in require_list("tensor", self.tensors, 1, _MOST_TENSORS):
             if not (isinstance(each, str) and 0 < len(each) <= 1000):
                 require_whole("tensor", each, -1000, 1000)
         require_whole("axis", self.axis, -8, 7)
-        if self.width is not None:
-            require_whole("width", self.width, 1, _MOST_COLUMNS)
+        require_whole("per_cell", self.per_cell, 1, 1000)
         if isinstance(self.columns, tuple):
             for each in require_list("columns", self.columns, 1, 2):
                 require_whole("columns", each, -_MOST_COLUMNS, _MOST_COLUMNS)
@@ -103,10 +102,10 @@ class View:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _rows_of(self, array: Array, name: str, place: str, single: bool) -> Array:
-        if single and self.columns is None and self.width is None:
+        if single and self.columns is None and self.per_cell == 1:
             return array.reshape(-1, 1)
         axis, (first, end) = self._axis(array.shape, name, place), self._span(array.shape, name, place)
-        width = self.width or array.shape[axis]
+        width = array.shape[axis] // self.per_cell
         rows: Array = np.moveaxis(array, axis, -1).reshape(array.size // width if width else 0, width)[:, first:end]
         if single and rows.shape[1] != 1:
             raise InputError(
@@ -121,11 +120,11 @@ class View:
         for each in self.tensors:
             name = find(each, outputs, place)
             shape = outputs[name]
-            if not shape or (single and self.columns is None and self.width is None):
+            if not shape or (single and self.columns is None and self.per_cell == 1):
                 found[name] = [everything(shape, role)]
                 continue
             axis, (first, end) = self._axis(shape, name, place), self._span(shape, name, place)
-            width = self.width or shape[axis]
+            width = shape[axis] // self.per_cell
             found[name] = [Column(role, axis, at + first, at + end) for at in range(0, shape[axis], max(width, 1))]
             if (first, end) == (0, width):
                 found[name] = [Column(role, axis, 0, shape[axis])]
@@ -137,7 +136,7 @@ class View:
         for each in self.tensors:
             name = find(each, outputs, place)
             shape = outputs[name]
-            plain = single and self.columns is None and self.width is None
+            plain = single and self.columns is None and self.per_cell == 1
             columns = None if plain or not shape else self._axis(shape, name, place)
             if columns is not None:
                 self._span(shape, name, place)
@@ -149,15 +148,15 @@ class View:
         if not -rank <= self.axis < rank:
             raise InputError(f"detections.{place}: '{name}' {list(shape)} has no axis {self.axis} for columns")
         axis = self.axis % rank
-        if self.width is not None and shape[axis] % self.width:
+        if shape[axis] % self.per_cell:
             raise InputError(
                 f"detections.{place}: '{name}' {list(shape)} has {shape[axis]} values along axis {axis}; expected a "
-                f"multiple of the width {self.width}"
+                f"multiple of the {self.per_cell} rows of a cell"
             )
         return axis
 
     def _span(self, shape: Sequence[int], name: str, place: str) -> tuple[int, int]:
-        size = self.width or shape[self._axis(shape, name, place)]
+        size = shape[self._axis(shape, name, place)] // self.per_cell
         if self.columns is None:
             return 0, size
         given = self.columns if isinstance(self.columns, tuple) else (self.columns,)

@@ -8,22 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
+from graphsurgery.recipe.detections import postprocessing
+from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
     EvaluationPlan,
-    ImageKeys,
     PartitionPlan,
     RecipeKeys,
-    Section,
     Source,
     VariantKeys,
     part_name,
 )
+from graphsurgery.recipe.section import Section
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
@@ -92,7 +94,11 @@ def load_recipe(
     sections = tree.entries
     if "source" not in sections:
         raise RecipeError(f"{shown}:1: a recipe needs a source, its own or that of a recipe which it extends")
-    source = replace(_source(sections["source"]), image=_image(sections.get("image"), sections["source"]))
+    source = replace(
+        _source(sections["source"]),
+        image=_image(sections.get("image"), sections["source"]),
+        detections=_detections(sections.get("detections"), sections["source"]),
+    )
     partition = _partition(sections.get("partition"))
     check = sections.get("check")
     checked = _mapping(check, "check").entries
@@ -155,6 +161,14 @@ def _image(entry: Entry | None, source: Entry) -> Preprocessing:
         return Preprocessing(**{**PRESETS.get(section.preset or "", {}), **keys})
     except InputError as error:
         raise entry.place.error(str(error)) from error
+
+
+def _detections(entry: Entry | None, source: Entry) -> Postprocessing | None:
+    if entry is None:
+        return None
+    if "onnx" not in fields(source, "source").entries:
+        raise entry.place.error("detections is for an ONNX file; a detector of torchvision or a demo has its own")
+    return postprocessing(entry)
 
 
 def _capture(entry: Entry | None) -> CapturePlan:

@@ -10,12 +10,24 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from graphsurgery.recipe.detections_schema import (
+    AnchorsKeys,
+    BoxesKeys,
+    DetectionsKeys,
+    KeypointsKeys,
+    LevelKeys,
+    MasksKeys,
+    PointsKeys,
+    ScoresKeys,
+    SuppressionKeys,
+    ViewKeys,
+)
+from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.json_schema import REF, Schema, key_schemas
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
     EvaluationPlan,
-    ImageKeys,
     PartitionPlan,
     RecipeKeys,
     Source,
@@ -69,6 +81,10 @@ A detector of your own, in an ONNX file, in three parts:
 ```yaml
 # yaml-language-server: $schema=recipe.schema.json
 source: {onnx: detector.onnx}          # beside this file; the weights and the size of the canvas come with it
+image: {preset: torchvision, pad: 0}   # what it wants of an image
+detections:                            # what its outputs are
+  preset: torchvision_mask
+  classes: [background, cat, dog]      # so that `evaluate` finds the categories of the same name
 capture:
   images: photos                       # folder of images that the detector finds something in
   samples: 8
@@ -137,6 +153,16 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "Keys": RecipeKeys,
     "source": Source,
     "image": ImageKeys,
+    "detections": DetectionsKeys,
+    "detections.VIEW": ViewKeys,
+    "detections.boxes": BoxesKeys,
+    "detections.scores": ScoresKeys,
+    "detections.points": PointsKeys,
+    "detections.anchors": AnchorsKeys,
+    "detections.anchors.levels": LevelKeys,
+    "detections.masks": MasksKeys,
+    "detections.keypoints": KeypointsKeys,
+    "detections.nms": SuppressionKeys,
     "capture": CapturePlan,
     "partition": PartitionPlan,
     "variants.NAME": VariantKeys,
@@ -181,7 +207,7 @@ def _yaml(value: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return f"`{_yaml(field.default)}`" if isinstance(field.default, int | str) else ""
+    return f"`{_yaml(field.default)}`" if isinstance(field.default, int | float | str) else ""
 
 
 def _type(schema: Schema) -> str:

@@ -16,8 +16,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, RootModel, StringConstraints
 
-from graphsurgery.images.preprocessing import PRESETS, Channels, DType, Interpolation, Layout, Resize, Rounding
-from graphsurgery.images.preprocessing import Place as ImagePlace
+from graphsurgery.detections.presets import PRESETS as DETECTION_PRESETS
+from graphsurgery.images.preprocessing import PRESETS
+from graphsurgery.recipe.detections_schema import DetectionsKeys
+from graphsurgery.recipe.image_schema import ImageKeys
+from graphsurgery.recipe.section import Section
 from graphsurgery.recipe.yaml_positions import quoted
 
 # A part and a variant name files. Windows opens a device when a file has one of these names, whatever its suffix.
@@ -51,6 +54,11 @@ class IsReplaced:
     """Marks a mapping that replaces the inherited one as a whole, in place of being merged with it key by key."""
 
 
+@dataclass(frozen=True)
+class HasPresets:
+    """Marks a section that may be a word: `image: detr` is `image: {preset: detr}`."""
+
+
 _Mark = TypeVar("_Mark")
 
 PartName = Annotated[str, AfterValidator(part_name), Field(json_schema_extra={"pattern": PART_NAME})]
@@ -60,13 +68,6 @@ RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|re
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Numbers = tuple[float, float, float]
-
-
-class Section(BaseModel):
-    """A mapping of a recipe whose keys are the fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class PassItem(RootModel[Any]):
@@ -101,50 +102,6 @@ class Source(Section):
         examples=[[544, 960]],
     )
     opset: PositiveInt = Field(17, description="version of the standard operator set to export", examples=[17])
-
-
-class ImageKeys(Section):
-    """What an ONNX file wants of an image. The size is that of the source; a preset is laid under the other keys."""
-
-    preset: Literal[*PRESETS] | None = Field(  # type: ignore[valid-type]
-        None, description="the way of a library or a family of models", examples=["ultralytics"]
-    )
-    resize: Resize = Field(
-        "fit",
-        description="fit (aspect kept), stretch, or none: it may be no larger than the canvas",
-        examples=["stretch"],
-    )
-    rounding: Rounding = Field(
-        "down",
-        description="of the sizes of an image that fits; half_up and half_even to the nearest",
-        examples=["half_up"],
-    )
-    shortest: PositiveInt | None = Field(
-        None, description="to how many pixels the shorter edge of an image that fits grows at most", examples=[800]
-    )
-    longest: PositiveInt | None = Field(None, description="the same of the longer edge", examples=[1333])
-    interpolation: Interpolation = Field(
-        "bilinear",
-        description="bilinear (torch's and OpenCV's: nothing is smoothed), nearest, pil_bilinear or pil_bicubic "
-        "(Pillow's, which smooth where they shrink)",
-        examples=["pil_bilinear"],
-    )
-    place: ImagePlace = Field("top_left", description="where the image lies on the canvas", examples=["centre"])
-    pad: float | Numbers | None = Field(
-        None,
-        description="what surrounds it, 0 to 255, one number or one for each channel; the mean without it",
-        examples=[114, [124, 116, 104]],
-    )
-    range: Literal[1, 255] = Field(1, description="largest value of a pixel", examples=[255])
-    mean: Numbers | None = Field(
-        None, description="subtracted, per channel, in `range`", examples=[[0.485, 0.456, 0.406]]
-    )
-    std: Numbers | None = Field(
-        None, description="divided by, per channel, in `range`", examples=[[0.229, 0.224, 0.225]]
-    )
-    channels: Channels = Field("RGB", description="their order", examples=["BGR"])
-    layout: Layout = Field("NCHW", description="of the input; without N where its rank is 3", examples=["NHWC"])
-    dtype: DType = Field("float32", description="of the input; uint8 needs range: 255", examples=["float16"])
 
 
 class CapturePlan(Section):
@@ -294,10 +251,17 @@ class RecipeKeys(Section):
     source: Source = Field(
         description="where the graph comes from", examples=[{"torchvision": "maskrcnn_resnet50_fpn_v2"}]
     )
-    image: ImageKeys = Field(
+    image: Annotated[Literal[*PRESETS] | ImageKeys, HasPresets()] = Field(  # type: ignore[valid-type]
         ImageKeys(),
-        description="what an ONNX file wants of an image; without it pixels in 0..1, red first, aspect kept, top left",
-        examples=[{"preset": "ultralytics"}],
+        description="what an ONNX file wants of an image, or a preset of it; without it pixels in 0..1, red first, "
+        "aspect kept, top left",
+        examples=["ultralytics", {"preset": "ultralytics", "pad": 0}],
+    )
+    detections: Annotated[Literal[*DETECTION_PRESETS] | DetectionsKeys, HasPresets()] = Field(  # type: ignore[valid-type]
+        _ABSENT,
+        description="what the outputs of an ONNX file are, or a preset of it; without it outputs that are called "
+        "boxes, labels, scores and masks are detections, and others tensors",
+        examples=["ultralytics", {"preset": "detr", "classes": "coco91"}],
     )
     capture: CapturePlan = Field(
         CapturePlan(), description="what the captured tensors are taken from", examples=[{"samples": 16}]

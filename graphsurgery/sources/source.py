@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.images.preprocessing import PLAIN, Preprocessing
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class SourceSpec:
     `name` is torchvision's builder, the demo (`shapes`), or the path of an ONNX file. `weights` is the name of a
     torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
     and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
-    what relative paths are relative to, `image` what an ONNX file wants of an image.
+    what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what its outputs
+    are, None where nobody says.
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -38,6 +40,7 @@ class SourceSpec:
     opset: int = 17
     folder: Path = Path()
     image: Preprocessing = PLAIN
+    detections: Postprocessing | None = None
 
 
 class Source(Protocol):

@@ -54,8 +54,8 @@ def test_each_level_has_rows_of_its_own_and_each_anchor_a_slice() -> None:
     level = {"stride": 8, "sizes": [[32, 32], [64, 32]]}
     read = Postprocessing.from_json(
         {
-            "scores": {"tensor": [0, 1], "axis": 1, "width": 5},
-            "boxes": {"tensor": [2, 3], "axis": 1, "width": 6, "columns": [1, 5], "form": "deltas"},
+            "scores": {"tensor": [0, 1], "axis": 1, "per_cell": 2},
+            "boxes": {"tensor": [2, 3], "axis": 1, "per_cell": 2, "columns": [1, 5], "form": "deltas"},
             "anchors": {"levels": [level, {**level, "stride": 16}]},
         }
     )

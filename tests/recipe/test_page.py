@@ -25,7 +25,37 @@ partition:
 capture: {images: photos}
 evaluate: {images: a, annotations: b}
 """
-NAMES = {"variants.NAME": "variants.int8", "check.tolerance.NAME": "check.tolerance.boxes"}
+NAMES = {
+    "variants.NAME": "variants.int8",
+    "check.tolerance.NAME": "check.tolerance.boxes",
+    "detections.VIEW": "detections.labels",
+}
+# What makes sense of an example of detections: by its section, or by its section and key.
+ULTRALYTICS, YOLOX, EFFDET = ({"preset": name} for name in ("ultralytics", "yolox", "effdet"))
+AROUND_DETECTIONS: dict[str, dict[str, Any]] = {
+    "detections": ULTRALYTICS,
+    "detections points": YOLOX,
+    "detections anchors": EFFDET,
+    "detections labels": {**ULTRALYTICS, "multi_label": False},
+    "detections.VIEW": {**ULTRALYTICS, "multi_label": False},
+    "detections.boxes": ULTRALYTICS,
+    "detections.boxes form": {"preset": "ssd"},
+    "detections.boxes bins": {**ULTRALYTICS, "boxes": {"form": "ltrb"}, "points": {"strides": [8]}},
+    "detections.scores": ULTRALYTICS,
+    "detections.points": YOLOX,
+    "detections.anchors": EFFDET,
+    "detections.anchors boxes": {**EFFDET, "anchors": {"levels": None}},
+    "detections.anchors.levels": EFFDET,
+    "detections.masks": {"preset": "ultralytics_seg"},
+    "detections.masks form": {"preset": "mmdet_mask"},
+    "detections.keypoints": {"preset": "ultralytics_pose"},
+    "detections.nms": ULTRALYTICS,
+}
+
+
+def laid_over(around: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    both = {key: laid_over(around.get(key, {}), each) for key, each in own.items() if isinstance(each, dict)}
+    return {**around, **own, **both}
 
 
 def examples() -> Iterator[tuple[str, str, str]]:
@@ -66,8 +96,14 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
     if section != "Keys":
         for name in reversed(NAMES.get(section, section).split(".")):
             recipe = {name: recipe}
-    if "image" in recipe:  # the others have their own
+    if "image" in recipe or "detections" in recipe:  # the others have their own
         recipe["source"] = {"onnx": "detector.onnx"}
+    if section.startswith("detections"):
+        if section == "detections.anchors.levels":
+            level = {"stride": 8, "sizes": [[32, 32]]} | recipe["detections"]["anchors"]["levels"]
+            recipe["detections"]["anchors"]["levels"] = [level]
+        around = AROUND_DETECTIONS.get(f"{section} {key}") or AROUND_DETECTIONS[section]
+        recipe["detections"] = laid_over(around, recipe["detections"])
     text = yaml.safe_dump({"extends": "common/base.yaml", **recipe}, sort_keys=False)
     Path("x.yaml").write_text(text, encoding="utf-8")
     load_recipe("x.yaml", registry=own_passes())
