@@ -29,6 +29,7 @@ import psutil
 from graphsurgery.capture import take
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite.registry import discover
@@ -78,7 +79,7 @@ def build(name: str, weights: str, folder: Path) -> tuple[Path, Path]:
     source = open_source(recipe.source)
     capture = take.capture(source, take.embedded_samples(1), folder / "model_io")
     with OutputFolder(folder / "parts") as output:
-        pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, Record(recipe.to_json())), output)
+        pipeline.apply(Run(recipe, source, capture.samples, None, Record(recipe.to_json())), output)
         output.publish()
     return folder / "parts" / f"{recipe.name}.onnx", folder / "model_io"
 

@@ -38,6 +38,7 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.passes.quantize import Quantize
 from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite import PassContext, apply_passes
@@ -118,7 +119,7 @@ def prepare(
         if parts is None:
             parts = folder / "parts"
             with OutputFolder(parts) as output:
-                pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, Record(recipe.to_json())), output)
+                pipeline.apply(Run(recipe, source, capture.samples, None, Record(recipe.to_json())), output)
                 output.publish()
         if whole is None:
             whole = folder / "whole.onnx"

@@ -28,6 +28,7 @@ from graphsurgery.capture import take
 from graphsurgery.capture.samples import Capture
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.run import Run
 from graphsurgery.processes import onnxsim_process
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.run_record import Record
@@ -94,7 +95,7 @@ def run_surgery(recipe: Recipe, source: Source, capture: Capture, folder: Path) 
     onnxsim_process.running.shutdown()
     record = Record(recipe.to_json())
     with OutputFolder(folder / "parts") as output:
-        pipeline.apply(pipeline.Run(recipe, source, capture.samples, None, record), output)
+        pipeline.apply(Run(recipe, source, capture.samples, None, record), output)
     return record.seconds["surgery"]
 
 

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.requirements import require_image
-from graphsurgery.operators.slices import Link, chain, reshaping
+from graphsurgery.operators.slices import rearrange
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -30,16 +30,9 @@ class LowerDepthtospace(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         block, mode = int(attribute(node, "blocksize", 0)), attribute(node, "mode", "DCR")
         channels, height, width = require_image(node.inputs[0], edit)
-        if edit.opset < 5:
-            raise Refuse(f"Reshape has its shape as an attribute in operator set {edit.opset}")
         if block < 1 or channels % block**2 or mode not in ("DCR", "CRD"):
             raise Refuse(f"{channels} channels can't be laid out in blocks of {block} by {block}, mode {mode}")
-        left, name = channels // block**2, node.outputs[0].name
+        left = channels // block**2
         depth = [block, block, left] if mode == "DCR" else [left, block, block]
         perm = [0, 3, 4, 1, 5, 2] if mode == "DCR" else [0, 1, 4, 2, 5, 3]
-        links = [
-            reshaping(edit, f"{name}_blocks", [0, *depth, height, width]),
-            Link("Transpose", attrs={"perm": perm}),
-            reshaping(edit, name, [0, left, height * block, width * block]),
-        ]
-        chain(edit, node, node.inputs[0], links)
+        rearrange(node, [*depth, height, width], perm, [left, height * block, width * block], edit)

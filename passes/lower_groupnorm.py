@@ -26,7 +26,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute
 from graphsurgery.operators.channels import as_column
 from graphsurgery.operators.requirements import require_dtype, require_shape
-from graphsurgery.operators.slices import Link, chain, sizes
+from graphsurgery.operators.slices import Link, casting, chain, sizes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _NEUTRAL = {"ones": 1, "zeros": 0}  # a scale and a bias that leave what is normalised as it is
@@ -65,11 +65,11 @@ class LowerGroupnorm(NodePass):
             own = [edit.constant(f"{name}_{hint}", np.full(groups, one, kind)) for hint, one in _NEUTRAL.items()]
         epsilon = {"epsilon": float(attribute(node, "epsilon", 1e-5))}
         links = [
-            *([] if kind == dtype else [_cast(kind)]),
+            *([] if kind == dtype else [casting(kind)]),
             Link("Reshape", (rows,), hint="grouped"),
             Link("InstanceNormalization", tuple(own), epsilon, "normal"),
             Link("Reshape", (size,), hint="spread"),
-            *([] if kind == dtype else [_cast(dtype)]),
+            *([] if kind == dtype else [casting(dtype)]),
         ]
         if not per_group:
             scale, bias = (as_column(tensor, len(shape), edit) for tensor in (scale, bias))
@@ -85,7 +85,3 @@ def _type_of_statistics(node: gs.Node, dtype: np.dtype[Any]) -> np.dtype[Any]:
     if stash != onnx.TensorProto.FLOAT or dtype != np.float16:
         raise Refuse(f"its statistics have another type than its {dtype} elements")
     return np.dtype(np.float32)
-
-
-def _cast(dtype: np.dtype[Any]) -> Link:
-    return Link("Cast", attrs={"to": int(onnx.helper.np_dtype_to_tensor_dtype(dtype))}, hint=dtype.name)

@@ -15,16 +15,12 @@ It does not fire when
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute
 from graphsurgery.operators.channels import as_column
+from graphsurgery.operators.normalizing import normalizing
 from graphsurgery.operators.requirements import require_broadcasting, require_dtype, require_shape
-from graphsurgery.operators.slices import Link, chain, on_axes
+from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -34,31 +30,14 @@ class LowerInstancenorm(NodePass):
     matches = ("InstanceNormalization",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        (x, scale, bias), name = node.inputs, node.outputs[0].name
+        x, scale, bias = node.inputs
         require_broadcasting(edit)
         dtype = require_dtype(x, edit)
         shape = require_shape(x, edit)
         if len(shape) < 3 or 0 in shape[1:]:
             raise Refuse(f"an input of shape {shape} has no axes behind the channels, or no elements there")
         axes = list(range(2, len(shape)))
-        kind = np.dtype(np.float32) if dtype == np.float16 else dtype
-
-        def emit(op: str, inputs: list[gs.Tensor], part: str, **attrs: int) -> gs.Variable:
-            return edit.emit(op, inputs, attrs, hint=f"{name}_{part}")
-
-        def cast(to: np.dtype[Any]) -> Link:
-            return Link("Cast", attrs={"to": int(onnx.helper.np_dtype_to_tensor_dtype(to))}, hint=to.name)
-
-        def mean(tensor: gs.Tensor, part: str) -> gs.Variable:
-            link = on_axes(edit, "ReduceMean", name, axes, {"keepdims": 1})
-            return emit("ReduceMean", [tensor, *link.parameters], part, **link.attrs)
-
-        wide = x if kind == dtype else emit("Cast", [x], kind.name, **cast(kind).attrs)
-        epsilon = edit.constant(f"{name}_epsilon", np.asarray(attribute(node, "epsilon", 1e-5), kind))
-        centred = emit("Sub", [wide, mean(wide, "mean")], "centred")
-        variance = mean(emit("Mul", [centred, centred], "square"), "variance")
-        deviation = emit("Sqrt", [emit("Add", [variance, epsilon], "variance_epsilon")], "deviation")
-        links = [Link("Div", (deviation,), hint="normal"), *([] if kind == dtype else [cast(dtype)])]
+        centred, links = normalizing(node, dtype, axes, edit)
         for op, tensor, hint in (("Mul", scale, "scaled"), ("Add", bias, "")):
             links.append(Link(op, (as_column(tensor, len(shape), edit),), hint=hint))
         chain(edit, node, centred, links)

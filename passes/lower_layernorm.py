@@ -17,14 +17,14 @@ It does not fire when
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
+from graphsurgery.operators.normalizing import normalizing
 from graphsurgery.operators.operands import optional
 from graphsurgery.operators.requirements import require_dtype, require_shape, require_unread
-from graphsurgery.operators.slices import Link, chain, on_axes
+from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -38,26 +38,11 @@ class LowerLayernorm(NodePass):
         stash = attribute(node, "stash_type", 1)
         if stash != onnx.TensorProto.FLOAT:
             raise Refuse(f"its statistics are {onnx.TensorProto.DataType.Name(stash)}, not FLOAT")
-        (x, scale), bias, name = node.inputs[:2], optional(node, 2), node.outputs[0].name
+        (x, scale), bias = node.inputs[:2], optional(node, 2)
         dtype = require_dtype(x, edit, among=("float32", "float16"))
         axis = int(attribute(node, "axis", -1))
         axes = list(range(axis - len(require_shape(x, edit)) if axis >= 0 else axis, 0))
-
-        def emit(op: str, inputs: list[gs.Tensor], part: str, **attrs: int) -> gs.Variable:
-            return edit.emit(op, inputs, attrs, hint=f"{name}_{part}")
-
-        def mean(tensor: gs.Tensor, part: str) -> gs.Variable:
-            link = on_axes(edit, "ReduceMean", name, axes, {"keepdims": 1})
-            return emit("ReduceMean", [tensor, *link.parameters], part, **link.attrs)
-
-        epsilon = edit.constant(f"{name}_epsilon", np.asarray(attribute(node, "epsilon", 1e-5), np.float32))
-        wide = x if dtype == np.float32 else emit("Cast", [x], "float32", to=onnx.TensorProto.FLOAT)
-        centred = emit("Sub", [wide, mean(wide, "mean")], "centred")
-        variance = mean(emit("Mul", [centred, centred], "square"), "variance")
-        deviation = emit("Sqrt", [emit("Add", [variance, epsilon], "variance_epsilon")], "deviation")
-        links = [Link("Div", (deviation,), hint="normal")]
-        if dtype != np.float32:
-            links.append(Link("Cast", attrs={"to": onnx.helper.np_dtype_to_tensor_dtype(dtype)}, hint=dtype.name))
+        centred, links = normalizing(node, dtype, axes, edit)
         links.append(Link("Mul", (scale,), hint="scaled"))
         if bias is not None:
             links.append(Link("Add", (bias,)))

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.requirements import require_image
-from graphsurgery.operators.slices import Link, chain, reshaping
+from graphsurgery.operators.slices import rearrange
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -30,14 +30,9 @@ class LowerSpacetodepth(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         block, mode = int(attribute(node, "blocksize", 0)), attribute(node, "mode", "DCR")
         channels, height, width = require_image(node.inputs[0], edit)
-        if edit.opset < 5:
-            raise Refuse(f"Reshape has its shape as an attribute in operator set {edit.opset}")
         if block < 1 or height % block or width % block or mode not in ("DCR", "CRD"):
             raise Refuse(f"{height} x {width} can't be cut into blocks of {block} by {block}, mode {mode}")
-        name, rows, columns = node.outputs[0].name, height // block, width // block
-        links = [
-            reshaping(edit, f"{name}_blocks", [0, channels, rows, block, columns, block]),
-            Link("Transpose", attrs={"perm": [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]}),
-            reshaping(edit, name, [0, channels * block**2, rows, columns]),
-        ]
-        chain(edit, node, node.inputs[0], links)
+        rows, columns = height // block, width // block
+        perm = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+        split, merged = [channels, rows, block, columns, block], [channels * block**2, rows, columns]
+        rearrange(node, split, perm, merged, edit)

@@ -231,6 +231,7 @@ def test_a_capture_of_the_model_as_it_was_is_only_replaced_by_hand_when_asked(
 
 def test_pickled_objects_are_not_loaded(cli: Cli, snapshot: Snapshot, place: Path) -> None:
     bomb = np.array([Bomb(str(place / "exploded"))], dtype=object)
+    # only writes the hostile file; loading must refuse it
     np.save(place / "model_io" / "1" / "boxes.npy", bomb, allow_pickle=True)
     before = snapshot(place)
     for outcome in (apply_to(cli), cli("check", "model_io", "parts"), cli("check", "model_io", "model_io")):

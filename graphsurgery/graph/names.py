@@ -17,6 +17,14 @@ def clean_name(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z_.]+", "_", name).strip("_.") or "tensor"
 
 
+def top_names(graph: GraphProto) -> list[str]:
+    """Return the names of the tensors of `graph` itself, each once."""
+    stored = [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]
+    names = [each.name for each in (*graph.input, *stored)]
+    names += [name for node in graph.node for name in node.output if name]
+    return list(dict.fromkeys(names))
+
+
 def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
     """Return the model with tensors renamed, in bodies too; a tensor that has a wanted name already makes way.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto
@@ -37,6 +38,15 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """Return `graph` and the bodies inside it."""
     return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+
+
+def replace_items(field: Any, items: Sequence[Any]) -> None:
+    """Put `items`, which may stand in it, into a repeated field."""
+    copies = [type(item)() for item in items]
+    for copied, item in zip(copies, items, strict=True):
+        copied.CopyFrom(item)
+    del field[:]
+    field.extend(copies)
 
 
 def tell_nodes_apart(proto: ModelProto) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.axes import Bounds, normalised
@@ -59,6 +60,11 @@ def padding(edit: Editor, hint: str, pads: Sequence[int], value: np.ndarray | No
     return Link("Pad", (edit.constant(f"{hint}_pads", list(pads)), *given))
 
 
+def casting(to: np.dtype[Any]) -> Link:
+    """Return the Cast to one of NumPy's types."""
+    return Link("Cast", attrs={"to": int(onnx.helper.np_dtype_to_tensor_dtype(to))}, hint=to.name)
+
+
 def chain(edit: Editor, node: gs.Node, data: gs.Tensor, links: Sequence[Link]) -> None:
     """Send `data` through `links`, of which the last takes the place of `node` and writes what that wrote."""
     *inner, last = links
@@ -66,6 +72,15 @@ def chain(edit: Editor, node: gs.Node, data: gs.Tensor, links: Sequence[Link]) -
         hint = f"{node.outputs[0].name}_{link.hint or link.op.lower()}"
         data = edit.emit(link.op, [data, *link.parameters], link.attrs, hint=hint)
     edit.replace(node, last.op, [data, *last.parameters], last.attrs)
+
+
+def rearrange(node: gs.Node, split: Sequence[int], perm: Sequence[int], merged: Sequence[int], edit: Editor) -> None:
+    """Turn `node` into Reshape, Transpose and Reshape; `split` and `merged` are the sizes behind the batch."""
+    if edit.opset < 5:
+        raise Refuse(f"Reshape has its shape as an attribute in operator set {edit.opset}")
+    name = node.outputs[0].name
+    inner = [reshaping(edit, f"{name}_blocks", [0, *split]), Link("Transpose", attrs={"perm": list(perm)})]
+    chain(edit, node, node.inputs[0], [*inner, reshaping(edit, name, [0, *merged])])
 
 
 def sizes(edit: Editor, tensor: gs.Tensor) -> list[int | None] | None:

@@ -20,7 +20,7 @@ from graphsurgery.evaluation.measure import measure, missing
 from graphsurgery.evaluation.store import MemoryStore
 from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
 from graphsurgery.parts.manifest import Manifest
-from graphsurgery.pipeline.apply import RunWatcher
+from graphsurgery.pipeline.run import RunWatcher
 from graphsurgery.recipe.load import EvaluationPlan
 from graphsurgery.sources import Source, SourceSpec
 

@@ -21,6 +21,7 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report.run_record import Record, VariantRecord
 
@@ -48,7 +49,7 @@ def choices(devices: Mapping[str, str]) -> dict[str, DeviceChoice]:
 
 
 def make_variant(
-    run: pipeline.Run,
+    run: Run,
     variant: Variant,
     parts: Sequence[Judged[Part]],
     manifest: Manifest,

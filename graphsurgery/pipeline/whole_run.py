@@ -26,7 +26,8 @@ from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import precision, variants
-from graphsurgery.pipeline.apply import Run, RunWatcher, failed_folder
+from graphsurgery.pipeline.apply import failed_folder
+from graphsurgery.pipeline.run import Run, RunWatcher
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
 from graphsurgery.report.pictures import sample_pictures

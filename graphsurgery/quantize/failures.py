@@ -21,7 +21,7 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto, NodeProto
 
 from graphsurgery.errors import PassError
-from graphsurgery.quantize.normalise import Normalised
+from graphsurgery.quantize.restore import Normalised
 
 __all__ = ["GRACE", "attempt", "failure", "plain", "write"]
 

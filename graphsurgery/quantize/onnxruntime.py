@@ -34,8 +34,9 @@ from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.processes.worker import Running, Worker, serve
 from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded
 from graphsurgery.quantize.failures import GRACE, attempt, failure, write
-from graphsurgery.quantize.normalise import Normalised, normalise
+from graphsurgery.quantize.normalise import normalise
 from graphsurgery.quantize.ranges import Range, ranges
+from graphsurgery.quantize.restore import Normalised
 
 _NAME = "backend 'onnxruntime'"
 CONFIGS = ("qnn",)

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
-from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.protos import bodies, replace_items, walk_protos
 
 __all__ = ["Layer", "Switchable"]
 
@@ -247,9 +247,7 @@ class _Circuit:
         for node in graph.node:
             ordered.append(node)
             ordered += [made for name in node.output for made in waiting.get(name, ())]
-        ordered = [_copy(node) for node in ordered]  # they belong to the field that is emptied next
-        del graph.node[:]
-        graph.node.extend(ordered)
+        replace_items(graph.node, ordered)
         return self._model
 
     def _copied(self, plain: str, tensor: str, prefix: str) -> list[NodeProto]:

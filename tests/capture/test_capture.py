@@ -209,6 +209,7 @@ def test_no_image_is_refused(tmp_path: Path) -> None:
 
 def test_a_pickled_tensor_is_refused(tmp_path: Path) -> None:
     (sample,) = capture(Brightness(), [("1", picture(1))], tmp_path).samples
+    # only writes the hostile file; loading must refuse it
     np.save(tmp_path / "1" / "mean.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CaptureError, match=r"mean\.npy: can't be read as a plain array"):
         sample.load("mean")

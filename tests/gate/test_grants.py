@@ -28,7 +28,7 @@ from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
 from graphsurgery.pipeline import whole_run
-from graphsurgery.pipeline.apply import Run
+from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import CapturePlan, PartitionPlan, PassUse, Recipe, Variant
 from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite import Editor, GraphPass, Pass

@@ -38,19 +38,6 @@ PLAIN = f"""
         b = Reshape (a, new)
         y = Relu (b)
     }}"""
-# made dynamic by hand: of c the old size is still written down
-STALE = f"""
-    {HEAD}
-    g (float[1, 1, h, w] x) => (float[1, 1, h2, w2] y)
-    <float[1, 1, 2, 2] weight = {{1, 2, 3, 4}}, int64[2] two = {{2, 2}}, int64[2] front = {{1, 1}},
-     int64[1] first = {{2}}, int64[1] last = {{4}}, float[1, 1, 4, 4] c> {{
-        c = Conv <strides = [2, 2]> (x, weight)
-        s = Shape (c)
-        half = Slice (s, first, last)
-        size = Mul (half, two)
-        all = Concat <axis = 0> (front, size)
-        y = Resize <mode = "nearest"> (c, , , all)
-    }}"""
 # evaluating it takes 6.4 GB and seconds
 HUGE = f"""
     {HEAD}
@@ -409,13 +396,6 @@ def test_leaves_alone_what_trains_in_an_old_operator_set(opset: int, nodes: str)
     head = f'<ir_version: 8, opset_import: ["": {opset}]>'
     text = f"{head} g (float[1, 2, 1, 1] x) => (float[1, 2, 1, 1] y) <{weights}> {{ {nodes} }}"
     assert ops(apply(text).model) == ops(Model(parse(text)))
-
-
-def test_believes_no_shape_that_is_written_down_and_does_not_follow_from_the_inputs() -> None:
-    x = np.random.default_rng(0).standard_normal((1, 1, 20, 24)).astype(np.float32)
-    after = apply(STALE).model.proto
-    assert session.run(after, {"x": x})["y"].shape == (1, 1, 20, 24)
-    assert_same_outputs(parse(STALE), after, {"x": x})
 
 
 def test_what_is_written_down_of_a_custom_operator_stays_and_is_not_believed() -> None:
