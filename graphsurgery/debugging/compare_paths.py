@@ -28,6 +28,7 @@ from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 from graphsurgery.runtime.random_inputs import random_values
+from graphsurgery.sources.row_groups import ROW_GROUPS
 
 if TYPE_CHECKING:
     from graphsurgery.progress import Watcher
@@ -152,7 +153,7 @@ def _captures(one: Capture, other: Capture, tolerances: Tolerances) -> Iterator[
     twins = {sample.id: sample for sample in other.samples}
     for sample in one.samples:
         if sample.id in twins:
-            yield sample.id, compare(_all(sample), _all(twins[sample.id]), tolerances)
+            yield sample.id, compare(_all(sample), _all(twins[sample.id]), tolerances, ROW_GROUPS)
         else:
             yield sample.id, _alone(sample, other.folder)
     known = {sample.id for sample in one.samples}
@@ -174,7 +175,7 @@ def _replay(
         captured = _take(sample, model.outputs, f"{model.path} writes", capture.folder)
         computed = model.chain.play(_take(sample, model.inputs, f"{model.path} reads", capture.folder))
         pair = (computed, captured) if model_first else (captured, computed)
-        yield sample.id, compare(*pair, tolerances)
+        yield sample.id, compare(*pair, tolerances, ROW_GROUPS)
 
 
 def _models(one: Playable, other: Playable, inputs: Path | None, tolerances: Tolerances, watcher: Watcher) -> Verdict:
@@ -182,9 +183,12 @@ def _models(one: Playable, other: Playable, inputs: Path | None, tolerances: Tol
     total, feeds = _feeds(one, other, inputs)
     failed = _declared(one.outputs, other.outputs)
     names = [name for name in one.outputs if all(report.name != name for report in failed)]
+
+    def played(side: Playable, given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return _only(side.chain.play(given), names)
+
     compared = (
-        (sample, compare(_only(one.chain.play(given), names), _only(other.chain.play(given), names), tolerances))
-        for sample, given in feeds
+        (sample, compare(played(one, given), played(other, given), tolerances, ROW_GROUPS)) for sample, given in feeds
     )
     verdict = merge(_watched(compared, total, watcher)) if names else Verdict(())
     return replace(verdict, tensors=(*failed, *verdict.tensors))

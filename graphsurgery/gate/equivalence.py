@@ -16,20 +16,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.detections.views import Column
 from graphsurgery.errors import InputError
 from graphsurgery.gate.columns import ROUNDING, Piece, Roles, by_role, far_off
-from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS, ROIS, Alignment, Group, align
+from graphsurgery.gate.matched_rows import Alignment, align
 from graphsurgery.gate.metrics import Measured, is_float, measure
 from graphsurgery.gate.pasted_masks import paste_anew
 from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Kind, Limit, Tolerance, Tolerances
 
 __all__ = [
-    "DEFAULT_GROUPS",
     "DEFAULT_TOLERANCE",
-    "DETECTIONS",
-    "ROIS",
     "Comparison",
     "Group",
     "TensorReport",
@@ -183,7 +181,7 @@ def compare(
     reference: Mapping[str, Array],
     candidate: Mapping[str, Array],
     tolerances: Tolerances,
-    groups: Sequence[Group] = DEFAULT_GROUPS,
+    groups: Sequence[Group] = (),
     aside: Mapping[str, Array] | None = None,
     roles: Roles | None = None,
 ) -> Comparison:
@@ -220,7 +218,7 @@ def compare(
             continue
         pair = reference[name], candidate[name]
         if name in aligned:
-            pair = aligned[name].select(*pair)
+            pair = aligned[name].select(name, *pair)
         columns = (roles or {}).get(name, ())
         report = _compare_tensor(name, *pair, tolerances, columns)
         if report.verdict == "failed" and name in aligned and aligned[name].pastes(name):
@@ -248,9 +246,9 @@ def _judge_rows(
         return notes, ""
     if alignment.tied:
         captured, computed = len(alignment.tied_missing), len(alignment.tied_extra)
-        tie = f"ties of scores put {computed} others in the place of {captured} of {len(reference[boxes])}"
+        tie = f"ties of scores put {computed} others in the place of {captured} of {len(alignment.captured.boxes)}"
         notes.append(f"{noun}: {tie}")
-    text = alignment.describe_unmatched(reference, candidate)
+    text = alignment.describe_unmatched()
     if alignment.unexplained > allowed:
         return notes, f"{text}, where {allowed} may have none" if allowed else text
     broken = alignment.unmatched_not_finite(reference, candidate)

@@ -22,11 +22,11 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from graphsurgery.capture.samples import Sample
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.gate import row_members
+from graphsurgery.gate.described_outputs import NOT_DESCRIBED, DescribedOutputs
 from graphsurgery.gate.equivalence import (
-    DEFAULT_GROUPS,
     Comparison,
-    Group,
     Outcome,
     Tolerances,
     Verdict,
@@ -88,13 +88,15 @@ class Gate:
     """Compares graphs, parts and chains with the captured samples.
 
     `tolerances` are the recipe's, `grants` what it grants to approximate passes by name. `groups` are the rows that are
-    compared as sets; which further tensors belong to them the samples tell (`row_members`).
+    compared as sets; which further tensors belong to them the samples tell (`row_members`). `described` says what the
+    columns of the original's outputs are, and which of their rows are sets.
     """
 
     samples: Sequence[Sample]
     tolerances: Tolerances
     grants: Mapping[str, Tolerances]
-    groups: Sequence[Group] = DEFAULT_GROUPS
+    groups: Sequence[Group] = ()
+    described: DescribedOutputs = NOT_DESCRIBED
 
     def grant(self, pass_name: str) -> tuple[Grant, ...]:
         """Return what the recipe grants to an approximate pass, nothing where it grants none."""
@@ -141,9 +143,10 @@ class Gate:
             expected = {name: sample.load(name) for name in (got if outputs is None else outputs)}
             groups = row_members.found_in(self.samples, list(expected), self.groups)
             aside = row_members.aside(sample, list(expected), groups)
-            captured.append((sample.id, compare(expected, got, whole_limit, groups, aside)))
+            every, roles = (*groups, *self.described.groups(sample)), self.described.roles(sample)
+            captured.append((sample.id, compare(expected, got, whole_limit, every, aside, roles)))
             if earlier_outputs is not None:
-                behind.append((sample.id, compare(next(earlier_outputs), got, limit, groups)))
+                behind.append((sample.id, compare(next(earlier_outputs), got, limit, every, roles=roles)))
             if keep:
                 kept.append(got)
         return Ruling(merge(captured), merge(behind) if behind else None, tuple(kept) if keep else None)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsurgery.detections.row_groups import Group, Keys
 from graphsurgery.errors import InputError
 
 MIN_IOU = 0.5
@@ -26,78 +27,6 @@ _PAIRS_AT_ONCE = 250_000
 
 Array = NDArray[Any]
 _Rows = tuple[Array, Array, Array]
-
-
-@dataclass(frozen=True)
-class Worth:
-    """The captured tensors that say what rows are worth, which no graph needs to compute.
-
-    `scores` [N] are those of the captured rows; `boxes` [M,4] all that the original chose these rows from, and
-    `boxes_scores` [M] what each of them is worth. See `ties`.
-    """
-
-    scores: str
-    boxes: str
-    boxes_scores: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all three."""
-        return self.scores, self.boxes, self.boxes_scores
-
-
-@dataclass(frozen=True)
-class Pasted:
-    """A tensor [N,1,h,w] that is another one, `masks` [N,1,m,m], pasted into pictures at the boxes (`pasted_masks`)."""
-
-    name: str
-    masks: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tensors whose rows (dimension 0) belong together and have no order of their own.
-
-    `keys` name the boxes [N,4], then optionally the labels [N] and the scores [N] that rows are matched by.
-    `members` are reordered along with them where they are present. `noun` is what messages call the rows. `worth` says
-    where their scores are, where rows of nearly equal score may stand in for each other; `pasted` which member follows
-    from the boxes.
-    """
-
-    keys: tuple[str, ...]
-    members: tuple[str, ...] = ()
-    noun: str = "rows"
-    worth: Worth | None = None
-    pasted: Pasted | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.keys) <= 3:
-            raise InputError(f"group {self.keys}: give the names of boxes, or of boxes, labels and scores")
-
-
-DETECTIONS = Group(
-    keys=("boxes", "labels", "scores"),
-    members=(
-        "masks",
-        "masks_pasted",
-        "keypoints",
-        "keypoints_scores",
-        # The mask and keypoint heads run on the final boxes, one row each.
-        "mask_features",
-        "mask_logits",
-        "keypoint_features",
-        "keypoint_logits",
-    ),
-    noun="detections",
-    pasted=Pasted("masks_pasted", "masks"),
-)
-ROIS = Group(
-    keys=("proposals",),
-    members=("box_features", "class_logits", "box_regression"),
-    noun="proposals",
-    worth=Worth("proposal_scores", "proposals_considered", "proposals_considered_scores"),
-)
-DEFAULT_GROUPS = (DETECTIONS, ROIS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,27 +58,19 @@ def overlap(a: Array, b: Array) -> Array:
     return _overlap(a.astype(np.float64)[:, None], b.astype(np.float64)[None], 0.0)
 
 
-def match_rows(reference: Array, candidate: Array) -> RowMatch:
-    """Match boxes [N,4] with boxes [M,4] by overlap alone, as for proposals."""
-    return _match(_rows([reference]), _rows([candidate]))
-
-
-def match_detections(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> RowMatch:
-    """Match detections by `boxes` [N,4], `labels` [N] and `scores` [N]; other tensors are not looked at."""
-    keys = DETECTIONS.keys
-    return _match(_rows([reference[key] for key in keys]), _rows([candidate[key] for key in keys]))
-
-
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """A group found in both sides, its match, and the names of the tensors the match applies to.
 
-    Of the rows without partner `tied_missing` and `tied_extra` are those that a tie has exchanged.
+    `captured` and `computed` are what the rows of the two sides were told apart by. Of the rows without partner
+    `tied_missing` and `tied_extra` are those that a tie has exchanged.
     """
 
     group: Group
     match: RowMatch
     names: tuple[str, ...]
+    captured: Keys
+    computed: Keys
     tied_missing: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
     tied_extra: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
 
@@ -167,39 +88,42 @@ class Alignment:
         """Whether a tensor follows from the group's boxes by pasting."""
         return self.group.pasted is not None and self.group.pasted.name == name
 
-    def select(self, reference: Array, candidate: Array) -> tuple[Array, Array]:
+    def select(self, name: str, reference: Array, candidate: Array) -> tuple[Array, Array]:
         """Return the paired rows of a tensor in the reference's order; no copy where nothing changes."""
+        axis = self.group.axis(name, reference)
         if len(self.match.missing):
-            reference = reference[self.match.reference]
+            reference = np.take(reference, self.match.reference, axis)
         if self.match.moved or len(self.match.extra):
-            candidate = candidate[self.match.candidate]
+            candidate = np.take(candidate, self.match.candidate, axis)
         return reference, candidate
 
-    def describe_unmatched(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> str:
+    def describe_unmatched(self) -> str:
         """Count the rows without partner or tie on each side and show the first of each."""
         sides = (
-            ("captured", reference, np.setdiff1d(self.match.missing, self.tied_missing)),
-            ("computed", candidate, np.setdiff1d(self.match.extra, self.tied_extra)),
+            ("captured", self.captured, np.setdiff1d(self.match.missing, self.tied_missing)),
+            ("computed", self.computed, np.setdiff1d(self.match.extra, self.tied_extra)),
         )
         return ", ".join(
-            f"{len(rows)} of {len(tensors[self.group.keys[0]])} {side} {self.group.noun}"
-            f" {'has' if len(rows) == 1 else 'have'} no partner ({self._describe_row(tensors, rows[0])})"
-            for side, tensors, rows in sides
+            f"{len(rows)} of {len(keys.boxes)} {side} {self.group.noun}"
+            f" {'has' if len(rows) == 1 else 'have'} no partner ({_describe_row(keys, rows[0])})"
+            for side, keys, rows in sides
             if len(rows)
         )
-
-    def _describe_row(self, tensors: Mapping[str, Array], row: int) -> str:
-        box, *others = (tensors[key][row] for key in self.group.keys)
-        words = [f"{word} {value:.4g}" for word, value in zip(("label", "score"), others, strict=False)]
-        return ", ".join([*words, f"box [{', '.join(f'{value:.4g}' for value in box)}]"])
 
     def unmatched_not_finite(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> str | None:
         """Return the first tensor with NaN or Inf in a row without partner, which nothing else would see."""
         for name in self.names:
             for tensor, rows in ((reference[name], self.match.missing), (candidate[name], self.match.extra)):
-                if tensor.dtype.kind == "f" and not np.isfinite(tensor[rows]).all():
+                axis = self.group.axis(name, tensor)
+                if tensor.dtype.kind == "f" and not np.isfinite(np.take(tensor, rows, axis)).all():
                     return name
         return None
+
+
+def _describe_row(keys: Keys, row: int) -> str:
+    numbers = (("label", keys.labels), ("score", keys.scores))
+    words = [f"{word} {values[row]:.4g}" for word, values in numbers if values is not None]
+    return ", ".join([*words, f"box [{', '.join(f'{value:.4g}' for value in keys.boxes[row])}]"])
 
 
 def align(reference: Mapping[str, Array], candidate: Mapping[str, Array], group: Group) -> Alignment | None:
@@ -207,35 +131,42 @@ def align(reference: Mapping[str, Array], candidate: Mapping[str, Array], group:
 
     A member that has not as many rows as the boxes, on either side, is left out: it is compared as it is.
     """
-    if not (_holds(group, reference) and _holds(group, candidate)):
+    captured, computed = group.read(reference), group.read(candidate)
+    if captured is None or computed is None:
         return None
-    found = _match(_rows([reference[k] for k in group.keys]), _rows([candidate[k] for k in group.keys]))
     names = tuple(
         name
         for name in dict.fromkeys(group.keys + group.members)
         if name in reference
         and name in candidate
-        and reference[name].shape[:1] == reference[group.keys[0]].shape[:1]
-        and candidate[name].shape[:1] == candidate[group.keys[0]].shape[:1]
+        and _count(group, name, reference[name]) == len(captured.boxes)
+        and _count(group, name, candidate[name]) == len(computed.boxes)
     )
-    return Alignment(group, found, names)
+    return Alignment(group, match_rows(captured, computed), names, captured, computed)
 
 
-def _holds(group: Group, tensors: Mapping[str, Array]) -> bool:
-    if any(key not in tensors or tensors[key].dtype.kind not in "biuf" for key in group.keys):
-        return False
-    boxes, *others = (tensors[key] for key in group.keys)
-    return boxes.ndim == 2 and boxes.shape[1] == 4 and all(other.shape == boxes.shape[:1] for other in others)
+def _count(group: Group, name: str, tensor: Array) -> int | None:
+    """Return how many rows a tensor has, None where it has none of the group's."""
+    axis = group.axis(name, tensor)
+    return tensor.shape[axis] if axis is not None and axis < tensor.ndim else None
 
 
-def _rows(keys: list[Array]) -> _Rows:
+def match_rows(captured: Keys, computed: Keys) -> RowMatch:
+    """Match rows by their boxes, and by labels and scores where both sides have them.
+
+    Raises InputError for boxes that are not [N,4].
+    """
+    return _match(_rows(captured), _rows(computed))
+
+
+def _rows(keys: Keys) -> _Rows:
     """Complete boxes[, labels[, scores]] to all three; what is not there is 0 for every row."""
-    boxes, *others = keys
+    boxes = keys.boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise InputError(f"boxes of shape {boxes.shape} can't be matched: give an array of shape (N, 4)")
     absent = np.zeros(len(boxes))
-    labels = others[0] if others else absent
-    scores = others[1] if len(others) > 1 else absent
+    labels = absent if keys.labels is None else keys.labels
+    scores = absent if keys.scores is None else keys.scores
     return boxes.astype(np.float64), labels, scores.astype(np.float64)
 
 

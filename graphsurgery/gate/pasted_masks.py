@@ -35,7 +35,7 @@ def paste_anew(
     """
     pasted, boxes = alignment.group.pasted, alignment.group.keys[0]
     assert pasted is not None
-    captured, computed = alignment.select(reference[pasted.name], candidate[pasted.name])
+    captured, computed = alignment.select(pasted.name, reference[pasted.name], candidate[pasted.name])
     masks = aside.get(pasted.masks)
     if masks is None or captured.shape != computed.shape or captured.ndim != 4 or not captured.size:
         return captured, computed
@@ -43,7 +43,7 @@ def paste_anew(
         return captured, computed
     allowed, _ = tolerances.lookup(pasted.name).allows(_peak(captured), floating=True)
     within, _ = tolerances.lookup(boxes).allows(_peak(reference[boxes]), floating=True)
-    at, moved = alignment.select(reference[boxes], candidate[boxes])
+    at, moved = alignment.select(boxes, reference[boxes], candidate[boxes])
     off = np.flatnonzero(
         (_apart(captured, computed) > allowed) & (_apart(at, moved) <= within) & (at != moved).any(axis=1)
     )

@@ -1,4 +1,4 @@
-"""Which tensors share their rows with detections or proposals, beyond those that `detections.Group` lists.
+"""Which tensors share their rows with detections or proposals, beyond those that `Group` lists.
 
 What a pass makes an output, or what crosses from part to part, may have a name that nobody knows. It is told by the
 captured samples: a tensor that has as many rows as there are boxes on every sample belongs to them. A graph that a pass
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsurgery.capture.samples import Sample
-from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, Group, align
+from graphsurgery.detections.row_groups import Group
+from graphsurgery.gate.matched_rows import align
 
 Array = NDArray[Any]
 
@@ -46,8 +47,8 @@ def aside(sample: Sample, names: Sequence[str], groups: Sequence[Group]) -> dict
 def remember(
     values: Sequence[Mapping[str, Array]],
     samples: Sequence[Sample],
+    groups: Sequence[Group],
     beside: Sequence[Mapping[str, Array]] | None = None,
-    groups: Sequence[Group] = DEFAULT_GROUPS,
 ) -> None:
     """Keep tensors that were not captured as references, their rows in the order in which the boxes were captured.
 

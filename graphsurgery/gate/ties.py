@@ -3,7 +3,7 @@
 A network chooses its proposals from all boxes that it considers: boxes that overlap a better one are left out, and of
 the others the best 1,000 are kept. Two runtimes round scores differently. On an image with hardly any object most
 scores are below 1e-6, rounding puts them into another order, and up to 40% of the chosen boxes are others. So the
-capture holds what the rows are chosen from, with the scores (`detections.Worth`), and a row without partner is tied
+capture holds what the rows are chosen from, with the scores (`row_groups.Worth`), and a row without partner is tied
 where one of these explains it:
 
     at the end   its score is not above the lowest score on the other side, which has no fewer rows
@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsurgery.gate.matched_rows import MIN_IOU, Alignment, RowMatch, Worth, overlap
+from graphsurgery.detections.row_groups import Worth
+from graphsurgery.gate.matched_rows import MIN_IOU, Alignment, RowMatch, overlap
 from graphsurgery.gate.tolerances import Tolerance, Tolerances
 
 # Twice what was measured. Probabilities are at most 1, where float32 has steps of 6e-8.
@@ -48,10 +49,12 @@ def resolve_ties(
 ) -> Alignment:
     """Return the alignment with its ties told apart, and pairs parted that are two of the boxes considered.
 
-    The alignment itself where `aside` lacks one of the tensors of `Worth`, or their shapes don't fit: then no tie is
-    seen.
+    Of `ranked` rows only ties at the end. The alignment itself where `aside` lacks one of the tensors of `Worth`, or
+    their shapes don't fit: then no tie is seen.
     """
     worth, name = alignment.group.worth, alignment.group.keys[0]
+    if alignment.group.ranked:
+        return _ranked(alignment, tolerances.lookup(name, "scores"))
     if worth is None or any(each not in aside for each in worth.names):
         return alignment
     boxes, others = reference[name].astype(np.float64), candidate[name].astype(np.float64)
@@ -75,6 +78,18 @@ def resolve_ties(
     tied_missing = _tied(missing, extra, near, others_scores, len(others) >= len(boxes), room)
     tied_extra = _tied(extra, missing, near.T, scores, len(boxes) >= len(others), room)
     return replace(alignment, match=match, tied_missing=match.missing[tied_missing], tied_extra=match.extra[tied_extra])
+
+
+def _ranked(alignment: Alignment, room: Tolerance) -> Alignment:
+    """Return the alignment with its ties at the end told apart, by the scores that the rows themselves have."""
+    scores, others, match = alignment.captured.scores, alignment.computed.scores, alignment.match
+    if scores is None or others is None or not match.unmatched:
+        return alignment
+    scores, others = scores.astype(np.float64), others.astype(np.float64)
+    nobody = np.zeros((len(match.missing), 0), np.bool_), np.zeros((len(match.extra), 0), np.bool_)
+    missing = _tied(scores[match.missing], others[:0], nobody[0], others, len(others) >= len(scores), room)
+    extra = _tied(others[match.extra], scores[:0], nobody[1], scores, len(scores) >= len(others), room)
+    return replace(alignment, tied_missing=match.missing[missing], tied_extra=match.extra[extra])
 
 
 class Considered:

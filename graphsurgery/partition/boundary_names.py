@@ -13,9 +13,10 @@ import onnx
 from onnx import ModelProto
 
 from graphsurgery.capture.samples import Sample
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.gate import row_members
-from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, Alignment, Group, RowMatch, align
+from graphsurgery.gate.matched_rows import Alignment, RowMatch, align
 from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
@@ -52,8 +53,8 @@ def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Ite
 def name_by_value(
     values: Sequence[Mapping[str, np.ndarray]],
     samples: Sequence[Sample],
+    groups: Sequence[Group],
     beside: Sequence[Mapping[str, np.ndarray]] = (),
-    groups: Sequence[Group] = DEFAULT_GROUPS,
 ) -> dict[str, str]:
     """Return {tensor: captured name} for each tensor that equals exactly one captured tensor on every sample.
 

@@ -90,7 +90,8 @@ def rewrite_whole(run: Run, use: PassUse, whole: Unjudged) -> Unjudged:
     judged, values = judge_whole(run, whole, wanted)
     run.record.passes.append(step)
     with timed(run.record, "checks"):
-        model, before = references.adopt_names(_place(use, None), judged, values, model, run.samples)
+        groups = run.source.row_groups
+        model, before = references.adopt_names(_place(use, None), judged, values, model, run.samples, groups)
     own = own_grant(run.gate, use) if run.gate is not None else ()
     outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
     return Unjudged(model, step, _place(use, None), outputs, whole.granted, own, before, whole.subject)
@@ -114,11 +115,11 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     judged_whole, values = judge_whole(run, whole, names)
     run.watcher.begin("partition")
     with timed(run.record, "surgery"):
-        references.name_boundary(found, values, run.samples)
+        references.name_boundary(found, values, run.samples, run.source.row_groups)
         parts = extract_parts(found, plan.parts)
     judged = []
     for part in parts:
-        references.remember_unnamed(part, run.calibration or run.samples)
+        references.remember_unnamed(part, run.calibration or run.samples, run.source.row_groups)
         step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
         run.record.checks.append(step)
         cut_out = Judged(part, granted=whole.granted)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from graphsurgery import graph as graphs
 from graphsurgery.capture.samples import Sample
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import PassError
 from graphsurgery.gate import row_members
 from graphsurgery.gate.gate import Judged, Tensors
@@ -35,7 +36,12 @@ def new_ends(before: Model, after: Model, samples: Sequence[Sample], granted: bo
 
 
 def adopt_names(
-    place: str, before: Judged[Model], computed: Sequence[Tensors], after: Model, samples: Sequence[Sample]
+    place: str,
+    before: Judged[Model],
+    computed: Sequence[Tensors],
+    after: Model,
+    samples: Sequence[Sample],
+    groups: Sequence[Group],
 ) -> tuple[Model, list[Tensors] | None]:
     """Give new inputs and outputs of the graph the names of the captured tensors that they equal.
 
@@ -54,12 +60,12 @@ def adopt_names(
         had = [name for name in new if name in inner]
         values = [{name: each[name] for name in had} for each in computed]
         ends = [{name: each[name] for name in graph.outputs if name in each} for each in computed]
-        row_members.remember(values, samples, ends)
+        row_members.remember(values, samples, groups, ends)
         made = [name for name in new if name not in inner]
         if made and not set(made) & set(after.inputs):
             made_values = boundary_names.played(after, made, samples)
             values = [a | {name: b[name] for name in made} for a, b in zip(values, made_values, strict=True)]
-        names = boundary_names.name_by_value(values, samples, ends)
+        names = boundary_names.name_by_value(values, samples, groups, ends)
         if before.granted and len(after.outputs) == len(graph.outputs):
             places = zip(after.outputs, graph.outputs, strict=True)
             names |= {
@@ -89,6 +95,7 @@ def name_boundary(
     found: Cut,
     computed: Sequence[Tensors],
     samples: Sequence[Sample],
+    groups: Sequence[Group],
 ) -> None:
     """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
 
@@ -99,7 +106,7 @@ def name_boundary(
     names = [tensor.name for tensor in found.crossing()]
     values = [{name: each[name] for name in names} for each in computed]
     beside = [{end.name: each[end.name] for end in found.graph.outputs if end.name in each} for each in computed]
-    found_names = boundary_names.name_by_value(values, samples, beside)
+    found_names = boundary_names.name_by_value(values, samples, groups, beside)
     known = {old: new for old, new in found_names.items() if new not in ends}
     taken = graphs.tensor_names(found.graph) | set(known.values())
     crossing = {id(tensor) for tensor in found.crossing()}
@@ -125,7 +132,7 @@ def name_boundary(
         tensor.name = new
 
 
-def remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
+def remember_unnamed(part: Part, samples: Sequence[Sample], groups: Sequence[Group]) -> None:
     """Compute the boundary tensors that the original has no name for from those that it has.
 
     Not from the whole graph's run: its boxes differ from the captured ones in the last bits, and what is read at those
@@ -135,4 +142,5 @@ def remember_unnamed(part: Part, samples: Sequence[Sample]) -> None:
     if all(name in sample for name in entry.outputs for sample in samples):
         return
     player = PartPlayer.open(part.model.proto, entry, optimise=False)
-    row_members.remember([player.play({name: s.load(name) for name in entry.inputs}) for s in samples], samples)
+    played = [player.play({name: s.load(name) for name in entry.inputs}) for s in samples]
+    row_members.remember(played, samples, groups)

@@ -19,6 +19,7 @@ from graphsurgery.errors import CaptureError, Difference, InputError, MissingToo
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.files.commit import Draft, edition, writing
+from graphsurgery.gate.described_outputs import DescribedOutputs
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
 from graphsurgery.images.files import load_image, read_images
@@ -89,7 +90,8 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         capture = captured(recipe, source, options, watcher, record)
         calibration = capture.samples
         samples = calibration[: recipe.checked_samples]
-        gate = Gate(samples, recipe.tolerances, recipe.grants) if options.check else None
+        described = DescribedOutputs(source.detections, tuple(source.output_names))
+        gate = Gate(samples, recipe.tolerances, recipe.grants, source.row_groups, described) if options.check else None
         run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
+from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
 _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints", "keypoints_scores")
@@ -29,6 +31,7 @@ class OnnxSource:
     """
 
     classes: list[str] | None = None
+    row_groups: Sequence[Group] = ROW_GROUPS
 
     def __init__(self, spec: SourceSpec, boundary: Sequence[str] = ()) -> None:
         self.path = spec.folder / spec.name
@@ -40,7 +43,13 @@ class OnnxSource:
         self._input = _image_input(self._model, spec.image, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
         self._sha256 = _sha256(loaded, self.path)
+        self.detections = spec.detections
         self.set_boundary(boundary)
+
+    @property
+    def output_names(self) -> list[str]:
+        """As Source."""
+        return [value.name for value in self._model.graph.output]
 
     def set_boundary(self, names: Sequence[str]) -> None:
         """Name the tensors inside the graph that trace() is to return besides its inputs and outputs.

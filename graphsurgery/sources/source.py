@@ -16,6 +16,7 @@ from graphsurgery.images.preprocessing import PLAIN, Preprocessing
 if TYPE_CHECKING:
     import onnx
 
+    from graphsurgery.detections.row_groups import Group
     from graphsurgery.images.canvas import Canvas
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -47,12 +48,19 @@ class Source(Protocol):
     """A model as it was before any pass, and what it computes.
 
     `canvas` is the fixed input, `name` what messages and reports call the model, `classes` the names of its labels
-    from 0 on, where they are known.
+    from 0 on, where they are known. `row_groups` are the captured tensors whose rows are sets, `detections` says what
+    the outputs `output_names` are, where a recipe does.
     """
 
     name: str
     classes: list[str] | None
     canvas: Canvas
+    row_groups: Sequence[Group]
+    detections: Postprocessing | None
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """The outputs of the exported graph, in its order."""
 
     @property
     def folder(self) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,10 +17,13 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
 
+from graphsurgery.detections.postprocessing import Postprocessing
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import InputError, first_line
 from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
+from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
 Named = dict[str, Tensor]
@@ -31,6 +34,8 @@ class TorchvisionSource:
     """A detector on a fixed canvas: the unmodified torchvision network, its transform set so that it doesn't resize."""
 
     folder: Path | None = None
+    row_groups: Sequence[Group] = ROW_GROUPS
+    detections: Postprocessing | None = None
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
@@ -67,7 +72,7 @@ class TorchvisionSource:
                         dynamo=False,
                         opset_version=self._spec.opset,
                         input_names=["input"],
-                        output_names=self._output_names(),
+                        output_names=self.output_names,
                     )
             except Exception as error:  # the exporter raises any class, for the operators and opsets it lacks
                 raise InputError(
@@ -112,8 +117,9 @@ class TorchvisionSource:
                 (final,) = model([_tensor(input)])
         return {name: tensor.numpy() for name, tensor in final.items()}
 
-    def _output_names(self) -> list[str]:
-        """Return the names of the exported outputs, in the order of the dict that the network returns."""
+    @property
+    def output_names(self) -> list[str]:
+        """As Source: in the order of the dict that the network returns."""
         if not isinstance(self._model, GeneralizedRCNN):
             return ["boxes", "scores", "labels"]
         names = ["boxes", "labels", "scores"]

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gate.usual_rows import compare
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import Comparison, Group, TensorReport, Tolerance, Tolerances, compare, merge
+from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerance, Tolerances, merge
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

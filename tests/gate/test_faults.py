@@ -25,6 +25,7 @@ from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
+from graphsurgery.sources.row_groups import ROW_GROUPS
 
 RELATIVE = 1e-4  # of the largest value: what every tensor is allowed here
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
@@ -102,7 +103,7 @@ def bench(shapes: Any) -> Bench:
         for entry in manifest.parts
     }
     samples = [s for s in Capture.open(shapes.model_io).samples if len(s.load("boxes")) > 1][:1]
-    return Bench(parts, Gate(samples, Tolerances.parse({"*": {"relative": RELATIVE}}), {}))
+    return Bench(parts, Gate(samples, Tolerances.parse({"*": {"relative": RELATIVE}}), {}, ROW_GROUPS))
 
 
 def _loose(path: Path) -> Model:

@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphsurgery.capture.samples import Sample
+from graphsurgery.detections.postprocessing import Postprocessing
+from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import Difference, PassError
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.gate.gate import Gate
@@ -205,6 +207,9 @@ class Tiny:
     classes: list[str] | None = None
     canvas: Canvas = field(default_factory=lambda: Canvas(8, 8))
     folder: Path | None = None
+    row_groups: tuple[Group, ...] = ()
+    detections: Postprocessing | None = None
+    output_names: tuple[str, ...] = ("scores", "raw")
 
     def __post_init__(self) -> None:
         self.proto = parse(NETWORK)

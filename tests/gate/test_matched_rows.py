@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from graphsurgery.detections.row_groups import Group, Keys
 from graphsurgery.errors import InputError
-from graphsurgery.gate.matched_rows import DETECTIONS, Group, RowMatch, align, match_detections, match_rows
+from graphsurgery.gate import matched_rows
+from graphsurgery.gate.matched_rows import RowMatch, align
+from graphsurgery.sources.row_groups import DETECTIONS
 
 Array = NDArray[Any]
 BOXES = np.array([[0, 0, 10, 10], [20, 20, 40, 50], [100, 5, 130, 25]], dtype=np.float32)
@@ -24,6 +27,14 @@ def detections(boxes: Array, labels: list[int] | None = None, scores: list[float
         "labels": np.array(labels if labels is not None else [1] * count, dtype=np.int64),
         "scores": np.array(scores if scores is not None else [0.9] * count, dtype=np.float32),
     }
+
+
+def match_rows(reference: Array, candidate: Array) -> RowMatch:
+    return matched_rows.match_rows(Keys(reference), Keys(candidate))
+
+
+def match_detections(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> RowMatch:
+    return matched_rows.match_rows(*(Keys(*map(side.get, DETECTIONS.keys)) for side in (reference, candidate)))
 
 
 def partners(match: RowMatch) -> dict[int, int]:
@@ -192,7 +203,7 @@ def test_aligning_takes_members_along_and_leaves_others_alone() -> None:
     assert alignment is not None
     assert alignment.names == ("boxes", "labels", "scores", "masks")
     for name in alignment.names:
-        np.testing.assert_array_equal(*alignment.select(reference[name], candidate[name]))
+        np.testing.assert_array_equal(*alignment.select(name, reference[name], candidate[name]))
 
 
 def test_aligning_needs_all_keys_as_rows_of_the_boxes() -> None:
@@ -213,7 +224,7 @@ def test_unmatched_rows_are_described_on_both_sides() -> None:
     candidate = detections(BOXES[:2], [1, 5], [0.9, 0.25])
     alignment = align(reference, candidate, DETECTIONS)
     assert alignment is not None
-    assert alignment.describe_unmatched(reference, candidate) == (
+    assert alignment.describe_unmatched() == (
         "2 of 3 captured detections have no partner (label 2, score 0.71, box [20, 20, 40, 50]), "
         "1 of 2 computed detections has no partner (label 5, score 0.25, box [20, 20, 40, 50])"
     )

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsurgery.gate.equivalence import Comparison, Tolerances, compare
+from gate.usual_rows import compare
+from graphsurgery.gate.equivalence import Comparison, Tolerances
 from graphsurgery.images.canvas import paste_masks
 
 Array = NDArray[Any]

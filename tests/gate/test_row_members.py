@@ -12,10 +12,11 @@ import pytest
 from conftest import Applied, Cli
 from numpy.typing import NDArray
 
+from gate.usual_rows import compare
 from graphsurgery.capture.samples import Sample
 from graphsurgery.gate import row_members
-from graphsurgery.gate.equivalence import Comparison, Tolerances, compare
-from graphsurgery.gate.matched_rows import DEFAULT_GROUPS, DETECTIONS
+from graphsurgery.gate.equivalence import Comparison, Tolerances
+from graphsurgery.sources.row_groups import DETECTIONS, ROW_GROUPS
 
 Array = NDArray[Any]
 ORDER = np.array([1, 0, 3, 2])
@@ -50,25 +51,25 @@ def computed(one: Sample, order: Array) -> dict[str, Array]:
 
 
 def judged(one: Sample, got: Mapping[str, Array], samples: list[Sample]) -> Comparison:
-    groups = row_members.found_in(samples, list(got), DEFAULT_GROUPS)
+    groups = row_members.found_in(samples, list(got), ROW_GROUPS)
     return compare({name: one.load(name) for name in got}, got, Tolerances(), groups)
 
 
 def test_what_has_a_row_for_each_box_on_every_sample_belongs_to_them(tmp_path: Path) -> None:
-    found = row_members.found_in(two(tmp_path), ["boxes", "codes", "table", "features", "gone"], DEFAULT_GROUPS)
+    found = row_members.found_in(two(tmp_path), ["boxes", "codes", "table", "features", "gone"], ROW_GROUPS)
     assert found[0].members == (*DETECTIONS.members, "codes")
-    assert found[1:] == DEFAULT_GROUPS[1:]
+    assert found[1:] == ROW_GROUPS[1:]
 
 
 def test_one_row_or_none_proves_nothing(tmp_path: Path) -> None:
     one = [sample(tmp_path / "1", 1), sample(tmp_path / "2", 1)]
-    assert row_members.found_in(one, ["features"], DEFAULT_GROUPS) == DEFAULT_GROUPS
+    assert row_members.found_in(one, ["features"], ROW_GROUPS) == ROW_GROUPS
 
 
 def test_rows_of_two_kinds_that_are_as_many_are_nobodys(tmp_path: Path) -> None:
     boxes = np.zeros((4, 4), np.float32)
     samples = [sample(tmp_path / "1", 4, codes=np.zeros((4, 2)), proposals=boxes)]
-    assert row_members.found_in(samples, ["codes"], DEFAULT_GROUPS) == DEFAULT_GROUPS
+    assert row_members.found_in(samples, ["codes"], ROW_GROUPS) == ROW_GROUPS
 
 
 def test_a_tensor_of_any_name_is_paired_with_the_detections(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_what_a_graph_gives_a_name_to_is_kept_in_the_captured_order(tmp_path: Pa
     inner = np.arange(12, dtype=np.float32).reshape(4, 3)
     values = [{"/Slice_12": inner[ORDER], "/Conv": np.ones((1, 4))}, {"/Slice_12": inner[:0], "/Conv": np.ones((1, 4))}]
     beside = [computed(samples[0], ORDER), computed(samples[1], np.arange(0))]
-    row_members.remember(values, samples, beside)
+    row_members.remember(values, samples, ROW_GROUPS, beside)
     np.testing.assert_array_equal(samples[0].load("/Slice_12"), inner)
     np.testing.assert_array_equal(samples[0].load("/Conv"), np.ones((1, 4)))
     assert set(samples[0].computed) == {"/Slice_12", "/Conv"}, "what was captured stays as it is"
@@ -110,7 +111,9 @@ def test_a_row_without_partner_does_not_shift_the_others(tmp_path: Path) -> None
     got = computed(samples[0], ORDER)
     got["boxes"][0] += 1000
     inner = np.arange(4, dtype=np.float32)
-    row_members.remember([{**got, "x": inner[ORDER]}, {**computed(samples[1], np.arange(0)), "x": inner[:0]}], samples)
+    row_members.remember(
+        [{**got, "x": inner[ORDER]}, {**computed(samples[1], np.arange(0)), "x": inner[:0]}], samples, ROW_GROUPS
+    )
     np.testing.assert_array_equal(samples[0].load("x"), inner)
 
 

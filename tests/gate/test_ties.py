@@ -15,10 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from gate.usual_rows import compare
 from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.take import capture, embedded_samples
 from graphsurgery.demo import shapes
-from graphsurgery.gate.equivalence import Comparison, Tolerances, compare
+from graphsurgery.gate.equivalence import Comparison, Tolerances
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.folder import OutputFolder
@@ -28,6 +29,7 @@ from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.sources import Source, open_source
+from graphsurgery.sources.row_groups import ROW_GROUPS
 
 Array = NDArray[np.float32]
 # of these two the third image has 393 and 291 of 1,000 proposals exchanged
@@ -182,18 +184,23 @@ def test_no_seed_of_the_sample_images_raises_an_alarm_and_every_fault_does(
     monkeypatch.setattr(shapes, "CAPTURE_SEED", seed)
     samples = captured_samples(source, tmp_path / "model_io")
     run = pipeline.Run(
-        recipe, source, samples, Gate(samples, recipe.tolerances, recipe.grants), Record({}), calibration=samples
+        recipe,
+        source,
+        samples,
+        Gate(samples, recipe.tolerances, recipe.grants, ROW_GROUPS),
+        Record({}),
+        calibration=samples,
     )
     with OutputFolder(tmp_path / "parts") as output:
         parts = {part.subject.name: part.subject for part in pipeline.apply(run, output).parts}
     assert {"proposals", "box_features"} <= set(parts["box_proposal"].model.outputs)
 
     for sample in samples:  # each by itself: the faintest image must show it as well
-        gate = Gate([sample], recipe.tolerances, recipe.grants)
+        gate = Gate([sample], recipe.tolerances, recipe.grants, ROW_GROUPS)
         for node in (lost_row("proposals"), moved_row("proposals", 1.0)):
             verdict = gate.check_part(with_fault(parts["box_proposal"], node))
             assert verdict.verdict == "failed", f"sample {sample.id}: {node[-1].op_type} of proposals"
-    gate = Gate(samples, recipe.tolerances, recipe.grants)
+    gate = Gate(samples, recipe.tolerances, recipe.grants, ROW_GROUPS)
     for name, off in (("scores", 0.01), ("boxes", 1.0)):
         verdict = gate.check_part(with_fault(parts["mask_proposal"], moved_row(name, off)))
         assert name in [report.name for report in verdict.tensors if report.verdict == "failed"]

@@ -10,6 +10,7 @@ from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name, fresh, rename_tensors, tensor_names
 from graphsurgery.partition.boundary_names import expose, name_by_value, played
+from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -41,7 +42,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 
 
 def named(computed: Mapping[str, np.ndarray], captured: Mapping[str, np.ndarray]) -> dict[str, str]:
-    return name_by_value([computed], [Captured("one", captured)])
+    return name_by_value([computed], [Captured("one", captured)], ROW_GROUPS)
 
 
 # --- names by value -----------------------------------------------------------------------------------------------
@@ -72,22 +73,22 @@ def test_a_second_sample_settles_what_the_first_leaves_open() -> None:
     same, other = noise(0), noise(1)
     samples = [Captured("1", {"first": same, "second": same}), Captured("2", {"first": same, "second": other})]
     computed = [{"/a": same, "/b": same}, {"/a": same, "/b": other}]
-    assert name_by_value(computed, samples) == {"/a": "first", "/b": "second"}
-    assert name_by_value(computed[:1], samples[:1]) == {}
+    assert name_by_value(computed, samples, ROW_GROUPS) == {"/a": "first", "/b": "second"}
+    assert name_by_value(computed[:1], samples[:1], ROW_GROUPS) == {}
 
 
 def test_a_name_that_a_second_sample_contradicts_or_lacks_is_not_given() -> None:
     first = Captured("1", {"first": noise(0)})
     for second in (Captured("2", {"first": noise(1)}), Captured("2", {})):
-        assert name_by_value([{"/a": noise(0)}] * 2, [first, second]) == {}
+        assert name_by_value([{"/a": noise(0)}] * 2, [first, second], ROW_GROUPS) == {}
 
 
 def test_empty_tensors_give_no_name_and_take_none_away() -> None:
     empty = np.zeros((0, 4), np.float32)
     assert named({"/a": empty}, {"first": empty}) == {}
     samples = [Captured("1", {"first": noise(0)}), Captured("2", {"first": empty})]
-    assert name_by_value([{"/a": noise(0)}, {"/a": empty}], samples) == {"/a": "first"}
-    assert name_by_value([{"/a": noise(0)}, {"/a": np.zeros((0, 5), np.float32)}], samples) == {}
+    assert name_by_value([{"/a": noise(0)}, {"/a": empty}], samples, ROW_GROUPS) == {"/a": "first"}
+    assert name_by_value([{"/a": noise(0)}, {"/a": np.zeros((0, 5), np.float32)}], samples, ROW_GROUPS) == {}
 
 
 def test_integers_must_be_equal() -> None:
@@ -121,10 +122,10 @@ def detections(order: Sequence[int]) -> dict[str, np.ndarray]:
 def test_rows_that_go_with_detections_are_found_when_two_of_these_change_places() -> None:
     captured, computed = detections([0, 1, 2]), detections([1, 0, 2])
     masks = {"/roi_heads/Slice_12": computed.pop("masks")}
-    assert name_by_value([masks], [Captured("1", captured)]) == {}
-    assert name_by_value([masks], [Captured("1", captured)], [computed]) == {"/roi_heads/Slice_12": "masks"}
+    assert name_by_value([masks], [Captured("1", captured)], ROW_GROUPS) == {}
+    assert name_by_value([masks], [Captured("1", captured)], ROW_GROUPS, [computed]) == {"/roi_heads/Slice_12": "masks"}
     wrong = {"/roi_heads/Slice_12": detections([2, 0, 1])["masks"]}
-    assert name_by_value([wrong], [Captured("1", captured)], [computed]) == {}
+    assert name_by_value([wrong], [Captured("1", captured)], ROW_GROUPS, [computed]) == {}
 
 
 def test_proposals_that_a_tie_has_exchanged_are_the_same_proposals() -> None:
@@ -142,8 +143,8 @@ def test_proposals_that_a_tie_has_exchanged_are_the_same_proposals() -> None:
 
 
 def test_nothing_computed_gets_no_names() -> None:
-    assert name_by_value([], []) == {}
-    assert name_by_value([{}], [Captured("1", {"first": noise(0)})]) == {}
+    assert name_by_value([], [], ROW_GROUPS) == {}
+    assert name_by_value([{}], [Captured("1", {"first": noise(0)})], ROW_GROUPS) == {}
 
 
 # --- values -------------------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from conftest import PARTS, Applied, Cli, Outcome, Snapshot
+from gate.usual_rows import compare
 
 import graphsurgery
 from graphsurgery.capture.samples import Capture
 from graphsurgery.demo.shapes import CAPTURE_SEED, draw
 from graphsurgery.errors import ModelError
-from graphsurgery.gate.equivalence import Tolerances, compare
+from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name
 from graphsurgery.images.canvas import CanvasImage
