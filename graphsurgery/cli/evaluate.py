@@ -79,6 +79,7 @@ def evaluate_command(
         return read, [PartsColumn.of(name, place, devices) for name, place in places.items()]
 
     manifest, parts = read_whole(folder, FILE_NAME, described)
+    manifest.require_detections(folder)
     images, annotations, samples = _images(images, annotations, max_samples, recipe, manifest)
     place = out_ or folder.resolve().parent / "evaluation" / folder.resolve().name
     store = FileStore(place)
@@ -114,6 +115,8 @@ def evaluate_command(
                 dataset,
                 display,
                 classes=manifest.classes,
+                detections=manifest.postprocessing,
+                labels=manifest.labels,
                 threads=threads,
                 store=store,
                 run=run,

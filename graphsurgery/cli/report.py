@@ -68,4 +68,6 @@ def _pictures(folder: Path, run: Mapping[str, Any], model_io: Path | None) -> li
         return []
     capture = captures.Capture.open(place)
     capture.require_source(run.get("source") or {})
-    return sample_pictures(capture.samples, Detector.load(folder))
+    detector = Detector.load(folder)
+    detector.manifest.require_detections(folder)
+    return sample_pictures(capture.samples, detector)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -32,6 +32,10 @@ def run_command(
         Path | None,
         typer.Option("--out", help="Where the picture goes, or the folder of several; NAME.detections.png beside it."),
     ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Write the network's outputs as they are, OUTPUT.npy in a folder NAME.outputs."),
+    ] = False,
     score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
     device: Devices = None,
     threads: Threads = 0,
@@ -52,10 +56,20 @@ def run_command(
     screen = screen_for(json_)
     files = [file.path for path in image for file in read_images(path)]
     several = len(files) > 1 or image[0].is_dir()
-    targets = _targets(files, out_, several)
+    targets = _targets(files, out_, several, "outputs" if raw else "detections.png")
+    if raw and pipeline is not None:
+        raise InputError("--raw and --pipeline exclude each other: outputs are written one image after another")
     first = load_image(files[0])  # what is no image is told before the parts are loaded
     devices = parse_devices(device or [])
     detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
+    if raw:
+        _write_outputs(detector, chain([first], map(load_image, files[1:])), files, targets, folder, json_)
+        return
+    if not detector.manifest.detects:
+        try:
+            detector.manifest.require_detections(folder)
+        except InputError as error:
+            raise InputError(f"{error}; --raw writes the outputs as they are") from error
     results: list[dict[str, Any]] = []  # of several images for --json alone: masks of thousands take the memory
     rows: list[list[str]] = []
     with Display() as display, closing(_detect(detector, first, files[1:], pipeline)) as found_in:
@@ -109,16 +123,55 @@ def _detect(
             yield waiting.popleft(), found
 
 
-def _targets(files: Sequence[Path], out: Path | None, several: bool) -> list[Path]:
-    """Return where the picture of each image goes. Raises InputError where two would be one."""
+def _write_outputs(
+    detector: Detector,
+    images: Iterable[np.ndarray],
+    files: Sequence[Path],
+    targets: Sequence[Path],
+    folder: Path,
+    json_: str | None,
+) -> None:
+    """Write what the network gives for each image into a folder of its own, all of it or nothing."""
+    import numpy as np
+
+    from graphsurgery.capture.samples import file_stem
+    from graphsurgery.files.commit import writing
+
+    if not detector.manifest.outputs:
+        raise InputError(f"{folder}: its manifest lists no outputs, so that there is nothing to write")
+    screen = screen_for(json_)
+    results, rows = [], []
+    with Display() as display:
+        display.begin("run")
+        for done, (file, target, image) in enumerate(zip(files, targets, images, strict=True), start=1):
+            outputs = detector.raw(image)
+            names = {name: f"{file_stem(name)}.npy" for name in outputs}
+            try:
+                with writing(target) as draft:
+                    for name, output in outputs.items():
+                        np.save(draft.work / names[name], output, allow_pickle=False)
+                    draft.publish(list(names.values()), list(names.values())[-1])
+            except OSError as error:
+                raise InputError(f"{target}: can't be written ({error.strerror or error})") from error
+            shapes = {name: f"{output.dtype} {list(output.shape)}" for name, output in outputs.items()}
+            results.append({"image": str(file), "outputs": {n: str(target / names[n]) for n in names}})
+            rows.append([file.name, ", ".join(f"{name} {shape}" for name, shape in shapes.items())])
+            display.advance(done, len(files))
+    write_json(json_, {"folder": str(folder), "images": results, "seconds": detector.seconds})
+    screen.print(terminal.plain_table(f"Outputs for {len(files)} images", ["image", "outputs"], rows))
+    screen.print("\n" + "\n".join(map(str, targets)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _targets(files: Sequence[Path], out: Path | None, several: bool, suffix: str) -> list[Path]:
+    """Return where what is found in each image goes. Raises InputError where two would be one."""
     if not several:
-        return [out or files[0].with_name(f"{files[0].stem}.detections.png")]
+        return [out or files[0].with_name(f"{files[0].stem}.{suffix}")]
     if out is not None and not out.is_dir():
         raise InputError(f"--out {out}: is no folder; several images need one that exists")
-    targets = [(out or file.parent) / f"{file.stem}.detections.png" for file in files]
+    targets = [(out or file.parent) / f"{file.stem}.{suffix}" for file in files]
     for target, count in Counter(str(target).casefold() for target in targets).items():
         if count > 1:
-            raise InputError(f"{count} images would be drawn to {target}; give them names of their own")
+            raise InputError(f"{count} images would be written to {target}; give them names of their own")
     return targets
 
 

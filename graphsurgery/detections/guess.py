@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from graphsurgery.detections.views import OpenShapes
 from graphsurgery.text import shortened
-
-Dim = int | str | None
-Shapes = Mapping[str, Sequence[Dim] | None]
 
 _SECTION = "detections in the recipe says what the outputs of a network are"
 
 
-def missing_section(outputs: Shapes, canvas: tuple[int, int] | None = None) -> str:
+def missing_section(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str:
     """Return a line for whoever needs detections: which section is missing, and what preset there seems to be."""
     guessed = guess(outputs, canvas)
     if guessed is not None:
@@ -23,7 +21,7 @@ def missing_section(outputs: Shapes, canvas: tuple[int, int] | None = None) -> s
     )
 
 
-def guess(outputs: Shapes, canvas: tuple[int, int] | None = None) -> str | None:
+def guess(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str | None:
     """Return "output0 [1, 84, 8400] looks like ultralytics, 80 classes", None where nothing fits.
 
     `outputs` are shapes by name in the order of the network, None where one isn't known, with None or a symbol for a
@@ -40,12 +38,12 @@ def guess(outputs: Shapes, canvas: tuple[int, int] | None = None) -> str | None:
     return f"{shortened(shown, 120)}{more} {'looks' if len(outputs) == 1 else 'look'} like {found}"
 
 
-def _numbers(shape: Sequence[Dim]) -> list[int]:
+def _numbers(shape: Sequence[int | str | None]) -> list[int]:
     """Return the sizes, 0 for one that varies."""
     return [size if isinstance(size, int) else 0 for size in shape]
 
 
-def _shown(shape: Sequence[Dim] | None) -> str:
+def _shown(shape: Sequence[int | str | None] | None) -> str:
     if shape is None:
         return "of any shape"
     return f"[{', '.join(str(size) if size is not None else '?' for size in shape)}]"

@@ -11,7 +11,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from graphsurgery.detections.plain import require_choice, require_list, require_number, require_switch, require_whole
+from graphsurgery.detections.plain import (
+    Nested,
+    require_choice,
+    require_list,
+    require_number,
+    require_switch,
+    require_whole,
+)
 from graphsurgery.detections.views import Array, Shapes, View, find, whole
 from graphsurgery.errors import InputError
 
@@ -99,7 +106,7 @@ class Anchors:
     """The boxes that deltas are from: those of `levels`, centred `offset` strides from the corner of each cell, or
     `boxes` one by one, (x0, y0, x1, y1) in pixels."""
 
-    NESTED: ClassVar[Mapping[str, type]] = {"levels": Level}
+    NESTED: ClassVar[Nested] = {"levels": (Level,)}
 
     levels: tuple[Level, ...] = ()
     offset: float = 0.5
@@ -123,7 +130,7 @@ class Masks:
     inside of its mask, as Mask2Former does.
     """
 
-    NESTED: ClassVar[Mapping[str, type]] = {"coefficients": View}
+    NESTED: ClassVar[Nested] = {"coefficients": View}
 
     tensor: str | int = 0
     form: MaskForm = "per_box"

@@ -14,6 +14,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.text import shortened
 
 _T = TypeVar("_T")
+Nested = Mapping[str, type | tuple[type]]
 
 
 def to_plain(value: Any) -> Any:
@@ -24,8 +25,8 @@ def to_plain(value: Any) -> Any:
     return [to_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def from_plain(cls: type[_T], value: object, place: str, nested: Mapping[str, type] | None = None) -> _T:
-    """Read what `to_plain` gave of a `cls`; `nested` are the classes behind its keys, or behind those of a list.
+def from_plain(cls: type[_T], value: object, place: str, nested: Nested | None = None) -> _T:
+    """Read what `to_plain` gave of a `cls`; `nested` are the classes behind its keys, in a tuple where it is a list.
 
     A key whose value is None is as good as absent. Raises InputError that begins with the key at fault.
     """
@@ -39,10 +40,12 @@ def from_plain(cls: type[_T], value: object, place: str, nested: Mapping[str, ty
         inner = (nested or {}).get(name)
         if inner is None:
             own[name] = _frozen(each)
-        elif isinstance(each, list | tuple):
-            own[name] = tuple(from_plain(inner, item, f"{place}.{name}[{i}]") for i, item in enumerate(each))
-        else:
+        elif isinstance(inner, type):
             own[name] = from_plain(inner, each, f"{place}.{name}", getattr(inner, "NESTED", None))
+        elif isinstance(each, list | tuple):
+            own[name] = tuple(from_plain(inner[0], item, f"{place}.{name}[{i}]") for i, item in enumerate(each))
+        else:
+            raise InputError(f"{place}.{name}: is {shortened(repr(each), 40)}; give a list")
     lacking = [field.name for field in fields(cls) if field.default is MISSING and field.name not in own]  # type: ignore[arg-type]
     if lacking:
         raise InputError(f"{place}: lacks {', '.join(lacking)}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from graphsurgery.detections.class_names import CLASSES
 from graphsurgery.detections.pieces import Anchors, Boxes, Keypoints, Masks, Points, Scores, Suppression
 from graphsurgery.detections.plain import (
+    Nested,
     from_plain,
     require_choice,
     require_list,
@@ -21,7 +22,7 @@ from graphsurgery.detections.plain import (
     require_whole,
     to_plain,
 )
-from graphsurgery.detections.views import Column, Role, Shapes, View, axis_of_rows, everything, find
+from graphsurgery.detections.views import Column, OpenShapes, Role, Shapes, View, axis_of_rows, everything, find
 from graphsurgery.errors import InputError
 
 __all__ = ["Background", "Column", "Postprocessing", "Rows", "View"]
@@ -48,7 +49,7 @@ class Postprocessing:
     contradict each other.
     """
 
-    NESTED: ClassVar[Mapping[str, type]] = {
+    NESTED: ClassVar[Nested] = {
         "boxes": Boxes,
         "scores": Scores,
         "objectness": Scores,
@@ -127,6 +128,31 @@ class Postprocessing:
         if isinstance(value, Mapping) and value.get("categories") is not None:
             value = {**value, "categories": _pairs(value["categories"])}
         return from_plain(cls, value, "detections", cls.NESTED)
+
+    def labels_of(self, outputs: OpenShapes) -> range | None:
+        """Return the labels that there can be, from the columns of the scores; None where they don't tell."""
+        name = find(self.scores.tensors[0], outputs, "scores")
+        shape = outputs[name]
+        if self.labels is not None or not shape:
+            return None
+        count = self.scores.count_columns([size if isinstance(size, int) else -1 for size in shape], name, "scores")
+        if count is None:
+            return None
+        return range(1 if self.background == "first" else 0, count - (self.background == "last"))
+
+    def require_outputs(self, outputs: OpenShapes) -> None:
+        """Raise InputError where the section names an output that isn't there, or whose known shape doesn't fit."""
+        shapes = {name: tuple(shape or ()) for name, shape in outputs.items()}
+        for role, view, single in self._views():
+            for each in view.tensors:
+                name = find(each, shapes, _place(role))
+                shape = tuple(size for size in shapes[name] if isinstance(size, int))
+                if outputs[name] is not None and len(shape) == len(shapes[name]):
+                    View(name, view.columns, view.axis, view.per_cell).slices(
+                        {name: shape}, _place(role), role, single=single
+                    )
+        if self.masks is not None:
+            find(self.masks.tensor, shapes, "masks")
 
     def columns(self, outputs: Shapes) -> dict[str, tuple[Column, ...]]:
         """Return which slices of which tensors have which role, for each tensor that the section names.

@@ -19,6 +19,7 @@ from graphsurgery.text import shortened
 
 Array = npt.NDArray[Any]
 Shapes = Mapping[str, tuple[int, ...]]
+OpenShapes = Mapping[str, Sequence[int | str | None] | None]  # None or a name for a size that varies
 Role = Literal["boxes", "scores", "objectness", "labels", "keypoints", "masks", "coefficients", "prototypes"]
 
 _MOST_TENSORS, _MOST_COLUMNS = 32, 2**20
@@ -40,7 +41,7 @@ def find(tensor: str | int, outputs: Mapping[str, Any], place: str) -> str:
         return tensor
     if isinstance(tensor, int) and -len(names) <= tensor < len(names):
         return names[tensor]
-    shapes = {name: list(value if isinstance(value, tuple) else value.shape) for name, value in outputs.items()}
+    shapes = {name: list(getattr(value, "shape", value) or ()) for name, value in outputs.items()}
     seen = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
     wanted = f"output '{tensor}'" if isinstance(tensor, str) else f"output number {tensor}"
     raise InputError(f"detections.{place}: there is no {wanted}; the network gives {shortened(seen, 160)}")
@@ -142,6 +143,14 @@ class View:
                 self._span(shape, name, place)
             found[name] = _axes_of_rows(shape, columns)
         return found
+
+    def count_columns(self, shape: Sequence[int], name: str, place: str) -> int | None:
+        """Return the number of columns, None where it varies, which -1 in the shape stands for."""
+        axis = self._axis([size if size >= 0 else 0 for size in shape], name, place)
+        if shape[axis] < 0:
+            return None
+        first, end = self._span(shape, name, place)
+        return end - first
 
     def _axis(self, shape: Sequence[int], name: str, place: str) -> int:
         rank = len(shape)

@@ -22,6 +22,7 @@ from graphsurgery.files.commit import read_whole
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas, CanvasImage
+from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.parts.folder import read_parts, sha256_of
 from graphsurgery.parts.manifest import FILE_NAME, Manifest
 from graphsurgery.sources import Source, SourceSpec
@@ -168,7 +169,9 @@ class OriginalColumn:
         except (KeyError, TypeError) as error:
             raise InputError(f"column {ORIGINAL}: the manifest doesn't say where the model came from") from error
         if kind == "onnx":
-            spec = SourceSpec("onnx", str(_find(name, places).resolve()), None, (size[0], size[1]))
+            image = Preprocessing.from_json(source.get("image", {}))
+            path = str(_find(name, places).resolve())
+            spec = SourceSpec("onnx", path, None, (size[0], size[1]), image=image, detections=manifest.postprocessing)
         else:
             chosen = weights or source.get("weights")
             if chosen is not None and Path(chosen).suffix:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphsurgery import files as doors
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError
 from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.images.annotations import read_annotations
@@ -105,15 +106,28 @@ def _look(file: ImageFile, annotated: tuple[int | None, int | None], annotations
 
 
 def category_of_label(
-    annotations: Mapping[str, Any], classes: Sequence[str] | None, place: str
+    annotations: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    place: str,
+    detections: Postprocessing | None = None,
 ) -> dict[int, int] | None:
-    """Return the category id that each label of the model stands for; None where `classes` are not known.
+    """Return the category id that each label of the model stands for; None where nobody says what labels are called.
 
-    A label is its category's id, as in torchvision's detectors; where names say otherwise, the category of the same
-    name. Raises InputError for a category that the model doesn't know.
+    It is what the section `detections` of a recipe says. Else a label is its category's id, as in torchvision's
+    detectors; where names say otherwise, the category of the same name. Raises InputError for a category that the model
+    doesn't know.
     """
+    given = None if detections is None else detections.category_of_label
+    if given is not None:
+        return _given(annotations, given, place)
     if classes is None:
         return None
+    nameless = [each["id"] for each in annotations["categories"] if not isinstance(each.get("name"), str)]
+    if detections is not None and nameless:
+        raise InputError(
+            f"{place}: category {nameless[0]} has no name, so that detections.classes doesn't tell its label; write "
+            "detections.categories"
+        )
     labels = {name.casefold(): label for label, name in enumerate(classes) if name.casefold() not in _NO_CLASS}
     known = set(labels.values())
     categories: dict[int, str | None] = {each["id"]: each.get("name") for each in annotations["categories"]}
@@ -129,6 +143,35 @@ def category_of_label(
             f"{len(unknown) - 1} others of {len(categories)}; its classes are {shown}. Give annotations with these"
         )
     return {labels[name]: key for key, name in named.items()}
+
+
+def _given(annotations: Mapping[str, Any], given: Mapping[int, int], place: str) -> dict[int, int]:
+    ids = [each["id"] for each in annotations["categories"]]
+    lacking = [each for each in ids if each not in given.values()]
+    if lacking:
+        raise InputError(
+            f"{place}: detections.categories has no label for category {lacking[0]} and {len(lacking) - 1} others of "
+            f"{len(ids)}; add them, or give annotations without"
+        )
+    return {label: category for label, category in given.items() if category in ids}
+
+
+def require_categories(annotations: Mapping[str, Any], labels: Collection[int], place: str, *, all_: bool) -> None:
+    """Raise InputError where labels, which nobody has named, are no category ids.
+
+    `labels` are those that a network has (`all_`), and are the ids, or some of them, and are among the ids.
+    """
+    ids = {each["id"] for each in annotations["categories"]}
+    if set(labels) - ids or (all_ and ids - set(labels)):
+        raise InputError(
+            f"{place}: has the category ids {_some(ids)}, the network the labels {_some(labels)}; say what they are "
+            "called in detections.classes, or which ids they are in detections.categories"
+        )
+
+
+def _some(numbers: Collection[int]) -> str:
+    first = sorted(numbers)
+    return ", ".join(map(str, first[:4])) + (f", ... {first[-1]}" if len(first) > 4 else "")
 
 
 def draw_shapes(folder: Path, count: int) -> tuple[Path, Path]:

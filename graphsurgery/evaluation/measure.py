@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import AveragePrecision, evaluate, require_pycocotools
 from graphsurgery.evaluation.columns import Column
-from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, category_of_label
+from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, category_of_label, require_categories
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
@@ -51,6 +52,8 @@ def measure(
     watcher: Watcher,
     *,
     classes: Sequence[str] | None = None,
+    detections: Postprocessing | None = None,
+    labels: range | None = None,
     threads: int = 1,
     store: Store | None = None,
     run: Runner = in_process,
@@ -60,12 +63,15 @@ def measure(
 ) -> Measured:
     """Detect what `store` has no results of, by `run`, and measure the AP of each column on the same images.
 
-    With `results`, that folder gets a results_<column>.json in COCO's format for each column, and summary.json. Raises
-    BadImages where there are some and `skip_bad` isn't set, InputError for annotations that don't fit the model, and
-    what detecting raises.
+    `classes` are the names of the labels, `detections` what the recipe says of them, `labels` all that there are, each
+    None where it isn't known. With `results`, that folder gets a results_<column>.json in COCO's format for each
+    column, and summary.json. Raises BadImages where there are some and `skip_bad` isn't set, InputError for annotations
+    that don't fit the model, and what detecting raises.
     """
     require_pycocotools()
-    categories = category_of_label(dataset.annotations, classes, dataset.place)
+    categories = category_of_label(dataset.annotations, classes, dataset.place, detections)
+    if categories is None and labels is not None:
+        require_categories(dataset.annotations, labels, dataset.place, all_=True)
     store = store or MemoryStore()
     tasks = missing(columns, dataset, store, threads)
     total = len(columns) * len(dataset.pictures)
@@ -123,6 +129,9 @@ def _judge(
     for number, column in enumerate(columns):
         watcher.advance(number, len(columns))
         found = store.read(column, threads, pictures)
+        if categories is None:
+            seen = {result["category_id"] for identity in ids for result in found[identity].results}
+            require_categories(dataset.annotations, seen, dataset.place, all_=False)
         results = [result for identity in ids for result in _translated(found[identity].results, categories)]
         if folder is not None:
             _write(folder / f"results_{column.name}.json", results)

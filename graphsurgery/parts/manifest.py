@@ -13,6 +13,9 @@ import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from graphsurgery import files
+from graphsurgery.detections.guess import missing_section
+from graphsurgery.detections.postprocessing import Postprocessing
+from graphsurgery.detections.views import OpenShapes
 from graphsurgery.devices.providers import DeviceChoice, parse_devices
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
@@ -120,7 +123,8 @@ class PartEntry(_Section):
 class Manifest(_Section):
     """The parts in the order they are played.
 
-    `classes` are the names of the labels, from 0 on, where the source knows them. `canvas` is the size of the network's
+    `classes` are the names of the labels, from 0 on, where the source knows them, and `detections` is what the outputs
+    are, where the recipe says it. `canvas` is the size of the network's
     image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
     dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
     the one among them that holds mask probabilities for the runtime to paste. `devices` are the providers that a device
@@ -133,6 +137,7 @@ class Manifest(_Section):
     recipe: str
     source: dict[str, Any]
     classes: list[str] | None = None
+    detections: dict[str, Any] | None = None
     canvas: dict[str, Any]
     normalise: bool
     input: str
@@ -156,10 +161,40 @@ class Manifest(_Section):
         try:
             manifest.check_names()
             Canvas.from_json(manifest.canvas)
+            if manifest.postprocessing is not None:
+                manifest.postprocessing.require_outputs(manifest.output_shapes)
             manifest.check_connections()
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return manifest
+
+    @property
+    def postprocessing(self) -> Postprocessing | None:
+        """How detections are read out of the outputs, None where nobody says. Raises InputError for what is none."""
+        return None if self.detections is None else Postprocessing.from_json(self.detections)
+
+    @property
+    def output_shapes(self) -> OpenShapes:
+        """The shapes of the outputs, as far as they are known."""
+        written = {name: tensor.shape for part in self.parts for name, tensor in part.outputs.items()}
+        return {name: written.get(name) for name in self.outputs}
+
+    @property
+    def detects(self) -> bool:
+        """Whether detections can be read out of the outputs."""
+        return self.detections is not None or "boxes" in self.outputs
+
+    @property
+    def labels(self) -> range | None:
+        """The labels that there can be, None where that isn't known."""
+        section = self.postprocessing
+        return None if section is None else section.labels_of(self.output_shapes)
+
+    def require_detections(self, place: object) -> None:
+        """Raise InputError, which names `place`, where nobody says how detections are read out of the outputs."""
+        if not self.detects:
+            canvas = Canvas.from_json(self.canvas)
+            raise InputError(f"{place}: {missing_section(self.output_shapes, (canvas.height, canvas.width))}")
 
     def check_names(self) -> None:
         """Raise InputError unless each part has a file of its own beside the manifest, and each variant a folder."""
@@ -229,6 +264,7 @@ def describe_parts(
         recipe=recipe,
         source=source,
         classes=classes,
+        detections=source.get("detections"),
         canvas=canvas.to_json(),
         normalise=note is not None,
         input=inputs[0],

@@ -15,14 +15,14 @@ from typing import Any
 
 from graphsurgery.evaluation.beside import Beside
 from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, OriginalColumn, PartsColumn, opened
-from graphsurgery.evaluation.dataset import Dataset, drawn_or_given, open_dataset
+from graphsurgery.evaluation.dataset import Dataset, category_of_label, drawn_or_given, open_dataset
 from graphsurgery.evaluation.measure import measure, missing
 from graphsurgery.evaluation.store import MemoryStore
 from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline.run import RunWatcher
 from graphsurgery.recipe.load import EvaluationPlan
-from graphsurgery.sources import Source, SourceSpec
+from graphsurgery.sources import HasBoundary, Source, SourceSpec
 
 _THREADS = 1
 
@@ -65,6 +65,8 @@ class Precision:
             self.dataset,
             watcher,
             classes=manifest.classes,
+            detections=manifest.postprocessing,
+            labels=manifest.labels,
             threads=_THREADS,
             store=self.store,
             run=run,
@@ -78,12 +80,15 @@ def begun(
     """Begin to evaluate the original, `source`, which `spec` opens, unless `workers` is 1; end it with the context.
 
     `workers` is None for as many processes as pay for the original, the parts and that many `variants`. Raises
-    InputError for images or annotations that can't be used.
+    InputError for images or annotations that can't be used, and for a source that gives no detections.
     """
+    if isinstance(source, HasBoundary):
+        source.require_detections()
     with ExitStack() as stack:
         watcher.begin("images to evaluate on")
         images, annotations = stack.enter_context(drawn_or_given(plan.images, plan.annotations, plan.samples))
         dataset = open_dataset(images, annotations, plan.samples)
+        category_of_label(dataset.annotations, source.classes, dataset.place, spec.detections)
         workers = workers or sensible_workers((2 + variants) * len(dataset.pictures))
         store = MemoryStore()
         if workers == 1:

@@ -103,8 +103,7 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             record.evaluation = evaluation.finish(output.work, watcher, placed)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
-        if "boxes" in manifest.outputs:
-            record.latency = latencies(output.work, manifest, watcher, placed)
+        record.latency = latencies(output.work, manifest, watcher, placed)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")

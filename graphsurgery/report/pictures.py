@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,23 +42,28 @@ def sample_pictures(
 ) -> list[Picture]:
     """Draw what was captured and what the parts find, side by side, on the canvas, for the first `most` samples.
 
-    Samples whose capture holds no image or no detections, as that of an ONNX file with other names, are left out.
+    Samples whose capture holds no image or no detections are left out.
     """
     pictures: list[Picture] = []
     for sample in samples:
         if len(pictures) == most:
             break
-        if not all(name in sample for name in ("input", *_DRAWN[:3])):
+        captured_as = _DRAWN if detector.postprocessing is None else tuple(detector.manifest.outputs)
+        needed = _DRAWN[:3] if detector.postprocessing is None else captured_as
+        if not all(name in sample for name in ("input", *needed)):
             continue
         canvas = sample.load("input")
         if canvas.shape != (3, detector.canvas.height, detector.canvas.width):
             continue
         placed = detector.canvas.placed(canvas, (sample.height, sample.width))
-        captured = {name: sample.load(name) for name in _DRAWN if name in sample}
+        captured = {name: sample.load(name) for name in captured_as if name in sample}
+        visible = replace(placed, original=(placed.height, placed.width))  # the part of the canvas that is drawn
         both = []
         try:
+            if detector.postprocessing is not None:
+                captured = detector.detections(captured)
             computed = detector.on_canvas(placed)
-            for found in (captured, computed):
+            for found in (visible.restore(each, paste=False) for each in (captured, computed)):
                 shown = {name: found[name] for name in _DRAWN if name in captured and name in computed}
                 drawn = draw_detections(_visible(placed), shown, detector.manifest.classes, score, pasted=False)
                 both.append((encode(drawn), int(np.count_nonzero(shown["scores"] >= score))))

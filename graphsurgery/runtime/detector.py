@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from graphsurgery.detections.decode import decode
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
-from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
@@ -63,16 +65,25 @@ class Detector:
         """Return boxes [M,4], labels [M], scores [M] and masks [M,1,h,w] (or keypoints) in pixels of `image`.
 
         `image` is uint8, h x w x 3. Masks are probabilities. Raises InputError for another shape or dtype, and where
-        the parts give no boxes.
+        nobody says what the parts' outputs are.
         """
         placed = self.place(image)
         return placed.restore(self.on_canvas(placed))
 
     def place(self, image: np.ndarray) -> CanvasImage:
         """Put an image on the canvas. Raises as a call does."""
-        if "boxes" not in self.manifest.outputs:
-            raise InputError(f"the parts give {', '.join(self.manifest.outputs)} and no boxes; they are no detector")
+        self.manifest.require_detections("the parts give no boxes")
         return self.canvas.fit(image)
+
+    def raw(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the network's outputs as they are, which needs nobody to say what they are. Raises as `Canvas.fit`."""
+        outputs = self.chain.play(self.inputs(self.canvas.fit(image)))
+        return {name: outputs[name] for name in self.manifest.outputs}
+
+    @cached_property
+    def postprocessing(self) -> Postprocessing | None:
+        """How detections are read out of the outputs, None where they are called so."""
+        return self.manifest.postprocessing
 
     def on_canvas(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return the network's own outputs: boxes in canvas pixels, and where there are masks, probabilities `masks`
@@ -90,8 +101,10 @@ class Detector:
         return {name: pixels[None] if with_batch else pixels}
 
     def detections(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the chain's outputs by the names that detections have."""
+        """Return what the chain's outputs say, by the names that detections have. Raises as `decode`."""
         found = {name: outputs[name] for name in self.manifest.outputs}
+        if self.postprocessing is not None:
+            return decode(self.postprocessing, found, (self.canvas.height, self.canvas.width))
         if self.manifest.masks is not None:
             found["masks"] = found.pop(self.manifest.masks)
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
@@ -101,7 +114,10 @@ class Detector:
     def warm_up(self, image: np.ndarray, runs: int = 1) -> None:
         """Detect in an image and forget it, times included: the first runs of a session take longer."""
         for _ in range(runs):
-            self(image)
+            if self.manifest.detects:
+                self(image)
+            else:
+                self.raw(image)
         for player in self.chain.players:
             player.timer.reset()
 

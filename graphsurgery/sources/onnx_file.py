@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from graphsurgery.detections.decode import decode
+from graphsurgery.detections.guess import missing_section
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
@@ -26,11 +28,11 @@ _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints"
 class OnnxSource:
     """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
-    Raises ModelError for a file that is missing, damaged, no valid model, reaches outside its folder for its weights,
-    or has no such input; InputError for a size that isn't the input's.
+    Its outputs are detections as `spec.detections` says. Raises ModelError for a file that is missing, damaged, no
+    valid model, reaches outside its folder for its weights, or has no such input; InputError for a size that isn't the
+    input's, and for outputs that aren't those of `spec.detections`.
     """
 
-    classes: list[str] | None = None
     row_groups: Sequence[Group] = ROW_GROUPS
 
     def __init__(self, spec: SourceSpec, boundary: Sequence[str] = ()) -> None:
@@ -44,12 +46,17 @@ class OnnxSource:
         self.canvas = _canvas(self._input, spec, self.path)
         self._sha256 = _sha256(loaded, self.path)
         self.detections = spec.detections
+        self.classes: list[str] | None = None
+        self._outputs = {value.name: _shape(value) for value in self._model.graph.output}
+        if self.detections is not None:
+            self.detections.require_outputs(self._outputs)
+            self.classes = self.detections.class_names
         self.set_boundary(boundary)
 
     @property
     def output_names(self) -> list[str]:
         """As Source."""
-        return [value.name for value in self._model.graph.output]
+        return list(self._outputs)
 
     def set_boundary(self, names: Sequence[str]) -> None:
         """Name the tensors inside the graph that trace() is to return besides its inputs and outputs.
@@ -64,14 +71,16 @@ class OnnxSource:
         self._session: Session | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, sha256 (of the file and of its external data), size and, if it isn't plain, image."""
+        """Return kind, name, sha256 (of the file and of its external data), size, and image and detections if given."""
         image = self.canvas.image.to_json()
-        return {
+        described: dict[str, object] = {
             "kind": "onnx",
             "name": self.name,
             "weights_sha256": self._sha256,
             "size": [self.canvas.height, self.canvas.width],
-        } | ({"image": image} if image else {})
+        }
+        described |= {"image": image} if image else {}
+        return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 
     def export(self) -> ModelProto:
         """Return the model as `Model.load` reads it; external data stays where it is, in `folder`."""
@@ -88,19 +97,27 @@ class OnnxSource:
         return {"input": input} | fed | self._run(fed)
 
     def detect(self, input: Image) -> Tensors:
-        """Return the outputs that are called boxes, labels, scores, masks, masks_pasted, keypoints or keypoints_scores.
+        """Return what `detections` reads out of the outputs, best first.
 
-        Masks of the canvas' size are called masks_pasted. Raises ModelError for a graph without the first three.
+        Without it those that are called boxes, labels, scores, masks, masks_pasted, keypoints or keypoints_scores;
+        masks of the canvas' size are called masks_pasted. Raises as `require_detections`, and InputError for outputs of
+        other shapes than `detections` says.
         """
+        self.require_detections()
         outputs = self._run(self._fed(input))
+        if self.detections is not None:
+            own = {name: outputs[name] for name in self._outputs}
+            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
-        absent = [name for name in _DETECTIONS[:3] if name not in found]
-        if absent:
-            has = ", ".join(value.name for value in self._model.graph.output)
-            raise ModelError(f"{self.path}: no output is called '{absent[0]}' (there is {has}); no detections to read")
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")
         return found
+
+    def require_detections(self) -> None:
+        """Raise ModelError where nobody says what the outputs are, and they aren't called boxes, labels and scores."""
+        if self.detections is None and not set(_DETECTIONS[:3]) <= set(self._outputs):
+            said = missing_section(self._outputs, (self.canvas.height, self.canvas.width))
+            raise ModelError(f"{self.path}: {said}")
 
     def _fed(self, input: Image) -> Tensors:
         rank = len(self._input.type.tensor_type.shape.dim)
@@ -157,6 +174,13 @@ def _text(value: ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     dims = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
     return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(dims)}]"
+
+
+def _shape(value: ValueInfoProto) -> list[int | str | None] | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
 
 
 def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:

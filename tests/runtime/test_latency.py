@@ -174,7 +174,7 @@ def test_run_takes_an_image_option_more_than_once(cli: Cli, folder: Path, bright
 def test_images_that_would_be_drawn_to_one_file_are_refused(cli: Cli, folder: Path, bright: Path) -> None:
     outcome = cli("run", folder, "--image", bright, "--image", bright)
     assert outcome.code == 2
-    assert "2 images would be drawn to" in outcome.last_line
+    assert "2 images would be written to" in outcome.last_line
 
 
 def test_several_images_need_a_folder(cli: Cli, folder: Path, bright: Path, tmp_path: Path) -> None:
