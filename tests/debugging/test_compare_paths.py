@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,112 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
+from debugging.compared import AXES, HEAD, WHOLE, Watched, check, model, tensors_of, write, write_capture, write_parts
 from graphsurgery.capture import samples as captures
 from graphsurgery.debugging.compare_paths import compare_paths, parse_tolerances
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.gate.equivalence import Tolerance, Tolerances, Verdict
+from graphsurgery.gate.equivalence import Tolerance, Tolerances
 from graphsurgery.graph.model import Model
-from graphsurgery.images.canvas import Canvas
-from graphsurgery.parts.manifest import FILE_NAME, describe_parts
-from graphsurgery.parts.part import Part
-from graphsurgery.report.run_record import Step
-from graphsurgery.rewrite import BATCH_NOTE
 from graphsurgery.runtime import player
 from graphsurgery.testing import parse
-
-HEAD = '<ir_version: 8, opset_import: ["": 17]>'
-WHOLE = f"""
-    {HEAD}
-    g (float[N, 4] x) => (float[N, 4] y, float[N] s) {{
-        h = Relu (x)
-        y = Exp (h)
-        s = ReduceSum <keepdims = 0> (h, axes)
-    }}"""
-FRONT = f"""
-    {HEAD}
-    g (float[N, 4] x) => (float[N, 4] h) {{ h = Relu (x) }}"""
-BACK = f"""
-    {HEAD}
-    g (float[3, 4] h) => (float[3, 4] y, float[3] s) {{
-        y = Exp (h)
-        s = ReduceSum <keepdims = 0> (h, axes)
-    }}"""
-AXES = onnx.numpy_helper.from_array(np.array([1]), "axes")
-CANVAS = Canvas(2, 2)
-
-
-class Watched:
-    """Notes what a watcher is told."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.progress: list[tuple[int, int]] = []
-
-    def begin(self, what: str) -> None:
-        self.begun.append(what)
-
-    def advance(self, done: int, total: int) -> None:
-        self.progress.append((done, total))
-
-    def finished(self, step: Step) -> None:
-        raise AssertionError(f"no step is run here: {step}")
-
-
-def check(a: Path, b: Path, inputs: Path | None = None, tolerances: Tolerances | None = None) -> Verdict:
-    return compare_paths(a, b, inputs, tolerances or Tolerances(), Watched())
-
-
-def model(text: str, note: Mapping[str, object] | None = None) -> Model:
-    proto = parse(text)
-    if "axes" in text:
-        proto.graph.initializer.append(AXES)
-    if note is not None:
-        proto.metadata_props.add(key=BATCH_NOTE, value=json.dumps(note))
-    return Model(proto)
-
-
-def write(path: Path, text: str, note: Mapping[str, object] | None = None) -> Path:
-    model(text, note).save(path)
-    return path
-
-
-def write_parts(folder: Path, front: str = FRONT, back: str = BACK) -> Path:
-    parts = [
-        Part("front", "npu", True, model(front)),
-        Part("back", "cpu", False, model(back, {"size": 3})),
-    ]
-    for part in parts:
-        part.model.save(folder / f"{part.name}.onnx")
-    manifest = describe_parts(parts, "test", {"kind": "test"}, CANVAS, ["x"], ["y", "s"])
-    (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return folder
-
-
-def write_capture(folder: Path, samples: Mapping[str, Mapping[str, np.ndarray]]) -> Path:
-    for name, tensors in samples.items():
-        (folder / name).mkdir(parents=True)
-        for tensor, value in tensors.items():
-            np.save(folder / name / f"{tensor}.npy", value)
-    index = {
-        "format": 1,
-        "source": {"kind": "test"},
-        "canvas": CANVAS.to_json(),
-        "samples": [{"id": name, "file": None, "height": 2, "width": 2} for name in samples],
-    }
-    (folder / "capture.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
-
-
-def tensors_of(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    x = np.random.default_rng(seed).standard_normal((rows, 4)).astype(np.float32)
-    computed = session.run(model(WHOLE).proto, {"x": x})
-    return {"x": x, "h": np.maximum(x, 0), **computed}
-
-
-@pytest.fixture
-def capture(tmp_path: Path) -> Path:
-    return write_capture(tmp_path / "io", {"a": tensors_of(3), "b": tensors_of(7, 1), "none": tensors_of(0)})
 
 
 def test_a_model_passes_on_the_tensors_captured_of_it(tmp_path: Path, capture: Path) -> None:
@@ -169,13 +70,6 @@ def test_tolerances_decide(tmp_path: Path, capture: Path) -> None:
     assert check(capture, path, tolerances=parse_tolerances(["y=0.009"])).verdict == "failed"
 
 
-def test_tolerances_decide_between_two_models(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.onnx", WHOLE.replace("N", "6"))
-    other = write(tmp_path / "other.onnx", WHOLE.replace("N", "6").replace("y = Exp (h)", "e = Exp (h) y = Round (e)"))
-    assert check(one, other).verdict == "failed"
-    assert check(one, other, tolerances=parse_tolerances(["y=0.5"])).verdict == "passed"
-
-
 @pytest.mark.parametrize("kind", ["file", "parts"])
 def test_graph_optimisation_is_off(tmp_path: Path, capture: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bool] = []
@@ -207,89 +101,6 @@ def test_an_input_that_was_not_captured_is_an_error(tmp_path: Path) -> None:
         check(path, write_capture(tmp_path / "io", {"a": tensors}))
 
 
-def test_two_models_are_fed_seeded_random_inputs(tmp_path: Path) -> None:
-    static = WHOLE.replace("N", "6")
-    one = write(tmp_path / "one.onnx", static)
-    other = write(tmp_path / "other.onnx", static.replace("h = Relu (x)", "z = Relu (x)\n h = Identity (z)"))
-    verdict = check(one, other)
-    assert verdict.verdict == "passed"
-    assert [name for name, _ in verdict.samples] == ["random 0", "random 1", "random 2"]
-    assert check(one, other) == verdict
-    assert check(one, write(tmp_path / "wrong.onnx", static.replace("Exp", "Abs"))).verdict == "failed"
-
-
-def test_a_static_input_stands_in_for_a_dynamic_one(tmp_path: Path) -> None:
-    dynamic, static = write(tmp_path / "d.onnx", WHOLE), write(tmp_path / "s.onnx", WHOLE.replace("N", "6"))
-    assert check(dynamic, static).verdict == "passed"
-
-
-def test_a_frozen_batch_is_filled_where_the_other_side_takes_any_number_of_rows(tmp_path: Path) -> None:
-    frozen = write(tmp_path / "frozen.onnx", BACK, {"size": 3})
-    free = write(tmp_path / "free.onnx", BACK.replace("3", "N"))
-    assert check(free, frozen).verdict == "passed"
-    assert check(frozen, free).verdict == "passed"
-
-
-def test_only_what_has_rows_is_filled(tmp_path: Path) -> None:
-    text = f"{HEAD} g (float[3, 2] x, float[2, 4] p) => (float[3, 4] y) {{ y = MatMul (x, p) }}"
-    frozen = write(tmp_path / "frozen.onnx", text, {"size": 3, "parameters": ["p"]})
-    free = write(tmp_path / "free.onnx", text.replace("3", "N"))
-    assert check(free, frozen).verdict == "passed"
-    assert check(frozen, free).verdict == "passed"
-    # two that both say nothing of how many rows p would have
-    five = write(tmp_path / "five.onnx", text.replace("3", "5"), {"size": 5, "parameters": ["p"]})
-    assert check(frozen, five).verdict == "passed"
-
-
-def test_frozen_batches_of_different_size_are_no_different_inputs(tmp_path: Path, capture: Path) -> None:
-    three = write(tmp_path / "3.onnx", BACK, {"size": 3})
-    five = write(tmp_path / "5.onnx", BACK.replace("3", "5"), {"size": 5})
-    assert check(three, five).verdict == "passed"
-    assert check(three, five, inputs=capture).verdict == "passed"
-
-
-def test_a_dynamic_input_asks_for_captured_ones(tmp_path: Path, capture: Path) -> None:
-    one, parts = write(tmp_path / "one.onnx", WHOLE), write_parts(tmp_path / "parts")
-    with pytest.raises(InputError, match=r"input 'x' is float32 \[N, 4\], which is not static; give --inputs"):
-        check(one, parts)
-    verdict = check(one, parts, inputs=capture)
-    assert verdict.verdict == "passed"
-    assert [name for name, _ in verdict.samples] == ["a", "b", "none"]
-
-
-def test_integers_bools_and_halves_get_random_values_too(tmp_path: Path) -> None:
-    text = f"""
-        {HEAD}
-        g (int64[9] i, bool[40] b, float16[30] f) => (float[9] y, bool[40] n, float16[30] r) {{
-            table = Constant <value = float[5] {{1.0, 2.0, 3.0, 4.0, 5.0}}> ()
-            y = Gather (table, i)
-            n = Not (b)
-            r = Neg (f)
-        }}"""
-    one, other = write(tmp_path / "one.onnx", text), write(tmp_path / "other.onnx", text)
-    verdict = check(one, other)
-    assert [report.verdict for report in verdict.tensors] == ["passed", "passed", "passed"]
-
-
-def test_text_has_no_random_values(tmp_path: Path) -> None:
-    path = write(tmp_path / "text.onnx", f"{HEAD}\ng (string[2] x) => (string[2] y) {{ y = Identity (x) }}")
-    with pytest.raises(InputError, match=r"input 'x' is object, which has no random values; give --inputs"):
-        check(path, path)
-
-
-def test_different_inputs_are_an_error_that_names_both(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.onnx", WHOLE)
-    other = write(tmp_path / "other.onnx", WHOLE.replace("float[N, 4] x", "float[N, 5] x"))
-    with pytest.raises(InputError, match=r"one.onnx reads x float32 \[N, 4\] but .*other.onnx reads x .*\[N, 5\]"):
-        check(one, other)
-    renamed = write(tmp_path / "renamed.onnx", WHOLE.replace("x)", "image)"))
-    with pytest.raises(InputError, match=r"reads x .* but .* reads image float32 \[N, 4\]; give two models"):
-        check(one, renamed)
-    typed = write(tmp_path / "typed.onnx", f"{HEAD}\ng (double[N, 4] x) => (double[N, 4] y) {{ y = Relu (x) }}")
-    with pytest.raises(InputError, match=r"reads x float32 \[N, 4\] but .* reads x float64 \[N, 4\]"):
-        check(one, typed)
-
-
 def test_missing_and_extra_outputs_fail_and_the_others_are_compared(tmp_path: Path, capture: Path) -> None:
     both = write(tmp_path / "both.onnx", WHOLE)
     only_y = write(tmp_path / "y.onnx", f"{HEAD}\ng (float[N, 4] x) => (float[N, 4] y) {{ h = Relu (x) y = Exp (h) }}")
@@ -303,18 +114,6 @@ def test_missing_and_extra_outputs_fail_and_the_others_are_compared(tmp_path: Pa
         "y": ("passed", ""),
     }
     assert missing.verdict == extra.verdict == "failed"
-
-
-def test_outputs_declared_with_other_shapes_or_types_fail_without_a_run(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.onnx", f"{HEAD}\ng (float[2, 3] x) => (float[2, 3] y) {{ y = Relu (x) }}")
-    flat = write(
-        tmp_path / "flat.onnx", f"{HEAD}\ng (float[2, 3] x) => (float[1, 6] y) {{ y = Flatten <axis = 0> (x) }}"
-    )
-    whole = write(tmp_path / "whole.onnx", f"{HEAD}\ng (float[2, 3] x) => (int64[2, 3] y) {{ y = Cast <to = 7> (x) }}")
-    for other, declared in ((flat, "float32 [1, 6]"), (whole, "int64 [2, 3]")):
-        verdict = check(one, other)
-        assert verdict.verdict == "failed"
-        assert verdict.explain() == f"y: declared as {declared} where the reference declares float32 [2, 3]"
 
 
 def test_two_captures_are_compared_tensor_by_tensor(tmp_path: Path) -> None:
@@ -342,11 +141,6 @@ def test_a_tensor_that_only_one_capture_holds_fails(tmp_path: Path) -> None:
     less = write_capture(tmp_path / "less", {"a": {name: tensors[name] for name in ("x", "y", "h")}})
     assert "s of sample a: missing" in check(one, less).explain()
     assert "s of sample a: extra" in check(less, one).explain()
-
-
-def test_inputs_are_for_two_models_only(tmp_path: Path, capture: Path) -> None:
-    with pytest.raises(InputError, match=r"--inputs .*: one side holds captured tensors already; leave --inputs out"):
-        check(capture, write(tmp_path / "whole.onnx", WHOLE), inputs=capture)
 
 
 def test_anything_else_is_refused_with_what_was_expected(tmp_path: Path, capture: Path) -> None:
