@@ -39,7 +39,7 @@ from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import STANDARD_DOMAINS, shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in
-from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos
+from graphsurgery.graph.protos import bodies, graphs_in, stored_names, walk_protos
 from graphsurgery.graph.view import to_proto
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
@@ -203,6 +203,8 @@ def _require_right(
 ) -> None:
     """Refuse what onnx's converter takes over without a word, and wrong."""
     options = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if bodies(node):
+        raise Refuse(f"{place} holds a body and is another operator in operator set {wanted}")
     if node.op_type == "GroupNormalization" and had < _CHANNELWISE <= wanted:
         raise Refuse(f"{place} has a scale for each group, and from {_CHANNELWISE} on for each channel")
     if node.op_type == "Hardmax" and had < _ONE_AXIS <= wanted:

@@ -157,6 +157,17 @@ def test_a_group_normalisation_whose_scales_are_those_of_groups_is_refused() -> 
     assert_untouched(RaiseOpset(21), text, "node 'y' (GroupNormalization) has a scale for each group")
 
 
+def test_a_scan_from_when_it_had_a_batch_is_refused() -> None:
+    text = """
+        <ir_version: 3, opset_import: ["": 8]>
+        g (float[1, 2] first, float[1, 3, 2] x) => (float[1, 2] last, float[1, 3, 2] y) {
+            last, y = Scan <num_scan_inputs = 1, body = b (float[2] s, float[2] e) => (float[2] t, float[2] u) {
+                t = Add (s, e)  u = Identity (t)
+            }> ("", first, x)
+        }"""
+    assert_untouched(RaiseOpset(17), text, "node 'last' (Scan) holds a body and is another operator")
+
+
 def test_an_operator_that_the_converter_does_not_know_is_named() -> None:
     text = model("y = Upsample (x, scales)", 9, ", float[3] scales", y="float[a, b, c] y")
     assert_untouched(RaiseOpset(17), text, "node 'y' (Upsample)")
@@ -177,34 +188,16 @@ def test_a_set_that_onnx_does_not_have_is_an_error() -> None:
         RaiseOpset(999)
 
 
+CHANGED = ["Softmax", "LogSoftmax", "Hardmax", "ReduceSum", "ReduceMean", "ReduceMax", "ArgMax", "Unsqueeze", "Clip"]
+CHANGED += ["Pad", "Slice", "TopK", "Split", "BatchNormalization", "Dropout", "Upsample", "AveragePool", "MaxPool"]
+CHANGED += ["Cast", "Gemm"]
+
+
 def any_node(build: Builder, x: str, shape: list[int]) -> str:
     """Add an operator whose definition has changed since the oldest set that is drawn; `x` is of rank 4."""
     axes = sorted({build.integer(0, 3), build.integer(0, 3)})
     old, keep = build.opset, build.choice([None, 0, 1])
-    kind = build.choice(
-        [
-            "Softmax",
-            "LogSoftmax",
-            "Hardmax",
-            "ReduceSum",
-            "ReduceMean",
-            "ReduceMax",
-            "Unsqueeze",
-            "Clip",
-            "Pad",
-            "Slice",
-            "TopK",
-            "Split",
-            "BatchNormalization",
-            "Dropout",
-            "Upsample",
-            "AveragePool",
-            "MaxPool",
-            "Cast",
-            "Gemm",
-            "ArgMax",
-        ]
-    )
+    kind = build.choice(CHANGED)
     if kind in ("Softmax", "LogSoftmax", "Hardmax"):
         return str(build.node(kind, [x], axis=build.choice([None, 0, 2, 3])))
     if kind.startswith("Reduce") and old < (13 if kind == "ReduceSum" else 18):
