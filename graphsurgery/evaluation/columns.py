@@ -160,7 +160,8 @@ class OriginalColumn:
     def of(manifest: Manifest, places: Sequence[Path], weights: str | None = None) -> OriginalColumn:
         """Describe the source of a manifest, which tells names and no folders: files are looked for in `places`.
 
-        `weights` are those of a recipe or of --weights. Raises InputError for a file that lies in none of the places.
+        `weights` are those of a recipe or of --weights; of an ONNX file it is the file itself, whatever it is called
+        now. Raises InputError for a file that lies in none of the places.
         """
         source = manifest.source
         try:
@@ -168,7 +169,7 @@ class OriginalColumn:
         except (KeyError, TypeError) as error:
             raise InputError(f"column {ORIGINAL}: the manifest doesn't say where the model came from") from error
         if kind == "onnx":
-            spec = SourceSpec("onnx", str(_find(name, places).resolve()), None, (size[0], size[1]))
+            spec = SourceSpec("onnx", str(_find(weights or name, places).resolve()), None, (size[0], size[1]))
         else:
             chosen = weights or source.get("weights")
             if chosen is not None and Path(chosen).suffix:
@@ -195,7 +196,8 @@ class OriginalColumn:
         self.check()
         source = open_source(self.spec)
         seen, wanted = json.loads(json.dumps(source.describe())), json.loads(self.described)
-        different = [key for key in wanted if key != "weights" and seen.get(key) != wanted[key]]
+        another = "name" if self.spec.kind == "onnx" else "weights"  # what it holds is told by weights_sha256
+        different = [key for key in wanted if key != another and seen.get(key) != wanted[key]]
         if different:
             key = different[0]
             raise InputError(
