@@ -18,7 +18,8 @@ paste. Every cut is found by structure and then proven by running what it would 
 
 An image that is resized or padded is an error, and so are boxes that are scaled: the graph was exported for a size
 other than the canvas. (A size such as 1312, whose reciprocal rounds down in float32, is resized to one pixel less by
-the graph though not by torch; a transform with `fixed_size` has no such rounding.) Each end is removed on its own.
+the graph though not by torch; a transform with `fixed_size` has no such rounding.) What a Conv that has no pads is
+given by a Pad, as in the stem of an EfficientDet, belongs to the network. Each end is removed on its own.
 
 A start or an end stays when
 1. there is not one float32 input of rank 3 or 4, or no weighted node reads it
@@ -41,6 +42,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
 from graphsurgery.images.canvas import paste_masks
 from graphsurgery.operators.dataflow import at_fixed_shapes, bottlenecks, flow, is_shape, upstream, weighted_input
+from graphsurgery.operators.windows import is_of_a_layer
 from graphsurgery.rewrite import MASKS_NOTE, NORMALISATION_NOTE, Editor, GraphPass
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")
@@ -115,7 +117,7 @@ def _drop_normalisation(graph: gs.Graph, edit: Editor) -> None:
     before = [] if cut is None else upstream(graph, [cut], varying)
     beyond = [n for n in upstream(graph, list(entries.values()), varying) if all(n is not other for other in before)]
     for node in beyond:
-        if is_op(node, "Resize", "Upsample", "Pad"):
+        if is_op(node, "Resize", "Upsample", "Pad") and not (node.op == "Pad" and is_of_a_layer(node, edit)):
             canvas = f"the input '{image.name}' {list(shape)} is resized or padded by '{_name(node)}' ({node.op})"
             raise edit.fail(f"{canvas}; export it at the canvas size, in multiples of 32, with no resize in the model")
     if cut is None:

@@ -60,6 +60,8 @@ SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 UNDONE_PAIRS = (("SequenceConstruct", "SequenceAt"), ("Optional", "OptionalGetElement"))
 TAKEN_FOR_INFERENCE = {"BatchNormalization": "fuse_bn_into_conv", "Dropout": "eliminate_nop_dropout"}
 MERGES_EQUAL_NODES = "eliminate_common_subexpression"
+CONTRIB = "com.microsoft"
+FUSES_INTO_CONTRIB = ("fuse_attention", "fuse_gqa", "fuse_rope")  # the model need not import what they write
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Simplify(ModelPass):
     """`seconds` and `memory_mb` limit each run of onnxsim, whose process needs 120 MB before it does anything.
 
     An Expand, Tile or ConstantOfShape that writes more than `largest_mb` is not evaluated. `skip` names optimizers
-    of onnxsim to leave out, such as fuse_bn_into_conv. MB are 10^6 bytes.
+    of onnxsim to leave out, such as fuse_bn_into_conv. `contrib` lets it fuse attention into operators of
+    com.microsoft, which ONNX Runtime has and hardly any compiler. MB are 10^6 bytes.
     """
 
     name = "simplify"
@@ -77,6 +80,7 @@ class Simplify(ModelPass):
     memory_mb: int = 8000
     largest_mb: float = 16.0
     skip: tuple[str, ...] = ()
+    contrib: bool = False
 
     def __post_init__(self) -> None:
         for option in ("seconds", "memory_mb", "largest_mb"):
@@ -99,6 +103,8 @@ class Simplify(ModelPass):
         given_names = {name: before for before, name in freed.items()}
         waiting = _renamed(waiting, freed)
         done_with: dict[str, TensorProto] = {}
+        if self.contrib:
+            _import_contrib(given)
         wanted, settled = twins(waiting), False
         for _ in range(MAX_ROUNDS):
             # a weight goes along once, when something may be folded into it, and is not looked at again
@@ -108,7 +114,7 @@ class Simplify(ModelPass):
             wanted = []
             _put_back(taken_along, given.graph)
             draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
-            skip = [*self.skip, *misled, *draws]
+            skip = [*self.skip, *misled, *draws, *(() if self.contrib else FUSES_INTO_CONTRIB)]
             done = onnxsim_process.simplify(
                 given, seconds=self.seconds, memory_mb=self.memory_mb, largest_mb=self.largest_mb, skip=skip
             )
@@ -126,12 +132,19 @@ class Simplify(ModelPass):
             settled = not heavy and _same(simplified, given)
             given = simplified
         simplified = _with_frame_of(model, given)
+        if any(node.domain == CONTRIB for node in walk_protos(simplified.graph)):
+            _import_contrib(simplified)
         _put_back(done_with | waiting, simplified.graph)
         rename_in(simplified, given_names)
         _claim_again(model.graph, simplified.graph)
         if simplified.graph.initializer:
             simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
         return simplified
+
+
+def _import_contrib(model: ModelProto) -> None:
+    if not any(entry.domain == CONTRIB for entry in model.opset_import):
+        model.opset_import.add(domain=CONTRIB, version=1)
 
 
 def _same(one: ModelProto, other: ModelProto) -> bool:

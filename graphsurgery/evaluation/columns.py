@@ -161,7 +161,8 @@ class OriginalColumn:
     def of(manifest: Manifest, places: Sequence[Path], weights: str | None = None) -> OriginalColumn:
         """Describe the source of a manifest, which tells names and no folders: files are looked for in `places`.
 
-        `weights` are those of a recipe or of --weights. Raises InputError for a file that lies in none of the places.
+        `weights` are those of a recipe or of --weights; of an ONNX file it is the file itself, whatever it is called
+        now. Raises InputError for a file that lies in none of the places.
         """
         source = manifest.source
         try:
@@ -170,7 +171,7 @@ class OriginalColumn:
             raise InputError(f"column {ORIGINAL}: the manifest doesn't say where the model came from") from error
         if kind == "onnx":
             image = Preprocessing.from_json(source.get("image", {}))
-            path = str(_find(name, places).resolve())
+            path = str(_find(weights or name, places).resolve())
             spec = SourceSpec("onnx", path, None, (size[0], size[1]), image=image, detections=manifest.postprocessing)
         else:
             chosen = weights or source.get("weights")
@@ -198,7 +199,8 @@ class OriginalColumn:
         self.check()
         source = open_source(self.spec)
         seen, wanted = json.loads(json.dumps(source.describe())), json.loads(self.described)
-        different = [key for key in wanted if key != "weights" and seen.get(key) != wanted[key]]
+        another = "name" if self.spec.kind == "onnx" else "weights"  # what it holds is told by weights_sha256
+        different = [key for key in wanted if key != another and seen.get(key) != wanted[key]]
         if different:
             key = different[0]
             raise InputError(

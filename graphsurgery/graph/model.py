@@ -19,6 +19,7 @@ from graphsurgery.files.commit import recover
 from graphsurgery.graph import door, view
 from graphsurgery.graph.protos import (
     check_location,
+    sort_nodes,
     stored_names,
     stored_outside,
     tell_nodes_apart,
@@ -42,7 +43,9 @@ class Model:
 
     @staticmethod
     def load(path: str | Path) -> Model:
-        """Read an ONNX file; external data stays on disk. Nodes that share a name get others, which is logged.
+        """Read an ONNX file; external data stays on disk.
+
+        Nodes that share a name get others, and nodes in no valid order are sorted; either is logged.
 
         Raises ModelError for a missing, truncated or foreign file, for external data outside its folder, and for what
         `door.admit` refuses.
@@ -71,7 +74,10 @@ class Model:
         if shared:
             named = ", ".join(f"'{name}'" for name in shared[:3]) + (" and others" if len(shared) > 3 else "")
             _LOG.warning("%s: nodes share names (%s); all but the first of each get one of their own", path, named)
-        return Model(proto, folder, not shared)
+        moved = sort_nodes(proto)
+        if moved:
+            _LOG.warning("%s: its nodes are in no valid order; each now stands behind what it reads", path)
+        return Model(proto, folder, not shared and not moved)
 
     def graph(self) -> gs.Graph:
         """Return a graphsurgeon view to work on; `Model.of(graph)` turns it back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -66,6 +67,50 @@ def tell_nodes_apart(proto: ModelProto) -> list[str]:
             shared[node.name] = None
             node.name = next(f"{node.name}_{n}" for n in numbers[node.name] if f"{node.name}_{n}" not in taken)
     return list(shared)
+
+
+def sort_nodes(proto: ModelProto) -> bool:
+    """Put each node behind what it reads, in bodies and functions too, as ONNX wants it; return whether one moved.
+
+    A graph with a circle stays as it is.
+    """
+    tops = [proto.graph, *proto.functions]
+    inner = [body for top in tops for node in walk_protos(top) for body in bodies(node)]
+    return any([_sort(graph) for graph in (*reversed(inner), *tops)])  # bodies first: an outer one copies its nodes
+
+
+def _sort(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    writer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    reads = [{writer[name] for name in _names_read(node) if name in writer} for node in graph.node]
+    if all(needed < index for index, needs in enumerate(reads) for needed in needs):
+        return False
+    readers: list[list[int]] = [[] for _ in reads]
+    for index, needs in enumerate(reads):
+        for needed in needs:
+            readers[needed].append(index)
+    ready, order = [index for index, needs in enumerate(reads) if not needs], []
+    while ready:  # of those that could come next, the one that came first
+        order.append(heappop(ready))
+        for index in readers[order[-1]]:
+            reads[index].discard(order[-1])
+            if not reads[index]:
+                heappush(ready, index)
+    if len(order) < len(reads):
+        return False
+    nodes = [graph.node[index] for index in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
+
+
+def _names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what `node` reads, also from inside its bodies."""
+    yield from node.input
+    for body in bodies(node):
+        yield from (info.name for info in body.output)
+        for inner in walk_protos(body):
+            yield from inner.input
+            yield from (info.name for held in bodies(inner) for info in held.output)
 
 
 def stored_names(graph: onnx.GraphProto) -> set[str]:

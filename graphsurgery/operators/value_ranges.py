@@ -116,6 +116,8 @@ def _sizes(node: gs.Node, _: int, edit: Editor) -> Interval | None:
 def _places(node: gs.Node, index: int, edit: Editor) -> Interval | None:
     """Return the places along the axis of an ArgMax or TopK, or along any axis of what NonZero reads."""
     shape = edit.shape(node.inputs[0])
+    if is_op(node, "NonZero") and (shape is None or not all(isinstance(size, int) for size in shape)):
+        return 0, INT64[1]
     if shape is None or (is_op(node, "TopK") and index != 1):
         return None
     axis = attribute(node, "axis", -1 if is_op(node, "TopK") else 0)

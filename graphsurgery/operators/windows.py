@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, is_op
+from graphsurgery.graph import attribute, consumers, is_op
+from graphsurgery.operators.axes import integers
 from graphsurgery.operators.requirements import require_unread
 from graphsurgery.rewrite import Editor, Refuse
 
@@ -85,6 +86,27 @@ def window_of(node: gs.Node, edit: Editor) -> Window | None:
     kernel = attribute(node, "kernel_shape", None) or (edit.static_shape(node.inputs[1]) or ())[2:]
     shape = edit.shape(node.inputs[0]) if str(attribute(node, "auto_pad", "")).startswith("SAME") else None
     return window(node, kernel, None if shape is None else shape[2:]) if len(kernel) else None
+
+
+def is_of_a_layer(pad: gs.Node, edit: Editor) -> bool:
+    """Whether a Pad stands for the pads of the layers behind it, which have none of their own, and not for a canvas.
+
+    Such a one, TensorFlow's SAME padding of the stem of an EfficientDet, adds less than the kernel, which overlaps with
+    the next one's place. Where it doesn't overlap, a patch is cut out of what may be a canvas.
+    """
+    readers, pads = consumers(pad.outputs[0]), integers(pad, "pads", 1)
+    rank = len(edit.shape(pad.inputs[0]) or [])
+    if pads is None or len(pads) != 2 * rank or edit.is_output(pad.outputs[0]) or not readers:
+        return False
+    added = [begin + end for begin, end in zip(pads[:rank], pads[rank:], strict=True)]
+    for reader in readers:
+        own = window_of(reader, edit) if is_op(reader, "Conv") and reader.inputs[0] is pad.outputs[0] else None
+        if own is None or any(own.pads) or min(pads) < 0 or any(added[:2]) or len(added) != 2 + len(own.kernel):
+            return False
+        steps = zip(added[2:], own.spans, own.strides, strict=True)
+        if any(more and not (more < size and step < size) for more, size, step in steps):
+            return False
+    return True
 
 
 def windowing(

@@ -95,6 +95,17 @@ def test_the_original_is_found_in_the_places_named(tmp_path: Path) -> None:
         OriginalColumn.of(manifest, [tmp_path])
 
 
+def test_the_original_may_lie_in_the_file_that_is_named(tmp_path: Path) -> None:
+    folder = write_parts(tmp_path / "parts")
+    manifest = Manifest.read(folder)
+    moved = (folder / "all.onnx").rename(tmp_path / "moved.onnx")
+    column = OriginalColumn.of(manifest, [folder], str(moved))
+    assert len(column.open(1).detect(PLACED)["boxes"]) == 0
+    write_parts(folder, high=2)
+    with pytest.raises(InputError, match=r"all\.onnx has weights_sha256 .*, the parts were made of one with"):
+        OriginalColumn.of(manifest, [folder], str(folder / "all.onnx")).open(1)
+
+
 def test_another_model_under_the_originals_name_is_refused(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "parts")
     column = OriginalColumn.of(Manifest.read(folder), [folder])

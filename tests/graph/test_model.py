@@ -86,6 +86,46 @@ def test_nodes_of_one_name_get_others_where_a_file_is_read(tmp_path: Path, caplo
     ]
 
 
+def test_nodes_in_no_valid_order_are_sorted_where_a_file_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = parse("""
+        <ir_version: 9, opset_import: ["": 17, "own": 1]>
+        g (float[2] x, bool c) => (float[2] y) {
+            first = Neg (x)
+            a = Exp (first)
+            b = own.F (a)
+            y = If (c) <then_branch = t () => (float[2] u) { s = Abs (b)  u = Neg (s) },
+                        else_branch = e () => (float[2] w) { w = Abs (a) }>
+        }
+        <domain: "own", opset_import: ["": 17]> F (p) => (q) { r = Neg (p)  q = Abs (r) }""")
+    wrong = ModelProto()
+    wrong.CopyFrom(right)
+    branch = next(held.g for held in wrong.graph.node[3].attribute if held.name == "then_branch")
+    for graph in (branch, wrong.graph, wrong.functions[0]):
+        nodes = list(graph.node)[::-1]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    path = tmp_path / "wrong.onnx"
+    path.write_bytes(wrong.SerializeToString())
+    model = Model.load(path)
+    assert model.proto == right
+    assert not model.as_in_file
+    model.check("model")
+    note = f"{path}: its nodes are in no valid order; each now stands behind what it reads"
+    assert [record.getMessage() for record in caplog.records] == [note]
+    path.write_bytes(right.SerializeToString())
+    assert Model.load(path).as_in_file
+    assert len(caplog.records) == 1
+
+
+def test_a_graph_with_a_circle_stays_as_it_is(file: Path) -> None:
+    circle = parse(TEXT)
+    circle.graph.node[1].input[0] = "y"
+    file.write_bytes(circle.SerializeToString())
+    assert Model.load(file).proto == circle
+
+
 def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert "can't be read" in refusal(tmp_path / "none.onnx")
     assert "can't be read" in refusal(tmp_path)

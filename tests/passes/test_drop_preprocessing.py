@@ -202,6 +202,47 @@ def test_fails_where_more_than_a_normalisation_would_be_lost(nodes: str, image: 
         apply_pass(DropPreprocessing(), model)
 
 
+STEM = "d = Pad (c, pads)  y = Conv <strides = [2, 2]> (d, stem)"
+SAME = [MEAN, STD, BATCH, "float[1, 3, 3, 3] stem = {1}", "int64[8] pads = {0, 0, 0, 0, 0, 0, 1, 1}"]
+
+
+def with_stem(text: str) -> onnx.ModelProto:
+    model = parse(text)
+    stem = next(tensor for tensor in model.graph.initializer if tensor.name == "stem")
+    values = np.random.default_rng(0).standard_normal((1, 3, 3, 3)).astype(np.float32)
+    stem.CopyFrom(onnx.numpy_helper.from_array(values, "stem"))
+    return model
+
+
+def test_the_pad_of_a_stem_belongs_to_the_network() -> None:
+    y = "float[1, 1, 4, 5] y"
+    before = with_stem(front(f"{NORMALISE}  {STEM}", outputs=y, constants=SAME))
+    after = apply_pass(DropPreprocessing(), Model(before)).model.proto
+    assert [node.op_type for node in after.graph.node] == ["Pad", "Conv"]
+    assert [info.name for info in after.graph.input] == ["c"]
+    image = np.random.default_rng(1).random((3, 8, 10), dtype=np.float32)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in ((0.5, 0.25, 0.125), (0.5, 0.25, 2)))
+    expected = session.run(before, {"image": image})
+    assert_same_values(expected, session.run(after, {"c": ((image - mean) / std)[None]}))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pads"),
+    [
+        (STEM.replace("[2, 2]>", "[2, 2], pads = [1, 1, 1, 1]>"), "0, 0, 0, 0, 0, 0, 1, 1"),
+        (STEM.replace("[2, 2]>", "[3, 3]>"), "0, 0, 0, 0, 0, 0, 1, 2"),  # patches that don't overlap
+        (STEM, "0, 0, 0, 0, 0, 0, 3, 3"),
+        (f"{STEM}  z = Relu (d)", "0, 0, 0, 0, 0, 0, 1, 1"),
+    ],
+)
+def test_fails_where_a_pad_may_be_that_of_a_canvas(nodes: str, pads: str) -> None:
+    constants = [*SAME[:-1], f"int64[8] pads = {{{pads}}}"]
+    outputs = "float y, float z" if "z =" in nodes else "float y"
+    model = Model(with_stem(front(f"{NORMALISE}  {nodes}", outputs=outputs, constants=constants)))
+    with pytest.raises(PassError, match=r"padded by 'd' \(Pad\)"):
+        apply_pass(DropPreprocessing(), model)
+
+
 def test_fails_where_the_image_is_changed_in_another_way() -> None:
     nodes = "a = Sigmoid (image)  c = Unsqueeze (a, batch)  y = Conv (c, w)"
     with pytest.raises(PassError, match=r"no a \* x \+ b per channel"):

@@ -146,6 +146,33 @@ def test_fuses_a_batch_normalization_unless_told_not_to() -> None:
     assert ops(apply(text, Simplify(skip=("fuse_bn_into_conv",))).model) == ["Conv", "BatchNormalization"]
 
 
+ATTENTION = f"""
+    {HEAD} g (float[1, 5, 8] x) => (float[1, 5, 8] y)
+    <int64[4] heads = {{1, 5, 2, 4}}, int64[3] all = {{1, 5, 8}}, float scale = {{0.5}}> {{
+        q0 = MatMul (x, wq)  q1 = Add (bq, q0)  q2 = Reshape (q1, heads)  q = Transpose <perm = [0, 2, 1, 3]> (q2)
+        k0 = MatMul (x, wk)  k1 = Add (bk, k0)  k2 = Reshape (k1, heads)  k = Transpose <perm = [0, 2, 3, 1]> (k2)
+        v0 = MatMul (x, wv)  v1 = Add (bv, v0)  v2 = Reshape (v1, heads)  v = Transpose <perm = [0, 2, 1, 3]> (v2)
+        s0 = MatMul (q, k)  s1 = Mul (s0, scale)  s = Softmax <axis = -1> (s1)
+        c0 = MatMul (s, v)  c1 = Transpose <perm = [0, 2, 1, 3]> (c0)  y = Reshape (c1, all)
+    }}"""
+
+
+def test_attention_is_fused_into_an_operator_of_another_domain_when_asked_only() -> None:
+    model, draw = parse(ATTENTION), np.random.default_rng(0)
+    for name in "qkv":
+        for kind, shape in (("w", [8, 8]), ("b", [8])):
+            value = draw.standard_normal(shape).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(value, f"{kind}{name}"))
+    left = apply(model).model
+    assert [entry.domain for entry in left.proto.opset_import] == [""]
+    assert {"MatMul", "Softmax"} <= {*ops(left)}
+    fused = apply(model, Simplify(contrib=True)).model
+    assert "com.microsoft" in {node.domain for node in fused.proto.graph.node}
+    for each in (left, fused):
+        assert_same_outputs(model, each.proto)
+    assert apply_pass(Simplify(contrib=True), Model(parse(PLAIN))).model.proto.opset_import == parse(PLAIN).opset_import
+
+
 def with_large_weights(nodes: str, **weights: float) -> onnx.ModelProto:
     """Return a model of `nodes` from x [1,128,4,4] to y, with weights [128,128,2,2] that count up from a number."""
     model = parse(f"""{HEAD} g (float[1, 128, 4, 4] x) => (float y) <float[128] s = {{{", ".join(["2"] * 128)}}}> {{

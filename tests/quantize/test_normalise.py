@@ -105,6 +105,23 @@ def test_a_bias_that_is_data_too_is_each_for_itself(way: str, settings: dict[str
     assert time.monotonic() - begin < SECONDS
 
 
+@pytest.mark.parametrize("add", ["t = Transpose <perm = [0, 2, 3, 1]> (x)  u = Add (t, b)", "u = Add (b, t)"])
+@pytest.mark.parametrize("settings", [{}, {"per_channel": False}, {"exclude": ("add",)}, {"exclude_ops": ("Add",)}])
+def test_a_conv_that_shares_its_bias_with_an_add_has_one_in_int32(add: str, settings: dict[str, Any]) -> None:
+    """Else QNN leaves the weight of that Conv to the CPU."""
+    conv = "[head] y = Conv (x, w, b)"
+    nodes = f"{add}  {conv}" if "(x)" in add else f"{conv}  t = Transpose <perm = [0, 2, 3, 1]> (y)  {add}"
+    model = filled(
+        f"""g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y, float[1, 6, 6, 4] u)
+        <float[4, 4, 1, 1] w, float[4] b> {{ {nodes.replace("u = Add", "[add] u = Add")} }}"""
+    )
+    result = quantized(model, **settings)
+    head, add_ = node(result, "head"), node(result, "add")
+    assert head.input[2] not in add_.input
+    assert values(result)[writer(result, head.input[2]).input[0]].dtype == np.int32
+    assert values(result)[writer(result, head.input[1]).input[0]].dtype == np.int8
+
+
 GEMM = """g (float[4, 32] x) => (float[4, 5] y) <float[32, 5] w, float[{shape}] b> {{
     [head] y = Gemm <{options}> (x, w, b)
 }}"""
