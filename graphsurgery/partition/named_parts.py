@@ -10,28 +10,39 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Cut, find_cut
+from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.cut import find_cut
+from graphsurgery.partition.islands import Target
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
+from graphsurgery.partition.stages import CutPoints
 from graphsurgery.parts.part import Part, is_numpys
 
 
-def find_named_cut(graph: gs.Graph, at: str, devices: Mapping[str, str], include: Mapping[str, Collection[str]]) -> Cut:
+def find_named_cut(
+    graph: gs.Graph,
+    at: str | CutPoints,
+    devices: Mapping[str, str],
+    include: Mapping[str, Collection[str]],
+    target: Target | None = None,
+) -> Cut:
     """Find the parts as `find_cut` does; `include` names them as `devices` does, in the order data flows.
 
     Which name is whose follows from the cut: a part with weights may be on the cpu, and what a part takes along may
     leave nothing of the host part behind it. Raises InputError for a part that has no weights, for an operator that
     doesn't stand behind them, and for a tensor that can't cross.
     """
-    found = find_cut(graph, at)
+    at = CutPoints.of(at) if isinstance(at, str) else at
+    target = target or Target()
+    found = _find_cut(graph, at, target)
     if not include:
         _require_numpys(found)
         return found
     for weighted in combinations(devices, sum(found.accelerator)):
         if any(device != "cpu" and name not in weighted for name, device in devices.items()):
             continue
-        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted])
+        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted], target)
         if cut.accelerator == [name in weighted for name in devices]:
             _require_taken(cut, weighted, include)
             _require_numpys(cut)
@@ -56,6 +67,19 @@ def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = No
         view.name = name
         parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
     return parts
+
+
+def _find_cut(graph: gs.Graph, at: CutPoints, target: Target) -> Cut:
+    """Find the parts; where they can't be, and an operator to cut at isn't there, say that first."""
+    try:
+        return find_cut(graph, at, target=target)
+    except ModelError as error:
+        absent = [op for op in at.operators if not any(is_named(node, op) for node in graph.nodes)]
+        if not absent:
+            raise
+        raise ModelError(
+            f"partition.at: the graph has no {' and no '.join(absent)} to cut at; besides, {error}"
+        ) from error
 
 
 def _require_numpys(cut: Cut) -> None:

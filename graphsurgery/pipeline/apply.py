@@ -23,7 +23,7 @@ from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.partition import boundary_names
-from graphsurgery.partition.cut import Cut
+from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.static import certify_static

@@ -10,7 +10,9 @@ from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.operators.operands import LAYERS
-from graphsurgery.partition.cut import ACTIVATIONS, HOST_ONLY, Cut, find_cut
+from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.cut import find_cut
+from graphsurgery.partition.islands import ACTIVATIONS, HOST_ONLY
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.inline_functions import InlineFunctions
