@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.operators.operands import LAYERS
+from graphsurgery.partition.islands import HostNode
 from graphsurgery.partition.weights import needed, read
 
 # Worth computing once: these never move to a later part.
@@ -19,15 +20,19 @@ _RECOMPUTE_DEPTH = 8
 
 @dataclass
 class Cut:
-    """What `find_cut` found in `graph`: for each part in the order data flows, whether it is for the accelerator
-    and the tensors it reads and writes. `behind` are the nodes that a part took along behind its last weight.
+    """What `find_cut` found in `graph`: for each part in the order data flows, whether it is for the accelerator,
+    the nodes it holds, and the tensors it reads and writes. `behind` are the nodes that a part took along behind its
+    last weight, `between` those among the nodes of all parts that no accelerator runs, though they stand between
+    weights. What depends on constants alone is in no part: it is repeated where it is read.
     """
 
     graph: gs.Graph
     accelerator: list[bool] = field(default_factory=list)
+    nodes: list[list[gs.Node]] = field(default_factory=list)
     inputs: list[list[gs.Tensor]] = field(default_factory=list)
     outputs: list[list[gs.Tensor]] = field(default_factory=list)
     behind: list[list[gs.Node]] = field(default_factory=list)
+    between: list[HostNode] = field(default_factory=list)
 
     def crossing(self) -> list[gs.Tensor]:
         """Return the tensors that leave one part for another, in the order they are written."""
@@ -110,6 +115,7 @@ def boundaries(graph: gs.Graph, part_of: Mapping[int, int], kinds: list[bool]) -
     outputs[-1].update((id(tensor), tensor) for tensor in graph.outputs if id(tensor) not in there)  # constants
     cut = Cut(graph, kinds)
     for part in range(len(kinds)):
+        cut.nodes.append([node for node in graph.nodes if part_of.get(id(node)) == part])
         cut.inputs.append(list(inputs[part].values()))
         order = {id(t): i for i, t in enumerate(t for node in graph.nodes for t in node.outputs)}
         order |= {id(t): len(order) + i for i, t in enumerate(graph.outputs)}

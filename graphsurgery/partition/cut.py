@@ -23,24 +23,30 @@ from collections.abc import Collection, Sequence
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import ModelError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.partition.boundaries import Cut, boundaries, host_positions, sink
-from graphsurgery.partition.islands import Network, Target
+from graphsurgery.partition.islands import Network
+from graphsurgery.partition.operator_names import is_known, unknown
 from graphsurgery.partition.stages import CutPoints, find_cuts, stages
 from graphsurgery.partition.weights import live_nodes, refuse_hidden_weights, refuse_open_weights, weighted_nodes
 
-_ANY = Target()
-
 
 def find_cut(
-    graph: gs.Graph, at: str | CutPoints, include: Sequence[Collection[str]] = (), target: Target = _ANY
+    graph: gs.Graph,
+    at: str | CutPoints,
+    include: Sequence[Collection[str]] = (),
+    supported: Collection[str] = (),
+    on_host: Collection[int] = (),
+    strict: bool = True,
 ) -> Cut:
     """Find the parts of `graph`, whose shapes are known, cut at `at`; unused nodes go, the rest is sorted.
 
     `include[i]` names operators behind the last weight that the i-th accelerator part takes along. An operator of
-    another domain is named by its type, if no standard one is called so, or as domain.Type. Raises InputError for an
-    `at` that is neither in the graph nor an operator of ONNX, and for weights that are inputs or inside a function,
-    ModelError when a node that no accelerator runs stands between the weights of one stage.
+    another domain is named by its type, if no standard one is called so, or as domain.Type. `supported` are operators
+    of HOST_ONLY that the target runs. The weights of the stages `on_host` are the host's, as all their nodes are.
+    Raises InputError for an `at` that is neither in the graph nor an operator of ONNX, and for weights that are inputs
+    or inside a function, ModelError for a graph without weights and, if `strict`, when a node that no accelerator runs
+    stands between the weights of one stage.
     """
     at = CutPoints.of(at) if isinstance(at, str) else at
     graphs.drop_unused(graph)
@@ -48,20 +54,25 @@ def find_cut(
     live = live_nodes(graph)
     weights = weighted_nodes(graph, live, at.without_decode)
     cuts = find_cuts(graph, at, weights, live)
-    target.refuse_unknown(graph)
+    for op in supported:
+        if not is_known(op, graph):
+            raise InputError(f"partition.supported: {unknown(op, graph)}")
     refuse_hidden_weights(graph)
     refuse_open_weights(graph)
     network = Network(graph, live, weights, cuts, stages(graph, cuts, live))
-    weighted = sorted({stage for node, stage in network.stages.items() if node in weights})
+    weighted = sorted({stage for node, stage in network.stages.items() if node in weights} - {*on_host})
     if not weighted:
         raise ModelError(
             f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by"
         )
     found = [
-        network.island(stage, include[index] if index < len(include) else (), at, target)
+        network.island(stage, include[index] if index < len(include) else (), at, supported)
         for index, stage in enumerate(weighted)
     ]
-    islands, behind = [island for island, _ in found], [taken for _, taken in found]
+    between = [error for island in found for error in island.between]
+    if strict and between:
+        raise ModelError(between[0].explain())
+    islands = [island.nodes for island in found]
     part_of: dict[int, int] = {}
     kinds: list[bool] = []
     after = sink(graph, host_positions(graph, islands, live), islands)
@@ -74,6 +85,7 @@ def find_cut(
             part_of.update((id(node), len(kinds)) for node in graph.nodes if id(node) in islands[slot])
             kinds.append(True)
     cut = boundaries(graph, part_of, kinds)
-    taken = set().union(*behind)
-    cut.behind = [[n for n in graph.nodes if id(n) in taken and part_of[id(n)] == part] for part in range(len(kinds))]
+    cut.between = between
+    taken = set().union(*(island.behind for island in found))
+    cut.behind = [[node for node in nodes if id(node) in taken] for nodes in cut.nodes]
     return cut

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import InputError, ModelError
-from graphsurgery.partition.operator_names import is_known, is_named, unknown
+from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.stages import CutPoints, Cuts
 from graphsurgery.partition.weights import is_bias, label, needed, read
 
@@ -32,7 +32,7 @@ HOST_ONLY = (
     | {"ScatterND", "Expand", "ConstantOfShape", "Tile"}
 )
 # They are gone once every shape is known.
-_OF_SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape"})
+OF_SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape"})
 
 PassesFor = Callable[[str], Sequence[str]]
 
@@ -43,42 +43,45 @@ def none_known(_: str) -> Sequence[str]:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a graph is cut for: `supported` are operators of HOST_ONLY that it runs nevertheless.
+class HostNode:
+    """A node that no accelerator runs between the weights of a stage: `ops` is what it is, `at` what was cut at."""
 
-    `passes_for` gives the names of the passes that look at an operator, for messages.
+    node: gs.Node
+    stage: int
+    ops: tuple[str, ...]
+    at: CutPoints
+    _places: Callable[[], list[str]]
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """The tensors to cut at, so that the node comes before the next weights."""
+        return self._places()
+
+    def explain(self, passes_for: PassesFor = none_known) -> str:
+        """Name the node, and what helps: passes that look at it, the cut that goes there, a target that runs it."""
+        listed = ", ".join(self.ops)
+        ways = ["freeze the shapes and simplify first"] if OF_SHAPES & {*self.ops} else []
+        for op in self.ops:
+            if names := passes_for(op):
+                ways.append(f"passes that look at {op}: {', '.join(names)}")
+        ways.append(f"partition.at: {self.at.and_tensors(self.reads)} cuts there")
+        ways.append(f"partition.supported: [{listed}] says that the target runs it")
+        return (
+            f"node '{label(self.node)}' ({listed}) stands between the weights of one part, and no accelerator runs it; "
+            f"{'; '.join(ways)}"
+        )
+
+
+@dataclass(frozen=True)
+class Island:
+    """The nodes (as ids) of the accelerator part of a stage, and which of them are `behind` the last weight.
+
+    `between` are the nodes that no accelerator runs among them.
     """
 
-    supported: tuple[str, ...] = ()
-    passes_for: PassesFor = none_known
-
-    def refuse_unknown(self, graph: gs.Graph) -> None:
-        """Raise InputError for an operator that is neither ONNX's nor in the graph."""
-        for op in self.supported:
-            if not is_known(op, graph):
-                raise InputError(f"partition.supported: {unknown(op, graph)}")
-
-    def lacks(self, node: gs.Node) -> list[str]:
-        """Return the operators in `node` that no accelerator runs, in alphabetical order."""
-        inside = graphs.with_bodies(node)
-        return sorted({inner.op for inner in inside if inner.op in HOST_ONLY and not is_named(inner, *self.supported)})
-
-
-class HostBetweenWeightsError(ModelError):
-    """A node that no accelerator runs stands between weights; `reads` are the tensors to cut at, `ops` what it is."""
-
-    def __init__(self, node: gs.Node, ops: Sequence[str], reads: Sequence[str], at: CutPoints, target: Target) -> None:
-        self.ops, self.reads = tuple(ops), tuple(reads)
-        ways = ["freeze the shapes and simplify first"] if _OF_SHAPES & {*ops} else []
-        for op in ops:
-            if names := target.passes_for(op):
-                ways.append(f"passes that look at {op}: {', '.join(names)}")
-        ways.append(f"partition.at: {at.and_tensors(reads)} cuts there")
-        ways.append(f"partition.supported: [{', '.join(ops)}] says that the target runs it")
-        super().__init__(
-            f"node '{label(node)}' ({', '.join(ops)}) stands between the weights of one part, and no accelerator runs "
-            f"it; {'; '.join(ways)}"
-        )
+    nodes: set[int]
+    behind: set[int]
+    between: list[HostNode]
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,21 @@ class Network:
     cuts: Cuts
     stages: Mapping[int, int]
 
-    def island(self, stage: int, include: Collection[str], at: CutPoints, target: Target) -> tuple[set[int], set[int]]:
-        """Return the nodes of the accelerator part of one stage, and those among them behind the last weight.
-
-        Raises HostBetweenWeightsError for a node that no accelerator runs between the weights.
-        """
+    def island(self, stage: int, include: Collection[str], at: CutPoints, supported: Collection[str]) -> Island:
+        """Return the accelerator part of one stage; `include` and `supported` are operators as a recipe names them."""
         here = [node for node in self.graph.nodes if self.stages.get(id(node)) == stage]
         own = {id(node) for node in here} & self.weights
-        lacking = {id(node): ops for node in here if (ops := target.lacks(node))}
+        lacking = {id(node): ops for node in here if (ops := _lacking(node, supported))}
         own = own | self._up_to_cuts(here, own, lacking)
-        below, above = _below(here, own), self._above(here, own)
-        island = below & above
-        for node in here:
-            if id(node) in island and id(node) in lacking:
-                reads = [t.name for t in read(node) if any(id(n) in below for n in t.inputs)]
-                raise HostBetweenWeightsError(node, lacking[id(node)], list(dict.fromkeys(reads)), at, target)
-        behind = self._behind(here, island, include)
-        return self._with_what_stands_before(here, island | behind), behind
+        below = _below(here, own)
+        nodes = below & self._above(here, own)
+        between = [
+            HostNode(node, stage, tuple(lacking[id(node)]), at, partial(self._places, here, node, below))
+            for node in here
+            if id(node) in nodes and id(node) in lacking
+        ]
+        behind = self._behind(here, nodes, include)
+        return Island(self._with_what_stands_before(here, nodes | behind), behind, between)
 
     def _up_to_cuts(self, here: Sequence[gs.Node], weights: set[int], lacking: Collection[int]) -> set[int]:
         """Return what computes a tensor to cut at, and what reads one, where accelerators run all up to the weights."""
@@ -120,6 +121,20 @@ class Network:
             if reads_cut and not _below(here, {id(node)}) & above & {*lacking}:
                 found.add(id(node))
         return found
+
+    def _places(self, here: Sequence[gs.Node], node: gs.Node, below: set[int]) -> list[str]:
+        """Return the names of the tensors which `node` reads and that lie behind weights, to cut at.
+
+        One that is computed of another, without weights, lies behind that cut already.
+        """
+        computed = {t.name: t for t in read(node) if any(id(n) in below for n in t.inputs)}
+        for name, tensor in list(computed.items()):
+            behind = _below(here, {id(reader) for reader in tensor.outputs})
+            for other, end in list(computed.items()):
+                ends = {id(producer) for producer in end.inputs}
+                if other != name and ends <= behind and not self._above(here, ends) & behind & self.weights:
+                    del computed[other]
+        return list(computed)
 
     def _above(self, here: Sequence[gs.Node], nodes: set[int]) -> set[int]:
         """Return `nodes` and those of the stage that they need."""
@@ -159,3 +174,9 @@ def _below(here: Iterable[gs.Node], nodes: set[int]) -> set[int]:
         if any(id(producer) in found for producer in needed(node)):
             found.add(id(node))
     return found
+
+
+def _lacking(node: gs.Node, supported: Collection[str]) -> list[str]:
+    """Return the operators in `node` that no accelerator runs, in alphabetical order."""
+    inside = graphs.with_bodies(node)
+    return sorted({inner.op for inner in inside if inner.op in HOST_ONLY and not is_named(inner, *supported)})
