@@ -15,6 +15,7 @@ from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
+    CutKeys,
     EvaluationPlan,
     ImageKeys,
     PartitionPlan,
@@ -22,6 +23,7 @@ from graphsurgery.recipe.schema import (
     Section,
     Source,
     VariantKeys,
+    Words,
     part_name,
 )
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
@@ -178,8 +180,13 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
 def _partition(entry: Entry | None) -> PartitionPlan | None:
     if entry is None:
         return None
-    plan = _section(entry, "partition", PartitionPlan)
     keys = fields(entry, "partition").entries
+    at = keys.get("at")
+    if at and isinstance(at.value, Items):  # what is wrong in one form of it is no matter of the others
+        validate(Words, at.value, "partition.at", at.place)
+    elif at and isinstance(at.value, Fields) and not _section(at, "partition.at", CutKeys).model_fields_set:
+        raise at.place.error("partition.at names nothing to cut at; give operators, tensors or both")
+    plan = _section(entry, "partition", PartitionPlan)
     if not plan.parts:
         raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):

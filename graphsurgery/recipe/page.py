@@ -14,6 +14,7 @@ from graphsurgery.recipe.json_schema import REF, Schema, key_schemas
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
+    CutKeys,
     EvaluationPlan,
     ImageKeys,
     PartitionPlan,
@@ -139,6 +140,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "image": ImageKeys,
     "capture": CapturePlan,
     "partition": PartitionPlan,
+    "partition.at": CutKeys,
     "variants.NAME": VariantKeys,
     "check": Check,
     "check.tolerance": TolerancesKeys,
