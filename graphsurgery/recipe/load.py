@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
+from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.schema import (
     CapturePlan,
@@ -60,7 +61,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, merged and checked; `schema` says what each key is."""
+    """A recipe, merged and checked; `schema` says what each key is.
+
+    `passes_for` tells, for messages, which of the passes that it may name look at an operator.
+    """
 
     name: str
     file: Path
@@ -75,6 +79,7 @@ class Recipe:
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
+    passes_for: Callable[[str], Sequence[str]] = field(default=none_known, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
@@ -112,6 +117,7 @@ def load_recipe(
         grants=_grants(checked.get("grant"), registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
+        passes_for=registry.passes_for,
     )
 
 

@@ -178,8 +178,8 @@ class CutKeys(Section):
 class PartitionPlan(Section):
     """Where to cut the graph into parts, and what the parts are called and run on.
 
-    `python -m graphsurgery inspect --cuts FILE` shows where a graph can be cut, and which parts come out. A stage with a
-    node between its weights that no accelerator runs is one part on the cpu, if the recipe has it so.
+    `python -m graphsurgery inspect --cuts FILE` shows where a graph can be cut, and which parts come out. A stage that
+    has a node between its weights which no accelerator runs is one part on the cpu, if the recipe has it so.
     """
 
     at: Word | Words | CutKeys = Field(
