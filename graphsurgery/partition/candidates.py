@@ -8,14 +8,16 @@
 4. the tensors that the nodes between weights read, together
 
 A detector of two stages is cut at its pools alone. Where nodes that no accelerator runs stand between the weights of a
-stage, the stage is the host's; where none would be left, a candidate has what it `needs` the target to run.
+stage, the stage is the host's; where none would be left, or those nodes go once the shapes are known, a candidate has
+what it `needs` the target to run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -26,7 +28,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.cut import find_cut
-from graphsurgery.partition.islands import OF_SHAPES
+from graphsurgery.partition.islands import OF_SHAPES, PassesFor
 from graphsurgery.partition.stages import CutPoints
 from graphsurgery.partition.weights import live_nodes, read
 from graphsurgery.rewrite import Editor
@@ -63,6 +65,27 @@ class Candidate:
     def bytes_crossing(self) -> int | None:
         """What the parts read from one another, in bytes; None where a shape isn't static."""
         return _sum(part.bytes_read for part in self.parts)
+
+    def explain_needs(self, passes_for: PassesFor) -> str:
+        """Say what has to be done before the graph can be cut here; nothing where it can be."""
+        if not self.needs:
+            return ""
+        ways = ["freeze the shapes and simplify first"] if OF_SHAPES & {*self.needs} else []
+        for op in self.needs if not ways else ():
+            if names := passes_for(op):
+                ways.append(f"passes that look at {op}: {', '.join(names)}")
+        ways.append("or partition.supported, if the target runs them")
+        return f"between the weights then stand {', '.join(self.needs)}: {'; '.join(ways)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as --json has it; `at` is what a recipe writes."""
+        parts = [{**asdict(part), "reads": list(part.reads)} for part in self.parts]
+        return {
+            "at": self.at.to_json(),
+            "needs": list(self.needs),
+            "bytes_crossing": self.bytes_crossing,
+            "parts": parts,
+        }
 
 
 @dataclass
@@ -107,7 +130,8 @@ def _possible(graph: gs.Graph, at: CutPoints) -> _Found | None:
     try:
         cut = find_cut(graph, at, strict=False)
         on_host = {node.stage for node in cut.between}
-        if len(on_host) == sum(cut.accelerator):
+        of_shapes = any(OF_SHAPES & {*node.ops} for node in cut.between)
+        if of_shapes or len(on_host) == sum(cut.accelerator):
             return _with_needs(graph, at)
         return _Found(at, (), find_cut(graph, at, on_host=on_host) if on_host else cut)
     except InputError:  # cuts in a circle, or weights on neither side
@@ -125,9 +149,13 @@ def _by_operators(graph: gs.Graph, between: Collection[str]) -> list[_Found]:
     tried = pools if pools or OF_SHAPES & {*between} else sorted(ops)[:_OPERATORS]
     alone = [found for op in tried if (found := _possible(graph, CutPoints.of(op))) is not None]
     free = [found for found in alone if not found.needs]
-    if free or not tried:
-        return free
-    if len(tried) > 1 and (together := _possible(graph, CutPoints.of(tried))) is not None:
+    if free or pools:
+        return free or alone
+    if (
+        len(tried) > 1
+        and not OF_SHAPES & {*between}
+        and (together := _possible(graph, CutPoints.of(tried))) is not None
+    ):
         return [together]
     return alone
 
@@ -193,7 +221,9 @@ def _described(found: _Found, counts: Mapping[int, int | None]) -> Candidate:
 
 def _bytes(tensor: gs.Tensor) -> int | None:
     shape = graphs.static_shape(tensor)
-    return None if shape is None or tensor.dtype is None else math.prod(shape) * np.dtype(tensor.dtype).itemsize
+    if shape is None or not isinstance(tensor.dtype, np.dtype):
+        return None
+    return math.prod(shape) * tensor.dtype.itemsize
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.partition.operator_names import is_named
-from graphsurgery.partition.stages import CutPoints, Cuts
+from graphsurgery.partition.stages import CutPoints, Cuts, quoted
 from graphsurgery.partition.weights import is_bias, label, needed, read
 
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
@@ -64,8 +64,11 @@ class HostNode:
         for op in self.ops:
             if names := passes_for(op):
                 ways.append(f"passes that look at {op}: {', '.join(names)}")
-        ways.append(f"partition.at: {self.at.and_tensors(self.reads)} cuts there")
-        ways.append(f"partition.supported: [{listed}] says that the target runs it")
+        if self.at.tensors:
+            ways.append(f"cut there too: add {', '.join(map(quoted, self.reads))} to the tensors of partition.at")
+        else:
+            ways.append(f"cut there: partition.at: {self.at.and_tensors(self.reads)}")
+        ways.append(f"partition.supported: [{listed}], if the target runs it")
         return (
             f"node '{label(self.node)}' ({listed}) stands between the weights of one part, and no accelerator runs it; "
             f"{'; '.join(ways)}"

@@ -48,14 +48,23 @@ class CutPoints:
         """Whether the layers of a decode are the host's."""
         return self.detections or bool(self.tensors)
 
+    def to_json(self) -> str | list[str] | dict[str, list[str]]:
+        """Return the value of `at` as a recipe writes it."""
+        if self.tensors:
+            operators = {"operators": list(self.operators)} if self.operators else {}
+            return {**operators, "tensors": list(self.tensors)}
+        words = [*self.operators, *([DETECTIONS] if self.detections else [])]
+        return words[0] if len(words) == 1 else words
+
     def __str__(self) -> str:
         """The value of `at` in one line of YAML."""
-        quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in self.tensors)
-        if self.tensors:
-            operators = f"operators: [{', '.join(self.operators)}], " if self.operators else ""
-            return f"{{{operators}tensors: [{quoted}]}}"
-        words = [*self.operators, *([DETECTIONS] if self.detections else [])]
-        return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
+        value = self.to_json()
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            return f"[{', '.join(value)}]"
+        operators = f"operators: [{', '.join(self.operators)}], " if self.operators else ""
+        return f"{{{operators}tensors: [{', '.join(map(quoted, self.tensors))}]}}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,11 @@ class Cuts:
     nodes: Mapping[int, int]
     tensors: Mapping[int, int]
     ends: frozenset[int]
+
+
+def quoted(name: str) -> str:
+    """Return a name as YAML has text whatever is in it."""
+    return "'" + name.replace("'", "''") + "'"
 
 
 def find_cuts(graph: gs.Graph, at: CutPoints, weights: set[int], live: set[int]) -> Cuts:
