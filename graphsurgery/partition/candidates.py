@@ -108,9 +108,12 @@ def candidates(model: Model) -> list[Candidate]:
     Editor(graph, "inspect --cuts").infer_shapes()
     whole = find_cut(graph, _DETECTIONS, strict=False)
     between = {op for node in whole.between for op in node.ops}
-    found = _by_operators(graph, between)
-    if not any(_POOL in op for op in between):
-        found = [_with_needs(graph, _DETECTIONS), *found, *_waists(graph)]
+    types = {n.op if n.domain in graphs.STANDARD_DOMAINS else f"{n.domain}.{n.op}" for n in graph.nodes}
+    pools = sorted(op for op in types if _POOL in op)
+    if pools:
+        found = [each for op in pools if (each := _possible(graph, CutPoints.of(op))) is not None]
+    else:
+        found = [_with_needs(graph, _DETECTIONS), *_by_operators(graph, between, types), *_waists(graph)]
         if not OF_SHAPES & between:  # those go when the shapes are known, and so do their cuts
             found += _by_tensors(graph, whole)
     counts = dict(zip((id(node) for node in graph.nodes), multiply_adds(Model.of(graph, model.folder)), strict=True))
@@ -138,26 +141,17 @@ def _possible(graph: gs.Graph, at: CutPoints) -> _Found | None:
         return None
 
 
-def _by_operators(graph: gs.Graph, between: Collection[str]) -> list[_Found]:
-    """Return the cuts at one operator that need nothing more, and where there are none the one at all of them.
-
-    A pool of regions is tried first; of what computes shapes none is.
-    """
-    foreign = {f"{n.domain}.{n.op}" for n in graph.nodes if n.domain not in graphs.STANDARD_DOMAINS}
-    ops = {*between, *(op for op in foreign if not op.startswith("com.microsoft."))} - OF_SHAPES
-    pools = [op for op in sorted(ops) if _POOL in op]
-    tried = pools if pools or OF_SHAPES & {*between} else sorted(ops)[:_OPERATORS]
-    alone = [found for op in tried if (found := _possible(graph, CutPoints.of(op))) is not None]
+def _by_operators(graph: gs.Graph, between: Collection[str], types: Collection[str]) -> list[_Found]:
+    """Return the cuts at one operator that need nothing more, and where there are none the one at all of them."""
+    if OF_SHAPES & {*between}:
+        return []
+    foreign = {op for op in types if "." in op and not op.startswith("com.microsoft.")}
+    ops = sorted({*between, *foreign})[:_OPERATORS]
+    alone = [found for op in ops if (found := _possible(graph, CutPoints.of(op))) is not None]
     free = [found for found in alone if not found.needs]
-    if free or pools:
-        return free or alone
-    if (
-        len(tried) > 1
-        and not OF_SHAPES & {*between}
-        and (together := _possible(graph, CutPoints.of(tried))) is not None
-    ):
+    if not free and len(ops) > 1 and (together := _possible(graph, CutPoints.of(ops))) is not None:
         return [together]
-    return alone
+    return free
 
 
 def _by_tensors(graph: gs.Graph, cut: Cut) -> Iterator[_Found]:

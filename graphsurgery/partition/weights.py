@@ -54,11 +54,11 @@ def label(node: gs.Node) -> str:
     return str(node.name or (node.outputs[0].name if node.outputs else node.op))
 
 
-def weighted_nodes(graph: gs.Graph, live: set[int], decode: bool) -> set[int]:
-    """Return the layers (as ids), those of the decode too unless `decode` says to leave them out."""
+def weighted_nodes(graph: gs.Graph, live: set[int], without_decode: bool) -> set[int]:
+    """Return the layers (as ids); with `without_decode` those of the network alone, if it has any."""
     layers = [node for node in graph.nodes if id(node) in live and _is_weighted(node, live)]
     found = {id(node) for node in layers}
-    if not decode:
+    if not without_decode:
         return found
     kept: set[int] = set()  # layers of the network, and what stands before them
     for node in reversed(graph.nodes):
@@ -66,7 +66,7 @@ def weighted_nodes(graph: gs.Graph, live: set[int], decode: bool) -> set[int]:
         if layer or id(node) in kept:
             kept.add(id(node))
             kept.update(id(producer) for producer in needed(node))
-    return found & kept
+    return found & kept or found
 
 
 def is_bias(node: gs.Node, weights: set[int], live: set[int]) -> bool:
@@ -126,6 +126,6 @@ def _decodes(node: gs.Node) -> bool:
             return True
     for tensor in node.inputs[:2] if graphs.is_op(node, "MatMul") else ():
         matrix = graphs.constant(tensor) if graphs.static_shape(tensor) == (4, 4) else None
-        if matrix is not None and bool(np.all(matrix * 2 == np.round(matrix * 2))) and bool(np.any(matrix)):
+        if matrix is not None and np.ptp(matrix) and np.array_equal(matrix * 2, np.round(matrix * 2)):
             return True
     return False
