@@ -57,7 +57,7 @@ YOLO_PLAIN_WEIGHTS = {"stem": [4, 3, 4, 4], "head": [7, 4, 1, 1]}
 
 # A backbone, one encoder layer over 16 tokens, one decoder layer with 3 queries that are constants.
 DETR = """
-    detr (float[1, 3, 16, 16] image) => (float[1, 3, 5] logits, float[1, 3, 4] boxes)
+    detr (float[1, 3, 16, 16] image) => (float[1, 3, 5] logits, float[1, 3, 4] pred_boxes)
     <int64[3] rows = {1, 4, 16}, float[1] scale = {0.5}> {
         c = Conv <strides = [4, 4]> (image, stem)
         f = Relu (c)
@@ -85,7 +85,7 @@ DETR = """
         logits = Add (l, bl)
         m = MatMul (hidden, wm)
         mb = Add (m, bm)
-        boxes = Sigmoid (mb)
+        pred_boxes = Sigmoid (mb)
     }"""
 DETR_WEIGHTS = {
     "stem": [4, 3, 4, 4],
@@ -95,7 +95,7 @@ DETR_WEIGHTS = {
 
 # What the encoder finds best is gathered for the decoder, where a table is read by constant places once more.
 RT_DETR = """
-    rt_detr (float[1, 3, 16, 16] image) => (float[1, 3, 5] logits, float[1, 3, 4] boxes)
+    rt_detr (float[1, 3, 16, 16] image) => (float[1, 3, 5] logits, float[1, 3, 4] pred_boxes)
     <int64[3] rows = {1, 4, 16}, int64[1] many = {3}, int64[1] last = {-1}, int64[3] wide = {1, 1, 4},
      int64[3] order = {2, 0, 1}> {
         c = Conv <strides = [4, 4]> (image, stem)
@@ -114,6 +114,6 @@ RT_DETR = """
         n = Relu (g)
         logits = MatMul (n, wl)
         m = MatMul (n, wm)
-        boxes = Sigmoid (m)
+        pred_boxes = Sigmoid (m)
     }"""
 RT_DETR_WEIGHTS = {"stem": [4, 3, 4, 4], "wt": [4, 4], "ws": [4, 5], "wh": [4, 4], "wl": [4, 5], "wm": [4, 4]}

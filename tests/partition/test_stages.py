@@ -87,7 +87,7 @@ def test_the_encoder_of_detr_is_cut_from_its_decoder() -> None:
     assert described(cut) == [
         "accelerator: image -> memory",
         "accelerator: memory -> logits,mb",
-        "host: mb -> boxes",
+        "host: mb -> pred_boxes",
     ]
     assert "Add" in operators(cut, 1)  # memory + position, between the cut and the first weight
     assert_parts_give_what_the_whole_gives(cut)
@@ -95,7 +95,7 @@ def test_the_encoder_of_detr_is_cut_from_its_decoder() -> None:
 
 def test_a_bias_behind_the_last_product_belongs_to_its_layer() -> None:
     cut = cut_of(DETR, weights=DETR_WEIGHTS, at="detections")
-    assert described(cut) == ["accelerator: image -> logits,mb", "host: mb -> boxes"]
+    assert described(cut) == ["accelerator: image -> logits,mb", "host: mb -> pred_boxes"]
     assert_parts_give_what_the_whole_gives(cut)
 
 
@@ -114,7 +114,7 @@ def test_several_operators_cut_each_head_of_rt_detr_apart() -> None:
         "accelerator: queries -> h",
         "host: h -> n",
         "accelerator: n -> logits,m",
-        "host: m -> boxes",
+        "host: m -> pred_boxes",
     ]
     assert_parts_give_what_the_whole_gives(cut)
 
@@ -162,7 +162,7 @@ def test_a_node_that_reads_several_tensors_is_cut_off_from_all_that_do_not_follo
 def test_what_the_target_runs_may_stand_between_the_weights() -> None:
     ran = ["TopK", "Tile", "GatherElements", "Gather"]
     cut = cut_of(RT_DETR, weights=RT_DETR_WEIGHTS, at="detections", supported=ran)
-    assert described(cut) == ["accelerator: image -> logits,m", "host: m -> boxes"]
+    assert described(cut) == ["accelerator: image -> logits,m", "host: m -> pred_boxes"]
     assert_parts_give_what_the_whole_gives(cut)
 
 
@@ -183,7 +183,7 @@ def test_a_stage_that_no_accelerator_runs_is_the_hosts_where_the_recipe_says_so(
     devices = {"encoder": "npu", "decoder": "cpu"}
     at = at_tensors("memory")
     cut = find_named_cut(graph, at, devices, {})
-    assert described(cut) == ["accelerator: image -> memory", "host: memory -> boxes,logits"]
+    assert described(cut) == ["accelerator: image -> memory", "host: memory -> logits,pred_boxes"]
     assert [part.accelerator for part in extract_parts(cut, devices)] == [True, False]
     assert_parts_give_what_the_whole_gives(cut)
     with pytest.raises(ModelError, match=r"node 'scores' \(TopK\) stands between the weights"):
@@ -198,7 +198,7 @@ def test_a_part_before_such_a_stage_takes_operators_along() -> None:
     devices = {"encoder": "npu", "decoder": "cpu"}
     assert described(find_named_cut(graph, "GatherElements", devices, {}))[0] == "accelerator: image -> memory,seen"
     cut = find_named_cut(graph, "GatherElements", devices, {"encoder": ["ReduceMax"]})
-    assert described(cut) == ["accelerator: image -> best,memory", "host: best,memory -> boxes,logits"]
+    assert described(cut) == ["accelerator: image -> best,memory", "host: best,memory -> logits,pred_boxes"]
     with pytest.raises(ModelError, match=r"node 'g' \(Gather\) stands between the weights"):
         find_named_cut(graph, "GatherElements", {"encoder": "npu", "head": "npu"}, {"encoder": ["ReduceMax"]})
 
