@@ -10,7 +10,8 @@ part_passes, the whole graph's in passes. A frozen batch is filled as the runtim
 (`quantize.calibration`).
 
 After it the report shows the SQNR of each output over the samples, 10 log10(signal / noise): about 30 dB and more is
-usual for 8 bits, and below 15 something is wrong. Rows that fill up a batch do not count.
+usual for 8 bits, and below 15 something is wrong. Rows that fill up a batch do not count. A tensor that joins ranges
+too far apart for one scale, boxes and scores say, is named (`quantize.joined_ranges`).
 
 It leaves the model alone when
 1. it is quantized already, in whole or in part
@@ -40,10 +41,12 @@ from graphsurgery.operators.functions import hidden_layers
 from graphsurgery.operators.operands import LAYERS
 from graphsurgery.quantize import Number, Settings
 from graphsurgery.quantize.calibration import Feeds
+from graphsurgery.quantize.joined_ranges import measured
 from graphsurgery.quantize.sqnr import output_sqnr
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
 NOTHING_LEFT = -999.0  # dB
+FEW = 8  # samples show whether ranges are of one order of magnitude
 # of ONNX and of ONNX Runtime; ExtendedQuantizeLinear and the like of AMD hold the first name
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QGemm", "ConvInteger", "MatMulInteger")
 
@@ -128,6 +131,9 @@ class Quantize(ModelPass):
         edit.details |= {"backend": self.backend, "feeds": len(feeds), "excluded": excluded}
         found_db = output_sqnr(quantized, plain, feeds, phase())
         edit.details["sqnr_db"] = {name: _in_json(decibels) for name, decibels in found_db.items()}
+        joined = measured(plain, Feeds(plain, edit.context.samples, min(self.samples or FEW, FEW)))
+        if joined:
+            edit.details["joined"] = [each.to_json() for each in joined]
         if self.explain:
             from graphsurgery.quantize.sensitivity import layer_losses
 

@@ -21,7 +21,7 @@ from graphsurgery.cli.arguments import (
     model_io_of,
     recipe_of,
 )
-from graphsurgery.cli.screen import Display, err, screen_for, write_json
+from graphsurgery.cli.screen import Display, err, screen_for, warn_of_joined_ranges, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.parts.folder import REPORT
 from graphsurgery.report import terminal
@@ -95,6 +95,10 @@ def apply_command(
         screen.print()
         screen.print(terminal.precision_table(record.evaluation))
     screen.print()
+    steps = [("", step) for step in record.passes]
+    steps += [(f"{made.name}, ", step) for made in record.variants for step in made.passes]
+    for where, step in steps:
+        warn_of_joined_ranges(step.details.get("joined", ()), f"{where}{step.part or 'the whole graph'}: ")
     weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
     if weak:
         err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")

@@ -10,7 +10,8 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
-from graphsurgery.cli.screen import screen_for, write_json
+from graphsurgery.cli.screen import screen_for, warn_of_joined_ranges, write_json
+from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
 from graphsurgery.text import shortened
 
@@ -18,9 +19,10 @@ from graphsurgery.text import shortened
 @app.command("inspect")
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a folder of parts.")],
+    cuts: Annotated[bool, typer.Option("--cuts", help="Show where it can be cut into parts, and which.")] = False,
     json_: JsonFile = None,
 ) -> None:
-    """Show operators, inputs and outputs, and what is not static.
+    """Show operators, inputs and outputs, what is not static, and on demand where it can be cut.
 
     Example: python -m graphsurgery inspect model/shapes/backbone_rpn.onnx
     """
@@ -42,13 +44,36 @@ def inspect_command(
         listed = ", ".join(f"{shortened(name, 200)} {shape}" for name, shape in list(dynamic.items())[:8])
         lines = f"operators: {operators}\ndynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n"
         screen.print(lines, highlight=False, markup=False)
+        if cuts:
+            found["cuts"] = _cuts(models[Path(file)], screen)
+        warn_of_joined_ranges(found["joined"])
     write_json(json_, described)
+
+
+def _cuts(model: Any, screen: terminal.Screen) -> dict[str, Any]:
+    """Show the candidates for a cut, and return them as --json has them."""
+    from graphsurgery.partition.candidates import candidates
+    from graphsurgery.rewrite.registry import discover
+
+    try:
+        found = candidates(model)
+    except InputError as error:
+        screen.print(f"cuts: none; {error}\n", highlight=False, markup=False, soft_wrap=True)
+        return {"candidates": [], "reason": str(error)}
+    passes_for = discover().passes_for
+    for candidate in found:
+        needs = candidate.explain_needs(passes_for)
+        lines = f"partition: {{at: {candidate.at}}}\n{needs}".rstrip()
+        screen.print(lines, highlight=False, markup=False, soft_wrap=True)
+        screen.print(terminal.cut_table(candidate), "")
+    return {"candidates": [candidate.to_json() for candidate in found]}
 
 
 def _inspect(model: Any) -> dict[str, Any]:
     from graphsurgery.graph.model import Model
     from graphsurgery.graph.protos import walk_protos
     from graphsurgery.partition.static import dynamic_values
+    from graphsurgery.quantize.joined_ranges import told_by_structure
     from graphsurgery.rewrite import Editor
 
     view = model.graph()
@@ -65,4 +90,5 @@ def _inspect(model: Any) -> dict[str, Any]:
         "ops": dict(ops.most_common()),
         **interface,
         "dynamic": dict(dynamic_values(inferred)),
+        "joined": [each.to_json() for each in told_by_structure(model)],
     }

@@ -12,7 +12,7 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
-from graphsurgery.cli.screen import Display, save, screen_for, write_json
+from graphsurgery.cli.screen import Display, save, screen_for, warn_of_joined_ranges, write_json
 from graphsurgery.errors import Difference, InputError
 from graphsurgery.report import terminal
 
@@ -94,6 +94,7 @@ def quantize_command(
     if layers:
         screen.print()
         screen.print(terminal.layers_table("When one layer alone is quantized, the worst output keeps", layers))
+    warn_of_joined_ranges(details.get("joined", ()))
     if details.get("excluded"):
         screen.print(f"\nleft float: {', '.join(details['excluded'])}", highlight=False, markup=False)
     screen.print("\n" + "\n".join(map(str, files)), highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,13 @@ def screen_for(json_: str | None) -> terminal.Screen:
     if json_ is not None and (Path(json_).is_dir() or not Path(json_).parent.is_dir()):
         raise InputError(f"--json {json_}: no file can be written there; name a file in a folder that exists, or -")
     return out
+
+
+def warn_of_joined_ranges(joined: Iterable[Mapping[str, Any]], place: str = "") -> None:
+    """Name on standard error the tensors that hold values of ranges too far apart for one scale."""
+    for each in joined:
+        said = f"warning: {place}{each['explanation']}"
+        err.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def write_json(target: str | None, content: Mapping[str, Any] | list[Any]) -> None:

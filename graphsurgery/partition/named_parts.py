@@ -10,32 +10,72 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.errors import InputError
+from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.partition.cut import Cut, find_cut
+from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.cut import find_cut
+from graphsurgery.partition.islands import PassesFor, none_known
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
+from graphsurgery.partition.stages import CutPoints
 from graphsurgery.parts.part import Part, is_numpys
 
 
-def find_named_cut(graph: gs.Graph, at: str, devices: Mapping[str, str], include: Mapping[str, Collection[str]]) -> Cut:
+def find_named_cut(
+    graph: gs.Graph,
+    at: str | CutPoints,
+    devices: Mapping[str, str],
+    include: Mapping[str, Collection[str]],
+    supported: Collection[str] = (),
+    passes_for: PassesFor = none_known,
+) -> Cut:
     """Find the parts as `find_cut` does; `include` names them as `devices` does, in the order data flows.
 
     Which name is whose follows from the cut: a part with weights may be on the cpu, and what a part takes along may
-    leave nothing of the host part behind it. Raises InputError for a part that has no weights, for an operator that
-    doesn't stand behind them, and for a tensor that can't cross.
+    leave nothing of the host part behind it. Where a node that no accelerator runs stands between the weights of a
+    stage, the stage is the host's, if the recipe has its parts so. Raises InputError for a part that has no weights,
+    for an operator that doesn't stand behind them, and for a tensor that can't cross.
     """
-    found = find_cut(graph, at)
+    at = CutPoints.of(at) if isinstance(at, str) else at
+    try:
+        return _find(graph, at, devices, include, supported, passes_for)
+    except ModelError as error:
+        absent = [op for op in at.operators if not any(is_named(node, op) for node in graph.nodes)]
+        if not absent:
+            raise
+        raise ModelError(
+            f"partition.at: the graph has no {' and no '.join(absent)} to cut at; besides, {error}"
+        ) from error
+
+
+def _find(
+    graph: gs.Graph,
+    at: CutPoints,
+    devices: Mapping[str, str],
+    include: Mapping[str, Collection[str]],
+    supported: Collection[str],
+    passes_for: PassesFor,
+) -> Cut:
+    found = find_cut(graph, at, (), supported, strict=False)
+    between, on_host = found.between, {node.stage for node in found.between}
+    if between:
+        if len(on_host) == sum(found.accelerator):
+            raise ModelError(between[0].explain(passes_for))
+        found = find_cut(graph, at, (), supported, on_host)
     if not include:
+        if between and not _fits(found, devices):
+            raise ModelError(between[0].explain(passes_for))
         _require_numpys(found)
         return found
     for weighted in combinations(devices, sum(found.accelerator)):
         if any(device != "cpu" and name not in weighted for name, device in devices.items()):
             continue
-        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted])
+        cut = find_cut(graph, at, [include.get(name, ()) for name in weighted], supported, on_host)
         if cut.accelerator == [name in weighted for name in devices]:
             _require_taken(cut, weighted, include)
             _require_numpys(cut)
             return cut
+    if between:
+        raise ModelError(between[0].explain(passes_for))
     return found  # other parts than are named; extract_parts says so
 
 
@@ -44,8 +84,7 @@ def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = No
 
     `folder` is where external data lies. Raises InputError when the recipe names other parts than there are.
     """
-    wanted = [device != "cpu" for device in devices.values()]
-    if len(wanted) != len(cut.accelerator) or any(w and not a for w, a in zip(wanted, cut.accelerator, strict=True)):
+    if not _fits(cut, devices):
         found = ", ".join("accelerator" if kind else "host" for kind in cut.accelerator)
         named = ", ".join(f"{name}: {device}" for name, device in devices.items())
         raise InputError(f"partition.parts names {named}, but the graph has: {found}; name one for each, in this order")
@@ -56,6 +95,13 @@ def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = No
         view.name = name
         parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
     return parts
+
+
+def _fits(cut: Cut, devices: Mapping[str, str]) -> bool:
+    wanted = [device != "cpu" for device in devices.values()]
+    return len(wanted) == len(cut.accelerator) and not any(
+        w and not a for w, a in zip(wanted, cut.accelerator, strict=True)
+    )
 
 
 def _require_numpys(cut: Cut) -> None:

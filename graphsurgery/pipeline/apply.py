@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphsurgery.errors import ModelError
 from graphsurgery.gate.gate import Judged
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.partition.cut import Cut
+from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
-from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest, describe_parts
@@ -110,7 +108,7 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
         return judged_whole, [Judged(part, judged_whole.verdict, judged_whole.granted, judged_whole.outputs)]
     run.watcher.begin("partition")
     with judged_first(run, whole), timed(run.record, "surgery"):
-        found = _find_cut(plan, whole.subject)
+        found = _find_cut(plan, run.recipe, whole.subject)
     names = [tensor.name for tensor in found.crossing()]
     judged_whole, values = judge_whole(run, whole, names)
     run.watcher.begin("partition")
@@ -149,20 +147,15 @@ def boundary_tensors(recipe: Recipe, model: Model, canvas: Canvas) -> list[str]:
     after = apply_passes(passes, model.with_values_inside(), context).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
-        wanted += [tensor.name for tensor in _find_cut(recipe.partition, after).crossing()]
+        wanted += [tensor.name for tensor in _find_cut(recipe.partition, recipe, after).crossing()]
     inner = {name for node in model.proto.graph.node for name in node.output}
     return [name for name in wanted if name in inner]
 
 
-def _find_cut(plan: PartitionPlan, model: Model) -> Cut:
+def _find_cut(plan: PartitionPlan, recipe: Recipe, model: Model) -> Cut:
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
-    try:
-        return find_named_cut(graph, plan.at, plan.parts, plan.include)
-    except ModelError as error:
-        if any(is_named(node, plan.at) for node in graph.nodes):
-            raise
-        raise ModelError(f"partition.at: the graph has no {plan.at} to cut at; besides, {error}") from error
+    return find_named_cut(graph, plan.cut_points, plan.parts, plan.include, plan.supported, recipe.passes_for)
 
 
 def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:

@@ -18,7 +18,7 @@ from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_names
 from graphsurgery.partition import boundary_names
-from graphsurgery.partition.cut import Cut
+from graphsurgery.partition.boundaries import Cut
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import PartPlayer

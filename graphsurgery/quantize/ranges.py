@@ -50,20 +50,20 @@ def ranges(model: ModelProto, calibration: Calibration, method: Method, progress
     names = _float_tensors(model)
     walks = 1 if method == "minmax" else 2
     total = walks * len(calibration)
-    extremes = _extremes(model, names, calibration, lambda done: progress(done, total))
+    found = extremes(model, names, calibration, lambda done: progress(done, total))
     if method == "minmax":
-        return extremes
-    counted = [name for name in names if 0 < extremes[name].high - extremes[name].low < np.inf]
+        return found
+    counted = [name for name in names if 0 < found[name].high - found[name].low < np.inf]
     bins = {name: np.zeros(_BINS, np.int64) for name in counted}
     session = Session(_with_outputs(model, counted), name="the float model")
     for index, inputs in enumerate(calibration):
         computed = session.run(inputs, [name for name in counted if name not in inputs])
         for name, counts in bins.items():
             value = computed[name] if name in computed else inputs[name]
-            counts += np.histogram(value[value != 0], _BINS, range=extremes[name])[0]  # 0 is told exactly anyway
+            counts += np.histogram(value[value != 0], _BINS, range=found[name])[0]  # 0 is told exactly anyway
         progress(len(calibration) + index + 1, total)
     narrow = _by_percentile if method == "percentile" else _by_entropy
-    return {name: narrow(bins[name], extremes[name]) if name in bins else extremes[name] for name in names}
+    return {name: narrow(bins[name], found[name]) if name in bins else found[name] for name in names}
 
 
 def _float_tensors(model: ModelProto) -> list[str]:
@@ -78,9 +78,10 @@ def _float_tensors(model: ModelProto) -> list[str]:
     ]
 
 
-def _extremes(
+def extremes(
     model: ModelProto, names: list[str], calibration: Calibration, done: Callable[[int], None]
 ) -> dict[str, Range]:
+    """Return the least and the greatest value of each of the float tensors `names`; `done` is told the runs so far."""
     ends = [(f"{name}/lowest", f"{name}/highest") for name in names]
     reduced = ModelProto()
     reduced.CopyFrom(model)

@@ -18,7 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_jsonable_python
 
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
-from graphsurgery.recipe.schema import IsReplaced, PassItem, RecipeKeys, ToleranceKeys, marked
+from graphsurgery.recipe.schema import CutKeys, IsReplaced, PassItem, RecipeKeys, ToleranceKeys, marked
 from graphsurgery.recipe.validate import PassOption, pass_options
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
@@ -213,7 +213,8 @@ def _extending(
 def _add_rules(root: Schema, shared: Mapping[str, Schema]) -> None:
     """Add the rules of `load` that hold between the keys of a recipe that stands alone."""
     shared["Source"]["oneOf"] = [_given(kind) for kind in SOURCE_KINDS]
-    shared[ToleranceKeys.__name__]["anyOf"] = [_given(key) for key in ToleranceKeys.model_fields]
+    for keys in (ToleranceKeys, CutKeys):
+        shared[keys.__name__]["anyOf"] = [_given(key) for key in keys.model_fields]
     shared["CapturePlan"] |= {"if": _given("annotations"), "then": _given("images")}
     both = [_given("images"), _given("annotations")]
     shared["EvaluationPlan"] |= {"if": {"anyOf": both}, "then": {"allOf": both}}

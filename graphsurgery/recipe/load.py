@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +12,20 @@ from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
+from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
+    CutKeys,
     EvaluationPlan,
     PartitionPlan,
     RecipeKeys,
     Source,
     VariantKeys,
+    Words,
     part_name,
 )
 from graphsurgery.recipe.section import Section
@@ -60,7 +63,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, merged and checked; `schema` says what each key is."""
+    """A recipe, merged and checked; `schema` says what each key is.
+
+    `passes_for` tells, for messages, which of the passes that it may name look at an operator.
+    """
 
     name: str
     file: Path
@@ -75,6 +81,7 @@ class Recipe:
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
+    passes_for: Callable[[str], Sequence[str]] = field(default=none_known, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
@@ -116,6 +123,7 @@ def load_recipe(
         grants=_grants(checked.get("grant"), registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
+        passes_for=registry.passes_for,
     )
 
 
@@ -192,8 +200,13 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
 def _partition(entry: Entry | None) -> PartitionPlan | None:
     if entry is None:
         return None
-    plan = _section(entry, "partition", PartitionPlan)
     keys = fields(entry, "partition").entries
+    at = keys.get("at")
+    if at and isinstance(at.value, Items):  # what is wrong in one form of it is no matter of the others
+        validate(Words, at.value, "partition.at", at.place)
+    elif at and isinstance(at.value, Fields) and not _section(at, "partition.at", CutKeys).model_fields_set:
+        raise at.place.error("partition.at names nothing to cut at; give operators, tensors or both")
+    plan = _section(entry, "partition", PartitionPlan)
     if not plan.parts:
         raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):

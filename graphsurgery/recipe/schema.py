@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from graphsurgery.detections.presets import PRESETS as DETECTION_PRESETS
 from graphsurgery.images.preprocessing import PRESETS
+from graphsurgery.partition.stages import CutPoints
 from graphsurgery.recipe.detections_schema import DetectionsKeys
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.section import Section
@@ -63,6 +64,7 @@ _Mark = TypeVar("_Mark")
 
 PartName = Annotated[str, AfterValidator(part_name), Field(json_schema_extra={"pattern": PART_NAME})]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 # The rows of a set by their first tensor; what counts them has no keys of a tolerance.
 RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|relative|sqnr)$)"})]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -118,10 +120,30 @@ class CapturePlan(Section):
     samples: PositiveInt = Field(3, description="number of images", examples=[16])
 
 
-class PartitionPlan(Section):
-    """Where to cut the graph into parts, and what the parts are called and run on."""
+class CutKeys(Section):
+    """Operators before which the graph is cut, tensors behind which it is, or both."""
 
-    at: Word = Field(description="op type at which stages end", examples=["RoiAlign"])
+    operators: Words = Field((), description="op types, or `detections`", examples=[["RoiAlign"]])
+    tensors: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        (),
+        description="names of tensors, or patterns with * and ?, as the graph has them when it is cut; what computes "
+        "them is the last before the cut. Those of which none depends on another are one cut",
+        examples=[["/model.22/Concat*"]],
+    )
+
+
+class PartitionPlan(Section):
+    """Where to cut the graph into parts, and what the parts are called and run on.
+
+    `python -m graphsurgery inspect --cuts FILE` shows where a graph can be cut, and which parts come out. A stage that
+    has a node between its weights which no accelerator runs is one part on the cpu, if the recipe has it so.
+    """
+
+    at: Word | Words | CutKeys = Field(
+        description="op type at which stages end, or several; tensors, in a mapping; or `detections`: behind the raw "
+        "outputs of the heads of a detector of one stage, so that what decodes them is the host's",
+        examples=["RoiAlign", "detections", {"tensors": ["/model.22/Concat*"]}],
+    )
     parts: Annotated[Mapping[PartName, Word], IsReplaced(), Field(json_schema_extra={"minProperties": 1})] = Field(
         description="part name -> device, in the order data flows. A part name is a file name too: lower-case letters, "
         "digits and _",
@@ -132,6 +154,19 @@ class PartitionPlan(Section):
         description="part name -> op types behind the part's last weighted node that it takes along",
         examples=[{"mask_head": ["Sigmoid"]}],
     )
+    supported: tuple[Word, ...] = Field(
+        (),
+        description="op types that the target runs, of those that no accelerator runs as a rule: they may stand "
+        "between the weights of a part",
+        examples=[["Gather", "Tile"]],
+    )
+
+    @property
+    def cut_points(self) -> CutPoints:
+        """What `at` says, in whichever form."""
+        if isinstance(self.at, CutKeys):
+            return CutPoints.of(self.at.operators, self.at.tensors)
+        return CutPoints.of(self.at)
 
 
 class ToleranceKeys(Section):

@@ -152,6 +152,8 @@ def _complaint(detail: Any, node: Node, path: str) -> str:
         return f"{path} has too few items" if isinstance(last, int) else f"{path} lacks {quoted(last)}"
     if detail["type"] == "too_long":
         return f"{path} has more than {detail['ctx']['max_length']} items"
+    if detail["type"] == "too_short":
+        return f"{path} should have an item or more, got {_got(node)}"
     if detail["type"] == "value_error":
         return f"{path}: {_one_line(str(detail['ctx']['error']))}"
     words = _EXPECTED.get(detail["type"])

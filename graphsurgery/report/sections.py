@@ -68,6 +68,7 @@ def step(content: Data) -> dict[str, Any]:
         **_off_and_allowed(worst or {}),
         "bar": None if worst is None or worst.get("max_abs") is None else charts.bar(share_of_allowed(worst)),
         "excluded": [str(name) for name in (content.get("details") or {}).get("excluded") or ()],
+        "joined": [each["explanation"] for each in (content.get("details") or {}).get("joined") or ()],
         "refused": len(content.get("skips", ())),
         "refusals": [(reason, len(nodes), _named(nodes)) for reason, nodes in refusals.items()],
         "notes": (content.get("comparison") or {}).get("notes") or (),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.gate.equivalence import Comparison, TensorReport
+from graphsurgery.partition.candidates import Candidate
 from graphsurgery.report.run_record import Step, VariantRecord
 from graphsurgery.text import shortened, visible
 
@@ -93,6 +94,31 @@ def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
         text = ", ".join(f"{op} {count}" for op, count in ops[:5]) + (", ..." if len(ops) > 5 else "")
         table.add_row(Text(part["name"]), Text(part["device"]), str(part["nodes"]), Text(text))
     return table
+
+
+def cut_table(found: Candidate) -> Table:
+    """The parts of a candidate for a cut: what runs them, their size, and what other parts give them."""
+    table = _table("Parts", "for the", "nodes", "multiply-adds", "reads", "tensors")
+    for part in found.parts:
+        kind = "accelerator" if part.accelerator else "host"
+        given = str(len(part.reads)) if part.reads else ""
+        size = _bytes(part.bytes_read) if part.reads else ""
+        table.add_row(kind, str(part.nodes), _count(part.multiply_adds), size, given)
+    table.add_row("together", str(sum(part.nodes for part in found.parts)), "", _bytes(found.bytes_crossing), "")
+    return table
+
+
+def _count(number: int | None) -> str:
+    """A number of operations, unknown where a shape isn't static."""
+    if number is None:
+        return "unknown"
+    return f"{number / 1e9:,.2f} G" if number >= 1e9 else f"{number / 1e6:,.2f} M" if number >= 1e4 else str(number)
+
+
+def _bytes(number: int | None) -> str:
+    if number is None:
+        return "unknown"
+    return f"{number / 1e6:,.2f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB" if number >= 1e3 else f"{number} B"
 
 
 def precision_table(evaluation: Mapping[str, Any]) -> Table:

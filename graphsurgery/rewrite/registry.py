@@ -54,12 +54,16 @@ class Registry:
 
         Raises InputError, with the nearest operator, where none does.
         """
-        matches = {name: pass_.matches for name, pass_ in self._passes.items() if issubclass(pass_, NodePass)}
-        found = sorted(name for name, ops in matches.items() if op in ops)
+        found = self.passes_for(op)
         if not found:
-            known = {each for ops in matches.values() for each in ops}
+            known = {each for pass_ in self._passes.values() if issubclass(pass_, NodePass) for each in pass_.matches}
             raise InputError(f"no pass looks at operator '{op}'.{did_you_mean(op, known)}")
         return found
+
+    def passes_for(self, op: str) -> list[str]:
+        """Return what `looking_at` does, nothing where no pass matches the operator."""
+        nodes = {name: pass_ for name, pass_ in self._passes.items() if issubclass(pass_, NodePass)}
+        return sorted(name for name, pass_ in nodes.items() if op in pass_.matches)
 
     def add(self, pass_: type[Pass]) -> None:
         """Register a pass; InputError when its declaration is wrong or its name is taken."""

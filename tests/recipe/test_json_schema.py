@@ -134,6 +134,9 @@ def test_a_packaged_recipe_fits_and_tells_editors_where_the_schema_is(name: str)
         SOURCE + PARTS + "part_passes: {head: [{freeze-batch: {size: 3}}], rest: []}",
         SOURCE + PARTS + "variants: {int8: {part_passes: {head: [quantize]}, max_ap_drop: , on_request: true}}",
         SOURCE + PARTS + "variants: {htp: {devices: {npu: qnn}, max_ap_drop: 0}}",
+        SOURCE + "partition: {at: [R, detections], parts: {a: npu}, supported: []}",
+        SOURCE + "partition: {at: {tensors: ['/a/b*']}, parts: {a: npu}, supported: [Gather]}",
+        SOURCE + "partition: {at: {operators: [R], tensors: [x]}, parts: {a: npu}}",
         SOURCE + "variants: {int8: {devices: {}}}",
         SOURCE + "check: {tolerance: {a: 0, b: 1.5, c: {relative: 1}, d: {absolute: 1, relative: }, '*': {sqnr: 9}}}",
         SOURCE + "check: {samples: 2, tolerance: {unmatched: 2}}",
@@ -179,6 +182,8 @@ WRONG = [
         "evaluate.max_ap_drop",
     ),
     (SOURCE + "partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'", "partition.at"),
+    (SOURCE + "partition: {at: [], parts: {a: npu}}", "x.yaml:2: partition.at should have an item", "partition.at"),
+    (SOURCE + "partition: {at: {}, parts: {a: npu}}", "x.yaml:2: partition.at names nothing to cut at", "partition.at"),
     (SOURCE + "partition: {at: R, parts: {}}", "x.yaml:2: partition.parts is empty; write", "partition.parts"),
     (
         SOURCE + "partition: {at: R, parts: {B: npu}}",

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from graphsurgery.errors import InputError, RecipeError
 from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.partition.stages import CutPoints
 from graphsurgery.recipe.layers import packaged_recipes
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.rewrite import GraphPass
@@ -108,6 +109,26 @@ def refusal(text: str, *overrides: str, name: str = "x.yaml") -> str:
         load_recipe(name, overrides, registry=registry())
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "points"),
+    [
+        ("RoiAlign", CutPoints(("RoiAlign",))),
+        ("[TopK, detections]", CutPoints(("TopK",), (), True)),
+        ("{tensors: ['/model.22/Concat*', x]}", CutPoints((), ("/model.22/Concat*", "x"))),
+        ("{operators: [RoiAlign], tensors: [x]}", CutPoints(("RoiAlign",), ("x",))),
+    ],
+)
+def test_a_place_to_cut_at_has_several_forms(at: str, points: CutPoints) -> None:
+    recipe = load(f"source: {{demo: shapes}}\npartition: {{at: {at}, parts: {{a: npu}}, supported: [Gather, Tile]}}\n")
+    assert recipe.partition is not None
+    assert (recipe.partition.cut_points, recipe.partition.supported) == (points, ("Gather", "Tile"))
+
+
+def test_a_recipe_knows_which_of_its_passes_look_at_an_operator() -> None:
+    recipe = load_recipe("shapes", registry=discover())
+    assert "lower-gather" in recipe.passes_for("Gather")
 
 
 def test_reads_every_key_of_a_recipe(tmp_path: Path) -> None:
@@ -223,6 +244,19 @@ def test_refuses_a_source_that_is_no_source(text: str, message: str) -> None:
         ("evaluate: {sample: 3}", "x.yaml:2: unknown key 'sample' in evaluate. Did you mean 'samples'?"),
         ("partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'"),
         ("partition: {at: RoiAlign}", "x.yaml:2: partition lacks 'parts'"),
+        ("partition: {at: 5, parts: {a: npu}}", "x.yaml:2: partition.at should be text, got 5"),
+        ("partition: {at: [], parts: {a: npu}}", "x.yaml:2: partition.at should have an item or more, got []"),
+        ("partition:\n  at:\n    - R\n    - 5\n", "x.yaml:5: partition.at[1] should be text, got 5"),
+        (
+            "partition:\n  at: {tensor: [a]}\n",
+            "x.yaml:3: unknown key 'tensor' in partition.at. Did you mean 'tensors'?",
+        ),
+        ("partition:\n  at: {tensors: a}\n", "x.yaml:3: partition.at.tensors should be a list, got 'a'"),
+        ("partition:\n  at: {}\n", "x.yaml:3: partition.at names nothing to cut at; give operators, tensors or both"),
+        (
+            "partition: {at: R, parts: {a: npu}, supported: Gather}",
+            "x.yaml:2: partition.supported should be a list, got",
+        ),
         ("partition:\n  at: RoiAlign\n  parts: {}", "x.yaml:4: partition.parts is empty; write name: device"),
         ("partition:\n  at: RoiAlign\n  parts: [a]", 'x.yaml:4: partition.parts should be a mapping, got ["a"]'),
         ("partition:\n  at: R\n  parts:\n    a: npu\n    B: cpu", "x.yaml:6: partition.parts.B: 'B' can't name a part"),

@@ -255,6 +255,14 @@ def test_refusals_are_folded_by_reason_and_long_lists_of_nodes_are_cut() -> None
     assert "1 layer left in float stem/Conv" in text
 
 
+def test_what_joins_ranges_too_far_apart_is_said_beside_the_variants_pass() -> None:
+    run = good_run()
+    run["variants"]["int8"]["passes"][0]["details"]["joined"] = [{"explanation": "'out' joins <boxes> and scores"}]
+    page = render(run, None)
+    assert "&#39;out&#39; joins &lt;boxes&gt; and scores" in page
+    assert page.index("left in float") > page.index("&lt;boxes&gt;") > page.index("int8")
+
+
 def test_an_error_is_never_shown_as_smaller_nor_a_limit_as_larger() -> None:
     run = good_run()
     run["passes"][0]["worst"] |= {"max_abs": 0.00100001, "allowed": 0.00099999, "verdict": "failed"}

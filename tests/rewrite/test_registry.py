@@ -250,6 +250,7 @@ def test_passes_are_found_by_the_operator_that_they_look_at(tmp_path: Path) -> N
     assert found.looking_at("Conv") == found.looking_at("com.microsoft.Gelu") == ["my-pass"]
     with pytest.raises(InputError, match=r"no pass looks at operator 'Konv'\. Did you mean 'Conv'\?"):
         found.looking_at("Konv")
+    assert (found.passes_for("Conv"), found.passes_for("Konv")) == (["my-pass"], [])
 
 
 def test_an_unknown_name_comes_with_the_nearest_one() -> None:
