@@ -62,6 +62,32 @@ and start the recipe with
 The recipes that come with graphsurgery do the same; their schema is `recipes/recipe.schema.json`. Whether part names
 agree, and what depends on the recipe that another extends, graphsurgery alone can tell: it names file and line."""
 
+_CUTS = """\
+## Where to cut
+
+`python -m graphsurgery inspect --cuts FILE` shows where a graph can be cut: `at` as a recipe writes it, and of each
+part that comes out the nodes, the multiply-adds and the bytes that other parts give it. Look at the file behind its
+passes (`simplify` at least), since a tensor is named as the graph has it when it is cut.
+
+| detector | `at` | parts |
+|---|---|---|
+| two stages (Mask R-CNN) | `RoiAlign` | a network up to each pool, and what the host does between them |
+| one stage (YOLO, with or without DFL) | `detections`, `{tensors: ["/model.22/Concat*"]}` | npu; cpu: the decode |
+| DETR | `{tensors: [MEMORY]}`: what the encoder gives | npu: backbone and encoder; npu: decoder; cpu: a Sigmoid |
+| RT-DETR | `GatherElements`: it takes the encoder's best | npu: backbone and encoder; cpu: the decoder |
+| RT-DETR, each head | `[Gather, GatherElements, Tile, TopK]` | npu and cpu in turn |
+
+- An operator that is named begins a stage; a tensor that is named ends one. Tensors that a pattern matches are one cut,
+  unless one is computed of another: then it is a cut further on.
+- The accelerator part of a stage is what lies between its weights, and up to the tensors that are named. What lies
+  between two such parts is the host's. With tensors or `detections` a layer of the decode (DFL's, or a matrix that
+  makes corners of centres) is no weight, so the decode is one host part.
+- A node that no accelerator runs (TopK, Gather, NonMaxSuppression, ...) can't stand between the weights of a part. The
+  message names it, the passes that look at it, and the tensor to cut at; `supported` says that the target runs it.
+  Where the recipe has a cpu part in place of such a stage, the stage is the host's as a whole.
+- Boxes in pixels and scores in one tensor share one scale when they are quantized, and the scores are lost. `inspect`,
+  `quantize`, `apply` and the report name such a tensor, and what to cut at."""
+
 _EXAMPLES = """\
 ## Two recipes
 
@@ -156,7 +182,7 @@ def page() -> str:
     root, shared = key_schemas()
     shared[RecipeKeys.__name__] = root
     sections = [_section(path, keys, shared[keys.__name__]) for path, keys in _SECTIONS.items()]
-    return "\n\n".join([_HEAD, *sections, _EXAMPLES])
+    return "\n\n".join([_HEAD, *sections, _CUTS, _EXAMPLES])
 
 
 def _section(path: str, keys: type[BaseModel], schema: Schema) -> str:

@@ -277,3 +277,24 @@ def test_a_goal_out_of_reach_writes_nothing(
     assert outcome.code == 2
     assert "the goal is 80 dB" in outcome.last_line
     assert snapshot(place.model.parent) == before
+
+
+def test_a_tensor_that_joins_ranges_too_far_apart_is_a_warning(cli: Cli, place: Place) -> None:
+    model = onnx.load(place.model)
+    nodes = [
+        helper.make_node("Sigmoid", ["y"], ["scores"], "score"),
+        helper.make_node("Mul", ["scores", "width"], ["boxes"], "scale"),
+        helper.make_node("Concat", ["boxes", "scores"], ["out"], "join", axis=1),
+    ]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([640], np.float32), "width"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", 1, [1, 4, 8, 8]))
+    onnx.save(model, place.model)
+    outcome = cli("quantize", place.model, "--inputs", place.model_io, "--floor", -99, "--json", "-")
+    assert outcome.code == 0, outcome.err
+    assert "warning: 'out' joins boxes (" in outcome.err
+    assert "partition.at: {tensors: ['boxes', 'scores']} cuts before they meet" in outcome.err
+    (joined,) = json.loads(outcome.out)["joined"]
+    low, high = joined["ranges"]["scores"]
+    assert joined["ranges"]["boxes"] == pytest.approx([640 * low, 640 * high], rel=1e-4)
+    assert 0 <= low < high <= 1
