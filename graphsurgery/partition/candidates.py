@@ -15,6 +15,7 @@ what it `needs` the target to run.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.islands import OF_SHAPES, PassesFor
 from graphsurgery.partition.stages import CutPoints
-from graphsurgery.partition.weights import live_nodes, read
+from graphsurgery.partition.weights import live_nodes, read, weighted_nodes
 from graphsurgery.rewrite import Editor
 
 # Each costs a search for a cut, up to half a second in a graph of 2,000 nodes.
@@ -170,29 +171,29 @@ def _by_tensors(graph: gs.Graph, cut: Cut) -> Iterator[_Found]:
 
 
 def _waists(graph: gs.Graph) -> Iterator[_Found]:
-    """Yield the cuts at tensors that alone are still to be read when they have been computed."""
+    """Yield the cuts at tensors that, once computed, are all that is still to be read, with weights on either side."""
     live = live_nodes(graph)
     nodes = [node for node in graph.nodes if id(node) in live]
-    readers: dict[int, int] = {}
-    for node in nodes:
-        for key in {id(tensor) for tensor in read(node)}:
-            readers[key] = readers.get(key, 0) + 1
+    weights = weighted_nodes(graph, live, without_decode=True)
+    weighted = [place for place, node in enumerate(nodes) if id(node) in weights]
+    readers = Counter(key for node in nodes for key in {id(tensor) for tensor in read(node)})
     ends = {id(tensor) for tensor in graph.outputs}
     pending: set[int] = set()
     waists: list[tuple[int, str]] = []
     for place, node in enumerate(nodes):
         for key in {id(tensor) for tensor in read(node)}:
             readers[key] -= 1
-            if not readers[key] and key not in ends:
-                pending.discard(key)
-        pending |= {id(tensor) for tensor in node.outputs if readers.get(id(tensor)) or id(tensor) in ends}
-        if len(pending) == 1 and (own := [t for t in node.outputs if id(t) in pending - ends]):
-            waists.append((place, own[0].name))
+            if not readers[key]:
+                pending -= {key} - ends
+        pending |= {id(tensor) for tensor in node.outputs if readers[id(tensor)] or id(tensor) in ends}
+        own = [tensor.name for tensor in node.outputs if id(tensor) in pending - ends]
+        if len(pending) == len(own) == 1 and weighted[0] <= place < weighted[-1]:
+            waists.append((place, own[0]))
     following = [place for place, _ in waists[1:]] + [len(nodes)]
     gaps = [(after - place, -place, name) for (place, name), after in zip(waists, following, strict=True)]
-    widest = sorted(sorted(gaps, reverse=True)[:_WAISTS], key=lambda gap: -gap[1])
-    for length, _, name in widest:
-        if length > len(nodes) // 10 and (found := _possible(graph, CutPoints(tensors=(name,)))) is not None:
+    widest = [gap for gap in sorted(gaps, reverse=True)[:_WAISTS] if gap[0] > len(nodes) // 10]
+    for _, _, name in sorted(widest, key=lambda gap: -gap[1]):
+        if (found := _possible(graph, CutPoints(tensors=(name,)))) is not None:
             yield found
 
 

@@ -84,9 +84,9 @@ passes (`simplify` at least), since a tensor is named as the graph has it when i
 | detector | `at` | parts |
 |---|---|---|
 | two stages (Mask R-CNN) | `RoiAlign` | a network up to each pool, and what the host does between them |
-| one stage (YOLO, with or without DFL) | `detections`, or `{tensors: ["/model.22/Concat*"]}` | npu: up to the raw outputs of the heads; cpu: the decode |
-| DETR | `{tensors: [MEMORY]}`, what the encoder gives the decoder | npu: backbone and encoder; npu: decoder; cpu: the last Sigmoid |
-| RT-DETR | `GatherElements`, which takes the encoder's best | npu: backbone and encoder; cpu: the decoder |
+| one stage (YOLO, with or without DFL) | `detections`, `{tensors: ["/model.22/Concat*"]}` | npu; cpu: the decode |
+| DETR | `{tensors: [MEMORY]}`: what the encoder gives | npu: backbone and encoder; npu: decoder; cpu: a Sigmoid |
+| RT-DETR | `GatherElements`: it takes the encoder's best | npu: backbone and encoder; cpu: the decoder |
 | RT-DETR, each head | `[Gather, GatherElements, Tile, TopK]` | npu and cpu in turn |
 
 - An operator that is named begins a stage; a tensor that is named ends one. Tensors that a pattern matches are one cut,
@@ -98,7 +98,7 @@ passes (`simplify` at least), since a tensor is named as the graph has it when i
   message names it, the passes that look at it, and the tensor to cut at; `supported` says that the target runs it.
   Where the recipe has a cpu part in place of such a stage, the stage is the host's as a whole.
 - Boxes in pixels and scores in one tensor share one scale when they are quantized, and the scores are lost. `inspect`,
-  `quantize`, `apply` and the report name such a tensor, and what to cut at."""  # noqa: E501  # a row of a table is one line
+  `quantize`, `apply` and the report name such a tensor, and what to cut at."""
 
 _EXAMPLES = """\
 ## Two recipes

@@ -10,7 +10,16 @@ from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.candidates import Candidate, candidates
 from partition.cutting import POOL, cut_of, described, with_weights
-from partition.networks import DETR, DETR_WEIGHTS, RT_DETR, RT_DETR_WEIGHTS, YOLO_DFL, YOLO_WEIGHTS
+from partition.networks import (
+    DETR,
+    DETR_WEIGHTS,
+    RT_DETR,
+    RT_DETR_WEIGHTS,
+    YOLO,
+    YOLO_DFL,
+    YOLO_PLAIN_WEIGHTS,
+    YOLO_WEIGHTS,
+)
 
 
 def found(text: str, weights: dict[str, list[int]]) -> dict[str, Candidate]:
@@ -27,6 +36,10 @@ def test_the_heads_of_a_detector_of_one_stage_with_what_each_part_costs() -> Non
     assert host.reads == ("box3", "cls3", "box4", "cls4")
     assert host.bytes_read == detections.bytes_crossing == (16 + 4) * (16 + 3) * 4
     assert detections.needs == ()
+
+
+def test_a_tensor_behind_the_last_weight_is_no_candidate() -> None:
+    assert "{tensors: ['r']}" not in found(YOLO, YOLO_PLAIN_WEIGHTS)
 
 
 def test_what_the_encoder_gives_the_decoder() -> None:
