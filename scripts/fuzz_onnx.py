@@ -14,158 +14,24 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import random
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import onnx
-from google.protobuf.descriptor import FieldDescriptor
-from onnx import ModelProto, parser
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-MEMORY = 6 << 30  # of addresses; ONNX Runtime asks for many that it does not use
-SECONDS = 30  # for one case
-HEAD = '<ir_version: 8, opset_import: ["": 17, "loc": 1, "com.microsoft": 1]>'
-TEXTS = (
-    """g (float[1, 3, 8, 8] x) => (float[1, 4, 4, 4] y) <float[4, 3, 3, 3] w> {
-        c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)
-        r = Relu (c)  y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) }""",
-    """g (float[2] x, bool c, int64 n) => (float[2] y, float[2] z) <float[2] w = {1, 2}> {
-        y = If (c) <then_branch = t () => (float[2] p) { p = Add (x, w) },
-                    else_branch = e () => (float[2] q) { k = Constant <value = float[2] {3, 4}> ()  q = Mul (x, k) }>
-        z = Loop (n, c, x) <body = b (int64 i, bool d, float[2] a) => (bool e, float[2] s) {
-            e = Identity (d)  s = Add (a, a) }> }""",
-    """g (float[2, 6] x) => (float[3, 4] y, float[N] u) <int64[2] s = {3, 4}, int64[1] f = {-1}> {
-        t = Transpose <perm = [1, 0]> (x)  v = Transpose <perm = [1, 0]> (t)
-        y = Reshape (v, s)  o = Shape (x)  u = Reshape (y, f) }""",
-    """g (float[1, 4, 6, 6] x) => (float[1, 4, 12, 12] y) <float[4] a = {1, 1, 1, 1}, float[4] b = {0, 0, 0, 0},
-        float[4] m = {0, 1, 0, 1}, float[4] v = {1, 2, 1, 2}, float[4] k = {1, 1, 2, 2}, float[0] r> {
-        n = BatchNormalization (x, a, b, m, v)
-        y = Resize <mode = "linear"> (n, r, k) }""",
-    """g (float[2, 4] x) => (float[2, 4] y) <float s = {0.1}, uint8 z = {128}> {
-        q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  y = loc.twice (d) }
-    <opset_import: ["": 17, "loc": 1], domain: "loc"> twice (x) => (y) { h = loc.half (x)  y = Add (h, h) }
-    <opset_import: ["": 17], domain: "loc"> half (x) => (y) { y = Identity (x) }""",
-    """g (float[2, 3] x, string[2] t) => (seq(float[2, 3]) s, string[2] u, float[2, 3] y) {
-        s = SequenceConstruct (x, x)  u = Identity (t)  p = Constant <value_int = 0> ()  y = SequenceAt (s, p) }""",
-)
-NUMBERS = (-(1 << 63), -(1 << 31), -2, -1, 0, 1, 2, 3, 7, 100, 65537, (1 << 31) - 1, 1 << 31, 1 << 40, (1 << 63) - 1)
-NAMES = ("", "x", "y", "\x1b[31m\x00\r\n", "a" * 5000, "../x", "日本", "w", "loc", "ai.onnx", "com.microsoft")
-Message = Any
+from fuzz_harness import Limits, Step, Trial, explore
+from fuzz_onnx_models import damaged
+
+# ONNX Runtime asks for many addresses that it does not use
+LIMITS = Limits(seconds=30, megabytes=6 << 10, addresses=6 << 30)
 
 
-@cache
-def operators() -> list[str]:
-    """Return the names of all operators, and of the functions above."""
-    return [*sorted({schema.name for schema in onnx.defs.get_all_schemas()}), "twice", "half"]
-
-
-@cache
-def models() -> list[bytes]:
-    """Return the models that are damaged: those from above twice as often as those of ONNX's suite all together."""
-    folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
-    found = [path.read_bytes() for path in sorted(folder.rglob("model.onnx")) if path.stat().st_size < 20_000]
-    own = [parser.parse_model(f"{HEAD} {text}").SerializeToString() for text in TEXTS]
-    return found + own * (1 + 2 * len(found) // len(own))
-
-
-def damaged(seed: int) -> bytes:
-    """Return the model of a case."""
-    draw = random.Random(seed)
-    data = draw.choice(models())
-    proto = ModelProto.FromString(data)
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 6))):
-        messages = list(walk(proto))
-        change(draw, draw.choice(messages), messages)
-    data = proto.SerializeToString()
-    if draw.random() < 0.2:
-        changed = bytearray(data)
-        for _ in range(draw.randint(1, 4)):
-            at = draw.randrange(len(changed)) if changed else 0
-            changed[at : at + draw.choice((0, 1, 1, 1, 8))] = draw.randbytes(draw.choice((0, 1, 1, 4)))
-        data = bytes(changed)
-    return data
-
-
-def walk(message: Message) -> Iterator[Message]:
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for inner in value if field.is_repeated else [value]:
-                yield from walk(inner)
-
-
-def change(draw: random.Random, message: Message, others: list[Message]) -> None:
-    """Change one field of a message."""
-    fields = [field for field, _ in message.ListFields()] if draw.random() < 0.8 else message.DESCRIPTOR.fields
-    if not fields:
-        return
-    field = draw.choice(fields)
-    if field.message_type is not None:
-        donors = [each for each in others if field.message_type == each.DESCRIPTOR] or [message]
-        donor = type(draw.choice(donors))()
-        donor.CopyFrom(draw.choice(donors))
-        if not field.is_repeated:
-            if draw.random() < 0.3 or field.message_type != donor.DESCRIPTOR:
-                message.ClearField(field.name)
-            else:
-                getattr(message, field.name).CopyFrom(donor)
-            return
-        held = getattr(message, field.name)
-        at = draw.randrange(len(held)) if held else 0
-        if held and draw.random() < 0.4:
-            del held[at]
-        elif field.message_type == donor.DESCRIPTOR:
-            held.extend([donor] * draw.choice((1, 1, 1, 2, 50)))
-        return
-    value = scalar(draw, field, others)
-    if not field.is_repeated:
-        setattr(message, field.name, value)
-        return
-    held = getattr(message, field.name)
-    at = draw.randrange(len(held)) if held else 0
-    if held and draw.random() < 0.6:
-        held[at] = value
-    elif held and draw.random() < 0.5:
-        del held[at]
-    else:
-        held.extend([value] * draw.choice((1, 1, 1, 3, 500)))
-
-
-def scalar(draw: random.Random, field: FieldDescriptor, others: list[Message]) -> Any:
-    """Draw a value of the kind that a field holds."""
-    if field.type == FieldDescriptor.TYPE_STRING:
-        if field.name == "op_type":
-            return draw.choice(operators())
-        used = [text for each in others for name in ("input", "output", "name") for text in _texts(each, name)]
-        return draw.choice(used or NAMES) if draw.random() < 0.6 else draw.choice(NAMES)
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return draw.randbytes(draw.choice((0, 1, 4, 8, 100)))
-    if field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE):
-        return draw.choice((0.0, -1.0, 0.5, 3e38, float("inf"), float("nan")))
-    if field.enum_type is not None:
-        return draw.choice(list(field.enum_type.values_by_number))
-    number = draw.choice(NUMBERS) if draw.random() < 0.8 else draw.randint(-20, 40)
-    low = 0 if field.type in (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_UINT32) else -(1 << 63)
-    if field.type in (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_UINT32):
-        return max(low, min(number, (1 << 31) - 1)) if number > -(1 << 31) else -1 if low else 0
-    return max(low, number)
-
-
-def _texts(message: Message, name: str) -> list[str]:
-    value = getattr(message, name, None)
-    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if value else []
-
-
-def stages(path: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
+def stages(path: Path, seed: int) -> Iterator[Step]:
     """Yield what is done with a model, by name."""
     from graphsurgery.cli.inspect import _inspect
     from graphsurgery.debugging.bisect import bisect_files
@@ -177,7 +43,9 @@ def stages(path: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[], 
     from graphsurgery.rewrite.apply import apply_passes
     from graphsurgery.rewrite.registry import discover
 
-    model = Model.load(path)
+    draw, loaded = random.Random(seed), []
+    yield "load", lambda: loaded.append(Model.load(path))
+    (model,) = loaded
 
     def show() -> None:
         screen = terminal.Screen(file=io.TextIOWrapper(io.BytesIO(), "cp1252", errors="backslashreplace"))
@@ -202,104 +70,11 @@ def stages(path: Path, draw: random.Random) -> Iterator[tuple[str, Callable[[], 
     yield "bisect", lambda: bisect_files(path, path, None, parse_tolerances([]), Silent())
 
 
-def work(first: int, count: int, folder: Path) -> None:
-    """Try cases in this process, saying on standard output what it is at and what it found."""
-    import faulthandler
-    import logging
-    import os
-    import warnings
-
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable()
-    warnings.simplefilter("ignore")
-    logging.disable()
+def opened(folder: Path) -> Trial:
+    """Return what is done with a model in `folder`, with a short limit on the time of a run."""
     os.environ["GRAPHSURGERY_TIME_LIMIT"] = "2"
-    from graphsurgery.errors import GraphSurgeryError
-
     path = folder / "m.onnx"
-    say = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(folder / "out", os.O_WRONLY | os.O_CREAT), 1)
-    for seed in range(first, first + count):
-        print("at", seed, "load", flush=True, file=say)
-        path.write_bytes(damaged(seed))
-        through = False
-        try:
-            for name, step in stages(path, random.Random(seed)):
-                through = True
-                print("at", seed, name, flush=True, file=say)
-                try:
-                    step()
-                except GraphSurgeryError:
-                    if name == "compare":
-                        print("no", seed, "compare", flush=True, file=say)
-        except GraphSurgeryError:
-            print("no", seed, "load", flush=True, file=say)
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            place = next((f for f in reversed(frames) if "graphsurgery" in f.filename), frames[-1])
-            where = f"{Path(place.filename).name}:{place.lineno} {type(error).__name__}"
-            print("bad", seed, where, str(error).replace("\n", " ")[:150], flush=True, file=say)
-        if through:
-            print("in", seed, flush=True, file=say)
-    print("end", flush=True, file=say)
-
-
-def explore(first: int, seconds: float, cases: int) -> int:
-    """Try cases from seed `first` on, a new process for each that ends one; return how many kinds of failure."""
-    kinds: dict[str, list[int]] = {}
-    counts: Counter[str] = Counter()
-    seed, end = first, time.monotonic() + seconds
-
-    def failed(kind: str, at: int, story: str) -> None:
-        if kind not in kinds:
-            print(f"seed {at}: {story}", flush=True)
-        kinds.setdefault(kind, []).append(at)
-
-    while seed < first + cases and time.monotonic() < end:
-        with tempfile.TemporaryDirectory() as folder:
-            count = min(500, first + cases - seed)
-            command = [sys.executable, __file__, "--work", folder, "--first", str(seed), "--cases", str(count)]
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            at, stage, done = seed, "start", False
-            assert child.stdout is not None
-            alarm = _kill_later(child)
-            for line in child.stdout:
-                alarm.cancel()
-                if time.monotonic() > end:
-                    break
-                alarm = _kill_later(child)
-                what, *rest = line.split(maxsplit=2)
-                if what == "at":
-                    at, stage = int(rest[0]), rest[1].strip()
-                elif what == "bad":
-                    failed(" ".join(rest[1].split()[:2]), int(rest[0]), f"{stage}: {rest[1].strip()}")
-                elif what == "end":
-                    done = True
-                    child.wait()
-                else:
-                    counts[what + (rest[1].strip() if len(rest) > 1 else "")] += 1
-            alarm.cancel()
-            child.kill()
-            if (child.wait() != 0 or not done) and time.monotonic() < end:
-                kind = f"{stage} ends the process, or takes over {SECONDS} s ({child.returncode})"
-                failed(kind, at, kind)
-            seed = at + 1
-    let_in, run = counts["in"], counts["in"] - counts["nocompare"]
-    print(f"{seed - first} cases, {let_in} let in, {run} of them run; {len(kinds)} kinds of failure")
-    for kind, seeds in sorted(kinds.items(), key=lambda each: -len(each[1])):
-        print(f"{len(seeds):6} {kind}: seeds {', '.join(map(str, seeds[:5]))}")
-    return len(kinds)
-
-
-def _kill_later(child: subprocess.Popen[str]) -> threading.Timer:
-    timer = threading.Timer(SECONDS, child.kill)
-    timer.daemon = True
-    timer.start()
-    return timer
+    return Trial(path, damaged, lambda seed: stages(path, seed))
 
 
 def main() -> int:
@@ -309,23 +84,27 @@ def main() -> int:
     options.add_argument("--first", type=int, default=0, help="the first seed")
     options.add_argument("--seed", type=int, help="try this case alone, in this process")
     options.add_argument("--keep", type=Path, help="with --seed: write the model there")
-    options.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args()
-    if given.work is not None:
-        work(given.first, given.cases, given.work)
-    elif given.seed is not None:
+    if given.seed is not None:
         with tempfile.TemporaryDirectory() as folder:
             path = given.keep or Path(folder) / "m.onnx"
             path.write_bytes(damaged(given.seed))
-            for name, step in stages(path, random.Random(given.seed)):
+            for name, step in stages(path, given.seed):
                 print(name, flush=True)
                 try:
                     step()
                 except Exception:
                     traceback.print_exc()
-    else:
-        return 1 if explore(given.first, given.minutes * 60, given.cases) else 0
-    return 0
+                    if name == "load":
+                        break
+        return 0
+    tally = explore(opened, ["load", "compare"], given.first, given.cases, given.minutes * 60, LIMITS)
+    for kind, seeds in sorted(tally.faults.items(), key=lambda each: -len(each[1])):
+        print(f"{len(seeds):6} {kind}: seeds {', '.join(map(str, seeds[:5]))}\n{tally.stories[kind]}")
+    reached = f"{tally.well['load']} let in, {tally.well['compare']} of them run"
+    rate = tally.cases / tally.seconds
+    print(f"{tally.cases} cases, {reached}; {len(tally.faults)} kinds of failure; {rate:.0f} cases/s")
+    return 1 if tally.faults else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,253 @@
+"""The formats that graphsurgery takes from others: right files of each, how they are changed, and what reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib.metadata
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from PIL import Image
+from pycocotools import cocoeval
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
+
+from bars import write_images, write_parts  # noqa: E402
+from fuzz_changes import Draw, change_bytes, change_json, change_text  # noqa: E402
+from fuzz_harness import Trial  # noqa: E402
+
+from graphsurgery.capture.samples import Capture, Request  # noqa: E402
+from graphsurgery.capture.take import capture  # noqa: E402
+from graphsurgery.errors import GraphSurgeryError  # noqa: E402
+from graphsurgery.evaluation.coco import coco_results, evaluate  # noqa: E402
+from graphsurgery.evaluation.columns import PartsColumn, variants  # noqa: E402
+from graphsurgery.evaluation.dataset import Dataset, category_of_label, open_dataset  # noqa: E402
+from graphsurgery.evaluation.store import FileStore  # noqa: E402
+from graphsurgery.evaluation.tasks import Task, TaskRunner  # noqa: E402
+from graphsurgery.images.files import load_image  # noqa: E402
+from graphsurgery.parts.manifest import Manifest  # noqa: E402
+from graphsurgery.recipe.load import load_recipe  # noqa: E402
+from graphsurgery.report import html  # noqa: E402
+from graphsurgery.report.run_file import read_run  # noqa: E402
+from graphsurgery.rewrite.registry import discover  # noqa: E402
+from graphsurgery.runtime.detector import Detector  # noqa: E402
+from graphsurgery.sources import SourceSpec, open_source  # noqa: E402
+
+discovered = functools.cache(discover)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: right ones, in a folder with what belongs to them, how they are changed, and what reads them."""
+
+    file: str
+    make: Callable[[Path], list[bytes]]
+    read: Callable[[Path], object]
+    change: Callable[[bytes, Draw], bytes]
+
+
+def make_manifest(folder: Path) -> list[bytes]:
+    write_parts(folder)
+    (folder / "image.png").write_bytes(png())
+    content = json.loads((folder / "manifest.json").read_bytes())
+    rows = {"size": 64, "inputs": ["input"], "outputs": ["boxes", "labels", "scores", "masks"]}
+    placed = {"devices": {"npu": "cpu"}, "variants": ["int8"]}
+    batched = copy.deepcopy(content) | placed
+    batched["parts"][0]["batch"] = rows
+    kept = {"devices": {"npu": "vitisai,cache_dir=kept,cache_key=key,config_file=image.png"}}
+    return [json.dumps(each).encode() for each in (content, batched, content | kept)]
+
+
+def read_manifest(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    variants(folder, manifest)
+    manifest.choose_devices(folder, {})
+    PartsColumn.of("parts", folder)
+    Detector.load(folder)(load_image(folder / "image.png"))
+
+
+def make_annotations(folder: Path) -> list[bytes]:
+    _, annotations = write_images(folder, 2)
+    content = json.loads(annotations.read_bytes())
+    size = [entry[side] for entry in content["images"][:1] for side in ("height", "width")]
+    whole = {"size": size, "counts": [0, size[0] * size[1]]}
+    keypoints = {"keypoints": [1, 1, 2] * 17, "num_keypoints": 17}
+    others = [copy.deepcopy(content) for _ in range(3)]
+    for entries, more in zip(others, ({"segmentation": whole}, keypoints, {}), strict=True):
+        for entry in entries["annotations"]:
+            entry.update(more)
+    for entry in others[2]["annotations"]:
+        entry.pop("area")
+        entry["segmentation"] = {"size": size, "counts": "0P3"}
+    return [json.dumps(each).encode() for each in (content, *others)]
+
+
+def read_annotations(folder: Path) -> None:
+    dataset = open_dataset(folder / "images", folder / "instances.json", skip_bad=True)
+    category_of_label(dataset.annotations, ("background", "bar"), "place")
+    height, width = np.array(Image.open(folder / "images" / "1.png")).shape[:2]
+    found = {
+        "boxes": np.array([[0, 0, 3, 4]], np.float32),
+        "labels": np.array([1]),
+        "scores": np.array([0.9], np.float32),
+        "masks": np.ones((1, 1, height, width), np.float32),
+        "keypoints": np.ones((1, 17, 3), np.float32),
+    }
+    ids = [picture.id for picture in dataset.pictures]
+    results = [result for identity in ids for result in coco_results(identity, found)]
+    for kind in ("bbox", "segm", "keypoints"):
+        try:
+            evaluate(dataset.annotations, results, (kind,), ids)
+        except GraphSurgeryError:
+            continue
+
+
+def make_capture(folder: Path) -> list[bytes]:
+    write_parts(folder / "parts")
+    source = open_source(SourceSpec("onnx", "all.onnx", folder=folder / "parts"))
+    capture(source, [("1", np.zeros((4, 5, 3), np.uint8))], folder / "io", request=Request("a", None, 1, ("b",)))
+    return [(folder / "io" / "capture.json").read_bytes()]
+
+
+def read_capture(folder: Path) -> None:
+    found = Capture.open(folder / "io")
+    for sample in found.samples:
+        for name in sample.names:
+            sample.load(name)
+    found.lacks({"kind": "onnx"}, ["b"], [("1", np.zeros((4, 5, 3), np.uint8))])
+    found.require_source(dict(found.source))
+
+
+def make_tensor(folder: Path) -> list[bytes]:
+    make_capture(folder)
+    made = []
+    for array in (np.zeros((2, 3), np.float32), np.array("text"), np.zeros((0, 4)), np.array([(1, 2.0)], "i4,f8")):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        made.append(buffer.getvalue())
+    return made
+
+
+def make_run(folder: Path) -> list[bytes]:
+    from report.test_html import failed_run, good_run
+
+    write_parts(folder)
+    return [json.dumps(each).encode() for each in (good_run(), failed_run())]
+
+
+def read_report(folder: Path) -> None:
+    html.render(read_run(folder), Manifest.read(folder).model_dump(mode="json"))
+
+
+def read_recipe(folder: Path) -> None:
+    load_recipe(str(folder / "self.yaml"), registry=discovered())
+
+
+def make_recipe(folder: Path) -> list[bytes]:
+    write_parts(folder)
+    return [path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+
+
+def make_results(folder: Path) -> list[bytes]:
+    column, picture = _column(write_parts(folder / "parts")), _dataset(folder).pictures[0]
+    task = Task(column, picture, 1)
+    FileStore(folder / "out").add(task, TaskRunner().do(task))
+    return [(folder / "out" / "progress_parts.jsonl").read_bytes()]
+
+
+def read_results(folder: Path) -> None:
+    store, column, dataset = FileStore(folder / "out"), _column(folder / "parts"), _dataset(folder)
+    store.done(column, 1, dataset.pictures)
+    for found in store.read(column, 1, dataset.pictures).values():
+        evaluate(dataset.annotations, found.results, ("bbox", "segm"), [dataset.pictures[0].id])
+
+
+@functools.cache
+def _column(folder: Path) -> PartsColumn:
+    return PartsColumn.of("parts", folder)
+
+
+@functools.cache
+def _dataset(folder: Path) -> Dataset:
+    if not (folder / "images").exists():
+        write_images(folder, 1)
+    return open_dataset(folder / "images", folder / "instances.json")
+
+
+def png(kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def make_image(folder: Path) -> list[bytes]:
+    return [png(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "EPS")]
+
+
+FORMATS = {
+    "manifest": Format("manifest.json", make_manifest, read_manifest, change_json),
+    "annotations": Format("instances.json", make_annotations, read_annotations, change_json),
+    "capture": Format("io/capture.json", make_capture, read_capture, change_json),
+    "tensor": Format("io/1/input.npy", make_tensor, read_capture, change_bytes),
+    "run": Format("run.json", make_run, read_report, change_json),
+    "results": Format("out/progress_parts.jsonl", make_results, read_results, change_json),
+    "recipe": Format("self.yaml", make_recipe, read_recipe, change_text),
+    "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes),
+}
+
+
+def content_of(chosen: Format, rights: list[bytes], name: str, seed: int) -> bytes:
+    """Return the file of a case."""
+    draw = Draw(f"{name} {seed}")
+    return chosen.change(draw.choice(rights), draw)
+
+
+def keep_what_stays() -> None:
+    """Let this process compute once what is the same in all cases, which halves what a case takes.
+
+    That is the versions of packages, ONNX's operators, a session for a model on the CPU; and AP is taken at 3 recalls.
+    """
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
+    onnx.defs.get_all_schemas_with_history = functools.cache(onnx.defs.get_all_schemas_with_history)
+    make, kept = onnxruntime.InferenceSession, {}
+
+    def session(source: str | bytes, options: Any, **others: Any) -> Any:
+        if others.get("providers") != ["CPUExecutionProvider"]:
+            return make(source, options, **others)
+        if source not in kept:
+            kept[source] = make(source, options, **others)
+        return kept[source]
+
+    onnxruntime.InferenceSession = session
+
+    class FewRecalls(cocoeval.Params):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.recThrs = self.recThrs[::50]
+
+    cocoeval.Params = FewRecalls
+
+
+def opened(name: str, folder: Path) -> Trial:
+    """Make the right files of a format in `folder`, and read each once, so that what is loaded then is no case's."""
+    keep_what_stays()
+    chosen = FORMATS[name]
+    rights = chosen.make(folder)
+    target = folder / chosen.file
+    for right in rights:
+        target.write_bytes(right)
+        with contextlib.suppress(GraphSurgeryError):
+            chosen.read(folder)
+    steps = [("read", lambda: chosen.read(folder))]
+    return Trial(target, lambda seed: content_of(chosen, rights, name, seed), lambda seed: steps)
