@@ -1,12 +1,13 @@
+from __future__ import annotations
+
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli
 
 from graphsurgery import graph as graphs
 from graphsurgery.devices import session
@@ -16,6 +17,9 @@ from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.rewrite import PassContext, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, fuzz
+
+if TYPE_CHECKING:
+    from conftest import Cli
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
