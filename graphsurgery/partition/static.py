@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import onnx_graphsurgeon as gs
+
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.model import Model
@@ -25,11 +27,19 @@ def certify_static(part: Part) -> Part:
     if dynamic:
         listed = ", ".join(f"{name} {shape}" for name, shape in dynamic[:6])
         more = f" and {len(dynamic) - 6} more" if len(dynamic) > 6 else ""
-        raise ModelError(
-            f"part '{part.name}' is for {part.device} but not static: {listed}{more}; "
-            f"put freeze-batch among its part_passes, or freeze-shapes among the passes"
-        )
+        raise ModelError(f"part '{part.name}' is for {part.device} but not static: {listed}{more}; {_cure(graph)}")
     return replace(part, model=model)
+
+
+def _cure(graph: gs.Graph) -> str:
+    """Say what makes a part static, by what its inputs leave open: not what has been done to them already."""
+    shapes = [tensor.shape or [None, None] for tensor in graph.inputs]
+    open_ = {axis > 0 for shape in shapes for axis, size in enumerate(shape) if not isinstance(size, int)}
+    if True in open_:
+        return "put freeze-shapes among the passes, with a size for each input that is open"
+    if open_:
+        return "put freeze-batch among its part_passes"
+    return "its inputs are, so that a node in it computes these sizes: fold-constants, or cut the graph before it"
 
 
 def dynamic_values(model: Model) -> list[tuple[str, str]]:

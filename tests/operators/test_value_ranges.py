@@ -36,6 +36,14 @@ def test_a_constant_lies_between_its_extremes() -> None:
     assert of("y = Identity (c)", "int64[3] c = {7, -2, 3}") == (-2, 7)
 
 
+def test_places_in_what_has_no_known_size_are_not_negative_at_least() -> None:
+    graph, edit = view("g (float[n] x) => (y) { y = NonZero (x) }")
+    found = Intervals(edit).of(graph.outputs[0])
+    assert found is not None
+    assert found[0] == 0
+    assert not fits(found, INT32)
+
+
 def test_a_remainder_is_smaller_than_its_divisor_and_one_by_zero_is_none() -> None:
     body = "u64 = Cast <to = 7> (u)  y = Mod (u64, c)"
     assert of(body, "int64[1] c = {10}") == (0, 9)

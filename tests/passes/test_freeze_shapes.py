@@ -1,6 +1,9 @@
+from __future__ import annotations
+
 import json
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,6 +17,9 @@ from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.rewrite import PassContext, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_outputs, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, fuzz
+
+if TYPE_CHECKING:
+    from conftest import Cli
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
@@ -597,3 +603,25 @@ def test_a_size_that_an_option_gives_goes_before_the_canvas() -> None:
 def test_a_recipe_feeds_one_image_at_a_time(pass_: FreezeShapes) -> None:
     with pytest.raises(PassError, match=r"'x' \[2, 3, 8, 6\] would take 2 images, .*batch 1, .*freeze-batch"):
         apply_pass(pass_, Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y"))), IN_A_RECIPE)
+
+
+def test_a_recipe_needs_no_size_but_that_of_its_source(cli: Cli, tmp_path: Path) -> None:
+    open_ = parse("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 3, h, w] image) => (float[n, 1, h2, w2] y) <float[1, 3, 1, 1] weight = {1, 2, 3}> {
+            y = Conv <strides = [2, 2]> (image, weight)
+        }""")
+    onnx.save(open_, tmp_path / "open.onnx")
+    recipe = tmp_path / "open.yaml"
+    recipe.write_text(
+        """\
+source: {onnx: open.onnx, size: [16, 24]}
+passes: [{freeze-shapes: {batch: 1}}]
+partition: {at: RoiAlign, parts: {net: npu}}
+""",
+        "utf-8",
+    )
+    outcome = cli("apply", recipe, "--out", tmp_path / "parts", "--model-io", tmp_path / "model_io")
+    assert outcome.code == 0, outcome.err
+    (output,) = onnx.load(tmp_path / "parts" / "net.onnx").graph.output
+    assert [dim.dim_value for dim in output.type.tensor_type.shape.dim] == [1, 1, 8, 12]

@@ -1,12 +1,14 @@
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli
 
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
@@ -14,6 +16,9 @@ from graphsurgery.passes.split_detection_output import SplitDetectionOutput
 from graphsurgery.rewrite import MASKS_NOTE, PassContext, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, Fuzzed
+
+if TYPE_CHECKING:
+    from conftest import Cli
 
 INSIDE = """
     b = Sigmoid (x)
