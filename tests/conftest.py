@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import shutil
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +19,7 @@ from unittest import mock
 import pytest
 
 from graphsurgery.cli import main
+from graphsurgery.files.locks import Lock
 
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
 
@@ -154,35 +158,59 @@ def snapshot() -> Snapshot:
     return take
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Outcome]) -> Applied:
+    """Return what the command of `make` leaves in a folder: the first worker runs it, each takes a copy of its own."""
+    own = factory.mktemp(name)
+    place = factory.getbasetemp()
+    place = place.parent if os.environ.get("PYTEST_XDIST_WORKER") else place
+    folder, told = place / f"made_{name}", place / f"made_{name}.json"
+    while (lock := Lock.take(place / f"made_{name}.lock")) is None:
+        time.sleep(0.2)
+    try:
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
+            folder.mkdir()
+            told.write_text(json.dumps(asdict(make(folder))), encoding="utf-8")
+    finally:
+        lock.release()
+    outcome = Outcome(**json.loads(told.read_text(encoding="utf-8")))
+    assert outcome.code == 0, outcome.err
+    shutil.copytree(folder, own, dirs_exist_ok=True)
+    return Applied(own / "parts", own / "model_io", outcome)
+
+
 @pytest.fixture(scope="session")
 def shapes(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     """The embedded detector, taken from torch through its recipe; one of its three samples shows nothing."""
     pytest.importorskip("torch")
-    root = tmp_path_factory.mktemp("shapes")
-    folder, model_io = root / "parts", root / "model_io"
     without = ("--set", "evaluate=", "--set", "capture.samples=3", "--no-variants")
-    outcome = cli("apply", "shapes", *without, "--out", folder, "--model-io", model_io)
-    assert outcome.code == 0, outcome.err
-    return Applied(folder, model_io, outcome)
+
+    def make(root: Path) -> Outcome:
+        return cli("apply", "shapes", *without, "--out", root / "parts", "--model-io", root / "model_io")
+
+    return made_once(tmp_path_factory, "shapes", make)
 
 
 @pytest.fixture(scope="session")
 def uncut(cli: Cli, shapes: Applied, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     """The embedded detector after the passes on the whole graph, in one piece."""
-    folder = tmp_path_factory.mktemp("uncut") / "parts"
     without = ("--set", "partition=", "--set", "part_passes=", "--set", "evaluate=", "--set", "variants=")
     without = (*without, "--set", "capture.samples=3")
-    outcome = cli("apply", "shapes", *without, "--model-io", shapes.model_io, "--out", folder)
-    assert outcome.code == 0, outcome.err
-    return Applied(folder, shapes.model_io, outcome)
+
+    def make(root: Path) -> Outcome:
+        shutil.copytree(shapes.model_io, root / "model_io")
+        return cli("apply", "shapes", *without, "--out", root / "parts", "--model-io", root / "model_io")
+
+    return made_once(tmp_path_factory, "uncut", make)
 
 
 @pytest.fixture(scope="session")
 def detector(cli: Cli, uncut: Applied, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     """A recipe of an ONNX file, `folder.parent / "detector.yaml"`, and what it gives; it takes seconds and no torch."""
-    root = tmp_path_factory.mktemp("detector")
-    (root / "detector.onnx").write_bytes((uncut.folder / "shapes.onnx").read_bytes())
-    (root / "detector.yaml").write_text(DETECTOR, encoding="utf-8")
-    outcome = cli("apply", root / "detector.yaml", "--out", root / "parts", "--model-io", root / "model_io")
-    assert outcome.code == 0, outcome.err
-    return Applied(root / "parts", root / "model_io", outcome)
+
+    def make(root: Path) -> Outcome:
+        (root / "detector.onnx").write_bytes((uncut.folder / "shapes.onnx").read_bytes())
+        (root / "detector.yaml").write_text(DETECTOR, encoding="utf-8")
+        return cli("apply", root / "detector.yaml", "--out", root / "parts", "--model-io", root / "model_io")
+
+    return made_once(tmp_path_factory, "detector", make)

@@ -393,7 +393,12 @@ def reversed_chain(length: int) -> ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize("name", sorted(exact_passes()))
+def passes_that_look_at_any_node() -> list[str]:
+    """Return the exact passes that a long chain means work for; to the others it is what clean-up makes of it."""
+    return sorted(name for name, cls in exact_passes().items() if not (issubclass(cls, NodePass) and cls.matches))
+
+
+@pytest.mark.parametrize("name", passes_that_look_at_any_node())
 def test_a_reversed_chain_of_20000_nodes_is_handled(name: str) -> None:
     proto = apply_pass(exact_passes()[name](), Model(reversed_chain(20_000))).model.proto
     onnx.checker.check_model(proto)

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Applied, Cli
+from onnx import ModelProto
 
-from graphsurgery.rewrite import registry
+from graphsurgery.capture.take import capture, embedded_samples
+from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import Model
+from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.run import Run
+from graphsurgery.recipe.load import load_recipe
+from graphsurgery.report.run_record import Record, Step
+from graphsurgery.rewrite import Editor, ModelPass, apply_passes, registry
+from graphsurgery.sources import open_source
 
 pytest.importorskip("torchvision")
 pytestmark = pytest.mark.whole
 
-SMALL = (128, 160)  # height and width; the networks are those of full size
+SMALL = (64, 96)  # height and width; the networks are those of full size
 SIZES = {"ssd300_vgg16": (300, 300), "ssdlite320_mobilenet_v3_large": (320, 320)}
 BUILDERS = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -46,23 +56,20 @@ check:
     scores: 1.0e-3
     {more}
 """
-TOGETHER = """\
-from dataclasses import dataclass
-
-from graphsurgery.graph.model import Model
-from graphsurgery.rewrite.registry import discover
-from graphsurgery.rewrite import ModelPass, apply_passes
 
 
 @dataclass(frozen=True)
 class EveryPass(ModelPass):
+    """All exact passes there are, one after another."""
+
     name = "every-pass"
     effect = "exact"
 
-    def rewrite(self, model, edit):
-        found = discover()
-        return apply_passes([found.get(name)() for name in {names}], Model(model)).model.proto
-"""
+    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
+        found = registry.discover()
+        return apply_passes([found.get(name)() for name in exact_passes()], Model(model)).model.proto
+
+
 # masks and keypoints hang on the boxes' last bits, as in recipes/maskrcnn.yaml and recipes/keypointrcnn.yaml
 TOLERANCES = {
     "mask": "masks: 5.0e-3\n    masks_pasted: 5.0e-3",
@@ -91,34 +98,39 @@ def test_no_builder_is_forgotten() -> None:
     assert sorted(BUILDERS) == sorted(list_models(module=detection))
 
 
+def steps_of(recipe: Path, samples: int, folder: Path) -> list[Step]:
+    """Return the passes of a recipe as `apply` takes them, without the report and what it measures for it."""
+    registered = registry.discover()
+    registered.add(EveryPass)
+    loaded = load_recipe(str(recipe), registry=registered)
+    source = open_source(loaded.source)
+    taken = capture(source, embedded_samples(samples), folder / "model_io").samples
+    record = Record(source.describe())
+    gate = Gate(taken, loaded.tolerances, loaded.grants, source.row_groups)
+    with OutputFolder(folder / "parts") as output:
+        pipeline.apply(Run(loaded, source, taken, gate, record, calibration=taken), output)
+    return record.passes
+
+
 @pytest.mark.parametrize("builder", BUILDERS)
-def test_a_detector_stays_equal_through_all_exact_passes(cli: Cli, tmp_path: Path, builder: str) -> None:
+def test_a_detector_stays_equal_through_all_exact_passes(tmp_path: Path, builder: str) -> None:
     height, width = SIZES.get(builder, SMALL)
     more = next((text for kind, text in TOLERANCES.items() if builder.startswith(kind)), "")
-    names = exact_passes() if os.environ.get("EACH") else ["every-pass"]
+    names = exact_passes() if os.environ.get("EACH") else [EveryPass.name]
     content = RECIPE.format(builder=builder, height=height, width=width, passes=", ".join(names), more=more)
-    recipe, plugin = tmp_path / "every.yaml", tmp_path / "every.py"
+    recipe = tmp_path / "every.yaml"
     recipe.write_text(content, "utf-8")
-    plugin.write_text(TOGETHER.format(names=exact_passes()), "utf-8")
-    folder, model_io = tmp_path / "parts", tmp_path / "model_io"
-    options = ("--plugin", plugin, "--max-samples", 1, "--out", folder, "--model-io", model_io)
-    outcome = cli("apply", recipe, *options)
-    assert outcome.code == 0, outcome.err
-    steps = Applied(folder, model_io, outcome).run["passes"]
-    assert {step["name"] for step in steps} == {*FIRST, *names}
-    assert {step["verdict"] for step in steps} == {"passed"}
+    steps = steps_of(recipe, 1, tmp_path)
+    assert {step.name for step in steps} == {*FIRST, *names}
+    assert {step.verdict for step in steps} == {"passed"}
 
 
 @pytest.mark.skipif(not os.environ.get("SEEDS"), reason="takes half a minute for each seed; set SEEDS=1")
 @pytest.mark.parametrize("seed", range(10))
-def test_no_weights_of_mask_rcnn_raise_a_false_alarm(cli: Cli, tmp_path: Path, seed: int) -> None:
-    height, width = SMALL
+def test_no_weights_of_mask_rcnn_raise_a_false_alarm(tmp_path: Path, seed: int) -> None:
+    height, width = 128, 160
     more = TOLERANCES["mask"]
     content = RECIPE.format(builder="maskrcnn_resnet50_fpn", height=height, width=width, passes="", more=more)
     recipe = tmp_path / "every.yaml"
     recipe.write_text(content.replace("random:0", f"random:{seed}").replace("simplify, ]", "simplify]"), "utf-8")
-    folder, model_io = tmp_path / "parts", tmp_path / "model_io"
-    outcome = cli("apply", recipe, "--max-samples", 2, "--out", folder, "--model-io", model_io)
-    assert outcome.code == 0, outcome.err
-    steps = Applied(folder, model_io, outcome).run["passes"]
-    assert [(step["name"], step["verdict"]) for step in steps] == [(name, "passed") for name in FIRST]
+    assert [(step.name, step.verdict) for step in steps_of(recipe, 2, tmp_path)] == [(n, "passed") for n in FIRST]
