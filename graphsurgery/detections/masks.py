@@ -44,7 +44,7 @@ def masks_of(
         if small.shape[1:] != canvas:
             raise InputError(
                 f"detections.masks: '{name}' {list(array.shape)} has masks of {small.shape[1]} x {small.shape[2]}; "
-                f"pasted ones are as large as the canvas, {canvas[0]} x {canvas[1]}"
+                f"pasted ones are as large as the canvas, {canvas[0]} x {canvas[1]}, and small ones have form per_box"
             )
         return {"masks_pasted": activated(small, spec.activation)[:, None]}
     pictures = _pictures(len(rows), canvas)
@@ -55,12 +55,12 @@ def masks_of(
 
 def _rows(array: Array, name: str, count: int, rows: Array, labels: Array) -> Array:
     """Return the masks [M, m, m] of some rows; of those for each class the one of the label."""
-    axis = axis_of_rows(array.shape, count)
+    seen, axis = list(array.shape), axis_of_rows(array.shape, count)
     if axis:
         array = array[0]
     if array.ndim not in (3, 4) or len(array) != count or 0 in array.shape[1:]:
         raise InputError(
-            f"detections.masks: '{name}' {list(array.shape)}; expected one mask for each of {count} rows, "
+            f"detections.masks: '{name}' {seen}; expected one mask for each of {count} rows, "
             f"[{count}, m, m] or [{count}, 1, m, m]"
         )
     if array.ndim == 3:
