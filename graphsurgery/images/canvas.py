@@ -244,6 +244,14 @@ def resize(image: Array, size: tuple[int, int], interpolation: Interpolation = "
     return result
 
 
+def resized_window(image: Floats, size: tuple[int, int], rows: slice, columns: slice) -> Floats:
+    """Return `resize(image, size)[:, rows, columns]`, of which no more than that is computed."""
+    low, high, weight = _taps(image.shape[1], size[0], rows.start, rows.stop)
+    tall = _blend(image[:, low], image[:, high], weight[:, None])
+    low, high, weight = _taps(image.shape[2], size[1], columns.start, columns.stop)
+    return _blend(tall.take(low, 2), tall.take(high, 2), weight)
+
+
 def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:
     """Scale as Pillow does, which smooths where it shrinks; pixels of uint8 are rounded to uint8 again."""
     how = {

@@ -47,6 +47,7 @@ class OnnxSource:
         self._sha256 = _sha256(loaded, self.path)
         self.detections = spec.detections
         self.classes: list[str] | None = None
+        self._looked_at = False
         self._outputs = {value.name: _shape(value) for value in self._model.graph.output}
         if self.detections is not None:
             self.detections.require_outputs(self._outputs)
@@ -91,10 +92,15 @@ class OnnxSource:
     def trace(self, input: Image) -> Tensors:
         """Run the graph without optimisation; return its input, the boundary and its outputs by their names.
 
-        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so.
+        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so. Raises InputError
+        where the outputs of the first image aren't of the shapes that `detections` says.
         """
         fed = self._fed(input)
-        return {"input": input} | fed | self._run(fed)
+        outputs = self._run(fed)
+        if not self._looked_at:  # better told before a whole run than behind it
+            self._looked_at = True
+            self._decoded(outputs)
+        return {"input": input} | fed | outputs
 
     def detect(self, input: Image) -> Tensors:
         """Return what `detections` reads out of the outputs, best first.
@@ -106,8 +112,7 @@ class OnnxSource:
         self.require_detections()
         outputs = self._run(self._fed(input))
         if self.detections is not None:
-            own = {name: outputs[name] for name in self._outputs}
-            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+            return self._decoded(outputs)
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")
@@ -118,6 +123,12 @@ class OnnxSource:
         if self.detections is None and not set(_DETECTIONS[:3]) <= set(self._outputs):
             said = missing_section(self._outputs, (self.canvas.height, self.canvas.width))
             raise ModelError(f"{self.path}: {said}")
+
+    def _decoded(self, outputs: Tensors) -> Tensors:
+        if self.detections is None:
+            return {}
+        own = {name: outputs[name] for name in self._outputs}
+        return decode(self.detections, own, (self.canvas.height, self.canvas.width))
 
     def _fed(self, input: Image) -> Tensors:
         rank = len(self._input.type.tensor_type.shape.dim)

@@ -86,15 +86,20 @@ class Source(Protocol):
 
 @runtime_checkable
 class HasBoundary(Protocol):
-    """A source that has no modules to hook: an ONNX file, whose inner tensors and outputs somebody has to name."""
+    """A source that has no modules to hook, and must be told which inner tensors trace() is to return."""
 
     folder: Path | None
 
     def set_boundary(self, names: Sequence[str]) -> None:
         """Name the tensors between the parts. Raises ModelError for one that the graph doesn't compute."""
 
-    def require_detections(self) -> None:
-        """Raise ModelError where nobody says what the outputs are, so that detect() gives nothing."""
-
     def export(self) -> onnx.ModelProto:
         """As Source."""
+
+
+@runtime_checkable
+class HasNamedOutputs(Protocol):
+    """A source that gives detections only where somebody says what its outputs are."""
+
+    def require_detections(self) -> None:
+        """Raise ModelError where nobody says it."""
