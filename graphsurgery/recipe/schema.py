@@ -70,6 +70,7 @@ RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|re
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+InputValue = float | Literal["canvas"] | tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 class PassItem(RootModel[Any]):
@@ -104,6 +105,13 @@ class Source(Section):
         examples=[[544, 960]],
     )
     opset: PositiveInt = Field(17, description="version of the standard operator set to export", examples=[17])
+    inputs: Annotated[Mapping[str, InputValue], IsReplaced()] = Field(
+        {},
+        description="input of an ONNX file besides the image -> what it always is: a number, numbers, or `canvas`, its "
+        "height and width; it becomes a constant of the graph. With the size of the canvas, a scale of 1 and a mask of "
+        "1 a network gives boxes in pixels of the canvas",
+        examples=[{"orig_target_sizes": "canvas"}, {"im_shape": "canvas", "scale_factor": [1, 1]}, {"pixel_mask": 1}],
+    )
 
 
 class CapturePlan(Section):

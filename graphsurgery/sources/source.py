@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -31,7 +31,7 @@ class SourceSpec:
     torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
     and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
     what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what its outputs
-    are, None where nobody says.
+    are, None where nobody says, `inputs` what inputs besides the image always are (`given_inputs`).
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -42,6 +42,7 @@ class SourceSpec:
     folder: Path = Path()
     image: Preprocessing = PLAIN
     detections: Postprocessing | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):
