@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.detections import postprocessing
