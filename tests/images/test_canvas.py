@@ -209,6 +209,7 @@ def test_a_canvas_survives_json(canvas: Canvas) -> None:
         {"height": "5", "width": 5, "mean": None, "std": None},
         {"height": 5, "width": 5, "mean": "abc", "std": [1, 1, 1]},
         {"height": 5, "width": 5, "mean": ["a", 0, 0], "std": [1, 1, 1]},
+        {"height": 5, "width": 5, "mean": [10**400, 0, 0], "std": [1, 1, 1]},
     ],
 )
 def test_from_json_refuses_what_is_no_canvas(value: object) -> None:
