@@ -18,7 +18,21 @@ from graphsurgery.detections.presets import PRESETS
 from graphsurgery.errors import InputError
 
 JUNK: list[Any] = [None, True, 0, 1, -1, 3, 10**30, 10**400, 0.5, 1e300, float("nan"), "", "x", "sigmoid"]
-JUNK += ["ltrb", "yolox", "deltas", "pasted", "per_query", [], [1], [4, -1], [[1, 2]], {}, [{}], {"tensor": 0}, {"columns": 4}]
+JUNK += [
+    "ltrb",
+    "yolox",
+    "deltas",
+    "pasted",
+    "per_query",
+    [],
+    [1],
+    [4, -1],
+    [[1, 2]],
+    {},
+    [{}],
+    {"tensor": 0},
+    {"columns": 4},
+]
 JUNK += [{"strides": [8]}, {"levels": [{"stride": 8, "sizes": [[8, 8]]}]}, {"form": "prototypes", "coefficients": {}}]
 KEYS = ("axis", "columns", "tensor", "per_cell", "activation", "form", "unit", "bins", "masks", "keypoints", "labels")
 KEYS += ("objectness", "points", "anchors", "nms", "background", "multi_label", "score", "categories", "classes")
