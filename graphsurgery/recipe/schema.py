@@ -196,7 +196,10 @@ class TolerancesKeys(BaseModel):
     """Tensor name, or a pattern with * and ? -> how far the tensor may be off.
 
     A number is the largest absolute difference. An exact name goes before the patterns, and those in their order; a
-    tensor that none names may be off by 1e-4 of its largest magnitude.
+    tensor that none names may be off by 1e-4 of its largest magnitude, and each of its columns, where their ranges
+    differ by more than 10 times, by 1e-4 of its own or 1e-5 of the tensor's. With `detections` the columns of an output
+    go by their roles first: boxes, scores, objectness, labels (equal if nothing is said), keypoints, masks,
+    coefficients, prototypes.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -204,7 +207,7 @@ class TolerancesKeys(BaseModel):
     unmatched: Count | Mapping[RowsName, Count] = Field(
         0,
         description="number of detections that may be without partner, or {TENSOR: number} of another set of rows, "
-        "named by its first tensor",
+        "named by its first tensor. Rows are sets where the source has some, or `detections` leaves none to be chosen",
         examples=[5, {"proposals": 10}],
     )
     __pydantic_extra__: dict[
