@@ -11,6 +11,11 @@ Its own limit is the recipe's tolerance; that of an approximate pass is widened 
 before, the graph before equals the captured tensors as far as the gate can tell, and the first judgement is enough. The
 same goes for the cut, which is exact. A part's grants loosen neither the other parts nor their variants, which go on
 from the finished parts with what those carry; only the chain, at the end, may cost what all of its parts were granted.
+
+Where nothing is granted, a graph that another pass follows is judged on one sample, the one with most in it, and the
+last graph on all. If that fails, those before it are judged on all too, so that the one at fault is named. A grant
+could hide what such a graph gets wrong on the other samples, so the graph that a granted pass is given is judged on all
+(`pipeline.judging`).
 """
 
 from __future__ import annotations
@@ -119,8 +124,9 @@ class Gate:
         earlier: Sequence[Grant] = (),
         before: Iterable[Tensors] | None = None,
         keep: bool = False,
+        samples: Sequence[Sample] | None = None,
     ) -> Ruling:
-        """Judge what was computed on each sample by the rule above.
+        """Judge what was computed on each of `samples`, all if None, by the rule above.
 
         `outputs` are the tensors that there must be, no more and no fewer; None for whichever there are. `own` is what
         the pass was granted that made the graph, `earlier` what those before it were, `before` what the graph before it
@@ -134,7 +140,7 @@ class Gate:
         behind: list[tuple[str, Comparison]] = []
         kept: list[Tensors] = []
         earlier_outputs = iter(before) if before is not None else None
-        for sample, got in zip(self.samples, played, strict=True):
+        for sample, got in zip(self.samples if samples is None else samples, played, strict=True):
             expected = {name: sample.load(name) for name in (got if outputs is None else outputs)}
             groups = row_members.found_in(self.samples, list(expected), self.groups)
             aside = row_members.aside(sample, list(expected), groups)

@@ -25,8 +25,15 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
-from graphsurgery.pipeline.judging import Unjudged, graphs_left_behind, judge, judge_whole, judged_first, own_grant
-from graphsurgery.pipeline.run import Run, timed
+from graphsurgery.pipeline.judging import (
+    graphs_left_behind,
+    judge,
+    judge_whole,
+    judged_first,
+    looking_back,
+    own_grant,
+)
+from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
@@ -85,12 +92,12 @@ def rewrite_whole(run: Run, use: PassUse, whole: Unjudged) -> Unjudged:
         whole.unchanged.append(step)
         return whole
     wanted = references.new_ends(whole.subject, model, run.samples, bool(whole.granted))
-    judged, values = judge_whole(run, whole, wanted)
+    own = own_grant(run.gate, use) if run.gate is not None else ()
+    judged, values = judge_whole(run, whole, wanted, complete=bool(own))
     run.record.passes.append(step)
-    with timed(run.record, "checks"):
+    with looking_back(run), timed(run.record, "checks"):
         groups = run.source.row_groups
         model, before = references.adopt_names(_place(use, None), judged, values, model, run.samples, groups)
-    own = own_grant(run.gate, use) if run.gate is not None else ()
     outputs = whole.subject.outputs if use.pass_.keeps_outputs else None
     return Unjudged(model, step, _place(use, None), outputs, whole.granted, own, before, whole.subject)
 

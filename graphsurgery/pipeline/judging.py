@@ -6,55 +6,36 @@ step asks for are kept, and where a pass is at fault the graphs around it are le
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
+from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, InputError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.parts.part import Part
-from graphsurgery.pipeline.run import Run, timed
+from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PassUse
 from graphsurgery.report.run_record import Step
 
 Subject = TypeVar("Subject", Model, Part)
 
-
-@dataclass
-class Unjudged:
-    """The whole graph behind a step, before the gate has judged it.
-
-    It is run only when the next step is known: `judge_whole` can then ask in the same runs for the verdict and for the
-    inner tensors which that step makes ends of a graph. `before` is what the graph before it computed, where a grant
-    asks for that, `unchanged` are the steps behind it that left it alone and share its verdict.
-    """
-
-    subject: Model
-    step: Step
-    place: str
-    outputs: Sequence[str] | None = None
-    earlier: tuple[Grant, ...] = ()
-    own: tuple[Grant, ...] = ()
-    before: Sequence[Tensors] | None = None
-    graph_before: Model | None = None
-    unchanged: list[Step] = field(default_factory=list)
-
-    @property
-    def granted(self) -> tuple[Grant, ...]:
-        """What the passes up to this graph were granted."""
-        return (*self.earlier, *self.own)
+_MOST_BYTES = 2**30  # of the graphs that are kept because they were judged on one sample only
 
 
-def judge_whole(run: Run, whole: Unjudged, names: Sequence[str] = ()) -> tuple[Judged[Model], list[Tensors]]:
+def judge_whole(
+    run: Run, whole: Unjudged, names: Sequence[str] = (), *, complete: bool = True
+) -> tuple[Judged[Model], list[Tensors]]:
     """Let the gate judge a whole graph by the captured outputs, and return it with the values of the tensors `names`.
 
-    With `names`, what is returned for each sample holds the outputs of the graph too; without, nothing. Raises
-    Difference where the step that made the graph broke it.
+    With `names`, what is returned for each sample holds the outputs of the graph too; without, nothing. On all samples
+    where it is to be `complete`, where tensors are asked for or something was granted; else on the one that tells most.
+    Raises Difference where the step that made the graph broke it, or one before it, which one sample did not show.
     """
     values: list[Tensors] = [] if names else [{} for _ in run.samples]
     if run.gate is None:
@@ -64,22 +45,56 @@ def judge_whole(run: Run, whole: Unjudged, names: Sequence[str] = ()) -> tuple[J
                 values.extend(boundary_names.played(whole.subject, names, run.samples))
     else:
         run.watcher.begin(f"check {whole.step.name}")
-        ends = whole.subject.outputs
-
-        def played() -> Iterator[Tensors]:
-            for computed in boundary_names.played(whole.subject, names, run.samples):
-                if names:
-                    values.append(computed)
-                yield {name: computed[name] for name in ends}
-
-        unjudged = Judged(whole.subject, granted=whole.earlier)
-        with graphs_left_behind(run, whole.step, whole.graph_before, whole.subject):
-            verdict = judge(run, whole.step, unjudged, played(), whole.place, whole.outputs, whole.own, whole.before)
+        size = sum(each.subject.proto.ByteSize() for each in (whole, *run.half_judged))
+        everywhere = complete or bool(names) or bool(whole.granted) or size > _MOST_BYTES
+        samples = run.samples if everywhere else [_telling(run.samples, whole.subject.outputs)]
+        try:
+            verdict = _judge_on(run, whole, samples, names, values)
+        except Difference:
+            if everywhere:
+                _look_back(run)
+            with _graphs_left_behind(run, whole):
+                raise
+        run.half_judged = [] if everywhere else [*run.half_judged, whole]
     run.watcher.finished(whole.step)
     for step in whole.unchanged:
         step.verdict = verdict.verdict
         run.watcher.finished(step)
     return verdict, values
+
+
+def _judge_on(
+    run: Run, whole: Unjudged, samples: Sequence[Sample], names: Sequence[str] = (), values: list[Tensors] | None = None
+) -> Judged[Model]:
+    """Judge a whole graph on some samples; what it computes is added to `values` where `names` are asked for."""
+    ends = whole.subject.outputs
+
+    def played() -> Iterator[Tensors]:
+        for computed in boundary_names.played(whole.subject, names, samples):
+            if names and values is not None:
+                values.append(computed)
+            yield {name: computed[name] for name in ends}
+
+    unjudged = Judged(whole.subject, granted=whole.earlier)
+    place, outputs, own, before = whole.place, whole.outputs, whole.own, whole.before
+    return judge(run, whole.step, unjudged, played(), place, outputs, own, before, samples=samples)
+
+
+def _look_back(run: Run) -> None:
+    """Judge the graphs on all samples that were judged on one: where one of them is broken, the fault is its step's."""
+    while run.half_judged:
+        earlier = run.half_judged.pop(0)
+        with _graphs_left_behind(run, earlier):
+            _judge_on(run, earlier, run.samples)
+
+
+def _graphs_left_behind(run: Run, whole: Unjudged) -> AbstractContextManager[None]:
+    return graphs_left_behind(run, whole.step, whole.graph_before, whole.subject)
+
+
+def _telling(samples: Sequence[Sample], outputs: Sequence[str]) -> Sample:
+    """Return the sample with most in it, the first of equals: on an image without objects nothing can be wrong."""
+    return max(samples, key=lambda sample: sum(math.prod(sample.shape(name)) for name in outputs if name in sample))
 
 
 @contextmanager
@@ -89,6 +104,16 @@ def judged_first(run: Run, whole: Unjudged) -> Iterator[None]:
         yield
     except GraphSurgeryError:
         judge_whole(run, whole)
+        raise
+
+
+@contextmanager
+def looking_back(run: Run) -> Iterator[None]:
+    """Where something fails that graphs judged on one sample alone may have broken, judge these on all first."""
+    try:
+        yield
+    except GraphSurgeryError:
+        _look_back(run)
         raise
 
 
@@ -103,8 +128,9 @@ def judge(
     before: Iterable[Tensors] | None = None,
     *,
     last: bool = False,
+    samples: Sequence[Sample] | None = None,
 ) -> Judged[Subject]:
-    """Let the gate judge what `subject` computes, and return it with its verdict and with what it was granted.
+    """Let the gate judge what `subject` computes on `samples`, all if None; return it with its verdict and its grants.
 
     What it computes is kept for the pass behind it, where that will be asked for; nothing comes behind the `last` one.
     """
@@ -113,7 +139,13 @@ def judge(
     begin = time.perf_counter()
     try:
         ruling = run.gate.judge(
-            played, outputs, own=own, earlier=subject.granted, before=before, keep=bool(granted) and not last
+            played,
+            outputs,
+            own=own,
+            earlier=subject.granted,
+            before=before,
+            keep=bool(granted) and not last,
+            samples=samples,
         )
     except CaptureError:
         raise

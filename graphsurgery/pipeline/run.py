@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from graphsurgery.capture.samples import Sample
-from graphsurgery.gate.gate import Gate
+from graphsurgery.gate.gate import Gate, Grant, Tensors
+from graphsurgery.graph.model import Model
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import Recipe
 from graphsurgery.report.run_record import Record, Step
@@ -25,12 +26,37 @@ class RunWatcher(Watcher, Protocol):
 
 
 @dataclass
+class Unjudged:
+    """The whole graph behind a step, before the gate has judged it.
+
+    It is run only when the next step is known: `judge_whole` can then ask in the same runs for the verdict and for the
+    inner tensors which that step makes ends of a graph. `before` is what the graph before it computed, where a grant
+    asks for that, `unchanged` are the steps behind it that left it alone and share its verdict.
+    """
+
+    subject: Model
+    step: Step
+    place: str
+    outputs: Sequence[str] | None = None
+    earlier: tuple[Grant, ...] = ()
+    own: tuple[Grant, ...] = ()
+    before: Sequence[Tensors] | None = None
+    graph_before: Model | None = None
+    unchanged: list[Step] = field(default_factory=list)
+
+    @property
+    def granted(self) -> tuple[Grant, ...]:
+        """What the passes up to this graph were granted."""
+        return (*self.earlier, *self.own)
+
+
+@dataclass
 class Run:
     """What `apply` works on: the recipe, the captured samples, the record of what was done.
 
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
-    something; None: they are not kept.
+    something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far.
     """
 
     recipe: Recipe
@@ -41,6 +67,7 @@ class Run:
     watcher: RunWatcher = field(default_factory=Silent)
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
+    half_judged: list[Unjudged] = field(default_factory=list)
 
 
 @contextmanager

@@ -157,6 +157,19 @@ class LoseSign(GraphPass):
 
 
 @dataclass(frozen=True)
+class CutOff(GraphPass):
+    """Wrong on the second image alone, whose values go further: what is beyond those of the first is cut off."""
+
+    name = "wrong-at-times"
+    effect = "exact"
+
+    def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        most = 1.2 * float(np.abs(Tiny().trace(image_of(0))["raw"]).max())
+        behind(edit, graph.outputs[-1], "Min", most)
+        behind(edit, graph.outputs[-1], "Max", -most)
+
+
+@dataclass(frozen=True)
 class RenameAndShift(GraphPass):
     """Wrong, and hidden behind a new name of the output."""
 
@@ -186,7 +199,7 @@ class Rename(GraphPass):
 NOTHING: tuple[Pass, ...] = (DropIdentity(), ReplaceSilu())
 SOUND: tuple[Pass, ...] = (Rescale(), NegByMul())
 COSTLY: tuple[Pass, ...] = (WidenMaxpool(), Disturb(), Drift())
-WRONG: tuple[Pass, ...] = (Shift(), ScaleWeight(), LoseSign())
+WRONG: tuple[Pass, ...] = (Shift(), ScaleWeight(), LoseSign(), CutOff())
 OUTPUTS = (Rename(),)  # of the whole graph only: what a part writes is read further on
 GRANTS = {
     "widen-maxpool": ANYTHING,
@@ -279,6 +292,11 @@ def draw(source: random.Random, cut: bool) -> Drawn:
     return Drawn(places, wrong.name)
 
 
+def image_of(seed: int) -> np.ndarray:
+    """Return an image whose values go three times as far for seed 1."""
+    return np.random.default_rng(seed).standard_normal((1, 3, 8, 8)).astype(np.float32) * np.float32(1 + 2 * seed)
+
+
 @pytest.fixture(scope="module")
 def tiny() -> Tiny:
     return Tiny()
@@ -289,7 +307,7 @@ def captured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Sampl
     folder = tmp_path_factory.mktemp("model_io")
     samples = []
     for seed in range(2):
-        image = np.random.default_rng(seed).standard_normal((1, 3, 8, 8)).astype(np.float32)
+        image = image_of(seed)
         (folder / str(seed)).mkdir()
         for name, value in tiny.trace(image).items():
             np.save(folder / str(seed) / f"{name}.npy", value)
