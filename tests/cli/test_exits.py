@@ -101,9 +101,11 @@ def test_names_are_written_out_in_any_encoding(tmp_path: Path, command: str, enc
     assert b"Traceback" not in wrote
 
 
-ENDLESS = """<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x) => (float[1,3,8,8] y) <int64 n = {LONG}, bool c = {1}> {
-    y = Loop (n, c, x) <body = b (int64 i, bool d, float[1,3,8,8] a) => (bool e, float[1,3,8,8] s) {
-        e = Identity (d)  s = Neg (a) }> }""".replace("LONG", str(1 << 62))
+ENDLESS = f"""<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x) => (float[1,3,8,8] y) <int64 n = {{{1 << 62}}}, bool c = {{1}}> {{
+    y = Loop (n, c, x) <body = b (int64 i, bool d, float[1,3,8,8] a) => (bool e, float[1,3,8,8] s) {{
+        e = Identity (d)  s = Neg (a) }}>
+}}"""
 PRESS_IN_A_RUN = """
 import signal, sys, threading, time
 def press():

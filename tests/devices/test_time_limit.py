@@ -57,10 +57,11 @@ def test_a_signal_ends_the_runs_of_all_threads_at_once() -> None:
 
     other = threading.Thread(target=run)
     other.start()
-    with pytest.raises(KeyboardInterrupt), time_limit.runs_ended_by_signals():
-        begin = time.monotonic()
-        threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
-        Session(ENDLESS).run(given(1 << 62))
+    session = Session(ENDLESS)
+    begin = time.monotonic()
+    threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+    with time_limit.runs_ended_by_signals(), pytest.raises(KeyboardInterrupt):
+        session.run(given(1 << 62))
     other.join(10)
     assert ended == [True]
     assert time.monotonic() - begin < 5
