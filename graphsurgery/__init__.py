@@ -33,7 +33,7 @@ def load(folder: str | Path, devices: dict[str, str] | None = None) -> Detector:
     ({"npu": "qnn,soc_model=60"}); what is not named runs as the manifest says, on the cpu where that says nothing.
     Raises InputError when the folder holds no valid manifest, MissingTool when a provider is not available.
     """
-    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.devices.choices import parse_devices
     from graphsurgery.runtime.detector import Detector
 
     return Detector.load(Path(folder), parse_devices(f"{name}={value}" for name, value in (devices or {}).items()))

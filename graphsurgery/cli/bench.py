@@ -33,7 +33,7 @@ def bench_command(
 
     Example: python -m graphsurgery bench model/shapes --runs 50 --threads 2
     """
-    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.devices.choices import parse_devices
     from graphsurgery.images.files import load_image, read_images
     from graphsurgery.runtime.detector import Detector
     from graphsurgery.runtime.latency import measure_latency, measure_pipeline, synthetic_image

@@ -147,7 +147,7 @@ def evaluate_command(
 
 def _devices(choices: list[str]) -> dict[str, str]:
     """Check --device options and return them as they are written, which a column keeps."""
-    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.devices.choices import parse_devices
 
     parse_devices(choices)
     return {device: provider for device, _, provider in (choice.partition("=") for choice in choices)}

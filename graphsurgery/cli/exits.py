@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from graphsurgery.cli.screen import err
+from graphsurgery.devices.time_limit import runs_ended_by_signals
 from graphsurgery.errors import Difference, GraphSurgeryError, first_line
 from graphsurgery.text import shortened, visible
 
@@ -52,7 +53,8 @@ def ended_by_signals() -> Iterator[list[Ended]]:
     for each in mine:
         signal.signal(each, end)
     try:
-        yield came
+        with runs_ended_by_signals():
+            yield came
     finally:
         for each in mine:
             signal.signal(each, before[each])

@@ -27,8 +27,9 @@ def placement_command(
 
     Example: python -m graphsurgery placement model/shapes --device npu=qnn
     """
+    from graphsurgery.devices.choices import parse_devices
     from graphsurgery.devices.placement import place, shares
-    from graphsurgery.devices.providers import CPU, PROVIDERS, parse_devices, refuse_unknown_devices
+    from graphsurgery.devices.providers import CPU, PROVIDERS, refuse_unknown_devices
     from graphsurgery.graph.model import Model
     from graphsurgery.parts.folder import read_parts
 

@@ -47,7 +47,7 @@ def run_command(
 
     Example: python -m graphsurgery run model/shapes --image photo.png
     """
-    from graphsurgery.devices.providers import parse_devices
+    from graphsurgery.devices.choices import parse_devices
     from graphsurgery.evaluation.coco import describe_detections
     from graphsurgery.images.drawing import draw_detections
     from graphsurgery.images.files import load_image, read_images

@@ -1,6 +1,7 @@
 """ONNX Runtime: sessions on the CPU and on accelerators, and where the nodes of a model really run.
 
-providers             the accelerators that are known, their options, what a user asks for
+providers             the accelerators that are known and their options
+choices               what a user, a recipe or a manifest asks for, and which files that may name
 session               makes sessions; the only place, with accelerated_session
 accelerated_session   on an accelerator: refuses to fall back, keeps what was compiled
 attach                adds a provider to the options of a session

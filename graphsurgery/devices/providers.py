@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,8 @@ class Option:
     """An option of a provider. An `integer` lies in `limits`; a `file` must exist; what a `folder` or a `path` names is
     made when needed; a `name` is no path.
 
-    `default` is given to the provider where the user says nothing.
+    `default` is given to the provider where the user says nothing. With `writes_here` the provider writes files into
+    the working directory, and can't be told another place.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Option:
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] = (0, 2**31 - 1)
     default: str | None = None
+    writes_here: bool = False
 
     def checked(self, value: str) -> str:
         """Return `value` as the provider wants it. Raises ValueError, saying what it must be."""
@@ -194,6 +196,9 @@ _QNN = Provider(
     plugin="onnxruntime_qnn",
 )
 
+# AMD's page on AI Analyzer: "generated as .json files in the current run directory"
+_ANALYZED = Option("", "", "choice", ("true", "false"), writes_here=True)
+
 # Options: ryzenai.docs.amd.com "Model Compilation and Deployment", AMD's vaip (config_reader: 1 to 8 runners). What is
 # refused: measured by onnxsim's authors on Ryzen AI 1.8, in their module vitisai_target.
 _VITISAI = Provider(
@@ -211,8 +216,10 @@ _VITISAI = Provider(
         Option("cacheKey", "the same, as versions before 1.4 call it", "name"),
         _integer("num_of_dpu_runners", "inferences at the same time", 1, 8),
         _choice("enable_cache_file_io_in_mem", "keep the compiled model in memory only", "0", "1"),
-        _choice("ai_analyzer_visualization", "write the graphs for AI Analyzer", "true", "false"),
-        _choice("ai_analyzer_profiling", "write timings for AI Analyzer", "true", "false"),
+        replace(
+            _ANALYZED, name="ai_analyzer_visualization", help="the graphs for AI Analyzer, into the folder you are in"
+        ),
+        replace(_ANALYZED, name="ai_analyzer_profiling", help="timings for AI Analyzer, into the folder you are in"),
         _choice("log_level", "of the compiler", "info", "warning", "error", "fatal"),
     ),
     (
@@ -280,49 +287,6 @@ class DeviceChoice:
 
 
 CPU = DeviceChoice("cpu")
-
-
-def parse_devices(choices: Iterable[str], inside: Path | None = None) -> dict[str, DeviceChoice]:
-    """Read `--device npu=qnn,soc_model=60` options. Raises InputError for what is none, or names a device twice.
-
-    A value may not hold a comma. With `inside`, where it isn't the user who chose, paths are relative to that folder,
-    and one that leads out of it is an error.
-    """
-    devices: dict[str, DeviceChoice] = {}
-    for choice in choices:
-        device, separator, rest = choice.partition("=")
-        if not separator or not device:
-            raise InputError(f"--device {choice}: write it as DEVICE=PROVIDER, for example npu=vitisai")
-        if device in devices:
-            raise InputError(f"--device {choice}: device '{device}' has a provider already")
-        provider, *pairs = rest.split(",")
-        options: dict[str, str] = {}
-        for pair in pairs:
-            name, separator, value = pair.partition("=")
-            if not separator or name in options:
-                what = "an option is written NAME=VALUE" if not separator else f"'{name}' is given twice"
-                raise InputError(f"--device {choice}: '{pair}': {what}, with a comma before it")
-            options[name] = value
-        try:
-            devices[device] = DeviceChoice(provider, options if inside is None else _kept(inside, provider, options))
-        except InputError as error:
-            raise InputError(f"--device {choice}: {error}") from error
-    return devices
-
-
-def _kept(folder: Path, provider: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Return the options with their paths in `folder`. Raises InputError for one that leads out of it."""
-    kept = dict(options)
-    for option in PROVIDERS[provider].options if provider in PROVIDERS else ():
-        if option.name in options and option.kind in ("file", "folder", "path"):
-            try:
-                path = (folder / options[option.name]).resolve()
-            except (OSError, ValueError) as error:
-                raise InputError(f"{option.name}: can't be the name of a file ({files.reason(error)})") from error
-            if not path.is_relative_to(folder.resolve()):
-                raise InputError(f"{option.name} leads out of {folder}; if you want that, give this --device yourself")
-            kept[option.name] = str(path)
-    return kept
 
 
 def refuse_unknown_devices(devices: Iterable[str], there: Iterable[str], place: str) -> None:

@@ -1,12 +1,19 @@
-"""How long one run of a model may take, which may hold a Loop without an end."""
+"""How long one run of a model may take, which may hold a Loop without an end, and its end by Ctrl-C.
+
+While ONNX Runtime is at work Python handles no signal. But it writes each at once into a socket, where one is set for
+that, and the thread that watches the time reads it.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from graphsurgery.errors import InputError
@@ -16,6 +23,9 @@ DEFAULT_TIME_LIMIT = 600
 
 _ends: dict[Any, float] = {}  # by when each run that goes on must end; the keys are ONNX Runtime's RunOptions
 _watch = threading.Thread()
+_heard: socket.socket | None = None  # what signals are written to arrives here
+_ENDING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)}
+_POLL = 0.5
 
 
 def time_limit() -> float:
@@ -38,7 +48,7 @@ def run_limited(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
     limit = time_limit()
     options = ort.RunOptions()
     options.log_severity_level = 4
-    _ends[options] = time.monotonic() + limit
+    end = _ends[options] = time.monotonic() + limit
     if not _watch.is_alive():  # the first run, here or in a process that was forked
         _watch = threading.Thread(target=_end_late_runs, daemon=True)
         _watch.start()
@@ -46,6 +56,8 @@ def run_limited(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
         return list(session.run(outputs, inputs, options))
     except Exception as error:
         if options.terminate:
+            if time.monotonic() < end:
+                raise InterruptedError("it was interrupted") from error
             raise TimeoutError(
                 f"it takes longer than {limit:g} s; grant more: python -m graphsurgery --time-limit SECONDS ..."
             ) from error
@@ -54,9 +66,48 @@ def run_limited(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
         del _ends[options]
 
 
+@contextmanager
+def runs_ended_by_signals() -> Iterator[None]:
+    """Let a signal that ends this process end the runs of all its threads; Python's handler comes behind that.
+
+    Does nothing in a thread that can't handle signals, nor where another, asyncio perhaps, has them written to it.
+    """
+    global _heard
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hearing, telling = socket.socketpair()
+    with hearing, telling:
+        hearing.settimeout(_POLL)
+        telling.setblocking(False)
+        before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+        if before != -1:
+            signal.set_wakeup_fd(before)
+            yield
+            return
+        _heard = hearing
+        try:
+            yield
+        finally:
+            _heard = None
+            signal.set_wakeup_fd(-1)
+
+
 def _end_late_runs() -> None:
     while True:
-        time.sleep(0.5)
-        now = time.monotonic()
+        signalled, now = _signalled(), time.monotonic()
         for options, end in list(_ends.items()):
-            options.terminate = now > end
+            if signalled or now > end:
+                options.terminate = True
+
+
+def _signalled() -> bool:
+    """Wait a moment; return whether a signal came meanwhile that ends this process."""
+    heard = _heard
+    if heard is None:
+        time.sleep(_POLL)
+        return False
+    try:
+        return not _ENDING.isdisjoint(heard.recv(4096))
+    except OSError:  # nothing came, or the command is over
+        return False

@@ -15,13 +15,13 @@ import gc
 import importlib
 import logging
 import queue
-import socket
 import time
 import traceback
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,7 +71,7 @@ def _client(scheduler: str) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                _require_listener(scheduler)
+                _require_scheduler(scheduler)
                 client = distributed.Client(scheduler, timeout=_ANSWER, set_as_default=False)
             except Exception as error:  # OSError, TimeoutError, ValueError, by what is wrong with the address
                 _let_go_of_client(error)
@@ -85,17 +85,31 @@ def _client(scheduler: str) -> Iterator[Any]:
         logger.setLevel(level)
 
 
-def _require_listener(scheduler: str) -> None:
-    """Raise OSError or ValueError where nobody listens at the address, before there is a client that fails.
+def _require_scheduler(scheduler: str) -> None:
+    """Raise, in `_ANSWER` seconds, where no scheduler answers at the address, before there is a client that fails.
 
     Such a client closes when it is collected, and takes dask's lock for that. Where dask holds the lock itself just
-    then, since it starts or stops another client or a cluster, it waits for itself for ever.
+    then, since it starts or stops another client or a cluster, it waits for itself for ever; and so does one whose
+    scheduler takes the connection and says nothing.
     """
-    addressing: Any = importlib.import_module("distributed.comm.addressing")
-    protocol, location = addressing.parse_address(scheduler)
-    importlib.import_module("distributed.comm.registry").get_backend(protocol)  # a ValueError for one that isn't there
-    if protocol in ("tcp", "tls"):
-        socket.create_connection(addressing.parse_host_port(location), timeout=_ANSWER).close()
+    core: Any = importlib.import_module("distributed.core")
+    security: Any = importlib.import_module("distributed.security")
+
+    async def ask() -> str:
+        arguments = security.Security().get_connection_args("client")
+        remote = core.rpc(scheduler, timeout=_ANSWER, connection_args=arguments)
+        try:
+            async with asyncio.timeout(_ANSWER):
+                return str((await remote.identity())["type"])
+        except TimeoutError as error:
+            raise TimeoutError(f"no word from it in {_ANSWER} s") from error
+        finally:
+            await remote.close_rpc()
+
+    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop that runs, as in a notebook
+        kind = thread.submit(asyncio.run, ask()).result()
+    if kind != "Scheduler":
+        raise ValueError(f"there is a {kind.lower()}")
 
 
 def _let_go_of_client(error: BaseException) -> None:

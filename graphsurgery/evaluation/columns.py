@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from graphsurgery.devices.providers import parse_devices
+from graphsurgery.devices.choices import parse_devices
 from graphsurgery.errors import InputError
 from graphsurgery.files.commit import read_whole
 from graphsurgery.graph.model import Model

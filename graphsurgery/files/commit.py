@@ -8,6 +8,9 @@ A journal is the commit point: one small file, put into the folder by one rename
 Before it nothing in the folder was touched. After it whoever comes next does what is left of it, file by file, if its
 owner died. A file that no run wrote is never moved, replaced or removed. Whoever reads looks before and after: where a
 journal was there, or the file that was put in its place `last` is another, it reads again.
+
+A power cut is a kill too. Without a wait for the disk it may leave a journal, and files in their new places, that are
+empty, when the old ones are gone. So each step is on the disk before the next: the files, the journal, the new names.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from graphsurgery.files.temporary import (
     is_internal,
     made,
     reserved,
+    to_disk,
 )
 
 Result = TypeVar("Result")
@@ -72,8 +76,11 @@ class Draft:
         ]
         journal = {"format": _FORMAT, "from": self._place.name, "remove": gone, "put": put}
         (self._place / JOURNAL).write_text(json.dumps(journal), encoding="utf-8")
+        for path in (*self._place.rglob("*"), self._place):
+            to_disk(path)
         try:
             (self._place / JOURNAL).replace(self.folder / JOURNAL)  # the commit point
+            to_disk(self.folder)
             _finish(self.folder)
         except InputError:
             raise
@@ -258,6 +265,8 @@ def _finish(folder: Path) -> None:
             f"{folder}: the new files are there, but can't take their places ({error.filename}: {error.strerror}); "
             "close what has that one open, and run any command on the folder"
         ) from error
+    for changed in {(folder / name).parent for name in put}:
+        to_disk(changed)
     emptied = {folder / parent for name in gone for parent in PurePosixPath(name).parents[:-1]}
     for parent in sorted(emptied, reverse=True):
         with contextlib.suppress(OSError):  # it is not empty: something of the user's is there

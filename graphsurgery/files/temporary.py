@@ -31,11 +31,12 @@ _LOCK = ".lock"
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` to write a file to, which takes the place of `path` at the end.
 
-    Until then what was there stays; if anything is raised, it stays for good, and nothing else is left. OSErrors are
-    the caller's to explain.
+    Until then what was there stays, even if the power fails; if anything is raised, it stays for good, and nothing else
+    is left. OSErrors are the caller's to explain.
     """
     with reserved(path.parent, path.suffix) as temporary:
         yield temporary
+        to_disk(temporary)
         temporary.replace(path)
 
 
@@ -75,6 +76,21 @@ def reserved(place: Path, suffix: str = "", *, prefix: str = _PREFIX, made: str 
         yield path.with_name(path.name + suffix)
     finally:
         _end(lock, path, made)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlive a power cut. Raises OSError where a file can't be."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # where a folder can't be opened, and NTFS keeps a journal of names itself
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not folder:  # some network file systems know no such thing as a folder on the disk
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def clear(folder: Path, prefix: str = _PREFIX) -> None:

@@ -16,7 +16,8 @@ from graphsurgery import files
 from graphsurgery.detections.guess import missing_section
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.views import OpenShapes
-from graphsurgery.devices.providers import DeviceChoice, parse_devices
+from graphsurgery.devices.choices import parse_devices
+from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch

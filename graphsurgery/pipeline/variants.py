@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from graphsurgery.devices.providers import DeviceChoice, parse_devices, require_installed
+from graphsurgery.devices.choices import for_manifest, parse_devices
+from graphsurgery.devices.providers import DeviceChoice, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.gate.gate import Judged
 from graphsurgery.partition import static
@@ -94,8 +95,9 @@ def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: 
     for part in parts:
         part.model.check(f"variant '{variant.name}', part '{part.name}'")
         part.model.save(folder / f"{part.name}.onnx")
+    devices = {device: for_manifest(choice) for device, choice in variant.devices.items()}
     own = manifest.model_copy(
-        update={"parts": [describe_part(part) for part in parts], "devices": dict(variant.devices), "variants": []}
+        update={"parts": [describe_part(part) for part in parts], "devices": devices, "variants": []}
     )
     output.write_manifest(own, variant.name)
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.devices.choices import with_paths_in
 from graphsurgery.errors import RecipeError, did_you_mean
 from graphsurgery.recipe.schema import HasPresets, IsModel, IsPath, IsReplaced, marked
 from graphsurgery.recipe.yaml_positions import (
@@ -231,6 +232,8 @@ def _with_absolute_paths(node: Node, key: tuple[str, ...] = ()) -> Node:
             name: Entry(entry.place, _with_absolute_paths(entry.value, (*key, name))) for name, entry in entries
         }
         return Fields(resolved, node.place)
+    if key[:1] + key[2:3] == ("variants", "devices") and isinstance(node, Scalar) and isinstance(node.value, str):
+        return Scalar(with_paths_in(node.place.folder, node.value), node.place)
     mark = _PATHS.get(key)
     if mark and isinstance(node, Scalar) and isinstance(node.value, str) and re.search(mark.pattern, node.value):
         return Scalar(str(node.place.folder / node.value), node.place)

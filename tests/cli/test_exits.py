@@ -101,6 +101,42 @@ def test_names_are_written_out_in_any_encoding(tmp_path: Path, command: str, enc
     assert b"Traceback" not in wrote
 
 
+ENDLESS = f"""<ir_version: 8, opset_import: ["": 17]>
+g (float[1,3,8,8] x) => (float[1,3,8,8] y) <int64 n = {{{1 << 62}}}, bool c = {{1}}> {{
+    y = Loop (n, c, x) <body = b (int64 i, bool d, float[1,3,8,8] a) => (bool e, float[1,3,8,8] s) {{
+        e = Identity (d)  s = Neg (a) }}>
+}}"""
+PRESS_IN_A_RUN = """
+import signal, sys, threading, time
+def press():
+    while not getattr(sys.modules.get("graphsurgery.devices.time_limit"), "_ends", None):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    began.append(time.monotonic())
+    signal.raise_signal(signal.SIGINT)
+began = []
+threading.Thread(target=press, daemon=True).start()
+import os
+leave = os._exit
+def noted(code):
+    print("SECONDS", time.monotonic() - began[0], flush=True)
+    leave(code)
+os._exit = noted
+"""
+
+
+def test_ctrl_c_ends_a_run_of_onnx_runtime_and_leaves_nothing(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(ENDLESS), tmp_path / "m.onnx")
+    (tmp_path / "r.yaml").write_text("source: {onnx: m.onnx}\n", encoding="utf-8")
+    before = {*tmp_path.iterdir(), tmp_path / "sitecustomize.py", tmp_path / "__pycache__"}
+    arguments = ("capture", tmp_path / "r.yaml", "--model-io", tmp_path / "io")
+    code, wrote = ended(tmp_path, *arguments, site=PRESS_IN_A_RUN)
+    assert code == 130, wrote
+    assert b"interrupted; no output is half written" in wrote
+    assert float(wrote.split(b"SECONDS ")[1]) < 3  # one, and a machine that does much else
+    assert {*tmp_path.iterdir()} <= before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows raises no SIGINT in its own process")
 @pytest.mark.parametrize("moment", [1, 20, 300, 800, 1100])
 def test_ctrl_c_is_130_at_any_time(tmp_path: Path, moment: int) -> None:

@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 
 from graphsurgery.devices import providers
+from graphsurgery.devices.choices import parse_devices
 from graphsurgery.devices.providers import (
     PROVIDERS,
     DeviceChoice,
-    parse_devices,
     refuse_unknown_devices,
     require,
     require_installed,

@@ -1,4 +1,6 @@
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -43,6 +45,42 @@ def test_runs_in_several_threads_end_each_by_its_own_limit(monkeypatch: pytest.M
     for thread in threads:
         thread.join(30)
     assert ended == [True, True]
+
+
+def test_a_signal_ends_the_runs_of_all_threads_at_once() -> None:
+    ended = []
+
+    def run() -> None:
+        with pytest.raises(InputError, match="ONNX Runtime can't run it: it was interrupted"):
+            Session(ENDLESS).run(given(1 << 62))
+        ended.append(True)
+
+    other = threading.Thread(target=run)
+    other.start()
+    session = Session(ENDLESS)
+    begin = time.monotonic()
+    threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+    with time_limit.runs_ended_by_signals(), pytest.raises(KeyboardInterrupt):
+        session.run(given(1 << 62))
+    other.join(10)
+    assert ended == [True]
+    assert time.monotonic() - begin < 5
+    assert Session(ENDLESS).run(given(2))["y"].tolist() == [1, 1]
+
+
+def test_a_signal_that_is_not_to_end_the_process_ends_no_run() -> None:
+    if not hasattr(signal, "SIGUSR1"):
+        pytest.skip("Windows has no such signal")
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: came.append(True))
+    try:
+        with time_limit.runs_ended_by_signals():
+            threading.Timer(0.1, signal.raise_signal, [signal.SIGUSR1]).start()
+            Session(ENDLESS).run(given(1_000_000))
+            time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert came == [True]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("", 600), ("0", float("inf")), ("1.5", 1.5)])

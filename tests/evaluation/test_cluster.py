@@ -6,8 +6,10 @@ import gc
 import logging
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,40 @@ def test_a_scheduler_that_does_not_answer_is_a_missing_tool(
     assert time.monotonic() - begin < 15
     assert stop.value
     assert not open_clients(distributed)
+
+
+@pytest.mark.parametrize(("says", "reason"), [(b"", "no word from it in 2 s"), (b"HTTP/1.0 200 OK\r\n\r\n", "")])
+def test_something_else_that_listens_is_a_missing_tool(
+    tmp_path: Path, says: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster, "_ANSWER", 2)
+    column, dataset = bars(tmp_path, 1)
+    came = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            with suppress(OSError):  # the end of the test
+                while True:
+                    came.append(server.accept()[0])
+                    came[-1].sendall(says)
+
+        threading.Thread(target=listen, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        begin = time.monotonic()
+        with pytest.raises(MissingTool, match=rf"--scheduler {address}: nobody answers \(.*{reason}"):
+            list(on_cluster([Task(column, dataset.pictures[0], 1)], address))
+        assert time.monotonic() - begin < 10
+    assert not open_clients(distributed)
+    for each in came:
+        each.close()
+
+
+def test_a_worker_is_no_scheduler(local: Any, tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 1)
+    worker = next(iter(local.workers.values())).address
+    with pytest.raises(MissingTool, match=rf"--scheduler {worker}: nobody answers \(there is a (worker|nanny)\)"):
+        list(on_cluster([Task(column, dataset.pictures[0], 1)], worker))
 
 
 def open_clients(distributed: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from files.kill_points import die_at
 from graphsurgery.errors import InputError
 from graphsurgery.files import commit
 from graphsurgery.files.commit import read_whole, recover, writing
+from graphsurgery.files.temporary import JOURNAL
 from graphsurgery.parts.folder import OutputFolder, read_parts
 from graphsurgery.parts.manifest import Manifest, PartEntry, Tensor
 
@@ -273,3 +274,39 @@ def test_the_harness_kills_at_every_change(tmp_path: Path) -> None:
 
     with child(act) as process:
         assert ended(process) == 0
+
+
+def test_each_step_is_on_the_disk_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut may leave new names of empty files."""
+    out = tmp_path / "out"
+    publish(out, "first")
+    on_disk: set[int] = set()
+    renamed, waited = [], []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def flush(descriptor: int) -> None:
+        fsync(descriptor)
+        on_disk.add(os.fstat(descriptor).st_ino)
+
+    def rename(path: Path, target: Path) -> Path:
+        renamed.append(target.name)
+        if target.parent == out:
+            assert path.stat().st_ino in on_disk, path
+            assert path.parent.stat().st_ino in on_disk, path
+            assert target.name == JOURNAL or out.stat().st_ino in on_disk, "the journal's name was not"
+            if target.name == "manifest.json":
+                on_disk.discard(out.stat().st_ino)
+        return replace(path, target)
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        if path.name == JOURNAL:
+            waited.append(out.stat().st_ino in on_disk)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(Path, "replace", rename)
+    monkeypatch.setattr(Path, "unlink", remove)
+    publish(out, "second")
+    assert renamed[0] == JOURNAL
+    assert renamed[-1] == "manifest.json"
+    assert waited == [True]

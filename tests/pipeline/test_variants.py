@@ -6,6 +6,7 @@ import onnx
 import pytest
 from conftest import Applied, Cli, Snapshot
 
+from graphsurgery.devices.providers import CPU
 from graphsurgery.errors import Difference, InputError
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import variants
@@ -125,6 +126,25 @@ def test_a_variant_that_its_devices_cannot_play_is_found_out_and_the_rest_publis
     before = (out / "run.json").read_bytes()
     assert cli(*common, "--variant", "int8").code == 2
     assert (out / "run.json").read_bytes() == before
+
+
+def test_the_manifest_of_a_variant_names_no_place_of_this_machine(
+    cli: Cli, detector: Applied, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, given = Detector.load, []
+
+    def on_cpu(folder: Path, devices: Any = None, **options: Any) -> Detector:
+        given.append(devices)
+        return load(folder, {"npu": CPU}, **options)
+
+    monkeypatch.setattr(variants, "require_installed", lambda devices: None)
+    monkeypatch.setattr(Detector, "load", staticmethod(on_cpu))
+    out = tmp_path / "parts"
+    devices = "variants.int8.devices={npu: 'vitisai,cache_dir=cache,ai_analyzer_profiling=true'}"
+    outcome = cli("apply", recipe, "--out", out, "--model-io", detector.model_io, "--set", devices)
+    assert outcome.code == 0, outcome.err
+    assert str(Path.cwd() / "cache") in {each["npu"].options.get("cache_dir") for each in given if each}
+    assert Manifest.read(out / "int8").devices == {"npu": "vitisai,cache_dir=cache"}
 
 
 def test_refuses_a_variant_that_the_recipe_has_not(cli: Cli, recipe: Path, tmp_path: Path) -> None:

@@ -385,6 +385,12 @@ def test_reads_variants_with_passes_and_devices_of_their_own() -> None:
     assert load(FULL).variants == ()
 
 
+def test_paths_of_devices_are_relative_to_the_file_that_they_stand_in(tmp_path: Path) -> None:
+    devices = "devices: {npu: 'qnn,context=cache/c'}"
+    (variant,) = load(f"{FULL}variants: {{htp: {{{devices}}}}}").variants
+    assert variant.devices == {"npu": f"qnn,context={tmp_path / 'cache/c'}"}
+
+
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
