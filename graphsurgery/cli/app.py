@@ -27,7 +27,15 @@ def _options(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="For one run of a model; 600 if not given, 0: no limit."),
     ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="GB", envvar="GRAPHSURGERY_MEMORY_LIMIT", help="For each process, on Linux."),
+    ] = None,
 ) -> None:
+    if memory_limit is not None:
+        from graphsurgery.processes.memory_limit import limit_memory
+
+        limit_memory(memory_limit)
     if time_limit is not None:
         os.environ["GRAPHSURGERY_TIME_LIMIT"] = str(time_limit)  # for the processes that this one starts, too
     if version:

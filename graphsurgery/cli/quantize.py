@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
-from graphsurgery.cli.screen import Display, save, screen_for, warn_of_joined_ranges, write_json
+from graphsurgery.cli.screen import Display, screen_for, warn_of_joined_ranges, write_out
 from graphsurgery.errors import Difference, InputError
 from graphsurgery.report import terminal
 
@@ -52,6 +52,7 @@ def quantize_command(
     Example: python -m graphsurgery quantize model/shapes/backbone_rpn.onnx --inputs model/model_io/shapes --explain
     """
     from graphsurgery.capture.samples import Capture
+    from graphsurgery.files.commit import write_together
     from graphsurgery.graph.model import Model
     from graphsurgery.rewrite import PassContext, apply_pass
 
@@ -80,14 +81,26 @@ def quantize_command(
     lost = {
         n: db for n, db in details.get("sqnr_db", {}).items() if n in counted and db is not None and not db >= floor
     }
-    if not lost:
-        save(target, applied.model.save)
     layers = details.get("layers", [])
+    drawing = _drawn(model, details, goal) if picture is not None else ""
+
+    def content() -> str:
+        return json.dumps(_content(model, None if lost else target, picture, applied, seconds), indent=1) + "\n"
+
+    writers: dict[Path, Callable[[Path], object]] = {}
+    if not lost:
+        writers[target] = applied.model.save
     if picture is not None:
-        drawing = _drawn(model, details, goal)
-        save(picture, lambda path: path.write_text(drawing, encoding="utf-8"))
-    files = [*([target] if not lost else []), *([picture] if picture is not None else [])]
-    write_json(json_, _content(model, None if lost else target, picture, applied, seconds))
+        writers[picture] = lambda path: path.write_text(drawing, encoding="utf-8")
+    files = list(writers)
+    if json_ is not None and json_ != "-":
+        writers[Path(json_)] = lambda path: path.write_text(content(), encoding="utf-8")
+    try:
+        write_together(writers)
+    except OSError as error:
+        raise InputError(f"{', '.join(map(str, writers))}: can't be written ({error.strerror or error})") from error
+    if json_ == "-":
+        write_out(content())
 
     runs = details.get("feeds", 0)
     screen.print(terminal.sqnr_table(f"SQNR over {runs} run{'s' * (runs != 1)}", details.get("sqnr_db", {})))
@@ -173,7 +186,7 @@ def _content(
         "out": str(target) if target is not None else None,
         **({"plot": str(picture)} if picture is not None else {}),
         "nodes": applied.model.nodes,
-        "bytes": target.stat().st_size if target is not None else None,
+        "bytes": applied.model.proto.ByteSize() if target is not None else None,
         "seconds": round(seconds, 3),
         **applied.details,
     }

@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -126,6 +126,24 @@ def writing(
         with reserved(folder) as place:
             (place / _NEW).mkdir(parents=True)
             yield Draft(folder, place)
+
+
+def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write each file by what is to be called with a path for it, and put all of them in their places at one point.
+
+    Where they lie in several folders each has a point of its own, the last folder's last, when all are written. Raises
+    InputError, having changed no file, where another process writes into a folder for too long; OSError.
+    """
+    names: dict[Path, list[Path]] = {}
+    for path in files:
+        names.setdefault(path.parent, []).append(path)
+    with contextlib.ExitStack() as stack:
+        drafts = {folder: stack.enter_context(writing(folder, _COMMIT_PATIENCE)) for folder in names}
+        for path, write in files.items():
+            write(drafts[path.parent].work / path.name)
+        for folder, draft in drafts.items():
+            own = [path.name for path in names[folder]]
+            draft.publish(own, own[-1])
 
 
 def recover(folder: Path) -> None:

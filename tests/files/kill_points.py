@@ -313,9 +313,9 @@ SCENARIOS = {
     ),
     "quantize": lambda: Scenario(
         [*captured(), lambda: shutil.copy("tiny.onnx", "q.onnx"), write_notes(".")],
-        cli("quantize", "tiny.onnx", "--inputs", "io", "--out", "q.onnx"),
+        cli("quantize", "tiny.onnx", "--inputs", "io", "--out", "q.onnx", "--plot", "q.svg", "--json", "q.json"),
         cli("inspect", "q.onnx"),
-        lambda root: digest(root / "q.onnx"),
+        lambda root: (digest(root / "q.onnx"), *sorted(path.name for path in root.glob("q.[js]*"))),
     ),
     "report": lambda: Scenario(
         [write_model, apply("old"), lambda: Path("parts/report.html").write_text("old", encoding="utf-8")],

@@ -16,7 +16,7 @@ import pytest
 from files.kill_points import die_at
 from graphsurgery.errors import InputError
 from graphsurgery.files import commit
-from graphsurgery.files.commit import read_whole, recover, writing
+from graphsurgery.files.commit import read_whole, recover, write_together, writing
 from graphsurgery.files.temporary import JOURNAL
 from graphsurgery.parts.folder import OutputFolder, read_parts
 from graphsurgery.parts.manifest import Manifest, PartEntry, Tensor
@@ -310,3 +310,46 @@ def test_each_step_is_on_the_disk_before_the_next(tmp_path: Path, monkeypatch: p
     assert renamed[0] == JOURNAL
     assert renamed[-1] == "manifest.json"
     assert waited == [True]
+
+
+def test_files_that_are_written_together_are_of_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any point, with what was there before; those of another folder come with them, or don't."""
+    names = ("q.onnx", "q.svg", "q.json")
+
+    def write(tag: str) -> None:
+        write_together({tmp_path / name: lambda path: path.write_text(tag, encoding="utf-8") for name in names})
+
+    def found() -> list[str]:
+        recover(tmp_path)
+        return [(tmp_path / name).read_text(encoding="utf-8") for name in names]
+
+    def killed(point: int) -> None:
+        die_at(tmp_path, point)
+        write("new")
+
+    write("old")
+    seen = []
+    for point in range(100):
+        code = ended(start(partial(killed, point)))
+        seen.append(tuple(found()))
+        if code == 0:
+            break
+        write("old")
+    assert set(seen) == {("old",) * 3, ("new",) * 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert len(seen) > 10
+
+
+def test_no_file_is_changed_where_one_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "x").write_text("old", encoding="utf-8")
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_together({tmp_path / "a" / "x": lambda path: path.write_text("new"), tmp_path / "b" / "y": fail})
+    assert (tmp_path / "a" / "x").read_text(encoding="utf-8") == "old"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    assert not list((tmp_path / "b").iterdir())
