@@ -29,7 +29,8 @@ from graphsurgery.debugging.levels import Level, enter
 from graphsurgery.debugging.outline import Array, Outline, Value, Values, changes
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import TensorReport, Tolerances
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies
 from graphsurgery.parts.manifest import describe_part

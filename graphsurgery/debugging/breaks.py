@@ -13,7 +13,8 @@ from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.debugging.stepping import Steps
 from graphsurgery.devices.session import Session, run
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
-from graphsurgery.gate.equivalence import TensorReport, Tolerances
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Pass, apply_pass
 

@@ -21,7 +21,9 @@ from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.errors import InputError
 from graphsurgery.files.commit import read_whole
-from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerances, Verdict, compare, merge
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison, TensorReport, Verdict, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts import manifest as manifests
 from graphsurgery.parts.manifest import Manifest, Tensor, describe_part

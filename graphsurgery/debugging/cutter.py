@@ -14,7 +14,7 @@ from graphsurgery.debugging.breaks import Break, judge
 from graphsurgery.debugging.outline import Outline, Value, Values, constant_of, typed
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.editor import Editor

@@ -10,7 +10,9 @@ import numpy as np
 from graphsurgery.debugging.levels import Level
 from graphsurgery.debugging.outline import Array, Value
 from graphsurgery.debugging.stepping import Failure
-from graphsurgery.gate.equivalence import TensorReport, Tolerances, compare
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import TensorReport
 
 _CHUNK = 1 << 16  # elements at a time: they stay in the processor's cache
 

@@ -20,7 +20,7 @@ from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.reproduction import files_of_reproduction, save_tensors
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.files.commit import writing
-from graphsurgery.gate.equivalence import DEFAULT_TOLERANCE, Tolerances
+from graphsurgery.gate.tolerances import DEFAULT_TOLERANCE, Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import frozen_batch
 from graphsurgery.parts.folder import RECORD, REPORT

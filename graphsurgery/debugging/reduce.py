@@ -29,7 +29,7 @@ from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.devices.session import run
 from graphsurgery.errors import GraphSurgeryError, ModelError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.recipe.validate import make_pass

@@ -35,8 +35,7 @@ def corners(section: Postprocessing, spec: Boxes, values: Array, which: Array, c
         # the mean of the distribution, as ultralytics' and GFL's DFL have it
         share = softmax(chosen.reshape(len(chosen), 4, bins), 2)
         chosen = (share * np.arange(bins, dtype=np.float32)).sum(2, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _formed(spec, chosen, around, canvas)
+    return _formed(spec, chosen, around, canvas)
 
 
 def _formed(spec: Boxes, values: Floats, around: Floats, canvas: Size) -> Floats:

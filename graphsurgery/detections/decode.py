@@ -18,6 +18,7 @@ from graphsurgery.errors import InputError
 _MOST_SCORES = 2**28
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what isn't finite is no detection, or a box that is nowhere
 def decode(section: Postprocessing, outputs: Mapping[str, Array], canvas: Size) -> dict[str, Array]:
     """Return the detections in `outputs`, which come by name in the order of the network, the best first.
 

@@ -16,9 +16,7 @@ def missing_section(outputs: OpenShapes, canvas: tuple[int, int] | None = None) 
     if guessed is not None:
         return f"{_SECTION}: {guessed}"
     seen = ", ".join(f"{name} {_shown(shape)}" for name, shape in outputs.items())
-    return (
-        f"{_SECTION}; there {'is' if len(outputs) == 1 else 'are'} {shortened(seen, 160)}, which no preset looks like"
-    )
+    return f"{_SECTION}; {shortened(seen, 160) or 'nothing'} looks like no preset"
 
 
 def guess(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str | None:
@@ -27,7 +25,7 @@ def guess(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str | N
     `outputs` are shapes by name in the order of the network, None where one isn't known, with None or a symbol for a
     size that varies; `canvas` is its height and width.
     """
-    if any(shape is None for shape in outputs.values()):
+    if not outputs or any(shape is None for shape in outputs.values()):
         return None
     shapes = {name: _numbers(shape) for name, shape in outputs.items() if shape is not None}
     found = _by_name(shapes) or _one(shapes, canvas) or _two(shapes) or _several(shapes)
@@ -46,7 +44,7 @@ def _numbers(shape: Sequence[int | str | None]) -> list[int]:
 def _shown(shape: Sequence[int | str | None] | None) -> str:
     if shape is None:
         return "of any shape"
-    return f"[{', '.join(str(size) if size is not None else '?' for size in shape)}]"
+    return f"[{', '.join(str(size) if size is not None and len(str(size)) <= 9 else '?' for size in shape)}]"
 
 
 def _by_name(shapes: Mapping[str, list[int]]) -> str | None:

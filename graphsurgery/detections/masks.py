@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,14 @@ from graphsurgery.detections.activations import activated
 from graphsurgery.detections.pieces import Masks
 from graphsurgery.detections.views import Array, axis_of_rows, find, whole
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import resize
+from graphsurgery.images.canvas import resize, resized_window
 
 Size = tuple[int, int]
 
 # Pictures are kept in half precision: they are many, and cut at a half in the end.
 _PICTURE = np.float16
 _MOST_BYTES = 2**32
+_AT_ONCE = 32  # masks that are summed in one product of matrices
 
 
 def masks_of(
@@ -44,7 +46,7 @@ def masks_of(
         if small.shape[1:] != canvas:
             raise InputError(
                 f"detections.masks: '{name}' {list(array.shape)} has masks of {small.shape[1]} x {small.shape[2]}; "
-                f"pasted ones are as large as the canvas, {canvas[0]} x {canvas[1]}"
+                f"pasted ones are as large as the canvas, {canvas[0]} x {canvas[1]}, and small ones have form per_box"
             )
         return {"masks_pasted": activated(small, spec.activation)[:, None]}
     pictures = _pictures(len(rows), canvas)
@@ -55,12 +57,12 @@ def masks_of(
 
 def _rows(array: Array, name: str, count: int, rows: Array, labels: Array) -> Array:
     """Return the masks [M, m, m] of some rows; of those for each class the one of the label."""
-    axis = axis_of_rows(array.shape, count)
+    seen, axis = list(array.shape), axis_of_rows(array.shape, count)
     if axis:
         array = array[0]
     if array.ndim not in (3, 4) or len(array) != count or 0 in array.shape[1:]:
         raise InputError(
-            f"detections.masks: '{name}' {list(array.shape)}; expected one mask for each of {count} rows, "
+            f"detections.masks: '{name}' {seen}; expected one mask for each of {count} rows, "
             f"[{count}, m, m] or [{count}, 1, m, m]"
         )
     if array.ndim == 3:
@@ -100,15 +102,17 @@ def _of_prototypes(
         )
     pictures = _pictures(len(rows), canvas)
     height, width = canvas
-    flat = planes.reshape(len(planes), -1)
-    for picture, row, box in zip(pictures, rows, boxes, strict=True):
+    chosen, flat = np.ascontiguousarray(coefficients[rows]), planes.reshape(len(planes), -1)
+    blocks = (chosen[start : start + _AT_ONCE] @ flat for start in range(0, len(chosen), _AT_ONCE))
+    for picture, box, mask in zip(pictures, boxes, chain.from_iterable(blocks), strict=True):
         if not np.isfinite(box).all():
             continue
         x0, x1 = (int(edge) for edge in np.rint(box[[0, 2]].clip(0, width)))
         y0, y1 = (int(edge) for edge in np.rint(box[[1, 3]].clip(0, height)))
         if x0 < x1 and y0 < y1:
-            mask = (coefficients[row] @ flat).reshape(1, *planes.shape[1:])
-            picture[0, y0:y1, x0:x1] = activated(resize(mask, canvas)[0, y0:y1, x0:x1], spec.activation)
+            window = slice(y0, y1), slice(x0, x1)
+            inside = resized_window(mask.reshape(1, *planes.shape[1:]), canvas, *window)
+            picture[0][window] = activated(inside[0], spec.activation)
     return pictures
 
 

@@ -5,7 +5,6 @@ A class validates itself in __post_init__ and names its own key; who reads it kn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args
@@ -75,7 +74,7 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
 def require_number(name: str, value: object, low: float, high: float) -> None:
     """Raise InputError unless the value is a number from `low` to `high`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and low <= value <= high):  # type: ignore[operator,arg-type]
+    if not is_number or not low <= value <= high:  # type: ignore[operator]  # NaN is neither
         raise InputError(f"{name} is {shortened(repr(value), 40)}; give a number from {low:g} to {high:g}")
 
 

@@ -25,14 +25,9 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.gate import row_members
 from graphsurgery.gate.described_outputs import NOT_DESCRIBED, DescribedOutputs
-from graphsurgery.gate.equivalence import (
-    Comparison,
-    Outcome,
-    Tolerances,
-    Verdict,
-    compare,
-    merge,
-)
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison, Outcome, Verdict, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part

@@ -157,8 +157,8 @@ def _refuse_polygons(polygons: list[list[float]], side: int) -> None:
         raise ValueError("it has no polygon")
     outline = 0.0
     for polygon in polygons:
-        # pycocotools takes all of them for boxes where the first one has four numbers
-        if len(polygon) % 2 or len(polygon) < 4 or len(polygons[0]) == 4 != len(polygon):
+        # pycocotools takes all of them for boxes where the first one has four numbers, and fails at it
+        if len(polygon) % 2 or len(polygon) < 6:
             raise ValueError(f"a polygon has {len(polygon)} numbers; it takes x, y of three points or more")
         low, high = min(polygon), max(polygon)
         if low < -side or high > 2 * side:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.preprocessing import PLAIN, Interpolation, Preprocessing
+from graphsurgery.images.preprocessing import PLAIN, Interpolation, Preprocessing, is_number
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -80,9 +79,7 @@ class Canvas:
             raise InputError(f"canvas: expected height, width, mean and std, got {str(value)[:60]}")
         for name in ("mean", "std"):
             numbers = value[name]
-            if numbers is not None and not (
-                isinstance(numbers, list | tuple) and all(isinstance(v, Real) for v in numbers)
-            ):
+            if numbers is not None and not (isinstance(numbers, list | tuple) and all(map(is_number, numbers))):
                 raise InputError(f"canvas: {name} is {str(numbers)[:60]}; expected a list of numbers or null")
         mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
         return cls(value["height"], value["width"], mean, std, Preprocessing.from_json(value.get("image", {})))
@@ -242,6 +239,14 @@ def resize(image: Array, size: tuple[int, int], interpolation: Interpolation = "
             picked = _blend(picked.take(left, 2), picked.take(right, 2), across)
         result[:, band] = picked
     return result
+
+
+def resized_window(image: Floats, size: tuple[int, int], rows: slice, columns: slice) -> Floats:
+    """Return `resize(image, size)[:, rows, columns]`, of which no more than that is computed."""
+    low, high, weight = _taps(image.shape[1], size[0], rows.start, rows.stop)
+    tall = _blend(image[:, low], image[:, high], weight[:, None])
+    low, high, weight = _taps(image.shape[2], size[1], columns.start, columns.stop)
+    return _blend(tall.take(low, 2), tall.take(high, 2), weight)
 
 
 def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:

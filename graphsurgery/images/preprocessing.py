@@ -156,12 +156,17 @@ _CHOICES = {
 }
 
 
+def is_number(value: object) -> bool:
+    """Whether a value that was read from JSON or YAML is a number that a float holds."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
 def _numbers(name: str, value: Any) -> Any:
     """Return one number or three as floats. Raises InputError for anything else."""
     if value is None:
         return None
     several = list(value) if isinstance(value, list | tuple) else [value] if name == "pad" else []
-    plain = [each for each in several if isinstance(each, int | float) and not isinstance(each, bool)]
+    plain = [each for each in several if is_number(each)]
     if len(plain) != len(several) or len(several) not in (1, 3) or not all(map(math.isfinite, plain)):
         raise InputError(f"image.{name} is {str(value)[:60]}; give three finite numbers, one for each channel")
     return tuple(map(float, plain)) if len(plain) == 3 else float(plain[0])

@@ -27,7 +27,7 @@ _BOUNDED = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0)),
     **dict.fromkeys(("Tanh", "Erf"), (-1.0, 1.0)),
 }
-_HULLS = ("Concat", "MaxPool", "ReduceMax", "ReduceMin")
+_HULLS = ("Concat", "MaxPool", "ReduceMax", "ReduceMin", "TopK")
 
 
 class FloatRanges:
@@ -84,7 +84,7 @@ class FloatRanges:
             return _hull([self._known.get(id(node.inputs[index])) for index in MOVES[node.op]])
         operands = [self._known.get(id(tensor)) for tensor in node.inputs if tensor.name]
         if node.op in _HULLS:
-            return _hull(operands[:1] if node.op.startswith("Reduce") else operands)
+            return _hull(operands if node.op == "Concat" else operands[:1])
         known = [operand for operand in operands if operand is not None]
         if not known or len(known) < len(operands):
             return None
@@ -101,6 +101,8 @@ class FloatRanges:
             return -known[0][1], -known[0][0]
         if is_op(node, "Add", "Sub", "Mul", "Div") and len(known) == 2:
             return combined(node.op, known[0], known[1], dtype)
+        if is_op(node, "Pow") and known[-1] == (2.0, 2.0):
+            return combined("Mul", known[0], known[0], dtype)
         return None
 
 

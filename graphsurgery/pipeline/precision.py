@@ -22,7 +22,7 @@ from graphsurgery.evaluation.workers import in_process, in_processes, sensible_w
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline.run import RunWatcher
 from graphsurgery.recipe.load import EvaluationPlan
-from graphsurgery.sources import HasBoundary, Source, SourceSpec
+from graphsurgery.sources import HasNamedOutputs, Source, SourceSpec
 
 _THREADS = 1
 
@@ -82,7 +82,7 @@ def begun(
     `workers` is None for as many processes as pay for the original, the parts and that many `variants`. Raises
     InputError for images or annotations that can't be used, and for a source that gives no detections.
     """
-    if isinstance(source, HasBoundary):
+    if isinstance(source, HasNamedOutputs):
         source.require_detections()
     with ExitStack() as stack:
         watcher.begin("images to evaluate on")

@@ -6,7 +6,7 @@ and none to scores beside 640 pixels, which are all rounded to 0. Looked at are
 - the inputs of a Concat, and what ScatterND and ScatterElements write into a tensor
 - the columns of an output that no such node makes, where a few groups of them stand side by side: [x, y, x, y, score]
 
-With samples the ranges are measured. Without, they are what operators tell (`operators.real_bounds`): a Sigmoid lies
+With samples the ranges are measured. Without, they are what operators tell (`operators.float_ranges`): a Sigmoid lies
 from 0 to 1, and of what stands beside it the range may not be known. Zeros alone have no range, and are left out.
 """
 
@@ -24,12 +24,14 @@ from graphsurgery import graph as graphs
 from graphsurgery.devices.session import Session
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.shapes import infer_shapes
+from graphsurgery.operators.float_ranges import FloatRanges
 from graphsurgery.operators.operands import LAYERS
-from graphsurgery.operators.real_bounds import bounds
 from graphsurgery.quantize import Calibration
 from graphsurgery.quantize.ranges import Range, extremes
+from graphsurgery.rewrite import Editor
 
 FACTOR = 10
+_TOLD = 2.0**40  # larger is what is taken for any layer's output: nothing is told of it
 # An output with more groups of columns than this has none: its columns just differ.
 _GROUPS = 4
 _BOX = 4
@@ -80,10 +82,10 @@ def told_by_structure(model: Model) -> list[Joined]:
     The latter only at the end of the network, where the known one is of at most 1: scores, beside what may be boxes.
     """
     graph = _inferred(model)
-    known = {key: Range(*span) for key, span in bounds(graph).items()}
+    ranges_of = FloatRanges(Editor(graph, "joined ranges"))
     found = []
     for tensor, joined in _joins(graph):
-        ranges = {each.name: known.get(id(each)) or _stored(each) for each in joined}
+        ranges = {each.name: _told(ranges_of, each) for each in joined}
         spans = [span for span in ranges.values() if span is not None]
         is_end = not _feeds_layers(tensor)
         scores = is_end and any(0 < _reach(span) <= 1 for span in spans) and len(spans) < len(ranges)
@@ -109,6 +111,11 @@ def measured(model: ModelProto, calibration: Calibration) -> list[Joined]:
     made = {each.tensor for each in found}
     whole = [tensor for tensor in graph.outputs if not _made_by(tensor, made) and _is_float(tensor)]
     return found + _columns(model, whole, calibration)
+
+
+def _told(ranges: FloatRanges, tensor: gs.Tensor) -> Range | None:
+    found = ranges.of(tensor)
+    return Range(*found) if found is not None and max(map(abs, found)) < _TOLD else None
 
 
 def _inferred(model: Model) -> gs.Graph:

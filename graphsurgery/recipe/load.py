@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.detections import postprocessing
@@ -147,7 +147,10 @@ def _source(entry: Entry) -> SourceSpec:
     if len(given) != 1:
         seen = " and ".join(given) or "none"
         raise entry.place.error(f"source needs exactly one of {', '.join(SOURCE_KINDS)}; it has {seen}")
-    weights = fields(entry, "source").entries.get("weights", entry)
+    own = fields(entry, "source").entries
+    if section.inputs and section.onnx is None:
+        raise own["inputs"].place.error("source.inputs is for an ONNX file; the others have an image alone")
+    weights = own.get("weights", entry)
     return SourceSpec(
         kind=given[0],
         name=str(getattr(section, given[0])),
@@ -155,6 +158,7 @@ def _source(entry: Entry) -> SourceSpec:
         size=section.size,
         opset=section.opset,
         folder=weights.place.folder,
+        inputs=section.inputs,
     )
 
 

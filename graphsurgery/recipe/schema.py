@@ -70,6 +70,7 @@ RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|re
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+InputValue = float | Literal["canvas"] | tuple[float, ...] | tuple[tuple[float, ...], ...]
 
 
 class PassItem(RootModel[Any]):
@@ -104,6 +105,13 @@ class Source(Section):
         examples=[[544, 960]],
     )
     opset: PositiveInt = Field(17, description="version of the standard operator set to export", examples=[17])
+    inputs: Annotated[Mapping[str, InputValue], IsReplaced()] = Field(
+        {},
+        description="input of an ONNX file besides the image -> what it always is: a number, numbers, or `canvas`, its "
+        "height and width; it becomes a constant of the graph. With the size of the canvas, a scale of 1 and a mask of "
+        "1 a network gives boxes in pixels of the canvas",
+        examples=[{"orig_target_sizes": "canvas"}, {"im_shape": "canvas", "scale_factor": [1, 1]}, {"pixel_mask": 1}],
+    )
 
 
 class CapturePlan(Section):
@@ -188,7 +196,10 @@ class TolerancesKeys(BaseModel):
     """Tensor name, or a pattern with * and ? -> how far the tensor may be off.
 
     A number is the largest absolute difference. An exact name goes before the patterns, and those in their order; a
-    tensor that none names may be off by 1e-4 of its largest magnitude.
+    tensor that none names may be off by 1e-4 of its largest magnitude, and each of its columns, where their ranges
+    differ by more than 10 times, by 1e-4 of its own or 1e-5 of the tensor's. With `detections` the columns of an output
+    go by their roles first: boxes, scores, objectness, labels (equal if nothing is said), keypoints, masks,
+    coefficients, prototypes.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -196,7 +207,7 @@ class TolerancesKeys(BaseModel):
     unmatched: Count | Mapping[RowsName, Count] = Field(
         0,
         description="number of detections that may be without partner, or {TENSOR: number} of another set of rows, "
-        "named by its first tensor",
+        "named by its first tensor. Rows are sets where the source has some, or `detections` leaves none to be chosen",
         examples=[5, {"proposals": 10}],
     )
     __pydantic_extra__: dict[

@@ -19,7 +19,7 @@ from graphsurgery.runtime.detector import Detector
 
 Array = npt.NDArray[Any]
 
-_DRAWN = ("boxes", "labels", "scores", "masks", "keypoints")
+_DRAWN = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints")
 _WIDEST, _SMALLEST = 640, 64
 _MOST_BYTES = 150_000
 _QUALITIES = (85, 70, 55, 40)
@@ -62,10 +62,13 @@ def sample_pictures(
         try:
             if detector.postprocessing is not None:
                 captured = detector.detections(captured)
-            computed = detector.on_canvas(placed)
-            for found in (visible.restore(each, paste=False) for each in (captured, computed)):
-                shown = {name: found[name] for name in _DRAWN if name in captured and name in computed}
-                drawn = draw_detections(_visible(placed), shown, detector.manifest.classes, score, pasted=False)
+            restored = [visible.restore(each, paste=False) for each in (captured, detector.on_canvas(placed))]
+            for found in restored:
+                shown = {name: found[name] for name in _DRAWN if all(name in each for each in restored)}
+                pasted = "masks_pasted" in shown
+                if pasted:
+                    shown["masks"] = shown.pop("masks_pasted")
+                drawn = draw_detections(_visible(placed), shown, detector.manifest.classes, score, pasted)
                 both.append((encode(drawn), int(np.count_nonzero(shown["scores"] >= score))))
         except (InputError, KeyError):  # detections of another form; a report without a picture is one all the same
             continue

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import psutil
 
-from graphsurgery.gate.equivalence import TensorReport, Verdict
 from graphsurgery.gate.gate import Judgement, Ruling
+from graphsurgery.gate.verdicts import TensorReport, Verdict
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsurgery.debugging.divergence import Bisection
-from graphsurgery.gate.equivalence import Comparison, TensorReport
+from graphsurgery.gate.verdicts import Comparison, TensorReport
 from graphsurgery.partition.candidates import Candidate
 from graphsurgery.report.run_record import Step, VariantRecord
 from graphsurgery.text import shortened, visible

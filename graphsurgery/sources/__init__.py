@@ -10,6 +10,6 @@ Importing this package imports neither torch nor onnxruntime; `open_source` impo
 """
 
 from graphsurgery.sources.open import open_source
-from graphsurgery.sources.source import HasBoundary, Image, Source, SourceSpec, Tensors
+from graphsurgery.sources.source import HasBoundary, HasNamedOutputs, Image, Source, SourceSpec, Tensors
 
-__all__ = ["HasBoundary", "Image", "Source", "SourceSpec", "Tensors", "open_source"]
+__all__ = ["HasBoundary", "HasNamedOutputs", "Image", "Source", "SourceSpec", "Tensors", "open_source"]

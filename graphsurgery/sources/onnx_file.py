@@ -19,6 +19,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
+from graphsurgery.sources.given_inputs import give, require_inputs
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
 
@@ -28,9 +29,9 @@ _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints"
 class OnnxSource:
     """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
-    Its outputs are detections as `spec.detections` says. Raises ModelError for a file that is missing, damaged, no
-    valid model, reaches outside its folder for its weights, or has no such input; InputError for a size that isn't the
-    input's, and for outputs that aren't those of `spec.detections`.
+    Other inputs are what `spec.inputs` say that they always are. Its outputs are detections as `spec.detections` says.
+    Raises ModelError for a file that is missing, damaged, no valid model, reaches outside its folder for its weights,
+    or has no such input; InputError for a size that isn't the input's, for other inputs and outputs than are said.
     """
 
     row_groups: Sequence[Group] = ROW_GROUPS
@@ -42,11 +43,17 @@ class OnnxSource:
         _check(loaded, self.path)
         self.folder: Path | None = loaded.folder if stored_outside(loaded.proto) else None
         self._model, self._as_in_file = loaded.proto, loaded.as_in_file
-        self._input = _image_input(self._model, spec.image, self.path)
+        require_inputs(self._model, spec.inputs, str(self.path))
+        self._input = _image_input(self._model, spec, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
+        self._given = spec.inputs
+        if spec.inputs:
+            give(self._model, spec.inputs, (self.canvas.height, self.canvas.width))
+            self._as_in_file = False
         self._sha256 = _sha256(loaded, self.path)
         self.detections = spec.detections
         self.classes: list[str] | None = None
+        self._looked_at = False
         self._outputs = {value.name: _shape(value) for value in self._model.graph.output}
         if self.detections is not None:
             self.detections.require_outputs(self._outputs)
@@ -79,6 +86,7 @@ class OnnxSource:
             "weights_sha256": self._sha256,
             "size": [self.canvas.height, self.canvas.width],
         }
+        described |= {"inputs": dict(self._given)} if self._given else {}
         described |= {"image": image} if image else {}
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 
@@ -91,10 +99,15 @@ class OnnxSource:
     def trace(self, input: Image) -> Tensors:
         """Run the graph without optimisation; return its input, the boundary and its outputs by their names.
 
-        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so.
+        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so. Raises InputError
+        where the outputs of the first image aren't of the shapes that `detections` says.
         """
         fed = self._fed(input)
-        return {"input": input} | fed | self._run(fed)
+        outputs = self._run(fed)
+        if not self._looked_at:  # better told before a whole run than behind it
+            self._looked_at = True
+            self._decoded(outputs)
+        return {"input": input} | fed | outputs
 
     def detect(self, input: Image) -> Tensors:
         """Return what `detections` reads out of the outputs, best first.
@@ -106,8 +119,7 @@ class OnnxSource:
         self.require_detections()
         outputs = self._run(self._fed(input))
         if self.detections is not None:
-            own = {name: outputs[name] for name in self._outputs}
-            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+            return self._decoded(outputs)
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")
@@ -118,6 +130,12 @@ class OnnxSource:
         if self.detections is None and not set(_DETECTIONS[:3]) <= set(self._outputs):
             said = missing_section(self._outputs, (self.canvas.height, self.canvas.width))
             raise ModelError(f"{self.path}: {said}")
+
+    def _decoded(self, outputs: Tensors) -> Tensors:
+        if self.detections is None:
+            return {}
+        own = {name: outputs[name] for name in self._outputs}
+        return decode(self.detections, own, (self.canvas.height, self.canvas.width))
 
     def _fed(self, input: Image) -> Tensors:
         rank = len(self._input.type.tensor_type.shape.dim)
@@ -149,14 +167,17 @@ def _check(model: Model, path: Path) -> None:
         raise ModelError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
 
 
-def _image_input(model: ModelProto, image: Preprocessing, path: Path) -> ValueInfoProto:
-    stored = {tensor.name for tensor in model.graph.initializer}
+def _image_input(model: ModelProto, spec: SourceSpec, path: Path) -> ValueInfoProto:
+    image = spec.image
+    stored = {tensor.name for tensor in model.graph.initializer} | spec.inputs.keys()
     inputs: list[ValueInfoProto] = [value for value in model.graph.input if value.name not in stored]
     if len(inputs) == 1 and _is_image(inputs[0], image):
         return inputs[0]
     seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
     shape = "3, H, W" if image.layout == "NCHW" else "H, W, 3"
     advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
+    if len(inputs) > 1 and any(_is_image(value, image) for value in inputs):
+        advice = "; source.inputs in the recipe says what the others always are"
     raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [1, {shape}]; it has {seen}{advice}")
 
 

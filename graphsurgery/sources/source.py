@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -31,7 +31,7 @@ class SourceSpec:
     torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
     and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
     what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what its outputs
-    are, None where nobody says.
+    are, None where nobody says, `inputs` what inputs besides the image always are (`given_inputs`).
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -42,6 +42,7 @@ class SourceSpec:
     folder: Path = Path()
     image: Preprocessing = PLAIN
     detections: Postprocessing | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -86,15 +87,20 @@ class Source(Protocol):
 
 @runtime_checkable
 class HasBoundary(Protocol):
-    """A source that has no modules to hook: an ONNX file, whose inner tensors and outputs somebody has to name."""
+    """A source that has no modules to hook, and must be told which inner tensors trace() is to return."""
 
     folder: Path | None
 
     def set_boundary(self, names: Sequence[str]) -> None:
         """Name the tensors between the parts. Raises ModelError for one that the graph doesn't compute."""
 
-    def require_detections(self) -> None:
-        """Raise ModelError where nobody says what the outputs are, so that detect() gives nothing."""
-
     def export(self) -> onnx.ModelProto:
         """As Source."""
+
+
+@runtime_checkable
+class HasNamedOutputs(Protocol):
+    """A source that gives detections only where somebody says what its outputs are."""
+
+    def require_detections(self) -> None:
+        """Raise ModelError where nobody says it."""

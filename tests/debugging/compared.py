@@ -11,7 +11,8 @@ import onnx
 
 from graphsurgery.debugging.compare_paths import compare_paths
 from graphsurgery.devices import session
-from graphsurgery.gate.equivalence import Tolerances, Verdict
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Verdict
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.manifest import FILE_NAME, describe_parts

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphsurgery.debugging.bisect import bisect
 from graphsurgery.debugging.divergence import Bisection, Divergence
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.testing import parse, random_inputs
 

@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery.debugging.reduce import Reduction, reduce_file
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph import is_op, producer, subgraphs
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.progress import Silent

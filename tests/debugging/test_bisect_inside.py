@@ -7,7 +7,7 @@ import pytest
 
 from debugging.faulty_models import BRANCH, LOOP, SCAN, first, model, search
 from graphsurgery.debugging.bisect import bisect
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 
 # --- random nodes, sequences, text ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
 from graphsurgery.debugging.outline import Outline
 from graphsurgery.debugging.stepping import Steps
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.progress import Silent
 
@@ -86,7 +86,7 @@ from pathlib import Path
 import numpy as np
 from onnx import helper, TensorProto
 from graphsurgery.debugging.bisect import bisect
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 
 def chain(op):

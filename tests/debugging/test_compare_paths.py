@@ -15,7 +15,7 @@ from graphsurgery.capture import samples as captures
 from graphsurgery.debugging.compare_paths import compare_paths, parse_tolerances
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
-from graphsurgery.gate.equivalence import Tolerance, Tolerances
+from graphsurgery.gate.tolerances import Tolerance, Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.runtime import player
 from graphsurgery.testing import parse

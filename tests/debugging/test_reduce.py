@@ -32,7 +32,7 @@ from debugging.faulty_passes import (
 from graphsurgery.debugging.breaks import break_whole
 from graphsurgery.debugging.reduce import configured
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph import is_op, producer
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Editor, NodePass, Pass

@@ -113,6 +113,22 @@ def test_ultralytics_seg() -> None:
     assert not (masks[2, 0] > 0.5)[:, :64].any()
 
 
+def test_prototypes_are_summed_and_scaled_as_torch_does() -> None:
+    """ultralytics/utils/ops.py, process_mask_native: a sum of prototypes, scaled to the canvas, cut out by the box."""
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    prototypes = random.normal(size=(1, 32, HEIGHT // 4, WIDTH // 4)).astype(np.float32)
+    coefficients = random.normal(size=(3, 32)).astype(np.float32)
+    rows = among(np.concatenate([centres(), one_hot(), coefficients], 1), 60, PLACES)
+    got = found("ultralytics_seg", {"output0": rows.T[None], "output1": prototypes})["masks_pasted"]
+    sums = torch.einsum("mk,khw->mhw", torch.from_numpy(coefficients), torch.from_numpy(prototypes[0]))
+    large = torch.nn.functional.interpolate(sums[None], CANVAS, mode="bilinear", align_corners=False)[0].sigmoid()
+    for mask, expected, (x0, y0, x1, y1) in zip(got[:, 0], large.numpy(), np.rint(BOXES).astype(int), strict=True):
+        inside = np.zeros(CANVAS, bool)
+        inside[y0:y1, x0:x1] = True
+        np.testing.assert_allclose(mask, np.where(inside, expected, 0), atol=1e-3)
+
+
 @pytest.mark.parametrize("preset", ["yolov5", "yolox_decoded"])
 def test_objectness_is_a_factor(preset: str) -> None:
     objectness = np.array([[0.95], [0.8], [0.9]], np.float32)

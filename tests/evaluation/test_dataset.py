@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from bars import change, write_images
 from PIL import Image
 
+from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.dataset import category_of_label, draw_shapes, drawn_or_given, open_dataset
+from graphsurgery.evaluation.dataset import (
+    category_of_label,
+    draw_shapes,
+    drawn_or_given,
+    open_dataset,
+    require_categories,
+)
 
 CLASSES = ["__background__", "person", "bicycle", "N/A", "car"]
 
@@ -112,6 +121,57 @@ def test_a_category_that_the_model_does_not_know_is_named() -> None:
     )
     with pytest.raises(InputError, match="doesn't know category 3 'N/A'"):
         category_of_label({"categories": [{"id": 3, "name": "N/A"}]}, CLASSES, "x.json")
+
+
+def section(**more: object) -> Postprocessing:
+    return Postprocessing.from_json({"boxes": {"tensor": 1}, "scores": {}, **more})
+
+
+def test_the_recipe_says_which_category_a_label_is() -> None:
+    given = section(categories={"0": 7, "5": 1, "9": 30}, classes=["x"])
+    assert category_of_label(categories(car=1, person=7), None, "x.json", given) == {0: 7, 5: 1}
+    with pytest.raises(InputError, match=r"detections\.categories has no label for category 2 and 0 others of 1"):
+        category_of_label(categories(car=2), None, "x.json", given)
+
+
+def test_names_of_the_recipe_need_names_of_the_categories() -> None:
+    named = section(classes="coco80")
+    assert category_of_label(categories(car=3, person=1), named.class_names, "x.json", named) == {2: 3, 0: 1}
+    with pytest.raises(InputError, match=r"category 2 has no name, so that detections\.classes doesn't tell its label"):
+        category_of_label({"categories": [{"id": 2}]}, named.class_names, "x.json", named)
+
+
+@pytest.mark.parametrize(
+    ("labels", "all_", "fine"),
+    [
+        (range(1, 4), True, True),
+        (range(4), True, False),
+        (range(1, 3), True, False),
+        ({1, 3}, False, True),
+        ({0, 1}, False, False),
+        (set(), False, True),
+    ],
+)
+def test_labels_that_nobody_has_named_must_be_the_ids(labels: Collection[int], all_: bool, fine: bool) -> None:
+    with nullcontext() if fine else pytest.raises(InputError, match="has the category ids 1, 2, 3, the network the"):
+        require_categories(categories(a=1, b=2, c=3), labels, "x.json", all_=all_)
+
+
+@pytest.mark.parametrize(
+    ("background", "shape", "labels"),
+    [
+        ("none", (1, 8400, 80), range(80)),
+        ("first", (1, 8400, 81), range(1, 81)),
+        ("last", (1, 100, 92), range(91)),
+        ("none", (1, None, 80), range(80)),
+        ("none", (1, 300, None), None),
+        ("none", None, None),
+    ],
+)
+def test_which_labels_there_are_the_columns_of_the_scores_tell(
+    background: str, shape: tuple[int | None, ...] | None, labels: range | None
+) -> None:
+    assert section(background=background).labels_of({"scores": shape, "boxes": None}) == labels
 
 
 def test_the_demos_images_are_drawn_the_same_each_time(tmp_path: Path) -> None:

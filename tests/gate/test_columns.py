@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from graphsurgery.detections.views import Column
 from graphsurgery.gate.columns import by_role
-from graphsurgery.gate.equivalence import Comparison, Tolerances, compare
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 
 Array = NDArray[Any]
 NONE = Tolerances()

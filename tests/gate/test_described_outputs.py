@@ -14,7 +14,9 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.presets import PRESETS
 from graphsurgery.gate.described_outputs import DescribedOutputs
-from graphsurgery.gate.equivalence import Comparison, Tolerances, compare
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from gate.usual_rows import compare
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import Comparison, TensorReport, Tolerance, Tolerances, merge
+from graphsurgery.gate.tolerances import Tolerance, Tolerances
+from graphsurgery.gate.verdicts import Comparison, TensorReport, merge
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

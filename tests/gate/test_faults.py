@@ -20,8 +20,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from graphsurgery.capture.samples import Capture
 from graphsurgery.errors import InputError
-from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.gate.gate import Gate
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part

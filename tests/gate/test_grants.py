@@ -21,8 +21,8 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.errors import Difference, PassError
-from graphsurgery.gate.equivalence import Tolerances
 from graphsurgery.gate.gate import Gate
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph import is_op
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.folder import OutputFolder

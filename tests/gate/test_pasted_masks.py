@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gate.usual_rows import compare
-from graphsurgery.gate.equivalence import Comparison, Tolerances
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 from graphsurgery.images.canvas import paste_masks
 
 Array = NDArray[Any]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from gate.usual_rows import compare
 from graphsurgery.capture.samples import Sample
 from graphsurgery.gate import row_members
-from graphsurgery.gate.equivalence import Comparison, Tolerances
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 from graphsurgery.sources.row_groups import DETECTIONS, ROW_GROUPS
 
 Array = NDArray[Any]

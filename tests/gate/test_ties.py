@@ -19,8 +19,9 @@ from gate.usual_rows import compare
 from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.take import capture, embedded_samples
 from graphsurgery.demo import shapes
-from graphsurgery.gate.equivalence import Comparison, Tolerances
 from graphsurgery.gate.gate import Gate
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.part import Part

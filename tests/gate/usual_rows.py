@@ -7,7 +7,8 @@ from typing import Any
 
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.gate import equivalence
-from graphsurgery.gate.equivalence import Comparison, Tolerances
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Comparison
 from graphsurgery.sources.row_groups import ROW_GROUPS
 
 

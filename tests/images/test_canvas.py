@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize
+from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize, resized_window
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
@@ -209,6 +209,7 @@ def test_a_canvas_survives_json(canvas: Canvas) -> None:
         {"height": "5", "width": 5, "mean": None, "std": None},
         {"height": 5, "width": 5, "mean": "abc", "std": [1, 1, 1]},
         {"height": 5, "width": 5, "mean": ["a", 0, 0], "std": [1, 1, 1]},
+        {"height": 5, "width": 5, "mean": [10**400, 0, 0], "std": [1, 1, 1]},
     ],
 )
 def test_from_json_refuses_what_is_no_canvas(value: object) -> None:
@@ -400,3 +401,10 @@ def test_a_video_frame_is_placed_in_less_than_a_fifth_of_a_second() -> None:
         seconds.append(time.perf_counter() - start)
     assert (placed.height, placed.width) == (540, 960)
     assert min(seconds) < 0.2
+
+
+@pytest.mark.parametrize("size", [(9, 50), (30, 12), (20, 40)])
+def test_a_window_is_that_of_the_whole(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((2, 20, 40), np.float32)
+    rows, columns = slice(2, 7), slice(3, 11)
+    np.testing.assert_array_equal(resized_window(image, size, rows, columns), resize(image, size)[:, rows, columns])

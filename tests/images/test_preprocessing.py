@@ -166,6 +166,7 @@ def test_presets_come_back_from_json(preset: str) -> None:
         ({"mean": [1, 2]}, "image.mean is"),
         ({"std": [1, 0, 1]}, "every value must be above 0"),
         ({"pad": "black"}, "image.pad is black"),
+        ({"pad": 10**400}, "image.pad is 1000"),
         ({"resize": "stretch", "shortest": 800}, "image.shortest says how far an image that fits grows"),
         ({"shortest": 2**40}, "image.shortest is"),
         ({"dtype": "uint8"}, "dtype uint8 holds 0..255"),

@@ -33,6 +33,9 @@ def of(body: str, weights: str = "") -> FloatRange | None:
         ("y = Where (b, three, lowest)", (-np.inf, 3)),
         ("a = Add (low, low)  y = Identity (a)", (-np.inf, -np.inf)),
         ("m = MatMul (x, w)  y = Add (m, low)", (float(np.float32(-3.4028235e38)), -1)),
+        ("a = Sigmoid (x)  y, i = TopK (a, one)", (0, 1)),
+        ("a = Sigmoid (x)  t = Mul (a, three)  y = Pow (t, two)", (0, 9)),
+        ("a = Sigmoid (x)  y = Pow (a, three)", None),
         ("y = Identity (x)", None),
         ("y = Log (x)", None),
         ("a = Add (x, c)  y = Identity (a)", None),
@@ -43,6 +46,7 @@ def of(body: str, weights: str = "") -> FloatRange | None:
 )
 def test_a_range_is_proven_or_none(body: str, found: FloatRange | None) -> None:
     weights = "float[2, 3] c = {-2, 3, 0, 1, 2, 0}, float zero = {0}, float three = {3}, float lowest = {-inf}"
+    weights += ", float two = {2}, int64[1] one = {1}"
     got = of(body, f"{weights}, float low = {{-3.4028235e38}}")
     if found is not None and found[1] == -1:  # a score is lost in the lowest number, and leaves it finite
         assert got is not None

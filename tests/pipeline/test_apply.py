@@ -17,7 +17,7 @@ import graphsurgery
 from graphsurgery.capture.samples import Capture
 from graphsurgery.demo.shapes import CAPTURE_SEED, draw
 from graphsurgery.errors import ModelError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name
 from graphsurgery.images.canvas import CanvasImage

@@ -14,7 +14,8 @@ from onnx import ModelProto, helper, numpy_helper, version_converter
 
 from graphsurgery.devices.session import Session, run
 from graphsurgery.errors import InputError, PassError
-from graphsurgery.gate.equivalence import Tolerances, compare
+from graphsurgery.gate.equivalence import compare
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.quantize import Settings, prepare
 from graphsurgery.quantize.calibration import Feeds
 from graphsurgery.quantize.sensitivity import RANKING_RUNS, exclude_until, layer_losses

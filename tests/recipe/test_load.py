@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from graphsurgery.errors import InputError, RecipeError
-from graphsurgery.gate.equivalence import Tolerances
+from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.partition.stages import CutPoints
 from graphsurgery.recipe.layers import packaged_recipes
 from graphsurgery.recipe.load import Recipe, load_recipe

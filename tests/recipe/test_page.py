@@ -98,6 +98,8 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
             recipe = {name: recipe}
     if "image" in recipe or "detections" in recipe:  # the others have their own
         recipe["source"] = {"onnx": "detector.onnx"}
+    if (section, key) == ("source", "inputs"):
+        recipe["source"]["onnx"] = "detector.onnx"
     if section.startswith("detections"):
         if section == "detections.anchors.levels":
             level = {"stride": 8, "sizes": [[32, 32]]} | recipe["detections"]["anchors"]["levels"]

@@ -14,6 +14,7 @@ from PIL import Image
 from graphsurgery.capture.samples import Sample
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.drawing import colour_of
+from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.report.pictures import encode, sample_pictures
 
 HEIGHT, WIDTH = 60, 80
@@ -41,7 +42,8 @@ def detector(found: dict[str, Any]) -> Any:
         return found
 
     manifest = SimpleNamespace(classes=("background", "circle"))
-    return SimpleNamespace(canvas=Canvas(HEIGHT, WIDTH), manifest=manifest, on_canvas=on_canvas, seen=seen)
+    canvas = Canvas(HEIGHT, WIDTH)
+    return SimpleNamespace(canvas=canvas, manifest=manifest, on_canvas=on_canvas, seen=seen, postprocessing=None)
 
 
 def pixels(data: bytes) -> Any:
@@ -102,6 +104,17 @@ def test_masks_are_drawn_only_where_both_sides_have_them() -> None:
     (one,) = sample_pictures([sample("1", **with_masks)], detector(detections((10, 10, 60, 50))))
     assert tuple(pixels(both.original)[30, 35]) != (128, 128, 128)
     assert tuple(pixels(one.original)[30, 35]) == (128, 128, 128)
+
+
+def test_masks_as_large_as_the_canvas_are_drawn_too_and_lie_on_the_image() -> None:
+    masks = np.zeros((1, 1, HEIGHT, WIDTH), np.float16)
+    masks[0, 0, 20:40, 35:60] = 1
+    found = {**detections((35, 20, 60, 40)), "masks_pasted": masks}
+    parts = detector(found)
+    parts.canvas = Canvas(HEIGHT, WIDTH, image=Preprocessing(place="centre"))
+    (picture,) = sample_pictures([sample("1", (30, 20), **found)], parts)
+    assert pixels(picture.original).shape == (60, 40, 3)
+    assert tuple(pixels(picture.original)[30, 20]) != (128, 128, 128) == tuple(pixels(picture.original)[30, 10])
 
 
 @pytest.mark.parametrize("size", [(320, 256), (960, 544), (4000, 100), (100, 4000), (1, 1)])

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsurgery.gate.equivalence import Tolerances, Verdict, compare, merge
+from graphsurgery.gate.equivalence import compare
 from graphsurgery.gate.gate import Ruling
+from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.gate.verdicts import Verdict, merge
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.part import Part
 from graphsurgery.report.run_record import Record, Step, peak_rss_mb

@@ -12,8 +12,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from graphsurgery.gate.equivalence import TensorReport, Tolerance, Tolerances, Verdict, compare, merge
+from graphsurgery.gate.equivalence import compare
 from graphsurgery.gate.gate import Ruling
+from graphsurgery.gate.tolerances import Tolerance, Tolerances
+from graphsurgery.gate.verdicts import TensorReport, Verdict, merge
 from graphsurgery.report import terminal
 from graphsurgery.report.run_record import Step, VariantRecord
 

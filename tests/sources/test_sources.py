@@ -452,7 +452,7 @@ def test_detections_of_an_onnx_file_are_its_outputs_of_these_names(tmp_path: Pat
     assert len(found["boxes"]) == len(traced("shapes")["boxes"])
     called = onnx_source(tmp_path, rename_tensors(Model(model), {"masks_pasted": "masks"}).proto)
     np.testing.assert_array_equal(called.detect(picture("shapes"))["masks_pasted"], found["masks_pasted"])
-    with pytest.raises(ModelError, match=r"detections in the recipe says .* there is out \[n, c, h, w\]"):
+    with pytest.raises(ModelError, match=r"detections in the recipe says .*; out \[n, c, h, w\] looks like no preset"):
         onnx_source(tmp_path, small()).detect(np.zeros((3, 8, 16), np.float32))
 
 
