@@ -83,9 +83,10 @@ def resolve_ties(
 
 def _ranked(alignment: Alignment, room: Tolerance, room_of_boxes: Tolerance) -> Alignment:
     """Return the alignment with its ties at the end told apart, by the scores that the rows themselves have."""
-    if alignment.captured.scores is None or alignment.computed.scores is None:
+    scores, others = alignment.captured.scores, alignment.computed.scores
+    if scores is None or others is None:
         return alignment
-    scores, others = (keys.scores.astype(np.float64) for keys in (alignment.captured, alignment.computed))
+    scores, others = scores.astype(np.float64), others.astype(np.float64)
     match = _part_at_the_end(alignment, scores, others, room_of_boxes)
     if not match.unmatched:
         return alignment
