@@ -7,24 +7,13 @@ taken with ten sets of weights, of which some give detections of nearly equal sc
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from onnx import ModelProto
+from every_pass import FIRST, EveryPass, exact_passes, steps_of
 
-from graphsurgery.capture.take import capture, embedded_samples
-from graphsurgery.gate.gate import Gate
-from graphsurgery.graph.model import Model
-from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.pipeline import apply as pipeline
-from graphsurgery.pipeline.run import Run
-from graphsurgery.recipe.load import load_recipe
-from graphsurgery.report.run_record import Record, Step
-from graphsurgery.rewrite import Editor, ModelPass, apply_passes, registry
-from graphsurgery.sources import open_source
+from graphsurgery.capture.take import embedded_samples
 
 pytest.importorskip("torchvision")
 pytestmark = pytest.mark.whole
@@ -45,7 +34,6 @@ BUILDERS = (
     "ssd300_vgg16",
     "ssdlite320_mobilenet_v3_large",
 )
-FIRST = ("freeze-shapes", "drop-preprocessing", "simplify")
 RECIPE = """\
 source: {{torchvision: {builder}, weights: 'random:0', size: [{height}, {width}]}}
 passes: [{{freeze-shapes: {{batch: 1}}}}, drop-preprocessing, simplify, {passes}]  # the first make way for the others
@@ -58,18 +46,6 @@ check:
 """
 
 
-@dataclass(frozen=True)
-class EveryPass(ModelPass):
-    """All exact passes there are, one after another."""
-
-    name = "every-pass"
-    effect = "exact"
-
-    def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
-        found = registry.discover()
-        return apply_passes([found.get(name)() for name in exact_passes()], Model(model)).model.proto
-
-
 # masks and keypoints hang on the boxes' last bits, as in recipes/maskrcnn.yaml and recipes/keypointrcnn.yaml
 TOLERANCES = {
     "mask": "masks: 5.0e-3\n    masks_pasted: 5.0e-3",
@@ -77,39 +53,10 @@ TOLERANCES = {
 }
 
 
-def exact_passes() -> list[str]:
-    """Return the names of the exact passes that need no options, but for the first ones, in alphabetical order."""
-    found = registry.discover()
-    return [
-        name
-        for name in found.names()
-        if found.get(name).effect == "exact"
-        and name not in FIRST
-        and all(
-            option.default is not dataclasses.MISSING or option.default_factory is not dataclasses.MISSING
-            for option in dataclasses.fields(found.get(name))
-        )
-    ]
-
-
 def test_no_builder_is_forgotten() -> None:
     from torchvision.models import detection, list_models
 
     assert sorted(BUILDERS) == sorted(list_models(module=detection))
-
-
-def steps_of(recipe: Path, samples: int, folder: Path) -> list[Step]:
-    """Return the passes of a recipe as `apply` takes them, without the report and what it measures for it."""
-    registered = registry.discover()
-    registered.add(EveryPass)
-    loaded = load_recipe(str(recipe), registry=registered)
-    source = open_source(loaded.source)
-    taken = capture(source, embedded_samples(samples), folder / "model_io").samples
-    record = Record(source.describe())
-    gate = Gate(taken, loaded.tolerances, loaded.grants, source.row_groups)
-    with OutputFolder(folder / "parts") as output:
-        pipeline.apply(Run(loaded, source, taken, gate, record, calibration=taken), output)
-    return record.passes
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
@@ -120,7 +67,7 @@ def test_a_detector_stays_equal_through_all_exact_passes(tmp_path: Path, builder
     content = RECIPE.format(builder=builder, height=height, width=width, passes=", ".join(names), more=more)
     recipe = tmp_path / "every.yaml"
     recipe.write_text(content, "utf-8")
-    steps = steps_of(recipe, 1, tmp_path)
+    steps = steps_of(str(recipe), embedded_samples(1), tmp_path)
     assert {step.name for step in steps} == {*FIRST, *names}
     assert {step.verdict for step in steps} == {"passed"}
 
@@ -133,4 +80,6 @@ def test_no_weights_of_mask_rcnn_raise_a_false_alarm(tmp_path: Path, seed: int) 
     content = RECIPE.format(builder="maskrcnn_resnet50_fpn", height=height, width=width, passes="", more=more)
     recipe = tmp_path / "every.yaml"
     recipe.write_text(content.replace("random:0", f"random:{seed}").replace("simplify, ]", "simplify]"), "utf-8")
-    assert [(step.name, step.verdict) for step in steps_of(recipe, 2, tmp_path)] == [(n, "passed") for n in FIRST]
+    assert [(step.name, step.verdict) for step in steps_of(str(recipe), embedded_samples(2), tmp_path)] == [
+        (n, "passed") for n in FIRST
+    ]

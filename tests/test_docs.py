@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from PIL import Image
+from zoo.one_stage import written
 
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
@@ -86,23 +88,38 @@ def edited(text: str, change: str) -> str:
     return text.replace(old, new)
 
 
+def follow(page: Path, folder: Path) -> int:
+    """Do what a page says, in a folder; return how many blocks of commands it has."""
+    printed, ran = "", 0
+    for block in blocks(page.read_text(encoding="utf-8")):
+        if block.language == "sh":
+            printed, ran = run(block, folder), ran + 1
+        elif block.language == "text":
+            assert shows(printed, block.text), f"line {block.line}: shown\n{block.text}\nprinted\n{printed}"
+        elif block.note == "file":
+            (folder / block.value).write_text(block.text, encoding="utf-8")
+        else:
+            assert block.note == "edit", f"line {block.line}: what is this block for?"
+            path = folder / block.value
+            path.write_text(edited(path.read_text(encoding="utf-8"), block.text), encoding="utf-8")
+    return ran
+
+
 @pytest.mark.whole
 def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     for package in ("hypothesis", "onnx_ir", "onnxscript"):
         pytest.importorskip(package)
-    printed, ran = "", 0
-    for block in blocks(TUTORIAL.read_text(encoding="utf-8")):
-        if block.language == "sh":
-            printed, ran = run(block, tmp_path), ran + 1
-        elif block.language == "text":
-            assert shows(printed, block.text), f"line {block.line}: shown\n{block.text}\nprinted\n{printed}"
-        elif block.note == "file":
-            (tmp_path / block.value).write_text(block.text, encoding="utf-8")
-        else:
-            assert block.note == "edit", f"line {block.line}: what is this block for?"
-            path = tmp_path / block.value
-            path.write_text(edited(path.read_text(encoding="utf-8"), block.text), encoding="utf-8")
-    assert ran > 8
+    assert follow(TUTORIAL, tmp_path) > 8
+
+
+@pytest.mark.whole
+def test_the_tutorial_on_detectors_does_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    written(tmp_path, "yolo").rename(tmp_path / "detector.onnx")
+    assert follow(ROOT / "docs" / "bring-your-detector.md", tmp_path) > 6
+    before, boxes, int8 = (Image.open(tmp_path / name) for name in ("photos/1.png", "boxes.png", "int8.png"))
+    assert before.size == boxes.size == int8.size
+    assert before.tobytes() != boxes.tobytes()
 
 
 def test_what_is_shown_is_looked_for_line_by_line() -> None:

@@ -58,7 +58,7 @@ def _one(shapes: Mapping[str, list[int]], canvas: tuple[int, int] | None) -> str
     """Rows with all that there is of a detection, one tensor, or two where the second holds prototypes."""
     first, *others = shapes.values()
     prototypes = 0
-    if len(others) == 1 and len(others[0]) == 4 and others[0][0] in (0, 1) and others[0][1] < others[0][2]:
+    if len(others) == 1 and len(others[0]) == 4 and others[0][0] in (0, 1) and first[1:2] != others[0][1:2]:
         prototypes = others[0][1]
     elif others:
         return None

@@ -36,6 +36,7 @@ from graphsurgery.gate.tolerances import Tolerance, Tolerances
 
 # Twice what was measured. Probabilities are at most 1, where float32 has steps of 6e-8.
 ROUNDING = 2.0**-22
+_SHARE = 1e-5  # what scores of one network are off in two runtimes, as a share of themselves
 
 Array = NDArray[Any]
 
@@ -54,7 +55,7 @@ def resolve_ties(
     """
     worth, name = alignment.group.worth, alignment.group.keys[0]
     if alignment.group.ranked:
-        return _ranked(alignment, tolerances.lookup(name, "scores"))
+        return _ranked(alignment, tolerances.lookup(name, "scores"), tolerances.lookup(name, "boxes"))
     if worth is None or any(each not in aside for each in worth.names):
         return alignment
     boxes, others = reference[name].astype(np.float64), candidate[name].astype(np.float64)
@@ -80,16 +81,35 @@ def resolve_ties(
     return replace(alignment, match=match, tied_missing=match.missing[tied_missing], tied_extra=match.extra[tied_extra])
 
 
-def _ranked(alignment: Alignment, room: Tolerance) -> Alignment:
+def _ranked(alignment: Alignment, room: Tolerance, room_of_boxes: Tolerance) -> Alignment:
     """Return the alignment with its ties at the end told apart, by the scores that the rows themselves have."""
-    scores, others, match = alignment.captured.scores, alignment.computed.scores, alignment.match
-    if scores is None or others is None or not match.unmatched:
+    scores, others = alignment.captured.scores, alignment.computed.scores
+    if scores is None or others is None:
         return alignment
     scores, others = scores.astype(np.float64), others.astype(np.float64)
+    match = _part_at_the_end(alignment, scores, others, room_of_boxes)
+    if not match.unmatched:
+        return alignment
     nobody = np.zeros((len(match.missing), 0), np.bool_), np.zeros((len(match.extra), 0), np.bool_)
     missing = _tied(scores[match.missing], others[:0], nobody[0], others, len(others) >= len(scores), room)
     extra = _tied(others[match.extra], scores[:0], nobody[1], scores, len(scores) >= len(others), room)
-    return replace(alignment, tied_missing=match.missing[missing], tied_extra=match.extra[extra])
+    return replace(alignment, match=match, tied_missing=match.missing[missing], tied_extra=match.extra[extra])
+
+
+def _part_at_the_end(alignment: Alignment, scores: Array, others: Array, room: Tolerance) -> RowMatch:
+    """Part the pairs whose boxes are further apart than their tolerance, where both scores are the lowest there is.
+
+    They overlap, as boxes of neighbouring cells do, and a tie has kept one for the other. The lowest but for a
+    rounding: the tolerance of scores would excuse boxes that are wrong.
+    """
+    match, boxes = alignment.match, alignment.captured.boxes
+    if not len(match.reference) or len(scores) != len(others) or np.isnan([*scores, *others]).any():
+        return match
+    within, _ = room.allows(float(np.abs(boxes[np.isfinite(boxes)]).max(initial=0.0)), floating=True)
+    apart = _apart(boxes[match.reference], alignment.computed.boxes[match.candidate]) > within
+    lowest = min(scores.min(), others.min())
+    highest = np.maximum(scores[match.reference], others[match.candidate])
+    return _parted(match, np.flatnonzero(apart & (highest <= lowest + max(ROUNDING, _SHARE * lowest))))
 
 
 class Considered:
@@ -119,13 +139,18 @@ def _part(match: RowMatch, boxes: Array, others: Array, considered: Considered) 
     """
     apart = np.flatnonzero(_apart(boxes[match.reference], others[match.candidate]) > considered.within)
     parted = apart[~np.isnan(considered.scores_of(others[match.candidate[apart]]))]
-    if not len(parted):
+    return _parted(match, parted)
+
+
+def _parted(match: RowMatch, pairs: Array) -> RowMatch:
+    """Return the match without some of its pairs, whose rows have no partner then."""
+    if not len(pairs):
         return match
     return RowMatch(
-        np.delete(match.reference, parted),
-        np.delete(match.candidate, parted),
-        np.sort(np.concatenate([match.missing, match.reference[parted]])),
-        np.sort(np.concatenate([match.extra, match.candidate[parted]])),
+        np.delete(match.reference, pairs),
+        np.delete(match.candidate, pairs),
+        np.sort(np.concatenate([match.missing, match.reference[pairs]])),
+        np.sort(np.concatenate([match.extra, match.candidate[pairs]])),
     )
 
 

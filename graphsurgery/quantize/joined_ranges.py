@@ -209,9 +209,13 @@ def _columns(model: ModelProto, outputs: Sequence[gs.Tensor], calibration: Calib
 
 
 def _column_axis(tensor: gs.Tensor) -> int | None:
-    """Return the shortest axis that can hold a box and something more, the first left out: it counts images or rows."""
-    shape = tensor.shape
-    sizes = [] if shape is None else [(size, axis) for axis, size in enumerate(shape) if axis and isinstance(size, int)]
+    """Return the shortest axis that can hold a box and something more, the first left out: it counts images or rows.
+
+    Of a map [N, C, H, W] it is the second: the others are places.
+    """
+    axes = list(enumerate(tensor.shape or ()))
+    axes = axes[1:2] if len(axes) > 3 else axes[1:]
+    sizes = [(size, axis) for axis, size in axes if isinstance(size, int)]
     fitting = [each for each in sizes if each[0] > _BOX]
     return min(fitting)[1] if fitting else None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from graphsurgery.detections.decode import decode
-from graphsurgery.detections.guess import missing_section
+from graphsurgery.detections.guess import guess, missing_section
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
@@ -56,7 +57,8 @@ class OnnxSource:
         self._looked_at = False
         self._outputs = {value.name: _shape(value) for value in self._model.graph.output}
         if self.detections is not None:
-            self.detections.require_outputs(self._outputs)
+            with self._guessed():
+                self.detections.require_outputs(self._outputs)
             self.classes = self.detections.class_names
         self.set_boundary(boundary)
 
@@ -135,7 +137,17 @@ class OnnxSource:
         if self.detections is None:
             return {}
         own = {name: outputs[name] for name in self._outputs}
-        return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+        with self._guessed():
+            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+
+    @contextlib.contextmanager
+    def _guessed(self) -> Iterator[None]:
+        """Say, where the section isn't of these outputs, what they look like."""
+        try:
+            yield
+        except InputError as error:
+            seen = guess(self._outputs, (self.canvas.height, self.canvas.width))
+            raise InputError(f"{error}; {seen}" if seen else str(error)) from error
 
     def _fed(self, input: Image) -> Tensors:
         rank = len(self._input.type.tensor_type.shape.dim)

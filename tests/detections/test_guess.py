@@ -25,6 +25,7 @@ PYRAMID = {f"c{k}": (1, 810, 64 >> k, 64 >> k) for k in range(5)} | {
             {"output0": (1, 116, 8400), "output1": (1, 32, 160, 160)},
             "output0 [1, 116, 8400], output1 [1, 32, 160, 160] look like ultralytics_seg, 80 classes",
         ),
+        ({"output0": (1, 39, 252), "output1": (1, 32, 24, 32)}, "look like ultralytics_seg, 3 classes"),
         ({"output": (1, 25200, 85)}, "output [1, 25200, 85] looks like yolov5, 80 classes"),
         (
             {"output": (1, 8400, 85)},

@@ -180,6 +180,16 @@ def test_a_tie_at_the_end_exchanges_the_last_row_and_no_other() -> None:
     assert judged("end to end", other).verdict == "failed"
 
 
+def test_a_tie_at_the_end_is_one_too_where_the_boxes_overlap() -> None:
+    reference, _ = described("end to end")
+    for row, verdict in ((ROWS - 1, "passed"), (ROWS - 2, "failed")):
+        other = {"output0": reference["output0"].copy()}
+        other["output0"][0, row, :4] += [4, 0, 4, 0]
+        assert judged("end to end", other).verdict == verdict, row
+    other["output0"][0, -1, 4] += 0.001  # within the tolerance, and yet no tie
+    assert judged("end to end", other).verdict == "failed"
+
+
 def test_a_label_in_a_column_parts_rows_that_overlap() -> None:
     reference, _ = described("end to end")
     other = {"output0": reference["output0"].copy()}

@@ -115,6 +115,15 @@ def test_an_output_in_one_piece_has_groups_of_columns() -> None:
     assert "partition.at: detections cuts before the decode" in joined.explain()
 
 
+def test_of_a_map_the_channels_are_looked_at_and_not_the_places() -> None:
+    text = "g (float[1, 9, 5, 8] x) => (float[1, 9, 5, 8] y) { y = Neg (x) }"
+    places, channels = np.ones((1, 9, 5, 8), np.float32), np.ones((1, 9, 5, 8), np.float32)
+    places[:, :, :3], channels[:, :4] = 100, 100
+    assert seen(text, {"x": places}) == []
+    (joined,) = seen(text, {"x": channels})
+    assert joined.ranges == {"0 to 3 of axis 1": (-100, 0), "4 to 8 of axis 1": (-1, 0)}
+
+
 @pytest.mark.parametrize(
     "columns",
     [
