@@ -503,7 +503,7 @@ def test_says_what_is_wrong_with_extends(extends: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are fasterrcnn, keypointrcnn, maskrcnn,"),
+        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are detectron2_maskrcnn, detr, dfine,"),
         ("", "unknown recipe ''. There are"),
         ("a\nb", "unknown recipe 'a\\nb'. There are"),
         ("shapes.yaml", "shapes.yaml: there is no such recipe file; for the recipe that comes with graphsurgery write"),
@@ -602,4 +602,6 @@ def test_a_packaged_recipe_loads_with_the_passes_that_there_are(name: str) -> No
 
 
 def test_the_packaged_recipes_are_found_by_name() -> None:
-    assert list(packaged_recipes()) == ["fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "retinanet", "shapes"]
+    torchvision = {"fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "retinanet", "shapes"}
+    foreign = {"detectron2_maskrcnn", "detr", "dfine", "mmdet_maskrcnn", "rfdetr", "rtdetr"}
+    assert torchvision | foreign <= set(packaged_recipes())
