@@ -509,7 +509,7 @@ def test_says_what_is_wrong_with_extends(extends: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are fasterrcnn, keypointrcnn, maskrcnn,"),
+        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are detectron2_maskrcnn, detr, dfine,"),
         ("", "unknown recipe ''. There are"),
         ("a\nb", "unknown recipe 'a\\nb'. There are"),
         ("shapes.yaml", "shapes.yaml: there is no such recipe file; for the recipe that comes with graphsurgery write"),
@@ -610,4 +610,5 @@ def test_a_packaged_recipe_loads_with_the_passes_that_there_are(name: str) -> No
 def test_the_packaged_recipes_are_found_by_name() -> None:
     one_stage = {"efficientdet", "retinanet", "ssd", "yolo", "yolo_end2end", "yolo_seg", "yolox"}
     two_stages = {"fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "shapes"}
-    assert list(packaged_recipes()) == sorted(one_stage | two_stages)
+    foreign = {"detectron2_maskrcnn", "detr", "dfine", "mmdet_maskrcnn", "rfdetr", "rtdetr"}
+    assert list(packaged_recipes()) == sorted(one_stage | two_stages | foreign)
