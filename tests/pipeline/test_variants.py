@@ -57,7 +57,8 @@ def test_a_variant_is_a_folder_of_parts_of_its_own(cli: Cli, detector: Applied, 
     assert list(run["latency"]) == ["parts", "int8"]
     # it plays like any other folder, and a second run replaces it as a whole
     assert cli("inspect", out / "int8").code == 0
-    assert cli("apply", recipe, "--out", out, "--model-io", detector.model_io, "--no-variants").code == 0
+    outcome = cli("apply", recipe, "--out", out, "--model-io", detector.model_io, "--no-variants")
+    assert outcome.code == 0, outcome.err
     assert not (out / "int8").exists()
 
 
