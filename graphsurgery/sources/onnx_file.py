@@ -17,6 +17,7 @@ from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
+from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.sources.row_groups import ROW_GROUPS
@@ -26,11 +27,12 @@ _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints"
 
 
 class OnnxSource:
-    """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32 in 0..1, or as `spec.image` says.
+    """An ONNX model with one image input, [3, H, W] or [N, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
-    Its outputs are detections as `spec.detections` says. Raises ModelError for a file that is missing, damaged, no
-    valid model, reaches outside its folder for its weights, or has no such input; InputError for a size that isn't the
-    input's, and for outputs that aren't those of `spec.detections`.
+    One that takes N images at once gets the same N times, and what it says of the first counts. Its outputs are
+    detections as `spec.detections` says. Raises ModelError for a file that is missing, damaged, no valid model, reaches
+    outside its folder for its weights, or has no such input; InputError for a size that isn't the input's, and for
+    outputs that aren't those of `spec.detections`.
     """
 
     row_groups: Sequence[Group] = ROW_GROUPS
@@ -104,10 +106,10 @@ class OnnxSource:
         other shapes than `detections` says.
         """
         self.require_detections()
-        outputs = self._run(self._fed(input))
+        computed = self._run(self._fed(input))
+        outputs = of_first({name: computed[name] for name in self._outputs}, _shape(self._input))
         if self.detections is not None:
-            own = {name: outputs[name] for name in self._outputs}
-            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+            return decode(self.detections, outputs, (self.canvas.height, self.canvas.width))
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")
@@ -120,9 +122,8 @@ class OnnxSource:
             raise ModelError(f"{self.path}: {said}")
 
     def _fed(self, input: Image) -> Tensors:
-        rank = len(self._input.type.tensor_type.shape.dim)
         image = self.canvas.image.apply(np.ascontiguousarray(input, np.float32))
-        return {self._input.name: image[None] if rank == 4 else image}
+        return {self._input.name: as_batch(image, _shape(self._input))}
 
     def _run(self, fed: Tensors) -> Tensors:
         if self._session is None:
@@ -157,7 +158,7 @@ def _image_input(model: ModelProto, image: Preprocessing, path: Path) -> ValueIn
     seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
     shape = "3, H, W" if image.layout == "NCHW" else "H, W, 3"
     advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
-    raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [1, {shape}]; it has {seen}{advice}")
+    raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [N, {shape}]; it has {seen}{advice}")
 
 
 def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:
@@ -165,9 +166,9 @@ def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:
     dims = tensor.shape.dim
     if tensor.elem_type != onnx.helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype)) or len(dims) not in (3, 4):
         return False
-    single = len(dims) == 3 or not dims[0].HasField("dim_value") or dims[0].dim_value == 1
+    empty = len(dims) == 4 and dims[0].HasField("dim_value") and dims[0].dim_value < 1
     channels = dims[-3 if image.layout == "NCHW" else -1]
-    return single and (not channels.HasField("dim_value") or channels.dim_value == 3)
+    return not empty and (not channels.HasField("dim_value") or channels.dim_value == 3)
 
 
 def _text(value: ValueInfoProto) -> str:
