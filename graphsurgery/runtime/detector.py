@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from graphsurgery.detections.decode import decode
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
+from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
@@ -95,14 +96,17 @@ class Detector:
         name = self.manifest.input
         if self.manifest.normalise:
             return {name: self.canvas.normalise(placed.input)}
-        readers = [part.inputs[name] for part in self.manifest.parts if name in part.inputs]
-        with_batch = any(tensor.shape is not None and len(tensor.shape) == 4 for tensor in readers)
-        pixels = self.canvas.image.apply(placed.input)
-        return {name: pixels[None] if with_batch else pixels}
+        return {name: as_batch(self.canvas.image.apply(placed.input), self._image_shape)}
+
+    @cached_property
+    def _image_shape(self) -> Sequence[int | str | None] | None:
+        name = self.manifest.input
+        shapes = [part.inputs[name].shape for part in self.manifest.parts if name in part.inputs]
+        return next((shape for shape in shapes if shape is not None and len(shape) == 4), None)
 
     def detections(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what the chain's outputs say, by the names that detections have. Raises as `decode`."""
-        found = {name: outputs[name] for name in self.manifest.outputs}
+        found = of_first({name: outputs[name] for name in self.manifest.outputs}, self._image_shape)
         if self.postprocessing is not None:
             return decode(self.postprocessing, found, (self.canvas.height, self.canvas.width))
         if self.manifest.masks is not None:

@@ -18,6 +18,7 @@ from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_outside
+from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.sources.given_inputs import give, require_inputs
@@ -28,11 +29,12 @@ _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints"
 
 
 class OnnxSource:
-    """An ONNX model with one image input, [3, H, W] or [1, 3, H, W] float32 in 0..1, or as `spec.image` says.
+    """An ONNX model with one image input, [3, H, W] or [N, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
-    Other inputs are what `spec.inputs` say that they always are. Its outputs are detections as `spec.detections` says.
-    Raises ModelError for a file that is missing, damaged, no valid model, reaches outside its folder for its weights,
-    or has no such input; InputError for a size that isn't the input's, for other inputs and outputs than are said.
+    One that takes N images at once gets the same N times, and what it says of the first counts. Other inputs are what
+    `spec.inputs` say that they always are, its outputs detections as `spec.detections` says. Raises ModelError for a
+    file that is missing, damaged, no valid model, reaches outside its folder for its weights, or has no such input;
+    InputError for a size that isn't the input's, for other inputs and outputs than are said.
     """
 
     row_groups: Sequence[Group] = ROW_GROUPS
@@ -119,7 +121,8 @@ class OnnxSource:
         other shapes than `detections` says.
         """
         self.require_detections()
-        outputs = self._run(self._fed(input))
+        computed = self._run(self._fed(input))
+        outputs = of_first({name: computed[name] for name in self._outputs}, _shape(self._input))
         if self.detections is not None:
             return self._decoded(outputs)
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
@@ -150,9 +153,8 @@ class OnnxSource:
             raise InputError(f"{error}; {seen}" if seen else str(error)) from error
 
     def _fed(self, input: Image) -> Tensors:
-        rank = len(self._input.type.tensor_type.shape.dim)
         image = self.canvas.image.apply(np.ascontiguousarray(input, np.float32))
-        return {self._input.name: image[None] if rank == 4 else image}
+        return {self._input.name: as_batch(image, _shape(self._input))}
 
     def _run(self, fed: Tensors) -> Tensors:
         if self._session is None:
@@ -190,7 +192,7 @@ def _image_input(model: ModelProto, spec: SourceSpec, path: Path) -> ValueInfoPr
     advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
     if len(inputs) > 1 and any(_is_image(value, image) for value in inputs):
         advice = "; source.inputs in the recipe says what the others always are"
-    raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [1, {shape}]; it has {seen}{advice}")
+    raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [N, {shape}]; it has {seen}{advice}")
 
 
 def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:
@@ -198,9 +200,9 @@ def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:
     dims = tensor.shape.dim
     if tensor.elem_type != onnx.helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype)) or len(dims) not in (3, 4):
         return False
-    single = len(dims) == 3 or not dims[0].HasField("dim_value") or dims[0].dim_value == 1
+    empty = len(dims) == 4 and dims[0].HasField("dim_value") and dims[0].dim_value < 1
     channels = dims[-3 if image.layout == "NCHW" else -1]
-    return single and (not channels.HasField("dim_value") or channels.dim_value == 3)
+    return not empty and (not channels.HasField("dim_value") or channels.dim_value == 3)
 
 
 def _text(value: ValueInfoProto) -> str:

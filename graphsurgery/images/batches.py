@@ -1,0 +1,49 @@
+"""One image for a network that takes several at once: it gets the same as often, and the first is what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.errors import InputError
+
+Array = npt.NDArray[np.generic]
+
+MOST_BYTES = 2**30
+
+
+def as_batch(image: Array, shape: Sequence[int | str | None] | None) -> Array:
+    """Return `image` as an input of that shape wants it: as it is where that has three dimensions, else in a batch.
+
+    Where the batch is fixed to more than one, all its images are this one. Raises InputError where they would take more
+    than `MOST_BYTES`.
+    """
+    if shape is None or len(shape) != image.ndim + 1:
+        return image
+    size = _size(shape)
+    if size * image.nbytes > MOST_BYTES:
+        raise InputError(f"a batch of {size} images of {list(image.shape)} is larger than {MOST_BYTES} bytes")
+    return np.ascontiguousarray(np.broadcast_to(image, (size, *image.shape)))
+
+
+def of_first(outputs: Mapping[str, Array], shape: Sequence[int | str | None] | None, rank: int = 3) -> dict[str, Array]:
+    """Return what `outputs` say of the first image in a batch as `as_batch` makes it for an image of that `rank`.
+
+    Raises InputError for one that isn't a row for each image.
+    """
+    size = _size(shape) if shape is not None and len(shape) == rank + 1 else 1
+    if size == 1:
+        return dict(outputs)
+    for name, output in outputs.items():
+        if output.shape[:1] != (size,):
+            raise InputError(
+                f"output '{name}' {list(output.shape)} has no row for each of the {size} images of a batch, so that "
+                "nobody can tell which is of the first; export the model with batch 1, or a dynamic one"
+            )
+    return {name: output[:1] for name, output in outputs.items()}
+
+
+def _size(shape: Sequence[int | str | None]) -> int:
+    return shape[0] if isinstance(shape[0], int) else 1
