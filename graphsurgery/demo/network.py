@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -20,10 +18,10 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from graphsurgery.demo.checkpoint import CHECKPOINTS, load
 from graphsurgery.demo.shapes import CATEGORIES, HEIGHT, WIDTH
-from graphsurgery.errors import InputError
 
-CHECKPOINT = Path(__file__).with_name("shapes.safetensors")
+CHECKPOINT = CHECKPOINTS["shapes"]
 
 _STEM = 16
 _PYRAMID = 48
@@ -89,18 +87,5 @@ def shapes_maskrcnn(weights: Path | None = None) -> MaskRCNN:
         mask_predictor=MaskRCNNPredictor(_HEAD, _HEAD, len(CATEGORIES) + 1),
     )
     if weights is not None:
-        _load(model, weights)
+        load(model, weights, "shapes_maskrcnn")
     return model
-
-
-def _load(model: MaskRCNN, weights: Path) -> None:
-    if not weights.is_file():
-        raise InputError(f"{weights}: no such checkpoint; python -m graphsurgery.demo.train --out FILE makes one")
-    try:
-        model.load_state_dict(load_file(weights))
-    except SafetensorError as error:
-        raise InputError(f"{weights}: not a safetensors file ({error}); give one that demo.train wrote") from error
-    except RuntimeError as error:
-        raise InputError(
-            f"{weights}: the tensors are not those of shapes_maskrcnn; give a file that demo.train wrote"
-        ) from error

@@ -1,6 +1,7 @@
-"""Train the tiny Mask R-CNN on shapes drawn on the fly; this is how shapes.safetensors was made.
+"""Train the embedded networks on shapes drawn on the fly; this is how their checkpoints were made.
 
-    python -m graphsurgery.demo.train --out FILE --steps 2000 --batch 4 --seed 0 --threads 2
+    python -m graphsurgery.demo.train --out shapes.safetensors --steps 2000 --batch 4 --seed 0 --threads 2
+    python -m graphsurgery.demo.train shapes_yolo --out shapes_yolo.safetensors --steps 2400 --threads 1
 
 The images, their order and the initial weights depend on the seed alone. The result depends also, in its last
 digits, on the processor and the number of threads.
@@ -13,7 +14,7 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
-from torchvision.models.detection import MaskRCNN
+from torch import nn
 
+from graphsurgery.demo import yolo_loss
 from graphsurgery.demo.network import shapes_maskrcnn
-from graphsurgery.demo.shapes import TRAIN_SEED, VAL_SEED, ShapeImage, coco_annotations, draw, generate
+from graphsurgery.demo.shapes import HEIGHT, TRAIN_SEED, VAL_SEED, WIDTH, ShapeImage, coco_annotations, draw, generate
+from graphsurgery.demo.yolo import DETECTIONS, ShapesYolo, shapes_yolo
+from graphsurgery.detections.decode import decode
 from graphsurgery.files import written_whole
 
 _PEAK_RATE = 3e-3
@@ -35,17 +39,20 @@ _WEIGHT_DECAY = 1e-3
 _MAX_GRADIENT_NORM = 10.0
 _STEPS_PER_CHECKPOINT = 100
 _STEPS_PER_LINE = 20
+_WORDS = {"bbox": "box", "segm": "mask"}
+
+_NETWORKS: Mapping[str, Callable[[], nn.Module]] = {"shapes": shapes_maskrcnn, "shapes_yolo": shapes_yolo}
 
 log = logging.getLogger(__name__)
 
 
-def train(out: Path, *, steps: int, batch: int, seed: int, device: torch.device) -> MaskRCNN:
+def train(network: str, out: Path, *, steps: int, batch: int, seed: int, device: torch.device) -> nn.Module:
     """Train for `steps` steps of `batch` images; write `out` every 100 steps and at the end.
 
     The learning rate follows one cycle, so only the last checkpoint is a fully trained one.
     """
     torch.manual_seed(seed)
-    model = shapes_maskrcnn().to(device).train()
+    model = _NETWORKS[network]().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=_PEAK_RATE, total_steps=steps, pct_start=_WARM_UP_SHARE
@@ -53,7 +60,7 @@ def train(out: Path, *, steps: int, batch: int, seed: int, device: torch.device)
     began = time.monotonic()
     for step in range(steps):
         shown = [draw(TRAIN_SEED, step * batch + offset) for offset in range(batch)]
-        losses = model([_image(s).to(device) for s in shown], [_target(s, device) for s in shown])
+        losses = _losses(model, shown, device)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(f"step {step}: the loss is {total.item()}; lower the learning rate")
@@ -77,36 +84,22 @@ def train(out: Path, *, steps: int, batch: int, seed: int, device: torch.device)
     return model
 
 
-def average_precision(model: MaskRCNN, images: Iterable[ShapeImage]) -> dict[str, float]:
-    """Return COCO AP, averaged over IoU 0.50 to 0.95, as {"bbox": ..., "segm": ...}."""
+def average_precision(model: nn.Module, images: Iterable[ShapeImage]) -> dict[str, float]:
+    """Return COCO AP, averaged over IoU 0.50 to 0.95, as {"bbox": ...}, and "segm" where the network has masks."""
     shown = list(images)
-    results: list[dict[str, Any]] = []
     device = next(model.parameters()).device
     model.eval()
-    for reference in shown:
-        with torch.inference_mode():
-            found = model([_image(reference).to(device)])[0]
-        boxes, scores, labels = (found[key].cpu().numpy() for key in ("boxes", "scores", "labels"))
-        masks = found["masks"][:, 0].cpu().numpy() > 0.5
-        for box, score, label, mask in zip(boxes, scores, labels, masks, strict=True):
-            results.append(
-                {
-                    "image_id": reference.image_id,
-                    "category_id": int(label),
-                    "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
-                    "score": float(score),
-                    "segmentation": coco_mask.encode(np.asfortranarray(mask)),
-                }
-            )
+    results = [entry for reference in shown for entry in _found(model, reference, device)]
+    kinds = ("bbox",) if isinstance(model, ShapesYolo) else ("bbox", "segm")
     if not results:
-        return {"bbox": 0.0, "segm": 0.0}
+        return dict.fromkeys(kinds, 0.0)
 
     precision: dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
         truth = COCO()
         truth.dataset = coco_annotations(shown)
         truth.createIndex()
-        for kind in ("bbox", "segm"):
+        for kind in kinds:
             # loadRes derives a box from the mask if an entry has no box, and overwrites areas: once per kind.
             evaluation = COCOeval(truth, truth.loadRes([dict(entry) for entry in results]), kind)
             evaluation.evaluate()
@@ -119,8 +112,9 @@ def average_precision(model: MaskRCNN, images: Iterable[ShapeImage]) -> dict[str
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, write the checkpoint and log its average precision."""
     parser = argparse.ArgumentParser(
-        prog="python -m graphsurgery.demo.train", description="Train the tiny Mask R-CNN on random shapes."
+        prog="python -m graphsurgery.demo.train", description="Train an embedded network on random shapes."
     )
+    parser.add_argument("network", nargs="?", choices=_NETWORKS, default="shapes", help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
     parser.add_argument("--steps", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=4, help="images per step (default: %(default)s)")
@@ -132,24 +126,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = train(options.out, steps=options.steps, batch=options.batch, seed=options.seed, device=device)
+    model = train(
+        options.network, options.out, steps=options.steps, batch=options.batch, seed=options.seed, device=device
+    )
     precision = average_precision(model, generate(options.val, VAL_SEED))
-    log.info("box AP %.3f  mask AP %.3f  over %d images", precision["bbox"], precision["segm"], options.val)
+    words = "  ".join(f"{_WORDS[kind]} AP {value:.3f}" for kind, value in precision.items())
+    log.info("%s  over %d images", words, options.val)
 
 
 def _image(shown: ShapeImage) -> torch.Tensor:
     return torch.from_numpy(shown.image).permute(2, 0, 1).float() / 255
 
 
-def _target(shown: ShapeImage, device: torch.device) -> dict[str, torch.Tensor]:
-    return {
-        "boxes": torch.from_numpy(shown.boxes).to(device),
-        "labels": torch.from_numpy(shown.labels).to(device),
-        "masks": torch.from_numpy(shown.masks.astype(np.uint8)).to(device),
-    }
+def _losses(model: nn.Module, shown: Sequence[ShapeImage], device: torch.device) -> dict[str, torch.Tensor]:
+    images = [_image(each).to(device) for each in shown]
+    boxes = [torch.from_numpy(each.boxes).to(device) for each in shown]
+    labels = [torch.from_numpy(each.labels).to(device) for each in shown]
+    if isinstance(model, ShapesYolo):
+        return yolo_loss.losses(model, torch.stack(images), boxes, [each - 1 for each in labels])
+    masks = [torch.from_numpy(each.masks.astype(np.uint8)).to(device) for each in shown]
+    targets = [{"boxes": b, "labels": n, "masks": m} for b, n, m in zip(boxes, labels, masks, strict=True)]
+    losses: dict[str, torch.Tensor] = model(images, targets)
+    return losses
 
 
-def _save(model: MaskRCNN, out: Path) -> None:
+def _found(model: nn.Module, shown: ShapeImage, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield the detections in an image as entries of COCO's results."""
+    image = _image(shown).to(device)
+    if isinstance(model, ShapesYolo):
+        with torch.inference_mode():
+            output = model(image[None]).cpu().numpy()
+        found = decode(DETECTIONS, {"output0": output}, (HEIGHT, WIDTH))
+        found["labels"] = found["labels"] + 1
+    else:
+        with torch.inference_mode():
+            found = {name: tensor.cpu().numpy() for name, tensor in model([image])[0].items()}
+    for index, box in enumerate(found["boxes"]):
+        entry = {
+            "image_id": shown.image_id,
+            "category_id": int(found["labels"][index]),
+            "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+            "score": float(found["scores"][index]),
+        }
+        if "masks" in found:
+            entry["segmentation"] = coco_mask.encode(np.asfortranarray(found["masks"][index, 0] > 0.5))
+        yield entry
+
+
+def _save(model: nn.Module, out: Path) -> None:
     with written_whole(out) as file:
         save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
 

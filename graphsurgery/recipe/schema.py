@@ -87,7 +87,9 @@ class Source(Section):
         None, description="a detector of torchvision", examples=["maskrcnn_resnet50_fpn_v2"]
     )
     demo: Annotated[Word | None, IsModel()] = Field(
-        None, description="an embedded detector; there is `shapes`", examples=["shapes"]
+        None,
+        description="an embedded detector: `shapes` is a Mask R-CNN, `shapes_yolo` of one stage",
+        examples=["shapes", "shapes_yolo"],
     )
     onnx: Annotated[Path | None, IsModel(), IsPath()] = Field(
         None, description="an ONNX file", examples=["models/detector.onnx"]

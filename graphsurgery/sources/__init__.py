@@ -1,8 +1,9 @@
-"""Where graphs come from: torchvision's detectors, the embedded demo, or any ONNX file.
+"""Where graphs come from: torchvision's detectors, the embedded demos, or any ONNX file.
 
 source           what all of them offer
 open             the one that a recipe names
-torchvision      detectors of torchvision, and the demo: exported and traced
+torchvision      detectors of torchvision, and the demo that is built like one: exported and traced
+shapes_yolo      the demo of one stage, the same way; torch_export: what both share
 networks         builds their networks; random_weights: weights drawn so that they don't explode
 onnx_file        any ONNX file
 

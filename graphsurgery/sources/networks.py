@@ -1,4 +1,4 @@
-"""Builds a torchvision detector with weights, for one fixed canvas."""
+"""Builds a detector of torchvision or the demo with weights, for one fixed canvas."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from torchvision.models import detection, get_model, get_model_weights, list_mod
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d
 
-from graphsurgery.demo.shapes import HEIGHT, WIDTH, draw
+from graphsurgery.demo.checkpoint import CHECKPOINTS
+from graphsurgery.demo.network import shapes_maskrcnn
+from graphsurgery.demo.shapes import CATEGORIES, HEIGHT, WIDTH, draw
+from graphsurgery.demo.yolo import STRIDES, ShapesYolo, shapes_yolo
 from graphsurgery.errors import InputError, MissingTool, first_line, nearest
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.random_weights import calibrate
 from graphsurgery.sources.source import SourceSpec
 
+_DEMOS: Mapping[str, Callable[..., Any]] = {"shapes": shapes_maskrcnn, "shapes_yolo": shapes_yolo}
 _RANDOM = re.compile(r"random:(\d{1,18})")
 _FILES = (".pth", ".pt", ".safetensors")
 _DEFAULT_CLASSES = 91
@@ -58,9 +62,7 @@ def build(spec: SourceSpec) -> tuple[Any, Canvas]:
             raise InputError(
                 f"source.weights: {spec.name} needs weights; give a name such as COCO_V1, a file, or random:0"
             )
-        from graphsurgery.demo.network import CHECKPOINT
-
-        model = construct(weights=CHECKPOINT)
+        model = construct(weights=CHECKPOINTS[spec.name])
         canvas = fix_size(model, spec)
     elif spec.weights.startswith("random:"):
         model, canvas = _random(construct, spec, spec.weights)
@@ -78,6 +80,11 @@ def build(spec: SourceSpec) -> tuple[Any, Canvas]:
 
 def fix_size(model: Any, spec: SourceSpec) -> Canvas:
     """Set the transform of `model` so that an image of `spec.size` isn't resized, and return that canvas."""
+    if isinstance(model, ShapesYolo):
+        height, width = spec.size or (HEIGHT, WIDTH)
+        _require_multiples(height, width, STRIDES[-1])
+        model.set_size(height, width)
+        return Canvas(height, width)
     transform = model.transform
     if spec.size is not None:
         height, width = spec.size
@@ -87,17 +94,20 @@ def fix_size(model: Any, spec: SourceSpec) -> Canvas:
         height, width = HEIGHT, WIDTH
     else:
         raise InputError(f"source.size: {spec.name} needs a fixed size; write size: [height, width]")
-    step = transform.size_divisible
-    for value in (height, width):
-        if value < 1 or value % step:
-            near = dict.fromkeys(max(step, multiple) for multiple in (value // step * step, -(-value // step) * step))
-            raise InputError(f"source.size: {value} is no multiple of {step}; take {' or '.join(map(str, near))}")
+    _require_multiples(height, width, transform.size_divisible)
     has_own_size = transform.fixed_size is not None
     # Not by min_size and max_size: their scale is size * (1/size) in float32 once exported, which is below 1 for some
     # sizes (1312, 1504, ...), and the graph would shrink the image by a pixel.
     transform.fixed_size = (width, height)
     _assert_unresized(model, spec.name, height, width, try_backbone=has_own_size)
     return Canvas(height, width, tuple(transform.image_mean), tuple(transform.image_std))
+
+
+def _require_multiples(height: int, width: int, step: int) -> None:
+    for value in (height, width):
+        if value < 1 or value % step:
+            near = dict.fromkeys(max(step, multiple) for multiple in (value // step * step, -(-value // step) * step))
+            raise InputError(f"source.size: {value} is no multiple of {step}; take {' or '.join(map(str, near))}")
 
 
 @torch.no_grad()
@@ -122,11 +132,9 @@ def sample_image(seed: int, index: int, canvas: Canvas) -> Tensor:
 
 
 def _demo(spec: SourceSpec) -> Callable[..., Any]:
-    from graphsurgery.demo.network import shapes_maskrcnn
-
-    if spec.name != "shapes":
-        raise InputError(f"source.demo: there is no demo '{spec.name}'; write demo: shapes")
-    return lambda **options: shapes_maskrcnn(**options)
+    if spec.name not in _DEMOS:
+        raise InputError(f"source.demo: there is no demo '{spec.name}'; write demo: {' or demo: '.join(_DEMOS)}")
+    return _DEMOS[spec.name]
 
 
 def _torchvision(spec: SourceSpec) -> Callable[..., Any]:
@@ -285,8 +293,6 @@ def _is_original_v1(spec: SourceSpec, path: Path) -> bool:
 def class_names(model: Any, spec: SourceSpec) -> list[str] | None:
     """Return the names of the labels from 0 on: the demo's, or those of the builder's own weights if as many."""
     if spec.kind == "demo":
-        from graphsurgery.demo.shapes import CATEGORIES
-
         return ["background", *(CATEGORIES[label] for label in sorted(CATEGORIES))]
     names: list[str] = get_model_weights(spec.name).DEFAULT.meta["categories"]
     if hasattr(model, "roi_heads"):

@@ -25,6 +25,10 @@ def open_source(spec: SourceSpec) -> Source:
         package = (error.name or "torch").partition(".")[0]
         raise missing_extra(package, "torch", f"the source {spec.kind}: {spec.name}") from error
     del safetensors, torch, torchvision
+    if spec.kind == "demo" and spec.name == "shapes_yolo":
+        from graphsurgery.sources.shapes_yolo import ShapesYoloSource
+
+        return ShapesYoloSource(spec)
     from graphsurgery.sources.torchvision import TorchvisionSource
 
     return TorchvisionSource(spec)

@@ -30,6 +30,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.mobilenetv3 import InvertedResidual
 from torchvision.models.resnet import Bottleneck
 
+from graphsurgery.demo.yolo import ShapesYolo
 from graphsurgery.errors import InputError
 
 _CANDIDATES = 60
@@ -50,13 +51,17 @@ _AFFINE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 @torch.no_grad()
 def calibrate(model: Any, images: Sequence[Tensor]) -> None:
-    """Give a freshly initialised torchvision detector workable weights, in place; it ends in evaluation mode.
+    """Give a freshly initialised detector workable weights, in place; it ends in evaluation mode.
 
     `images` are float [3, H, W] in 0..1, all of one size. Draws from torch's global generator. Raises InputError for
     a network of an architecture that is not known here.
     """
     model.eval()
     _vary_constants(model)
+    if isinstance(model, ShapesYolo):  # its scores are above the threshold from the beginning
+        with _batch_statistics(model):
+            model(torch.stack(list(images)))
+        return
     _tame(model.backbone)
     with _batch_statistics(model):
         batch, _ = model.transform(list(images))

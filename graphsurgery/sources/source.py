@@ -27,11 +27,11 @@ Image = npt.NDArray[np.float32]
 class SourceSpec:
     """The `source` section of a recipe.
 
-    `name` is torchvision's builder, the demo (`shapes`), or the path of an ONNX file. `weights` is the name of a
-    torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the canvas, height
-    and width in pixels; where it is None the network's or the file's own size is taken, if it has one. `folder` is
-    what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what its outputs
-    are, None where nobody says, `inputs` what inputs besides the image always are (`given_inputs`).
+    `name` is torchvision's builder, the demo (`shapes` or `shapes_yolo`), or the path of an ONNX file. `weights` is the
+    name of a torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the
+    canvas, height and width in pixels; where it is None the network's or the file's own size is taken, if it has one.
+    `folder` is what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what
+    its outputs are, None where nobody says, `inputs` what inputs besides the image always are (`given_inputs`).
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -73,7 +73,7 @@ class Source(Protocol):
     def export(self) -> onnx.ModelProto:
         """Return the whole graph.
 
-        For a torch model its input is `input` [3, H, W] and its outputs are named boxes, labels, scores,
+        For a model of torchvision its input is `input` [3, H, W] and its outputs are named boxes, labels, scores,
         masks_pasted, keypoints, keypoints_scores, as far as the model has them.
         """
 

@@ -1,30 +1,27 @@
-"""torchvision's detectors, and the embedded demo, which is built like one, as sources."""
+"""torchvision's detectors, and the embedded Mask R-CNN, which is built like one, as sources."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.row_groups import Group
-from graphsurgery.errors import InputError, first_line
-from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import Image, SourceSpec, Tensors
+from graphsurgery.sources.torch_export import as_tensor, export_traced, weights_digest
 
 Named = dict[str, Tensor]
 Tap = tuple[str, Callable[[Any], Named]]
@@ -52,7 +49,7 @@ class TorchvisionSource:
             "kind": self._spec.kind,
             "name": self._spec.name,
             "weights": None if self._spec.weights is None else Path(self._spec.weights).name,
-            "weights_sha256": _digest(self._model),
+            "weights_sha256": weights_digest(self._model),
             "size": [self.canvas.height, self.canvas.width],
             "opset": self._spec.opset,
         }
@@ -61,31 +58,15 @@ class TorchvisionSource:
         """Return the whole graph, traced on a sample image. Raises InputError when the exporter fails."""
         self._forget_scales()
         image = sample_image(0, 0, self.canvas)
-        with temporary_folder() as folder:
-            file = folder / "model.onnx"
-            try:
-                with quiet(), torch.no_grad():
-                    torch.onnx.export(
-                        self._model,
-                        ([image],),
-                        file,
-                        dynamo=False,
-                        opset_version=self._spec.opset,
-                        input_names=["input"],
-                        output_names=self.output_names,
-                    )
-            except Exception as error:  # the exporter raises any class, for the operators and opsets it lacks
-                raise InputError(
-                    f"source: {self.name} can't be exported with opset {self._spec.opset}: {first_line(error)}"
-                ) from error
-            finally:
-                self._forget_scales()
-            return onnx.load(file)
+        try:
+            return export_traced(self._model, [image], self._spec.opset, self.name, "input", self.output_names)
+        finally:
+            self._forget_scales()
 
     @torch.no_grad()
     def trace(self, input: Image) -> Tensors:
         """Run the network on `input` [3, H, W] and return every captured tensor by name."""
-        captured: Named = {"input": _tensor(input)}
+        captured: Named = {"input": as_tensor(input)}
         with ExitStack() as hooks:
             for path, name_tensors in _taps(self._model):
 
@@ -109,12 +90,12 @@ class TorchvisionSource:
         model = self._model
         with quiet():
             if isinstance(model, GeneralizedRCNN):
-                batch, _ = model.transform([_tensor(input)])
+                batch, _ = model.transform([as_tensor(input)])
                 features = model.backbone(batch.tensors)
                 proposals, _ = model.rpn(batch, features)
                 (final,), _ = model.roi_heads(features, proposals, batch.image_sizes)
             else:
-                (final,) = model([_tensor(input)])
+                (final,) = model([as_tensor(input)])
         return {name: tensor.numpy() for name, tensor in final.items()}
 
     @property
@@ -206,20 +187,3 @@ def _each(name: str) -> Callable[[Tensor], Named]:
 
 def _numbered(name: str, tensors: Any) -> Named:
     return {f"{name}_{index}": tensor for index, tensor in enumerate(tensors)}
-
-
-def _tensor(input: Image) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(input, np.float32))
-
-
-def _digest(model: nn.Module) -> str:
-    """Hash the weights, and FrozenBatchNorm2d's epsilon, which differs between networks of the same weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.contiguous().numpy()
-        digest.update(f"{name} {values.dtype.str} {list(values.shape)}\n".encode())
-        digest.update(values.tobytes())
-    for name, module in model.named_modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            digest.update(f"{name} {module.eps!r}\n".encode())
-    return digest.hexdigest()
