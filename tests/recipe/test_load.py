@@ -602,4 +602,5 @@ def test_a_packaged_recipe_loads_with_the_passes_that_there_are(name: str) -> No
 
 
 def test_the_packaged_recipes_are_found_by_name() -> None:
-    assert list(packaged_recipes()) == ["fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "retinanet", "shapes"]
+    known = ["fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "retinanet", "shapes", "shapes_yolo"]
+    assert list(packaged_recipes()) == known
