@@ -608,7 +608,7 @@ def test_a_packaged_recipe_loads_with_the_passes_that_there_are(name: str) -> No
 
 
 def test_the_packaged_recipes_are_found_by_name() -> None:
-    one_stage = {"efficientdet", "retinanet", "ssd", "yolo", "yolo_end2end", "yolo_seg", "yolox"}
+    one_stage = {"efficientdet", "retinanet", "shapes_yolo", "ssd", "yolo", "yolo_end2end", "yolo_seg", "yolox"}
     two_stages = {"fasterrcnn", "keypointrcnn", "maskrcnn", "maskrcnn_v1", "shapes"}
     foreign = {"detectron2_maskrcnn", "detr", "dfine", "mmdet_maskrcnn", "rfdetr", "rtdetr"}
     assert list(packaged_recipes()) == sorted(one_stage | two_stages | foreign)
