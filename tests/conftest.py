@@ -173,7 +173,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             told.write_text(json.dumps(asdict(make(folder))), encoding="utf-8")
     finally:
         lock.release()
-    outcome = Outcome(**json.loads(told.read_text(encoding="utf-8")))
+    said = json.loads(told.read_text(encoding="utf-8"))
+    outcome = Outcome(said["code"], *(said[stream].replace(str(folder), str(own)) for stream in ("out", "err")))
     assert outcome.code == 0, outcome.err
     shutil.copytree(folder, own, dirs_exist_ok=True)
     return Applied(own / "parts", own / "model_io", outcome)
