@@ -193,15 +193,14 @@ def test_ssd_of_torchvision_goes_the_whole_way(cli: Cli, tmp_path: Path) -> None
     for package in ("torchvision", "pycocotools"):
         pytest.importorskip(package)
     write_photos(tmp_path, 1)
-    source = ("--set", "source={torchvision: ssdlite320_mobilenet_v3_large, weights: random:0, size: [320, 320]}")
     images = ("--images", tmp_path / "photos")
     where = ("--out", tmp_path / "ssd", "--model-io", tmp_path / "io")
-    outcome = cli("apply", "ssd", *source, *images, *where, "--no-variants")
+    outcome = cli("apply", "ssd", "--weights", "random:0", *images, *where)
     assert outcome.code == 0, outcome.err
     photo, made = tmp_path / "photos" / "1.png", tmp_path / "1.json"
     assert cli("run", tmp_path / "ssd", "--image", photo, "--out", tmp_path / "1.png", "--json", made).code == 0
     found = json.loads(made.read_text("utf-8"))["detections"]
-    original = open_source(SourceSpec("torchvision", "ssdlite320_mobilenet_v3_large", "random:0", (320, 320)))
+    original = open_source(SourceSpec("torchvision", "ssd300_vgg16", "random:0", (300, 300)))
     wanted = reference_detections(original, np.asarray(Image.open(photo)))
     assert [each["label"] for each in found] == wanted["labels"].tolist()
     np.testing.assert_allclose([each["box"] for each in found], wanted["boxes"], atol=0.05)
