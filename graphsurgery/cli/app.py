@@ -25,7 +25,11 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     time_limit: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="For one run of a model; 600 if not given, 0: no limit."),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="For one run of a model; 600 if not given, 50 with a Loop that may not end, 0: no limit.",
+        ),
     ] = None,
     memory_limit: Annotated[
         float | None,

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.loops import has_unbounded_loop
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,6 +67,7 @@ class Session:
                 )
             except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
                 raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
+        self._loops = has_unbounded_loop(model)
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
         self._defaults = [item.name for item in self._session.get_overridable_initializers()]
@@ -84,7 +86,7 @@ class Session:
             return {}
         try:
             given = {name: inputs[name] for name in (*self.inputs, *self._defaults) if name in inputs}
-            values = run_limited(self._session, wanted, given)
+            values = run_limited(self._session, wanted, given, loops=self._loops)
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))

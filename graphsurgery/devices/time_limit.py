@@ -20,6 +20,7 @@ from graphsurgery.errors import InputError
 
 TIME_LIMIT = "GRAPHSURGERY_TIME_LIMIT"  # an environment variable, so that it holds in every process
 DEFAULT_TIME_LIMIT = 600
+DEFAULT_TIME_LIMIT_OF_LOOPS = 50  # of a model whose Loop may have no end
 
 _ends: dict[Any, float] = {}  # by when each run that goes on must end; the keys are ONNX Runtime's RunOptions
 _watch = threading.Thread()
@@ -28,9 +29,10 @@ _ENDING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 _POLL = 0.5
 
 
-def time_limit() -> float:
-    """Return how many seconds one run may take; infinity where the variable is 0. Raises InputError for no number."""
-    text = os.environ.get(TIME_LIMIT, "") or str(DEFAULT_TIME_LIMIT)
+def time_limit(*, loops: bool = False) -> float:
+    """Return how many seconds one run may take, of a model that `loops` perhaps without an end; infinity where the
+    variable is 0. Raises InputError for no number."""
+    text = os.environ.get(TIME_LIMIT, "") or str(DEFAULT_TIME_LIMIT_OF_LOOPS if loops else DEFAULT_TIME_LIMIT)
     try:
         seconds = float(text)
     except ValueError:
@@ -40,12 +42,14 @@ def time_limit() -> float:
     return seconds or math.inf
 
 
-def run_limited(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+def run_limited(
+    session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, Any], *, loops: bool = False
+) -> list[Any]:
     """Return what ONNX Runtime's `session` computes, and raise what it raises; TimeoutError after `time_limit`."""
     global _watch
     import onnxruntime as ort
 
-    limit = time_limit()
+    limit = time_limit(loops=loops)
     options = ort.RunOptions()
     options.log_severity_level = 4
     end = _ends[options] = time.monotonic() + limit
@@ -58,8 +62,9 @@ def run_limited(session: Any, outputs: Sequence[str] | None, inputs: Mapping[str
         if options.terminate:
             if time.monotonic() < end:
                 raise InterruptedError("it was interrupted") from error
+            where = ", maybe in a Loop without an end" if loops else ""
             raise TimeoutError(
-                f"it takes longer than {limit:g} s; grant more: python -m graphsurgery --time-limit SECONDS ..."
+                f"it takes longer than {limit:g} s{where}; grant more: python -m graphsurgery --time-limit SECONDS ..."
             ) from error
         raise
     finally:

@@ -24,10 +24,20 @@ def given(rounds: int) -> dict[str, np.ndarray]:
 def test_a_loop_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(time_limit.TIME_LIMIT, "0.5")
     session = Session(ENDLESS, name="part 'p'")
-    with pytest.raises(InputError, match=r"part 'p': .* it takes longer than 0\.5 s; .*--time-limit SECONDS"):
+    with pytest.raises(
+        InputError,
+        match=r"part 'p': .* it takes longer than 0\.5 s, maybe in a Loop without an end; .*--time-limit SECONDS",
+    ):
         session.run(given(1 << 62))
     assert session.run(given(3))["y"].tolist() == [-1, -1]  # and the next run is a new one
     assert not time_limit._ends
+
+
+def test_a_loop_that_may_have_no_end_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "DEFAULT_TIME_LIMIT_OF_LOOPS", 0.5)
+    with pytest.raises(InputError, match=r"it takes longer than 0\.5 s"):
+        Session(ENDLESS).run(given(1 << 62))
+    assert time_limit.time_limit() == 600
 
 
 def test_runs_in_several_threads_end_each_by_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
