@@ -12,10 +12,10 @@ It does not fire when
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from onnx import ModelProto
 
+from graphsurgery.graph.names import matches
 from graphsurgery.graph.protos import stored_names
 from graphsurgery.rewrite import Editor, ModelPass
 
@@ -35,9 +35,9 @@ class DropInitializerInputs(ModelPass):
         graph = model.graph
         defaults = stored_names(graph)
         both = [info.name for info in graph.input if info.name in defaults]
-        kept = {name for name in both if any(fnmatchcase(name, pattern) for pattern in self.keep)}
+        kept = {name for name in both if matches(name, self.keep)}
         for pattern in self.keep:
-            if not any(fnmatchcase(name, pattern) for name in kept):
+            if not any(matches(name, [pattern]) for name in kept):
                 edit.skip(None, f"keep: no input with a default value is called '{pattern}'")
         for name in sorted(kept):
             edit.skip(None, f"'{name}' stays an input, as asked for")

@@ -22,7 +22,6 @@ It does not write
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from onnx.defs import OpSchema
 
 from graphsurgery.errors import did_you_mean
 from graphsurgery.graph import attribute
+from graphsurgery.graph.names import matches
 from graphsurgery.operators.schemas import schema_of
 from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
@@ -54,11 +54,11 @@ class FillDefaultAttributes(NodePass):
     def __post_init__(self) -> None:
         known = sorted({schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""})
         for pattern in self.ops:
-            if not fnmatch.filter(known, pattern):
+            if not any(matches(each, [pattern]) for each in known):
                 raise ValueError(f"ops: ONNX has no operator '{pattern}'.{did_you_mean(pattern, known)}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not any(fnmatch.fnmatchcase(node.op, pattern) for pattern in self.ops):
+        if not matches(node.op, self.ops):
             return
         schema = schema_of(node, edit.opset)
         if schema is None:

@@ -19,7 +19,6 @@ It leaves a node as it is when
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +31,7 @@ from onnx.defs import OpSchema
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import name_nearest
+from graphsurgery.graph.names import matches
 from graphsurgery.operators.schemas import input_at, schema_of
 from graphsurgery.rewrite import Editor, GraphPass
 
@@ -89,7 +89,7 @@ class SetAttributes(GraphPass):
     def _matching(self, graph: gs.Graph, edit: Editor) -> list[gs.Node]:
         nodes = [node for node in graphs.walk_nodes(graph) if self.op is None or node.op == self.op]
         found = [node for node in nodes if _label(node) == self.nodes]
-        found = found or [node for node in nodes if fnmatch.fnmatchcase(_label(node), self.nodes)]
+        found = found or [node for node in nodes if matches(_label(node), [self.nodes])]
         if found:
             return found
         what = "node" if self.op is None else f"{self.op} node"

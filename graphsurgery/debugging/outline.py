@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import bodies, stored_outside, walk_protos
+from graphsurgery.graph.protos import bodies, read_outside, walk_protos
 
 Array = npt.NDArray[Any]
 Value = Array | list[Array]  # a sequence is a list
@@ -169,14 +169,7 @@ class Outline:
         base = self.model.proto
         proto = ModelProto(ir_version=base.ir_version, graph=graph, functions=base.functions)
         proto.opset_import.extend(base.opset_import)
-        if self.model.folder is not None:
-            for tensor in stored_outside(proto):
-                try:
-                    onnx.external_data_helper.load_external_data_for_tensor(tensor, str(self.model.folder))
-                except (OSError, ValueError, onnx.checker.ValidationError) as error:
-                    raise ModelError(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
-                tensor.ClearField("data_location")
-                tensor.ClearField("external_data")
+        read_outside(proto, self.model.folder)
         return proto
 
 

@@ -6,10 +6,10 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from graphsurgery.errors import InputError
+from graphsurgery.graph.names import matches
 
 Kind = Literal["absolute", "relative"]
 
@@ -169,7 +169,7 @@ class Tolerances:
         for exact in (role, name):
             if exact in self.rules:
                 return self.rules[exact]
-        return next((rule for pattern, rule in self.rules.items() if fnmatchcase(name, pattern)), None)
+        return next((rule for pattern, rule in self.rules.items() if matches(name, [pattern])), None)
 
 
 def _parse_rule(name: object, value: object) -> Tolerance:

@@ -19,6 +19,7 @@ from graphsurgery.files.commit import recover
 from graphsurgery.graph import door, view
 from graphsurgery.graph.protos import (
     check_location,
+    read_outside,
     sort_nodes,
     stored_names,
     stored_outside,
@@ -108,13 +109,7 @@ class Model:
             return self
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        try:
-            onnx.load_external_data_for_model(proto, str(self.folder))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"{self.folder}: external data can't be read: {first_line(error)}") from error
-        left = stored_outside(proto)
-        if left:
-            raise ModelError(f"{self.folder}: onnx does not read the external data of tensor '{left[0].name}'")
+        read_outside(proto, self.folder)
         return Model(proto)
 
     @property

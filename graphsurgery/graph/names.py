@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from onnx import GraphProto, ModelProto
 
@@ -15,6 +16,11 @@ from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos
 def clean_name(name: str) -> str:
     """Return an exporter's tensor name as letters, digits, dots and underscores."""
     return re.sub(r"[^0-9A-Za-z_.]+", "_", name).strip("_.") or "tensor"
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of `patterns` or fits one: * stands for any characters, ? for one, all else for itself."""
+    return any(name == pattern or fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
 
 
 def top_names(graph: GraphProto) -> list[str]:

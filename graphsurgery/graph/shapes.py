@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.graph.protos import bodies, graphs_in, stored_names, stored_outside, walk_protos
+from graphsurgery.graph.protos import bodies, graphs_in, read_outside, stored_names, walk_protos
 from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
 # Initializers above this many elements hold weights, which no shape depends on.
@@ -127,7 +127,7 @@ def _forget_shape(kind: TypeProto) -> None:
 
 
 def _infer(proto: ModelProto, folder: Path | None) -> ModelProto:
-    bring_in(proto, folder, SHAPE_LIKE)
+    read_outside(proto, folder, SHAPE_LIKE)
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_list(proto))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
@@ -162,23 +162,6 @@ def _has_long_list(proto: ModelProto) -> bool:
                 if values.size and values.max() > LONG:
                     return True
     return False
-
-
-def bring_in(proto: ModelProto, folder: Path | None, largest: float = math.inf) -> None:
-    """Read external data of up to `largest` elements into `proto`, which is a copy that no model holds.
-
-    Raises ModelError for what can't be read.
-    """
-    if folder is None:
-        return
-    for tensor in stored_outside(proto):
-        if math.prod(tensor.dims) <= largest:
-            try:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            except (OSError, ValueError, onnx.checker.ValidationError) as error:
-                raise ModelError(f"tensor '{tensor.name}' can't be read: {first_line(error)}") from error
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
 
 
 def types(view: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Variable, TensorType]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
+from graphsurgery.graph.names import matches
 
 ALPHA, BETA = 1 / 6, 0.5  # HardSigmoid of torch and of HardSwish; ONNX's own default for alpha is 0.2
 
@@ -21,4 +21,4 @@ def is_torch_hard_sigmoid(node: gs.Node) -> bool:
 def excluded(node: gs.Node, patterns: Sequence[str]) -> bool:
     """Whether a pattern with * and ? matches the name of `node` or of what it writes."""
     names = [node.name, *(tensor.name for tensor in node.outputs)]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
+    return any(matches(name, patterns) for name in names if name)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, did_you_mean
+from graphsurgery.graph.names import matches
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
 from graphsurgery.partition.weights import label, needed, read
 
@@ -139,9 +139,7 @@ def _matching(graph: gs.Graph, patterns: Sequence[str], live: set[int]) -> set[i
     computed = {tensor.name: tensor for node in graph.nodes if id(node) in live for tensor in node.outputs}
     found: set[int] = set()
     for pattern in patterns if computed else ():
-        names = (
-            [pattern] if pattern in computed else [n for n in computed if fnmatchcase(n, pattern.replace("[", "[[]"))]
-        )
+        names = [pattern] if pattern in computed else [name for name in computed if matches(name, [pattern])]
         if not names:
             raise InputError(
                 f"partition.at: no tensor that the graph computes of its inputs is called '{pattern}' when it is cut."

@@ -19,12 +19,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal, Protocol, cast
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from graphsurgery.graph.names import matches
 from graphsurgery.progress import Progress
 
 __all__ = [
@@ -49,7 +49,7 @@ Quantize = Callable[[tuple[str, ...]], ModelProto]  # from patterns of node name
 class Settings:
     """How to quantize; None leaves a choice to the backend, or to its named `config`.
 
-    `exclude` are patterns of node names (as fnmatch has them) and `exclude_ops` operator types that stay float.
+    `exclude` are patterns of node names (`names.matches`) and `exclude_ops` operator types that stay float.
     `seconds` limits each call of the quantizer.
     """
 
@@ -131,7 +131,5 @@ def name_nodes(model: ModelProto) -> None:
 
 
 def is_excluded(node: NodeProto, settings: Settings) -> bool:
-    """Whether `node` stays float: by its operator, its name, or a pattern of names; a name may look like a pattern."""
-    patterns = settings.exclude
-    named = node.name in patterns or any(fnmatchcase(node.name, pattern) for pattern in patterns)
-    return named or node.op_type in settings.exclude_ops
+    """Whether `node` stays float: by its operator, its name, or a pattern of names."""
+    return matches(node.name, settings.exclude) or node.op_type in settings.exclude_ops

@@ -10,8 +10,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import shapes
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import read_outside
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     wanted = {tensor.name: tensor for tensor in tensors}
     given = {name: np.asarray(value) for name, value in inputs.items()}
     proto = Model.of(graphs.extract(graph, list(wanted.values()), given)).proto
-    shapes.bring_in(proto, folder)
+    read_outside(proto, folder)
     for info in proto.graph.input:
         if info.name in given:  # what a node writes often has no type in the file, and an input needs one
             value = given[info.name]

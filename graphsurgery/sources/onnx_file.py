@@ -17,7 +17,7 @@ from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import stored_outside
+from graphsurgery.graph.protos import read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
@@ -163,8 +163,7 @@ class OnnxSource:
             if extra or not self._as_in_file:
                 model = self.export()
                 model.graph.output.extend(extra)
-                if self.folder is not None:
-                    onnx.load_external_data_for_model(model, str(self.folder))
+                read_outside(model, self.folder)
                 self._session = Session(model, name=str(self.path))
             else:
                 self._session = Session(self.path, name=str(self.path))

@@ -364,10 +364,10 @@ def test_external_data_that_can_not_be_read_in_is_refused(file: Path) -> None:
     (file.parent / "w.bin").write_bytes(bytes(8))
     model = Model.load(file)
     (file.parent / "w.bin").unlink()
-    with pytest.raises(ModelError, match="external data can't be read"):
+    with pytest.raises(ModelError, match="tensor 'w' can't be read"):
         model.with_values_inside()
     (file.parent / "w.bin").write_bytes(bytes(3))
-    with pytest.raises(ModelError, match="external data can't be read"):
+    with pytest.raises(ModelError, match="tensor 'w' can't be read"):
         model.with_values_inside()
 
 
