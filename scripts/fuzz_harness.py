@@ -106,6 +106,8 @@ def explore(
                     found = reader.recv()
                     if isinstance(found, int):
                         seed = found
+                    elif isinstance(found, str):
+                        raise SystemExit(f"the right files could not be made: {found}")
                     else:
                         tally.add(*found)
             except EOFError:
@@ -151,7 +153,11 @@ def _work(
         os.chdir(place)
         folder = Path(place, "folder")
         folder.mkdir()
-        trial = opened(folder)
+        try:
+            trial = opened(folder)
+        except Exception:
+            writer.send(traceback.format_exc())
+            raise
         before, start = snapshot(place, trial.target), peak()
         grown = start
         # a peak hides what the cases behind it take: one that is too high is left to a new process
