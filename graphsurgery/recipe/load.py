@@ -52,11 +52,15 @@ class PassUse:
 
 @dataclass(frozen=True)
 class Variant:
-    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them."""
+    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them.
+
+    `grants` stand in the place of the recipe's for the passes that they name.
+    """
 
     name: str
     part_passes: Mapping[str, tuple[PassUse, ...]]
     devices: Mapping[str, str]
+    grants: Mapping[str, Tolerances]
     max_ap_drop: float | None
     on_request: bool
 
@@ -120,7 +124,7 @@ def load_recipe(
         variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
         tolerances=_tolerances(checked.get("tolerance"), "check.tolerance"),
         checked_samples=_section(check, "check", Check, "tolerance", "grant").samples if check else None,
-        grants=_grants(checked.get("grant"), registry),
+        grants=_grants(checked.get("grant"), "check.grant", registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
         passes_for=registry.passes_for,
@@ -255,7 +259,7 @@ def _variants(
             part_name(name)
         except ValueError as error:
             raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
-        section = _section(variant, path, VariantKeys, "part_passes")
+        section = _section(variant, path, VariantKeys, "part_passes", "grant")
         keys = fields(variant, path).entries
         passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
         used = set(plan.parts.values()) if plan else set()
@@ -265,7 +269,8 @@ def _variants(
                 raise keys["devices"].place.error(f"{path}.devices: no part is on '{device}'; devices are {listed}")
         if plan is not None and name in plan.parts:
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
-        variants.append(Variant(name, passes, section.devices, section.max_ap_drop, section.on_request))
+        grants = _grants(keys.get("grant"), f"{path}.grant", registry)
+        variants.append(Variant(name, passes, section.devices, grants, section.max_ap_drop, section.on_request))
     return tuple(variants)
 
 
@@ -309,9 +314,9 @@ def _tolerances(entry: Entry | None, path: str) -> Tolerances:
     return Tolerances.parse(plain(node))
 
 
-def _grants(entry: Entry | None, registry: Registry) -> dict[str, Tolerances]:
-    node = _mapping(entry, "check.grant")
+def _grants(entry: Entry | None, path: str, registry: Registry) -> dict[str, Tolerances]:
+    node = _mapping(entry, path)
     for name, grant in node.entries.items():
         if _pass_class(name, grant.place, registry).effect != "approximate":
             raise grant.place.error(f"pass '{name}' is exact; only an approximate pass can be granted a tolerance")
-    return {name: _tolerances(grant, f"check.grant.{name}") for name, grant in node.entries.items()}
+    return {name: _tolerances(grant, f"{path}.{name}") for name, grant in node.entries.items()}
