@@ -75,6 +75,7 @@ def _inspect(model: Any) -> dict[str, Any]:
     from graphsurgery.partition.static import dynamic_values
     from graphsurgery.quantize.joined_ranges import told_by_structure
     from graphsurgery.rewrite import Editor
+    from graphsurgery.rewrite.registry import discover
 
     view = model.graph()
     Editor(view, "inspect").infer_shapes()
@@ -90,5 +91,5 @@ def _inspect(model: Any) -> dict[str, Any]:
         "ops": dict(ops.most_common()),
         **interface,
         "dynamic": dict(dynamic_values(inferred)),
-        "joined": [each.to_json() for each in told_by_structure(model)],
+        "joined": [each.to_json(discover().outputs_apart) for each in told_by_structure(model)],
     }

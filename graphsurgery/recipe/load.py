@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,6 @@ from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
-from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
@@ -32,6 +31,7 @@ from graphsurgery.recipe.section import Section
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.context import PassesFor, none_known
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
 
@@ -69,7 +69,8 @@ class Variant:
 class Recipe:
     """A recipe, merged and checked; `schema` says what each key is.
 
-    `passes_for` tells, for messages, which of the passes that it may name look at an operator.
+    `passes_for` tells, for messages, which of the passes that it may name look at an operator, `outputs_apart` which of
+    these make outputs of what it gives an output.
     """
 
     name: str
@@ -85,7 +86,8 @@ class Recipe:
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
-    passes_for: Callable[[str], Sequence[str]] = field(default=none_known, compare=False)
+    passes_for: PassesFor = field(default=none_known, compare=False)
+    outputs_apart: PassesFor = field(default=none_known, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
@@ -128,6 +130,7 @@ def load_recipe(
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
         passes_for=registry.passes_for,
+        outputs_apart=registry.outputs_apart,
     )
 
 
