@@ -151,12 +151,11 @@ def _playable(path: Path, chain: Chain, inputs: Sequence[str], joins: Sequence[J
             declared[name] = tensor
         if entry.batch is not None and any(name in inputs for name in entry.batch.inputs):
             rows = entry.batch.size
-    written = _only(declared, chain.outputs)
-    dtypes = {name: tensor.dtype for name, tensor in written.items()}
+    outputs = _only(declared, chain.outputs)
+    shapes = joined_shapes({name: tensor.shape for name, tensor in outputs.items()}, joins)
     for join in joins:
-        dtypes[join.name] = dtypes[join.tensors[0]]
-    shapes = joined_shapes({name: tensor.shape for name, tensor in written.items()}, joins)
-    outputs = {name: Tensor(shape=shape, dtype=dtypes[name]) for name, shape in shapes.items()}
+        outputs[join.name] = outputs[join.tensors[0]]
+    outputs = {name: outputs[name].model_copy(update={"shape": shape}) for name, shape in shapes.items()}
     return Playable(path, chain, _only(declared, inputs), outputs, rows, joins)
 
 
