@@ -132,9 +132,8 @@ class Gate:
 
         `outputs` are the tensors that there must be, no more and no fewer; None for whichever there are. `own` is what
         the pass was granted that made the graph, `earlier` what those before it were, `before` what the graph before it
-        computes. Outputs that a pass took apart are compared as `joins` says besides, by the roles of their columns, so
-        that whoever takes them apart gets no other judgement. `keep` says whether the tensors are kept for the next
-        pass.
+        computes. Outputs that a pass took apart are also compared joined, as `joins` says, by the roles of their columns.
+        `keep` says whether the tensors are kept for the next pass.
         """
         limit = self.tolerances
         for grant in own:
@@ -149,10 +148,10 @@ class Gate:
             groups = row_members.found_in(self.samples, list(expected), self.groups)
             aside = row_members.aside(sample, list(expected), groups)
             every, roles = (*groups, *self.described.groups(sample)), self.described.roles(sample)
-            pair = with_joined(expected, got, joins, sample)
+            pair = _with_joined(expected, got, joins, sample)
             captured.append((sample.id, compare(*pair, whole_limit, every, aside, roles)))
             if earlier_outputs is not None:
-                pair = with_joined(next(earlier_outputs), got, joins)
+                pair = _with_joined(next(earlier_outputs), got, joins)
                 behind.append((sample.id, compare(*pair, limit, every, roles=roles)))
             if keep:
                 kept.append(got)
@@ -163,7 +162,7 @@ class Gate:
         return self.judge(self.play_part(part), outputs).captured
 
 
-def with_joined(
+def _with_joined(
     reference: Tensors, candidate: Tensors, joins: Sequence[JoinedOutput], sample: Sample | None = None
 ) -> tuple[Tensors, Tensors]:
     """Return both sides with what `joins` makes of their tensors beside these; of the reference what `sample` holds.

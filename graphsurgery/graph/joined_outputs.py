@@ -150,12 +150,10 @@ def _in_place(
         absent = [name for name in join.tensors if name not in made]
         if absent:
             raise InputError(f"output '{join.name}' is joined of '{absent[0]}', which is no output")
-        whole = join_pieces(join, made)
-        rest = {name: value for name, value in made.items() if name not in join.tensors[1:]}
-        if join.name in rest.keys() - {join.tensors[0]}:
+        if join.name in made.keys() - {*join.tensors}:
             raise InputError(f"output '{join.name}' is joined, and another one is called so")
-        made = {
-            join.name if name == join.tensors[0] else name: whole if name == join.tensors[0] else value
-            for name, value in rest.items()
-        }
+        whole = join_pieces(join, made)
+        first, *others = join.tensors
+        made = {join.name if name == first else name: value for name, value in made.items() if name not in others}
+        made[join.name] = whole
     return made
