@@ -132,7 +132,7 @@ class Gate:
 
         `outputs` are the tensors that there must be, no more and no fewer; None for whichever there are. `own` is what
         the pass was granted that made the graph, `earlier` what those before it were, `before` what the graph before it
-        computes. Outputs that a pass took apart are also compared joined, as `joins` says, by the roles of their columns.
+        computes. Outputs that a pass took apart are also compared as `joins` joins them, by the roles of their columns.
         `keep` says whether the tensors are kept for the next pass.
         """
         limit = self.tolerances
