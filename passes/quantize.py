@@ -133,7 +133,7 @@ class Quantize(ModelPass):
         edit.details["sqnr_db"] = {name: _in_json(decibels) for name, decibels in found_db.items()}
         joined = measured(plain, Feeds(plain, edit.context.samples, min(self.samples or FEW, FEW)))
         if joined:
-            edit.details["joined"] = [each.to_json() for each in joined]
+            edit.details["joined"] = [each.to_json(edit.context.outputs_apart) for each in joined]
         if self.explain:
             from graphsurgery.quantize.sensitivity import layer_losses
 

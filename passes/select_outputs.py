@@ -20,7 +20,6 @@ A run ends with an error when
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import name_nearest
-from graphsurgery.rewrite import MASKS_NOTE, Editor, GraphPass
+from graphsurgery.rewrite import Editor, GraphPass
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,6 @@ class SelectOutputs(GraphPass):
         graphs.drop_unused(graph)
         starved = {id(tensor) for tensor in fed if not (tensor.outputs or graphs.is_graph_output(tensor, graph))}
         edit.set_interface(inputs=[tensor for tensor in graph.inputs if id(tensor) not in starved])
-        if MASKS_NOTE in edit.metadata and json.loads(edit.metadata[MASKS_NOTE]) not in self.outputs:
-            del edit.metadata[MASKS_NOTE]  # no masks, nothing to paste
 
     def _refuse(self, name: str, known: dict[str, gs.Tensor], graph: gs.Graph, edit: Editor) -> gs.Tensor:
         if any(tensor.name == name for tensor in graph.inputs):

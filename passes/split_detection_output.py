@@ -11,17 +11,20 @@ Put it among the passes on the whole graph, before `quantize`:
     passes: [split-detection-output, quantize]
 
 The tensors keep the names they have inside, `rename-tensors` gives them others, and each is compared with what the
-graph before computes for it. The output is these, joined along the Concat's axis: the host's to do, or not at all,
-since most read boxes and scores apart. Where the host shall have the one tensor as before, this pass is not needed:
-a `partition` leaves the Concat to the host part behind the last weights, so that boxes and scores cross to it with a
-scale each, unless `include` takes it along:
+graph before computes for it. The manifest says that the output is these, joined along the Concat's axis. The runtime
+does that before it reads detections out of the output, and the gate before it compares the output as before.
+
+A host with a runtime of its own joins them, or not at all, since most read boxes and scores apart. Where it shall have
+the one tensor, this pass is not needed: a `partition` leaves the Concat to the host part behind the last weights, so
+that boxes and scores cross to it with a scale each, unless `include` takes it along:
 
     partition: {at: NonMaxSuppression, parts: {network: npu, decode: cpu}}
     part_passes: {network: [quantize]}
 
 It leaves an output as it is when
 1. it is not named in `outputs`, and its parts differ less, or nothing tells how far they go
-2. no Concat writes it, or one of what that joins is a constant, an input, an output already, or joined twice
+2. no Concat writes it, or one of what that joins is a constant, an input, an output already, or joined twice, by it
+   or by another output that is split
 3. the pass before left a note that its masks are to be pasted
 
 It raises PassError when the number of dimensions of a new output is not known.
@@ -30,6 +33,7 @@ It raises PassError when the number of dimensions of a new output is not known.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,9 +42,10 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import name_nearest
-from graphsurgery.graph import attribute, is_op, producer
+from graphsurgery.graph import producer
+from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, read_note, write_note
 from graphsurgery.operators.float_ranges import FloatRanges, is_finite
-from graphsurgery.operators.operands import FLOATS
+from graphsurgery.operators.output_join import OutputJoin, output_join
 from graphsurgery.rewrite import MASKS_NOTE, Editor, GraphPass, Refuse
 
 
@@ -51,6 +56,7 @@ class SplitDetectionOutput(GraphPass):
     name = "split-detection-output"
     effect = "exact"
     keeps_outputs = False
+    matches = ("Concat",)
 
     outputs: tuple[str, ...] = ()
     times: float = 10.0
@@ -67,23 +73,38 @@ class SplitDetectionOutput(GraphPass):
             edit.skip(None, f"outputs: there is no output '{name}'.{name_nearest(name, present)}")
         graphs.sort(graph)
         outputs: list[gs.Tensor] = []
+        joins: list[JoinedOutput] = []
         for output in graph.outputs:
             try:
-                join, axis = _joined(output, graph, edit)
-                if output.name not in self.outputs:
-                    self._require_difference(output, join, axis, edit)
+                join = self._join(output, outputs, edit)
             except Refuse as refusal:
                 edit.skip(producer(output), f"output '{output.name}' {refusal.reason}")
                 outputs.append(output)
             else:
-                outputs += join.inputs
-        if len(outputs) > len(graph.outputs):
+                outputs += join.tensors
+                names = tuple(tensor.name for tensor in join.tensors)
+                joins.append(JoinedOutput(output.name, names, join.axis, join.perm))
+        if joins:
             for tensor in outputs:
                 _write_down_type(tensor, graph, edit)
             edit.set_interface(outputs=outputs)
+            earlier = read_note(edit.metadata.get(JOINS_NOTE, "[]"))  # of what is joined of the outputs split now
+            edit.metadata[JOINS_NOTE] = write_note([*joins, *earlier])
 
-    def _require_difference(self, output: gs.Tensor, join: gs.Node, axis: int, edit: Editor) -> None:
-        parts, largest = list(join.inputs), _measured(output, join, axis, edit)
+    def _join(self, output: gs.Tensor, taken: Sequence[gs.Tensor], edit: Editor) -> OutputJoin:
+        """Return what `output` joins if it is to be split; `taken` are outputs already."""
+        if MASKS_NOTE in edit.metadata and json.loads(edit.metadata[MASKS_NOTE]) == output.name:
+            raise Refuse("holds masks that are to be pasted")
+        join = output_join(output, edit)
+        shared = next((part.name for part in join.tensors if any(part is each for each in taken)), None)
+        if shared is not None:
+            raise Refuse(f"joins '{shared}', as another output does")
+        if output.name not in self.outputs:
+            self._require_difference(output, join, edit)
+        return join
+
+    def _require_difference(self, output: gs.Tensor, join: OutputJoin, edit: Editor) -> None:
+        parts, largest = join.tensors, _measured(output, join, edit)
         if largest is None:
             ranges = FloatRanges(edit)
             found = [ranges.of(part) for part in parts]
@@ -96,36 +117,10 @@ class SplitDetectionOutput(GraphPass):
             raise Refuse(f"joins what goes up to {listed}, which differ by no more than {self.times:g} times")
 
 
-def _joined(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> tuple[gs.Node, int]:
-    """Return the Concat that `output` comes from, and where its axis is in that."""
-    if MASKS_NOTE in edit.metadata and json.loads(edit.metadata[MASKS_NOTE]) == output.name:
-        raise Refuse("holds masks that are to be pasted")
-    node, turns = producer(output), []
-    while node is not None and is_op(node, "Transpose", "Identity"):
-        turns += [node.attrs["perm"]] if "perm" in node.attrs else [None] if node.op == "Transpose" else []
-        node = producer(node.inputs[0])
-    shape = edit.shape(output)
-    if node is None or not is_op(node, "Concat") or len(node.inputs) < 2 or shape is None:
-        raise Refuse("is not written by a Concat")
-    axis = int(attribute(node, "axis", 1)) % len(shape)
-    for perm in reversed(turns):
-        axis = len(shape) - 1 - axis if perm is None else list(perm).index(axis)
-    for part in node.inputs:
-        inside = producer(part) is not None and any(producer(part) is each for each in graph.nodes)
-        if not inside or graphs.is_constant(part) or edit.is_output(part):
-            raise Refuse(f"joins '{part.name}', which is a constant, an input, or an output already")
-        dtype = edit.dtype(part)
-        if dtype is None or dtype.name not in FLOATS:
-            raise Refuse(f"joins '{part.name}', whose elements are {dtype or 'of unknown type'}")
-    if len({id(part) for part in node.inputs}) < len(node.inputs):
-        raise Refuse("joins the same tensor twice")
-    return node, axis
-
-
-def _measured(output: gs.Tensor, join: gs.Node, axis: int, edit: Editor) -> list[float] | None:
+def _measured(output: gs.Tensor, join: OutputJoin, edit: Editor) -> list[float] | None:
     """Return the largest magnitude that each part has in the captured samples; None where these don't tell."""
-    shapes = [edit.shape(part) for part in join.inputs]
-    sizes = [None if shape is None else shape[int(attribute(join, "axis", 1))] for shape in shapes]
+    shapes = [edit.shape(part) for part in join.tensors]
+    sizes = [None if shape is None else shape[join.axis] for shape in shapes]
     known = [size for size in sizes if isinstance(size, int)]
     samples = [sample for sample in edit.context.samples if output.name in sample]
     if len(known) < len(sizes) or not samples:
@@ -134,10 +129,10 @@ def _measured(output: gs.Tensor, join: gs.Node, axis: int, edit: Editor) -> list
     borders = np.cumsum([0, *known])
     for sample in samples:
         value = sample.load(output.name)
-        if value.shape[axis] != borders[-1]:
+        if value.shape[join.axis_of_output] != borders[-1]:
             return None
         for index, (start, end) in enumerate(pairwise(borders)):
-            piece = np.take(value, range(start, end), axis)
+            piece = np.take(value, range(start, end), join.axis_of_output)
             largest[index] = max(largest[index], float(np.abs(piece).max(initial=0.0)))
     return largest
 

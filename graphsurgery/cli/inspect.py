@@ -75,6 +75,8 @@ def _inspect(model: Any) -> dict[str, Any]:
     from graphsurgery.partition.static import dynamic_values
     from graphsurgery.quantize.joined_ranges import told_by_structure
     from graphsurgery.rewrite import Editor
+    from graphsurgery.rewrite.context import none_known
+    from graphsurgery.rewrite.registry import discover
 
     view = model.graph()
     Editor(view, "inspect").infer_shapes()
@@ -84,11 +86,13 @@ def _inspect(model: Any) -> dict[str, Any]:
         for kind, tensors in (("inputs", view.inputs), ("outputs", view.outputs))
     }
     ops = Counter(node.op_type for node in walk_protos(model.proto.graph))
+    joined = told_by_structure(model)
+    outputs_apart = discover().outputs_apart if joined else none_known
     return {
         "nodes": model.nodes,
         "opset": model.opset,
         "ops": dict(ops.most_common()),
         **interface,
         "dynamic": dict(dynamic_values(inferred)),
-        "joined": [each.to_json() for each in told_by_structure(model)],
+        "joined": [each.to_json(outputs_apart) for each in joined],
     }

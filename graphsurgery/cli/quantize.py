@@ -55,6 +55,7 @@ def quantize_command(
     from graphsurgery.files.commit import write_together
     from graphsurgery.graph.model import Model
     from graphsurgery.rewrite import PassContext, apply_pass
+    from graphsurgery.rewrite.registry import discover
 
     screen = screen_for(json_)
     pass_ = _configured(option or [], backend, exclude or [], goal, explain or plot is not None, samples)
@@ -70,7 +71,8 @@ def quantize_command(
     begin = time.perf_counter()
     with Display() as display:
         display.begin(f"quantize {model.name}")
-        applied = apply_pass(pass_, original, PassContext(captured, display.advance))
+        context = PassContext(captured, display.advance, outputs_apart=discover().outputs_apart)
+        applied = apply_pass(pass_, original, context)
     seconds = time.perf_counter() - begin
     if applied.skips:
         raise InputError(f"{model}: nothing was quantized: {applied.skips[0].reason}")

@@ -24,6 +24,7 @@ from graphsurgery.files.commit import read_whole
 from graphsurgery.gate.equivalence import compare
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Comparison, TensorReport, Verdict, merge
+from graphsurgery.graph.joined_outputs import JoinedOutput, joined, joined_shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.parts import manifest as manifests
 from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
@@ -45,7 +46,8 @@ RANDOM_SAMPLES = 3
 class Playable:
     """A model that can be played: an ONNX file, or the parts in a folder from the image to the detections.
 
-    `inputs` and `outputs` are what it declares, with any number of rows where it takes them in slices of `rows`.
+    `inputs` and `outputs` are what it declares, with any number of rows where it takes them in slices of `rows`. Those
+    that the manifest says are pieces come joined.
     """
 
     path: Path
@@ -53,6 +55,11 @@ class Playable:
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     rows: int | None
+    joins: Sequence[JoinedOutput] = ()
+
+    def play(self, given: Mapping[str, np.ndarray]) -> Arrays:
+        """Return the outputs for inputs."""
+        return joined(self.chain.play(given), self.joins)
 
 
 def compare_paths(a: Path, b: Path, inputs: Path | None, tolerances: Tolerances, watcher: Watcher) -> Verdict:
@@ -126,13 +133,14 @@ def _file(path: Path) -> Playable:
 def _parts(folder: Path) -> Playable:
     def read() -> Playable:
         manifest = Manifest.read(folder)
-        return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input,))
+        chain = Chain.open(folder, manifest, {}, optimise=False)
+        return _playable(folder, chain, (manifest.input,), manifest.joins)
 
     # a part that somebody changed is what is to be judged here, so it need not be the one that the manifest describes
     return read_whole(folder, manifests.FILE_NAME, read)
 
 
-def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:
+def _playable(path: Path, chain: Chain, inputs: Sequence[str], joins: Sequence[JoinedOutput] = ()) -> Playable:
     declared: dict[str, Tensor] = {}
     rows = None
     for entry in (player.entry for player in chain.players):
@@ -143,7 +151,12 @@ def _playable(path: Path, chain: Chain, inputs: Sequence[str]) -> Playable:
             declared[name] = tensor
         if entry.batch is not None and any(name in inputs for name in entry.batch.inputs):
             rows = entry.batch.size
-    return Playable(path, chain, _only(declared, inputs), _only(declared, chain.outputs), rows)
+    outputs = _only(declared, chain.outputs)
+    shapes = joined_shapes({name: tensor.shape for name, tensor in outputs.items()}, joins)
+    for join in joins:
+        outputs[join.name] = outputs[join.tensors[0]]
+    outputs = {name: outputs[name].model_copy(update={"shape": shape}) for name, shape in shapes.items()}
+    return Playable(path, chain, _only(declared, inputs), outputs, rows, joins)
 
 
 def _only(tensors: Mapping[str, _Value], names: Iterable[str]) -> dict[str, _Value]:
@@ -175,7 +188,7 @@ def _replay(
     """Feed a model the captured inputs and compare its outputs with the captured ones."""
     for sample in capture.samples:
         captured = _take(sample, model.outputs, f"{model.path} writes", capture.folder)
-        computed = model.chain.play(_take(sample, model.inputs, f"{model.path} reads", capture.folder))
+        computed = model.play(_take(sample, model.inputs, f"{model.path} reads", capture.folder))
         pair = (computed, captured) if model_first else (captured, computed)
         yield sample.id, compare(*pair, tolerances, ROW_GROUPS)
 
@@ -187,7 +200,7 @@ def _models(one: Playable, other: Playable, inputs: Path | None, tolerances: Tol
     names = [name for name in one.outputs if all(report.name != name for report in failed)]
 
     def played(side: Playable, given: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return _only(side.chain.play(given), names)
+        return _only(side.play(given), names)
 
     compared = (
         (sample, compare(played(one, given), played(other, given), tolerances, ROW_GROUPS)) for sample, given in feeds

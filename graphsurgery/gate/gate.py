@@ -33,6 +33,7 @@ from graphsurgery.gate.described_outputs import NOT_DESCRIBED, DescribedOutputs
 from graphsurgery.gate.equivalence import compare
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Comparison, Outcome, Verdict, merge
+from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
@@ -123,6 +124,7 @@ class Gate:
         own: Sequence[Grant] = (),
         earlier: Sequence[Grant] = (),
         before: Iterable[Tensors] | None = None,
+        joins: Sequence[JoinedOutput] = (),
         keep: bool = False,
         samples: Sequence[Sample] | None = None,
     ) -> Ruling:
@@ -130,7 +132,8 @@ class Gate:
 
         `outputs` are the tensors that there must be, no more and no fewer; None for whichever there are. `own` is what
         the pass was granted that made the graph, `earlier` what those before it were, `before` what the graph before it
-        computes. `keep` says whether the tensors are kept for the next pass.
+        computes. Outputs that a pass took apart are also compared as `joins` joins them, by the roles of their columns.
+        `keep` says whether the tensors are kept for the next pass.
         """
         limit = self.tolerances
         for grant in own:
@@ -145,9 +148,11 @@ class Gate:
             groups = row_members.found_in(self.samples, list(expected), self.groups)
             aside = row_members.aside(sample, list(expected), groups)
             every, roles = (*groups, *self.described.groups(sample)), self.described.roles(sample)
-            captured.append((sample.id, compare(expected, got, whole_limit, every, aside, roles)))
+            pair = _with_joined(expected, got, joins, sample)
+            captured.append((sample.id, compare(*pair, whole_limit, every, aside, roles)))
             if earlier_outputs is not None:
-                behind.append((sample.id, compare(next(earlier_outputs), got, limit, every, roles=roles)))
+                pair = _with_joined(next(earlier_outputs), got, joins)
+                behind.append((sample.id, compare(*pair, limit, every, roles=roles)))
             if keep:
                 kept.append(got)
         return Ruling(merge(captured), merge(behind) if behind else None, tuple(kept) if keep else None)
@@ -155,3 +160,19 @@ class Gate:
     def check_part(self, part: Part, outputs: Sequence[str] | None = None) -> Verdict:
         """Compare a part, with nothing granted, with the captured tensors; `outputs` as above."""
         return self.judge(self.play_part(part), outputs).captured
+
+
+def _with_joined(
+    reference: Tensors, candidate: Tensors, joins: Sequence[JoinedOutput], sample: Sample | None = None
+) -> tuple[Tensors, Tensors]:
+    """Return both sides with what `joins` makes of their tensors beside these; of the reference what `sample` holds.
+
+    Left out is what one side lacks a piece of, or has it in another shape: that fails by itself.
+    """
+    one, other = dict(reference), dict(candidate)
+    for join in joins:
+        known = sample is None or join.name in sample
+        if known and all(n in one and n in other and one[n].shape == other[n].shape for n in join.tensors):
+            one[join.name] = join.of(one) if sample is None else sample.load(join.name)
+            other[join.name] = join.of(other)
+    return one, other

@@ -10,6 +10,7 @@ shapes           shape inference
 edited_shapes    the same, kept up to date while a pass changes the graph
 names            how a tensor is renamed, and a name that nothing has
 notes            what a pass leaves in the model for the manifest
+joined_outputs   outputs that a pass took apart, and how they are joined
 multiply_adds    what each node costs
 """
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from graphsurgery.graph.joined_outputs import JOINS_NOTE, read_note, renamed, with_all_pieces, write_note
 from graphsurgery.graph.protos import required_inputs
 
 NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
@@ -25,7 +26,19 @@ def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
         return json.dumps(names.get(name, name))
     if key == BATCH_NOTE and "parameters" in (batch := json.loads(value)):
         return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
-    return value
+    return value if key != JOINS_NOTE else write_note(renamed(read_note(value), names))
+
+
+def kept_notes(notes: Mapping[str, str], outputs: Collection[str]) -> dict[str, str]:
+    """Return what is still true of `notes` when `outputs` are the model's; other metadata stays."""
+    kept = dict(notes)
+    if MASKS_NOTE in kept and json.loads(kept[MASKS_NOTE]) not in outputs:
+        del kept[MASKS_NOTE]  # no masks, nothing to paste
+    if JOINS_NOTE in kept:
+        joins = read_note(kept.pop(JOINS_NOTE))
+        whole = with_all_pieces(joins, outputs)
+        kept |= {JOINS_NOTE: notes[JOINS_NOTE] if whole == joins else write_note(whole)} if whole else {}
+    return kept
 
 
 @dataclass(frozen=True)

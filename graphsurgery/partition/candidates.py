@@ -29,10 +29,11 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.cut import find_cut
-from graphsurgery.partition.islands import OF_SHAPES, PassesFor
+from graphsurgery.partition.islands import OF_SHAPES
 from graphsurgery.partition.stages import CutPoints
 from graphsurgery.partition.weights import live_nodes, read, weighted_nodes
 from graphsurgery.rewrite import Editor
+from graphsurgery.rewrite.context import PassesFor
 
 # Each costs a search for a cut, up to half a second in a graph of 2,000 nodes.
 _OPERATORS, _TENSORS, _WAISTS = 16, 24, 3

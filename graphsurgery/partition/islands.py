@@ -19,6 +19,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.stages import CutPoints, Cuts, quoted
 from graphsurgery.partition.weights import is_bias, label, needed, read
+from graphsurgery.rewrite.context import PassesFor, none_known
 
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
 ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "HardSwish", "HardSigmoid")
@@ -33,13 +34,6 @@ HOST_ONLY = (
 )
 # They are gone once every shape is known.
 OF_SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape"})
-
-PassesFor = Callable[[str], Sequence[str]]
-
-
-def none_known(_: str) -> Sequence[str]:
-    """Return no pass that looks at an operator."""
-    return ()
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.cut import find_cut
-from graphsurgery.partition.islands import PassesFor, none_known
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
 from graphsurgery.partition.stages import CutPoints
 from graphsurgery.parts.part import Part, is_numpys
+from graphsurgery.rewrite.context import PassesFor, none_known
 
 
 def find_named_cut(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from graphsurgery.detections.views import OpenShapes
 from graphsurgery.devices.choices import parse_devices
 from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.graph.joined_outputs import JoinedOutput, joined_shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
 from graphsurgery.graph.protos import required_inputs
@@ -127,10 +128,11 @@ class Manifest(_Section):
     `classes` are the names of the labels, from 0 on, where the source knows them, and `detections` is what the outputs
     are, where the recipe says it. `canvas` is the size of the network's
     image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
-    dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
-    the one among them that holds mask probabilities for the runtime to paste. `devices` are the providers that a device
-    is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
-    same parts made otherwise, quantized for example.
+    dropped). `input` is the tensor that the image goes into, `outputs` are what the parts give, and `masks` is the one
+    among them that holds mask probabilities for the runtime to paste. `joins` says which of them are pieces that the
+    runtime joins: the detector's outputs, which `detections` speak of, are those behind that. `devices` are the
+    providers that a device is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in
+    this one that hold the same parts made otherwise, quantized for example.
     """
 
     format: Literal[1] = 1
@@ -143,6 +145,7 @@ class Manifest(_Section):
     normalise: bool
     input: str
     outputs: list[str]
+    joins: list[JoinedOutput] = []
     masks: str | None = None
     parts: list[PartEntry]
     devices: dict[str, str] = {}
@@ -162,6 +165,7 @@ class Manifest(_Section):
         try:
             manifest.check_names()
             Canvas.from_json(manifest.canvas)
+            joined_shapes(dict.fromkeys(manifest.outputs), manifest.joins)
             if manifest.postprocessing is not None:
                 manifest.postprocessing.require_outputs(manifest.output_shapes)
             manifest.check_connections()
@@ -176,14 +180,14 @@ class Manifest(_Section):
 
     @property
     def output_shapes(self) -> OpenShapes:
-        """The shapes of the outputs, as far as they are known."""
+        """The shapes of the detector's outputs, as far as they are known."""
         written = {name: tensor.shape for part in self.parts for name, tensor in part.outputs.items()}
-        return {name: written.get(name) for name in self.outputs}
+        return joined_shapes({name: written.get(name) for name in self.outputs}, self.joins)
 
     @property
     def detects(self) -> bool:
         """Whether detections can be read out of the outputs."""
-        return self.detections is not None or "boxes" in self.outputs
+        return self.detections is not None or "boxes" in self.output_shapes
 
     @property
     def labels(self) -> range | None:
@@ -251,8 +255,11 @@ def describe_parts(
     inputs: list[str],
     outputs: list[str],
     classes: list[str] | None = None,
+    joins: Sequence[JoinedOutput] = (),
 ) -> Manifest:
     """Return the manifest of `parts`, whose graph had `inputs` and `outputs`; `classes` name its labels.
+
+    `joins` says how those of its outputs are joined that a pass took apart.
 
     Raises InputError when there is not exactly one image input.
     """
@@ -270,6 +277,7 @@ def describe_parts(
         normalise=note is not None,
         input=inputs[0],
         outputs=outputs,
+        joins=list(joins),
         masks=_mask_output(parts, canvas, outputs),
         parts=[describe_part(part) for part in parts],
     )

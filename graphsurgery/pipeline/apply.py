@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphsurgery.gate.gate import Judged
+from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.partition.boundaries import Cut
@@ -229,6 +230,7 @@ def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -
             list(whole.inputs),
             list(whole.outputs),
             source.classes,
+            joins_of(whole.proto),
         )
         manifest = output.write_manifest(manifest)
     run.record.describe(parts)
@@ -246,8 +248,11 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     begin = time.perf_counter()
     # what only a graph that had passed could tell was computed for those that are compared
     complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
-    canvas = (run.source.canvas.height, run.source.canvas.width) if part is None else None
-    applied = apply_pass(use.pass_, model, PassContext(complete, run.watcher.advance, canvas))
+    context = PassContext(complete, run.watcher.advance)
+    if part is None:
+        canvas = (run.source.canvas.height, run.source.canvas.width)
+        context = replace(context, canvas=canvas, outputs_apart=run.recipe.outputs_apart)
+    applied = apply_pass(use.pass_, model, context)
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
     step = Step(

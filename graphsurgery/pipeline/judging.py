@@ -16,6 +16,7 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, InputError
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
+from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.parts.part import Part
@@ -144,6 +145,7 @@ def judge(
             own=own,
             earlier=subject.granted,
             before=before,
+            joins=joins_of(_model(subject.subject).proto),
             keep=bool(granted) and not last,
             samples=samples,
         )
@@ -161,6 +163,10 @@ def judge(
         run.watcher.finished(step)
         raise Difference(f"{place} {step.explain()}")
     return Judged(subject.subject, ruling.verdict, granted, ruling.outputs)
+
+
+def _model(subject: Model | Part) -> Model:
+    return subject.model if isinstance(subject, Part) else subject
 
 
 def own_grant(gate: Gate, use: PassUse) -> tuple[Grant, ...]:

@@ -3,8 +3,9 @@
     model/shapes/backbone_rpn.onnx, ..., manifest.json          the parts
     model/shapes/int8/backbone_rpn.onnx, ..., manifest.json     the variant int8: a folder of parts like any other
 
-A variant's passes go on from the finished parts, each gated on its part. There is no numeric check of its chain: other
-features give other proposals, whose difference says nothing of whether they are worse. That is what AP is for.
+A variant's passes go on from the finished parts, each gated on its part, with the variant's own grants for the passes
+that these name. There is no numeric check of its chain: other features give other proposals, whose difference says
+nothing of whether they are worse. That is what AP is for.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def make_variant(
     record = VariantRecord(variant.name, variant.devices)
     run.record.variants.append(record)
     begin = time.perf_counter()
-    inner = replace(run, recipe=replace(run.recipe, part_passes=variant.part_passes), record=Record({}))
+    recipe = replace(run.recipe, part_passes=variant.part_passes)
+    gate = None if run.gate is None else replace(run.gate, grants={**run.gate.grants, **variant.grants})
+    inner = replace(run, recipe=recipe, gate=gate, record=Record({}))
     try:
         require_installed(choices(variant.devices))
         judged = [pipeline.rewrite_part(inner, part) for part in parts]

@@ -12,7 +12,8 @@ from 0 to 1, and of what stands beside it the range may not be known. Zeros alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,11 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.operators.float_ranges import FloatRanges
 from graphsurgery.operators.operands import LAYERS
+from graphsurgery.operators.output_join import JOINING, output_join
 from graphsurgery.quantize import Calibration
 from graphsurgery.quantize.ranges import Range, extremes
-from graphsurgery.rewrite import Editor
+from graphsurgery.rewrite import Editor, Refuse
+from graphsurgery.rewrite.context import PassesFor, none_known
 
 FACTOR = 10
 _TOLD = 2.0**40  # larger is what is taken for any layer's output: nothing is told of it
@@ -43,37 +46,47 @@ _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity",
 class Joined:
     """A tensor that joins ranges too far apart; `ranges` has what is joined, None where a range is not known.
 
-    `cut` are the tensors to cut at, so that each goes on its own; none where the tensor is made in one piece. `is_end`
-    says that no layer reads it: it is what the network gives.
+    `cut` are the tensors to cut at, so that each goes on its own; none where the tensor is made in one piece. What is
+    joined can be outputs in its place where it `is_output`. `layer` is the node that makes all of it, the last with
+    weights, if one does.
     """
 
     tensor: str
     ranges: Mapping[str, Range | None]
     cut: tuple[str, ...] = ()
-    is_end: bool = True
+    is_output: bool = False
+    layer: str | None = None
 
-    def explain(self) -> str:
-        """Say in one line what is joined, and what avoids that."""
+    def explain(self, outputs_apart: PassesFor = none_known) -> str:
+        """Say in one line what is joined, and what avoids that; `outputs_apart` as PassContext has it."""
         parts = [f"{name} ({_said(span)})" for name, span in self.ranges.items()]
         shown = [*parts[:4], f"{len(parts) - 4} more"] if len(parts) > 5 else parts
         listed = f"{', '.join(shown[:-1])} and {shown[-1]}"
         loss = "one scale for all leaves little of the narrower"
         if not all(self.ranges.values()):
             loss = "if that is a wide one, one scale for both leaves nothing of the narrower"
-        ways = ["the pass split-detection-output gives each an output of its own"] if self.is_end else []
-        if self.cut:
+        passes = outputs_apart(JOINING) if self.is_output else ()
+        ways = [f"the pass {name} gives each an output of its own" for name in passes]
+        if self.layer is not None:
+            ways.append(f"node '{self.layer}' makes all of it: leave that float, or give each a layer of its own")
+        elif self.cut:
             names = ", ".join("'" + name.replace("'", "''") + "'" for name in self.cut)
             ways.append(f"partition.at: {{tensors: [{names}]}} cuts before they meet")
-        elif self.is_end:
+        else:
             ways.append("partition.at: detections cuts before the decode")
         return f"'{self.tensor}' joins {listed}; {loss}; {', or '.join(ways)}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as run.json and --json have it."""
+    def to_json(self, outputs_apart: PassesFor = none_known) -> dict[str, Any]:
+        """Return it as run.json and --json have it; `outputs_apart` as above."""
         ranges = {
             name: None if span is None else [float(f"{end:.6g}") for end in span] for name, span in self.ranges.items()
         }
-        return {"tensor": self.tensor, "ranges": ranges, "cut": list(self.cut), "explanation": self.explain()}
+        return {
+            "tensor": self.tensor,
+            "ranges": ranges,
+            "cut": list(self.cut),
+            "explanation": self.explain(outputs_apart),
+        }
 
 
 def told_by_structure(model: Model) -> list[Joined]:
@@ -82,15 +95,15 @@ def told_by_structure(model: Model) -> list[Joined]:
     The latter only at the end of the network, where the known one is of at most 1: scores, beside what may be boxes.
     """
     graph = _inferred(model)
-    ranges_of = FloatRanges(Editor(graph, "joined ranges"))
+    edit = Editor(graph, "joined ranges")
+    ranges_of, ends = FloatRanges(edit), _joined_by_outputs(edit)
     found = []
     for tensor, joined in _joins(graph):
         ranges = {each.name: _told(ranges_of, each) for each in joined}
         spans = [span for span in ranges.values() if span is not None]
-        is_end = not _feeds_layers(tensor)
-        scores = is_end and any(0 < _reach(span) <= 1 for span in spans) and len(spans) < len(ranges)
+        scores = not _feeds_layers(tensor) and any(0 < _reach(span) <= 1 for span in spans) and len(spans) < len(ranges)
         if _far_apart(spans) or scores:
-            found.append(Joined(tensor.name, ranges, _computed(joined), is_end))
+            found.append(Joined(tensor.name, ranges, _computed(joined), tensor.name in ends))
     return found
 
 
@@ -100,14 +113,14 @@ def measured(model: ModelProto, calibration: Calibration) -> list[Joined]:
     Raises ModelError and InputError as Session does.
     """
     graph = _inferred(Model(model))
-    joins = _joins(graph)
+    joins, ends = _joins(graph), _joined_by_outputs(Editor(graph, "joined ranges"))
     names = list(dict.fromkeys(each.name for _, joined in joins for each in joined if not graphs.is_constant(each)))
     spans = extremes(model, names, calibration, lambda done: None) if names else {}
     found = []
     for tensor, joined in joins:
         ranges = {each.name: spans.get(each.name) or _stored(each) for each in joined}
         if _far_apart([span for span in ranges.values() if span is not None]):
-            found.append(Joined(tensor.name, ranges, _computed(joined), not _feeds_layers(tensor)))
+            found.append(Joined(tensor.name, ranges, _computed(joined), tensor.name in ends))
     made = {each.tensor for each in found}
     whole = [tensor for tensor in graph.outputs if not _made_by(tensor, made) and _is_float(tensor)]
     return found + _columns(model, whole, calibration)
@@ -140,6 +153,15 @@ def _joins(graph: gs.Graph) -> list[tuple[gs.Tensor, list[gs.Tensor]]]:
             joined = [node.inputs[0], node.inputs[2]]
         if len(joined) > 1 and _is_float(node.outputs[0]):
             found.append((node.outputs[0], joined))
+    return found
+
+
+def _joined_by_outputs(edit: Editor) -> set[str]:
+    """Return the tensors of which what they join can be outputs in the place of one."""
+    found = set()
+    for output in edit.root.outputs:
+        with suppress(Refuse):
+            found.add(output_join(output, edit).node.outputs[0].name)
     return found
 
 
@@ -176,16 +198,29 @@ def _feeds_layers(tensor: gs.Tensor) -> bool:
 
 def _made_by(tensor: gs.Tensor, names: set[str]) -> bool:
     """Whether a tensor holds, but for where its elements stand, what one of `names` does."""
+    return any(moved.name in names for moved in _moved(tensor))
+
+
+def _moved(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+    """Yield a tensor, and those that its elements come from, all of them, at other places."""
+    yield tensor
     node = graphs.producer(tensor)
-    while tensor.name not in names and node is not None and graphs.is_op(node, *_MOVES):
-        tensor = node.inputs[0]
-        node = graphs.producer(tensor)
-    return tensor.name in names
+    while node is not None and graphs.is_op(node, *_MOVES):
+        yield node.inputs[0]
+        node = graphs.producer(node.inputs[0])
+
+
+def _layer_of(tensor: gs.Tensor) -> str | None:
+    """Return the name of the layer that a tensor comes from as it is, but for where its elements stand."""
+    *_, first = _moved(tensor)
+    node = graphs.producer(first)
+    return (node.name or first.name) if node is not None and graphs.is_op(node, *LAYERS) else None
 
 
 def _columns(model: ModelProto, outputs: Sequence[gs.Tensor], calibration: Calibration) -> list[Joined]:
     """Return the outputs whose columns have ranges too far apart, in groups that stand side by side."""
     axes = {tensor.name: axis for tensor in outputs if (axis := _column_axis(tensor)) is not None}
+    layers = {tensor.name: _layer_of(tensor) for tensor in outputs}
     spans: dict[str, np.ndarray] = {}
     session = Session(model, name="the float model") if axes else None
     for inputs in calibration if session is not None else ():
@@ -204,7 +239,7 @@ def _columns(model: ModelProto, outputs: Sequence[gs.Tensor], calibration: Calib
                 _columns_called(group, axes[name]): Range(float(ends[0][group].min()), float(ends[1][group].max()))
                 for group in groups
             }
-            found.append(Joined(name, ranges))
+            found.append(Joined(name, ranges, layer=layers[name]))
     return found
 
 

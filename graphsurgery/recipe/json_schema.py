@@ -18,7 +18,16 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_jsonable_python
 
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
-from graphsurgery.recipe.schema import CutKeys, IsReplaced, PassItem, RecipeKeys, ToleranceKeys, marked
+from graphsurgery.recipe.schema import (
+    Check,
+    CutKeys,
+    IsReplaced,
+    PassItem,
+    RecipeKeys,
+    ToleranceKeys,
+    VariantKeys,
+    marked,
+)
 from graphsurgery.recipe.validate import PassOption, pass_options
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
@@ -39,10 +48,11 @@ def json_schema(registry: Registry) -> Schema:
     passes = [registry.get(name) for name in registry.names()]
     options, named = _option_schemas(passes)
     shared[PassItem.__name__] |= _pass_item(passes, options)
-    grant = shared["Check"]["properties"]["grant"]
-    tolerances = grant["additionalProperties"]
-    grant["properties"] = {cls.name: tolerances for cls in passes if cls.effect == "approximate"}
-    grant["additionalProperties"] = False
+    for keys in (Check, VariantKeys):
+        grant = shared[keys.__name__]["properties"]["grant"]
+        tolerances = grant["additionalProperties"]
+        grant["properties"] = {cls.name: tolerances for cls in passes if cls.effect == "approximate"}
+        grant["additionalProperties"] = False
 
     inherits: dict[str, Schema] = {}
     extending = _extending(root, shared, inherits)

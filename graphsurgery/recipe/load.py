@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,6 @@ from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
-from graphsurgery.partition.islands import none_known
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
@@ -32,6 +31,7 @@ from graphsurgery.recipe.section import Section
 from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.context import PassesFor, none_known
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
 
@@ -52,11 +52,15 @@ class PassUse:
 
 @dataclass(frozen=True)
 class Variant:
-    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them."""
+    """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them.
+
+    `grants` stand in the place of the recipe's for the passes that they name.
+    """
 
     name: str
     part_passes: Mapping[str, tuple[PassUse, ...]]
     devices: Mapping[str, str]
+    grants: Mapping[str, Tolerances]
     max_ap_drop: float | None
     on_request: bool
 
@@ -65,7 +69,8 @@ class Variant:
 class Recipe:
     """A recipe, merged and checked; `schema` says what each key is.
 
-    `passes_for` tells, for messages, which of the passes that it may name look at an operator.
+    `passes_for` tells, for messages, which of the passes that it may name look at an operator, `outputs_apart` which of
+    these make outputs of what it gives an output.
     """
 
     name: str
@@ -81,7 +86,8 @@ class Recipe:
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
-    passes_for: Callable[[str], Sequence[str]] = field(default=none_known, compare=False)
+    passes_for: PassesFor = field(default=none_known, compare=False)
+    outputs_apart: PassesFor = field(default=none_known, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
@@ -120,10 +126,11 @@ def load_recipe(
         variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
         tolerances=_tolerances(checked.get("tolerance"), "check.tolerance"),
         checked_samples=_section(check, "check", Check, "tolerance", "grant").samples if check else None,
-        grants=_grants(checked.get("grant"), registry),
+        grants=_grants(checked.get("grant"), "check.grant", registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
         passes_for=registry.passes_for,
+        outputs_apart=registry.outputs_apart,
     )
 
 
@@ -255,7 +262,7 @@ def _variants(
             part_name(name)
         except ValueError as error:
             raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
-        section = _section(variant, path, VariantKeys, "part_passes")
+        section = _section(variant, path, VariantKeys, "part_passes", "grant")
         keys = fields(variant, path).entries
         passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
         used = set(plan.parts.values()) if plan else set()
@@ -265,7 +272,8 @@ def _variants(
                 raise keys["devices"].place.error(f"{path}.devices: no part is on '{device}'; devices are {listed}")
         if plan is not None and name in plan.parts:
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
-        variants.append(Variant(name, passes, section.devices, section.max_ap_drop, section.on_request))
+        grants = _grants(keys.get("grant"), f"{path}.grant", registry)
+        variants.append(Variant(name, passes, section.devices, grants, section.max_ap_drop, section.on_request))
     return tuple(variants)
 
 
@@ -309,9 +317,9 @@ def _tolerances(entry: Entry | None, path: str) -> Tolerances:
     return Tolerances.parse(plain(node))
 
 
-def _grants(entry: Entry | None, registry: Registry) -> dict[str, Tolerances]:
-    node = _mapping(entry, "check.grant")
+def _grants(entry: Entry | None, path: str, registry: Registry) -> dict[str, Tolerances]:
+    node = _mapping(entry, path)
     for name, grant in node.entries.items():
         if _pass_class(name, grant.place, registry).effect != "approximate":
             raise grant.place.error(f"pass '{name}' is exact; only an approximate pass can be granted a tolerance")
-    return {name: _tolerances(grant, f"check.grant.{name}") for name, grant in node.entries.items()}
+    return {name: _tolerances(grant, f"{path}.{name}") for name, grant in node.entries.items()}

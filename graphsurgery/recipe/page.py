@@ -98,7 +98,8 @@ passes (`simplify` at least), since a tensor is named as the graph has it when i
   message names it, the passes that look at it, and the tensor to cut at; `supported` says that the target runs it.
   Where the recipe has a cpu part in place of such a stage, the stage is the host's as a whole.
 - Boxes in pixels and scores in one tensor share one scale when they are quantized, and the scores are lost. `inspect`,
-  `quantize`, `apply` and the report name such a tensor, and what to cut at."""
+  `quantize`, `apply` and the report name such a tensor, and what to cut at, or the pass that takes an output apart: the
+  runtime joins the pieces again before it reads `detections` out of them."""
 
 _EXAMPLES = """\
 ## Two recipes

@@ -259,6 +259,12 @@ class VariantKeys(Section):
         description="device -> execution provider, with options as --device has them",
         examples=[{"npu": "qnn,soc_model=60"}],
     )
+    grant: Mapping[str, TolerancesKeys] = Field(
+        {},
+        description="as `check.grant`, in this variant alone: a pass that it names is granted this in place of what "
+        "`check.grant` says, other passes what they are there. The parts before the variant's passes keep theirs",
+        examples=[{"quantize": {"*": {"sqnr": 10}, "scores": {"sqnr": 0}}}],
+    )
     max_ap_drop: Share | None = Field(None, description="as `evaluate.max_ap_drop`, for this variant", examples=[0.015])
     on_request: bool = Field(
         False, description="made for --variant NAME or --variant all only, since it takes long", examples=[True]

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphsurgery.operators.pattern import Pattern
-from graphsurgery.rewrite import NodePass, Pass
-from graphsurgery.rewrite.registry import picture, source_file
+from graphsurgery.rewrite import Pass
+from graphsurgery.rewrite.registry import operators_of, picture, source_file
 
 _HEAD = """\
 # Passes
@@ -29,7 +29,7 @@ def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
     return {
         "name": pass_.name,
         "effect": pass_.effect,
-        "matches": list(pass_.matches) if issubclass(pass_, NodePass) else [],
+        "matches": list(operators_of(pass_)),
         "patterns": patterns(pass_),
         "summary": " ".join(first_paragraph.split()),
         "about": "" if about.startswith(f"{pass_.__name__}(") else about,  # dataclass's own docstring says nothing

@@ -48,7 +48,7 @@ def sample_pictures(
     for sample in samples:
         if len(pictures) == most:
             break
-        captured_as = _DRAWN if detector.postprocessing is None else tuple(detector.manifest.outputs)
+        captured_as = _DRAWN if detector.postprocessing is None else tuple(detector.manifest.output_shapes)
         needed = _DRAWN[:3] if detector.postprocessing is None else captured_as
         if not all(name in sample for name in ("input", *needed)):
             continue

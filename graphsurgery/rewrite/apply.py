@@ -28,7 +28,7 @@ from onnx import ModelProto
 from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import NOTES
+from graphsurgery.graph.notes import NOTES, kept_notes
 from graphsurgery.graph.view import table
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.editor import Editor, Skip
@@ -96,6 +96,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext | None) -> tuple[gs.Graph, Editor]:
     """Run a pass on `view`, or on `model` where there is no view of it yet."""
     edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, context)
+    outputs = model.outputs if view is None else [tensor.name for tensor in view.outputs]
     try:
         if isinstance(pass_, ModelPass):
             view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
@@ -119,6 +120,9 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext 
         graphs.sort(view)
     except ModelError as error:
         raise edit.fail(f"it leaves a broken graph: {error}") from error
+    left = [tensor.name for tensor in view.outputs]
+    if left != outputs:
+        table(view).metadata = kept_notes(table(view).metadata, left)
     return view, edit
 
 

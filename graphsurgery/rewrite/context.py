@@ -8,6 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
+PassesFor = Callable[[str], Sequence[str]]  # operator -> names of passes
+
+
+def none_known(_: str) -> Sequence[str]:
+    """Return no pass."""
+    return ()
+
 
 class Captured(Protocol):
     """The tensors of one image, captured from the original model; read from disk when asked for."""
@@ -28,8 +35,11 @@ class PassContext:
 
     `samples` hold the graph's inputs and outputs by name; there are none where nothing was captured. `canvas` is the
     height and width of the one image that a recipe feeds to the whole graph; None for a part, and outside a recipe.
+    `outputs_apart` names, for messages, the passes that make outputs of what such an operator gives an output; none for
+    a part, whose outputs the parts behind it read.
     """
 
     samples: Sequence[Captured] = ()
     progress: Callable[[int, int], None] = lambda done, total: None
     canvas: tuple[int, int] | None = None
+    outputs_apart: PassesFor = none_known

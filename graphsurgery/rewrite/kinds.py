@@ -65,7 +65,9 @@ class NodePass(Pass):
 
 
 class GraphPass(Pass):
-    """A rewrite that needs the whole graph."""
+    """A rewrite that needs the whole graph. `matches` may say for whom looks for a pass which operators it is about."""
+
+    matches: ClassVar[tuple[str, ...]] = ()
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         """Change `graph` in place, or raise Refuse, having changed nothing."""

@@ -56,14 +56,17 @@ class Registry:
         """
         found = self.passes_for(op)
         if not found:
-            known = {each for pass_ in self._passes.values() if issubclass(pass_, NodePass) for each in pass_.matches}
+            known = {each for pass_ in self._passes.values() for each in operators_of(pass_)}
             raise InputError(f"no pass looks at operator '{op}'.{did_you_mean(op, known)}")
         return found
 
     def passes_for(self, op: str) -> list[str]:
         """Return what `looking_at` does, nothing where no pass matches the operator."""
-        nodes = {name: pass_ for name, pass_ in self._passes.items() if issubclass(pass_, NodePass)}
-        return sorted(name for name, pass_ in nodes.items() if op in pass_.matches)
+        return sorted(name for name, pass_ in self._passes.items() if op in operators_of(pass_))
+
+    def outputs_apart(self, op: str) -> list[str]:
+        """Return the names of those that give the model other outputs where such an operator writes one."""
+        return [name for name in self.passes_for(op) if not self._passes[name].keeps_outputs]
 
     def add(self, pass_: type[Pass]) -> None:
         """Register a pass; InputError when its declaration is wrong or its name is taken."""
@@ -79,7 +82,7 @@ class Registry:
             raise InputError(f"{place}: pass '{name}' has options, so it must be a @dataclass(frozen=True)")
         if {"name", "effect"} & {option.name for option in dataclasses.fields(pass_)}:
             raise InputError(f"{place}: pass '{name}' must declare name and effect without a type, or they are options")
-        if issubclass(pass_, NodePass):
+        if issubclass(pass_, NodePass | GraphPass):
             _check_matches(pass_, place)
         other = self._passes.get(name)
         if other is not None and other is not pass_:
@@ -155,7 +158,12 @@ def discover(plugins: Iterable[Path] = ()) -> Registry:
     return registry
 
 
-def _check_matches(pass_: type[NodePass], place: str) -> None:
+def operators_of(pass_: type[Pass]) -> tuple[str, ...]:
+    """Return the operators that a pass looks at, as far as it says so."""
+    return pass_.matches if issubclass(pass_, NodePass | GraphPass) else ()
+
+
+def _check_matches(pass_: type[NodePass | GraphPass], place: str) -> None:
     """Raise InputError where `matches` holds anything but operators; of another domain's nothing is known."""
     matches: object = pass_.matches
     if not isinstance(matches, tuple) or not all(isinstance(op, str) and _OPERATOR.fullmatch(op) for op in matches):

@@ -18,6 +18,7 @@ import numpy as np
 from graphsurgery.detections.decode import decode
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
+from graphsurgery.graph.joined_outputs import joined
 from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import read_parts
@@ -77,9 +78,11 @@ class Detector:
         return self.canvas.fit(image)
 
     def raw(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the network's outputs as they are, which needs nobody to say what they are. Raises as `Canvas.fit`."""
-        outputs = self.chain.play(self.inputs(self.canvas.fit(image)))
-        return {name: outputs[name] for name in self.manifest.outputs}
+        """Return the network's outputs, pieces joined, which needs nobody to say what they are.
+
+        Raises as `Canvas.fit`.
+        """
+        return self.outputs(self.chain.play(self.inputs(self.canvas.fit(image))))
 
     @cached_property
     def postprocessing(self) -> Postprocessing | None:
@@ -89,7 +92,7 @@ class Detector:
     def on_canvas(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return the network's own outputs: boxes in canvas pixels, and where there are masks, probabilities `masks`
         [M,1,m,m], or `masks_pasted` [M,1,H,W] that lie on the canvas already."""
-        return self.detections(self.chain.play(self.inputs(placed)))
+        return self.detections(self.outputs(self.chain.play(self.inputs(placed))))
 
     def inputs(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return what the chain is played on."""
@@ -104,9 +107,14 @@ class Detector:
         shapes = [part.inputs[name].shape for part in self.manifest.parts if name in part.inputs]
         return next((shape for shape in shapes if shape is not None and len(shape) == 4), None)
 
+    def outputs(self, played: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the network's outputs out of the chain's: pieces that a pass left are joined. Raises InputError where
+        they don't fit."""
+        return joined({name: played[name] for name in self.manifest.outputs}, self.manifest.joins)
+
     def detections(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what the chain's outputs say, by the names that detections have. Raises as `decode`."""
-        found = of_first({name: outputs[name] for name in self.manifest.outputs}, self._image_shape)
+        """Return what the network's `outputs` say, by the names that detections have. Raises as `decode`."""
+        found = of_first(outputs, self._image_shape)
         if self.postprocessing is not None:
             return decode(self.postprocessing, found, (self.canvas.height, self.canvas.width))
         if self.manifest.masks is not None:

@@ -16,6 +16,7 @@ from graphsurgery.detections.guess import guess, missing_section
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.joined_outputs import drop_joins
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first
@@ -95,9 +96,13 @@ class OnnxSource:
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 
     def export(self) -> ModelProto:
-        """Return the model as `Model.load` reads it; external data stays where it is, in `folder`."""
+        """Return the model as `Model.load` reads it; external data stays where it is, in `folder`.
+
+        Of a part that an earlier run wrote, the outputs are what `detections` speaks of, joined or not.
+        """
         copy = ModelProto()
         copy.CopyFrom(self._model)
+        drop_joins(copy)
         return copy
 
     def trace(self, input: Image) -> Tensors:

@@ -10,13 +10,28 @@ import numpy as np
 import onnx
 import pytest
 
-from debugging.compared import AXES, HEAD, WHOLE, Watched, check, model, tensors_of, write, write_capture, write_parts
+from debugging.compared import (
+    AXES,
+    CANVAS,
+    HEAD,
+    WHOLE,
+    Watched,
+    check,
+    model,
+    tensors_of,
+    write,
+    write_capture,
+    write_parts,
+)
 from graphsurgery.capture import samples as captures
 from graphsurgery.debugging.compare_paths import compare_paths, parse_tolerances
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.gate.tolerances import Tolerance, Tolerances
+from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
+from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.parts.part import Part
 from graphsurgery.runtime import player
 from graphsurgery.testing import parse
 
@@ -50,6 +65,27 @@ def test_the_first_is_the_reference_when_the_second_was_captured(tmp_path: Path)
     # The difference is one time the model's own values, and half of the captured ones.
     assert forth.worst.max_rel == pytest.approx(1.0)
     assert back.worst.max_rel == pytest.approx(0.5)
+
+
+def test_a_folder_whose_outputs_are_pieces_gives_what_is_joined_of_them(tmp_path: Path, capture: Path) -> None:
+    halves = f"""
+        {HEAD}
+        g (float[N, 4] x) => (float[N, 2] left, float[N, 2] right, float[N] s) {{
+            h = Relu (x)
+            e = Exp (h)
+            left, right = Split <axis = 1> (e)
+            s = ReduceSum <keepdims = 0> (h, axes)
+        }}"""
+    folder = tmp_path / "parts"
+    one = Part("all", "cpu", False, model(halves))
+    one.model.save(folder / "all.onnx")
+    for pieces, verdict in ((("left", "right"), "passed"), (("right", "left"), "failed")):
+        joins = [JoinedOutput("y", pieces, 1)]
+        manifest = describe_parts([one], "test", {}, CANVAS, ["x"], ["left", "right", "s"], joins=joins)
+        (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        assert check(capture, folder).verdict == verdict
+        against = check(write(tmp_path / "whole.onnx", WHOLE), folder, inputs=capture)
+        assert (against.verdict, [report.name for report in against.tensors]) == (verdict, ["y", "s"])
 
 
 def test_a_changed_model_fails_and_the_tensor_is_named(tmp_path: Path, capture: Path) -> None:

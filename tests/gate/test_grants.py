@@ -268,7 +268,7 @@ class Drawn:
             passes=uses(self.places.get("whole", ())),
             partition=PartitionPlan(at="RoiAlign", parts=PARTS) if cut else None,
             part_passes=part_passes if cut else {},
-            variants=(Variant("again", variant_passes, {}, None, False),) if cut else (),
+            variants=(Variant("again", variant_passes, {}, {}, None, False),) if cut else (),
             tolerances=Tolerances.parse({"*": {"relative": 1e-4}}),
             checked_samples=None,
             grants=GRANTS,
@@ -393,6 +393,34 @@ def test_a_variant_goes_on_with_what_its_own_part_was_granted(
     assert (step.verdict, step.before is not None) == ("passed", True)
     with pytest.raises(Difference, match="pass 'wrong-shift' on part 'net' differs from the graph before it"):
         outcome(tiny, captured, tmp_path / "parts", net=[WidenMaxpool()], variant_net=[Shift()])
+
+
+def in_variants(**grants: Mapping[str, Tolerances]) -> Recipe:
+    """Return a recipe with `drift`, granted too little for it, in a variant for each of `grants`."""
+    bare = Drawn({"variant net": (Drift(),)}, None).recipe(True)
+    variants = tuple(replace(bare.variants[0], name=name, grants=grant) for name, grant in grants.items())
+    return replace(bare, variants=variants, grants={"drift": Tolerances.parse({"*": 0.1})})
+
+
+def test_what_a_variant_grants_loosens_no_other_and_stands_for_what_the_recipe_grants(
+    tiny: Tiny, captured: list[Sample], tmp_path: Path
+) -> None:
+    enough = {"drift": Tolerances.parse({"*": 0.3})}
+    record = play(tiny, captured, in_variants(wide=enough), tmp_path / "parts")
+    assert [step.verdict for step in record.variants[0].passes] == ["passed"]
+    for grants in ({"wide": enough, "plain": {}}, {"wide": enough, "other": {"widen-maxpool": ANYTHING}}):
+        with pytest.raises(Difference, match=f"variant '{list(grants)[1]}': pass 'drift' on part 'net'"):
+            play(tiny, captured, in_variants(**grants), tmp_path / "parts")
+    granted = replace(in_variants(narrow={"drift": Tolerances.parse({"*": 0.1})}), grants=enough)
+    with pytest.raises(Difference, match="variant 'narrow': pass 'drift' on part 'net'"):
+        play(tiny, captured, granted, tmp_path / "parts")
+
+
+def test_what_a_variant_grants_loosens_no_part(tiny: Tiny, captured: list[Sample], tmp_path: Path) -> None:
+    recipe = in_variants(wide={"drift": ANYTHING})
+    recipe = replace(recipe, part_passes={"net": uses([Drift()])})
+    with pytest.raises(Difference, match=r"^pass 'drift' on part 'net' differs"):
+        play(tiny, captured, recipe, tmp_path / "parts")
 
 
 def test_a_variant_whose_first_pass_changes_nothing_has_the_verdict_of_its_part(

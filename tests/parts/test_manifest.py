@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from graphsurgery.devices.providers import PROVIDERS, DeviceChoice
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.manifest import FILE_NAME, Batch, Manifest, PartEntry, Tensor, describe_part, describe_parts
@@ -61,6 +62,16 @@ def test_a_part_is_described_by_its_file_and_its_tensors() -> None:
     assert back.batch is not None
     assert back.batch == Batch(size=5, inputs=["h", "n"], outputs=["y", "z"])
     assert back.outputs == {"y": Tensor(shape=[5, 4], dtype="float16"), "z": Tensor(shape=["K", None], dtype="bool")}
+
+
+def test_outputs_in_pieces_are_described_as_they_are_joined(tmp_path: Path) -> None:
+    ends = "float[1, 4, N] b, float[1, 2, N] s"
+    text = f"{HEAD}\ng (float[1, 3, 8, 8] image) => ({ends}) {{ b = Relu (image) s = Abs (image) }}"
+    joins = [JoinedOutput("y", ("b", "s"), 1, (0, 2, 1))]
+    manifest = describe_parts([part("all", text)], "shapes", SOURCE, CANVAS, ["image"], ["b", "s"], joins=joins)
+    assert (manifest.outputs, manifest.output_shapes) == (["b", "s"], {"y": [1, "N", 6]})
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    assert Manifest.read(tmp_path) == manifest
 
 
 def test_an_unknown_shape_stays_unknown() -> None:
@@ -162,6 +173,25 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a variant elsewhere": (lambda m: m["variants"].append("../../x"), r"variant '\.\./\.\./x' is no folder beside"),
     "a variant that is this folder": (lambda m: m["variants"].append("."), r"variant '\.' is no folder beside"),
+    "a joined output of one piece": (
+        lambda m: m.update(joins=[{"name": "w", "tensors": ["y"], "axis": 0}]),
+        r"joins\[0\]: .*'w' needs two or more tensors",
+    ),
+    "a joined output of what is none": (
+        lambda m: m.update(joins=[{"name": "w", "tensors": ["y", "h"], "axis": 0}]),
+        "output 'w' is joined of 'h', which is no output",
+    ),
+    "a joined output and an unknown key": (
+        lambda m: m.update(joins=[{"name": "w", "tensors": ["y", "z"], "axis": 0, "along": 1}]),
+        r"joins\[0\]\.along: ",
+    ),
+    "two outputs of one name": (
+        lambda m: (
+            m["outputs"].append("h"),
+            m.update(joins=[{"name": "h", "tensors": ["y", "z"], "axis": 0}]),
+        ),
+        "output 'h' is joined, and another one is called so",
+    ),
     "no parts": (lambda m: m.update(parts=[]), "no part writes the output 'y'"),
 }
 

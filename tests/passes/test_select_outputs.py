@@ -6,6 +6,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from graphsurgery.devices import session
 from graphsurgery.errors import PassError
+from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_note
 from graphsurgery.graph.model import Model
 from graphsurgery.passes.select_outputs import SelectOutputs
 from graphsurgery.rewrite import MASKS_NOTE, apply_pass
@@ -95,6 +96,14 @@ def test_the_note_on_masks_goes_with_them() -> None:
         proto.metadata_props.add(key=MASKS_NOTE, value='"d"')
         got = apply_pass(SelectOutputs(kept), Model(proto)).model.proto
         assert (MASKS_NOTE in {entry.key for entry in got.metadata_props}) == noted
+
+
+def test_the_note_on_a_joined_output_goes_with_any_of_its_pieces() -> None:
+    for kept, noted in ((("d",), False), (("d", "c"), True)):
+        proto = parse(GRAPH)
+        proto.metadata_props.add(key=JOINS_NOTE, value=write_note([JoinedOutput("y", ("c", "d"), 0)]))
+        got = apply_pass(SelectOutputs(kept), Model(proto)).model.proto
+        assert (JOINS_NOTE in {entry.key for entry in got.metadata_props}) == noted
 
 
 def test_leaves_a_graph_that_has_these_outputs_alone() -> None:

@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 from graphsurgery.devices import session
+from graphsurgery.graph.joined_outputs import JoinedOutput, joined, joins_of
 from graphsurgery.graph.model import Model
+from graphsurgery.passes.rename_tensors import RenameTensors
 from graphsurgery.passes.split_detection_output import SplitDetectionOutput
 from graphsurgery.rewrite import MASKS_NOTE, PassContext, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
@@ -98,6 +100,40 @@ def test_what_can_not_be_split_stays(end: str, y: str, why: str) -> None:
     assert_untouched(SplitDetectionOutput(), model(end, y), why)
 
 
+def test_of_two_outputs_that_join_one_tensor_the_second_stays() -> None:
+    end = f"{JOINED}  v = Concat <axis = 1> (boxes, other)"
+    inside = f"{INSIDE}  other = Softmax (z)"
+    applied = apply_pass(SplitDetectionOutput(), Model(parse(model(end, "float[1, 6, 5] y, float[1, 6, 5] v", inside))))
+    assert applied.model.outputs == ["boxes", "scores", "v"]
+    assert "output 'v' joins 'boxes', as another output does" in applied.skips[0].reason
+
+
+def test_the_model_says_how_the_outputs_are_joined() -> None:
+    end = """
+        i = Concat <axis = -2> (boxes, scores)
+        j = Transpose (i)
+        k = Identity (j)
+        y = Transpose <perm = [0, 2, 1]> (k)"""
+    got = apply_pass(SplitDetectionOutput(("y",)), Model(parse(model(end, "float[5, 1, 6] y")))).model
+    assert joins_of(got.proto) == (JoinedOutput("y", ("boxes", "scores"), 1, (2, 0, 1)),)
+    renamed = apply_pass(RenameTensors({"boxes": "places"}), got).model
+    assert joins_of(renamed.proto) == (JoinedOutput("y", ("places", "scores"), 1, (2, 0, 1)),)
+
+
+def test_a_piece_that_is_split_later_is_joined_first() -> None:
+    inside = f"{INSIDE}  more = Relu (z)  classes = Concat <axis = 2> (scores, more)"
+    end = "y = Concat <axis = 1> (wide, classes)"
+    text = model(end, "float[1, 6, 10] y", f"{inside}  wide = Concat <axis = 2> (boxes, b)")
+    once = apply_pass(SplitDetectionOutput(("y",)), Model(parse(text))).model
+    twice = apply_pass(SplitDetectionOutput(("wide", "classes")), once).model
+    assert twice.outputs == ["boxes", "b", "scores", "more"]
+    assert [join.name for join in joins_of(twice.proto)] == ["wide", "classes", "y"]
+    inputs = {"x": np.ones((1, 4, 5), np.float32), "z": np.ones((1, 2, 5), np.float32)}
+    assert_same_values(
+        session.run(parse(text), inputs), joined(session.run(twice.proto, inputs), joins_of(twice.proto))
+    )
+
+
 def test_masks_that_are_to_be_pasted_stay() -> None:
     before = parse(model(JOINED))
     before.metadata_props.add(key=MASKS_NOTE, value='"y"')
@@ -140,8 +176,9 @@ def test_what_any_concat_joins_is_what_comes_out() -> None:
         asked.CopyFrom(case.model)
         known = Model(case.model).outputs
         asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in got.outputs if name not in known)
-        expected = session.run(asked, case.inputs)
-        assert_same_values({name: expected[name] for name in got.outputs}, session.run(got.proto, case.inputs))
+        expected, computed = session.run(asked, case.inputs), session.run(got.proto, case.inputs)
+        assert_same_values({name: expected[name] for name in got.outputs}, computed)
+        assert_same_values({name: expected[name] for name in known}, joined(computed, joins_of(got.proto)))
     assert split > 30
 
 

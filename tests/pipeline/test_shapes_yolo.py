@@ -66,3 +66,44 @@ def test_eight_bits_cost_less_than_a_hundredth_where_scores_have_a_scale_of_thei
     assert ap["int8"] == pytest.approx(ap["original"], abs=1e-2)
     # boxes and scores in one tensor of 8 bits: a step is larger than any score
     assert ap[JOINED] < ap["original"] - 0.1
+
+
+# What makes boxes of the heads' outputs: 8 bits of pixels are steps of two, which the pass can't help.
+OF_BOXES = "/Softmax, /Conv, /Gather, /Slice_*, /Sub, /Div_1, /Add_1, /Add_2, /Concat_8, /Mul_2, /Reshape_6, /Transpose"
+
+
+@pytest.mark.whole
+@pytest.mark.usefixtures("exact_int8")
+def test_scores_taken_apart_survive_eight_bits_without_a_cut(cli: Cli, applied: Applied, tmp_path: Path) -> None:
+    passes = f"[simplify, split-detection-output, {{quantize: {{exclude: [{OF_BOXES}]}}}}]"
+    settings = (
+        *("--set", f"passes={passes}", "--set", "partition=", "--set", "variants=", "--set", "capture.samples=8"),
+        *("--set", "check.grant.quantize.scores=0.2", "--set", "evaluate.samples=30"),  # a step is more than an empty
+        *("--out", tmp_path / "parts", "--model-io", applied.model_io),  # image has, which is 0 dB
+    )
+    outcome = cli("apply", "shapes_yolo", *settings)
+    assert outcome.code == 0, outcome.err
+    manifest = Manifest.read(tmp_path / "parts")
+    assert (manifest.outputs, list(manifest.output_shapes)) == (["boxes", "scores"], ["output0"])
+    run = json.loads((tmp_path / "parts" / "run.json").read_text(encoding="utf-8"))
+    ap = run["evaluation"]["ap"]["bbox"]
+    assert ap["parts"] == pytest.approx(ap["original"], abs=1e-2)
+    assert "joined" not in run["passes"][-1]["details"]
+
+
+@pytest.mark.whole
+def test_behind_a_cut_the_decode_may_give_boxes_and_scores_apart(cli: Cli, applied: Applied, tmp_path: Path) -> None:
+    settings = (
+        *("--set", "passes=[simplify, split-detection-output]", "--set", "evaluate.samples=4", "--no-variants"),
+        *("--out", tmp_path / "parts", "--model-io", applied.model_io, "--set", "capture.samples=8"),
+    )
+    outcome = cli("apply", "shapes_yolo", *settings)
+    assert outcome.code == 0, outcome.err
+    assert Manifest.read(tmp_path / "parts").outputs == ["boxes", "scores"]
+    run = json.loads((tmp_path / "parts" / "run.json").read_text(encoding="utf-8"))
+    ap = run["evaluation"]["ap"]["bbox"]
+    assert ap["parts"] == pytest.approx(ap["original"], abs=1e-3)
+    chain = next(step for step in run["checks"] if step["name"] == "chain")
+    assert {report["name"] for report in chain["comparison"]["tensors"]} == {"boxes", "scores", "output0"}
+    outcome = cli("check", applied.model_io, tmp_path / "parts", "--tolerance", "output0=0.002")
+    assert outcome.code == 0, outcome.err

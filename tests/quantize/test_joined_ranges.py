@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx
 import pytest
 
 from graphsurgery.graph.model import Model
+from graphsurgery.passes.split_detection_output import SplitDetectionOutput
 from graphsurgery.quantize.joined_ranges import Joined, measured, told_by_structure
 from graphsurgery.quantize.ranges import Range
+from graphsurgery.rewrite import apply_pass
+from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -22,6 +26,9 @@ DETECTOR = """
         both = Concat <axis = 1> (pixels, scores)
         out = Identity (both)
     }"""
+
+
+known = discover().outputs_apart
 
 
 class Feeds(list[Mapping[str, np.ndarray]]):
@@ -45,12 +52,14 @@ def seen(text: str, *feeds: Mapping[str, np.ndarray]) -> list[Joined]:
 def test_boxes_in_pixels_beside_scores_are_told_by_the_operators() -> None:
     (joined,) = told(DETECTOR)
     assert (joined.tensor, joined.ranges) == ("both", {"pixels": (0, 640), "scores": (0, 1)})
-    assert joined.explain() == (
+    assert joined.explain(known) == (
         "'both' joins pixels (0 to 640) and scores (0 to 1); one scale for all leaves little of the narrower; the pass "
         "split-detection-output gives each an output of its own, or partition.at: {tensors: ['pixels', 'scores']} "
         "cuts before they meet"
     )
+    assert "pass" not in joined.explain()  # nothing tells which there are
     assert joined.to_json()["ranges"] == {"pixels": [0, 640], "scores": [0, 1]}
+    assert "split-detection-output" in joined.to_json(known)["explanation"]
 
 
 def test_scores_beside_what_has_no_known_range_are_told_as_such() -> None:
@@ -84,8 +93,8 @@ def test_a_gate_inside_the_network_beside_features_is_not_named_without_samples(
     }"""
     assert told(text) == []
     (joined,) = seen(text, {"x": normal(1, 2, 4, 4, scale=50)})
-    assert (joined.tensor, joined.is_end) == ("c", False)
-    assert "split-detection-output" not in joined.explain()
+    assert joined.tensor == "c"
+    assert "pass" not in joined.explain(known)
 
 
 def test_samples_say_what_the_ranges_are() -> None:
@@ -105,14 +114,47 @@ def test_what_is_written_into_a_tensor_is_joined_with_it() -> None:
     }"""
     (joined,) = seen(text, {"x": normal(1, 4, scale=300), "s": normal(1, 2)})
     assert (joined.tensor, joined.cut) == ("y", ("x", "s"))
+    assert "pass" not in joined.explain(known)  # none takes a scatter apart
 
 
 def test_an_output_in_one_piece_has_groups_of_columns() -> None:
     text = "g (float[5, 6] x) => (float[5, 6] rows) <float[6] k = {640, 640, 640, 640, 1, 1}> { rows = Mul (x, k) }"
     (joined,) = seen(text, {"x": np.ones((5, 6), np.float32)})
     assert joined.ranges == {"0 to 3 of axis 1": (0, 640), "4 to 5 of axis 1": (0, 1)}
-    assert "split-detection-output" in joined.explain()
-    assert "partition.at: detections cuts before the decode" in joined.explain()
+    assert joined.explain(known).endswith("; partition.at: detections cuts before the decode")
+
+
+def test_of_what_one_layer_makes_no_pass_and_no_cut_is_advised() -> None:
+    text = """
+    g (float[1, 2, 4, 4] x) => (float[1, 16, 6] rows)
+    <float[6, 2, 1, 1] w = {640, 640, 640, 640, 640, 640, 640, 640, 1, 1, 1, 1}, int64[3] k = {1, 6, 16}> {
+        head = Conv (x, w)
+        flat = Reshape (head, k)
+        rows = Transpose <perm = [0, 2, 1]> (flat)
+    }"""
+    (joined,) = seen(text, {"x": np.ones((1, 2, 4, 4), np.float32)})
+    assert joined.ranges == {"0 to 3 of axis 2": (0, 1280), "4 to 5 of axis 2": (0, 2)}
+    assert joined.explain(known).endswith(
+        "; node 'head' makes all of it: leave that float, or give each a layer of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "half = Mul (both, size)  out = Identity (half)",  # the Concat writes no output
+        "out = Concat <axis = 1> (pixels, size_of_all)",  # one of the two is a constant
+    ],
+)
+def test_a_pass_is_advised_where_it_fires_only(end: str) -> None:
+    text = DETECTOR.replace("out = Identity (both)", end).replace("{640}>", "{640}, float[1, 3, 8] size_of_all>")
+    proto = parse(f"{HEAD}\n{text}")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 3, 8), np.float32), "size_of_all"))
+    fires = apply_pass(SplitDetectionOutput(), Model(proto)).model.outputs != ["out"]
+    said = [joined.explain(known) for joined in told_by_structure(Model(proto))]
+    assert said
+    assert not fires
+    assert not any("split-detection-output" in each for each in said)
 
 
 def test_of_a_map_the_channels_are_looked_at_and_not_the_places() -> None:

@@ -370,6 +370,7 @@ VARIANTS = """\
 variants:
   int8:
     part_passes: {mask_head: [widen-maxpool]}
+    grant: {widen-maxpool: {boxes: 3}}
   htp:
     devices: {npu: "qnn,soc_model=60"}
     max_ap_drop: 0.015
@@ -380,6 +381,8 @@ def test_reads_variants_with_passes_and_devices_of_their_own() -> None:
     int8, htp = load(FULL + VARIANTS).variants
     assert (int8.name, list(int8.part_passes), int8.devices, int8.max_ap_drop) == ("int8", ["mask_head"], {}, None)
     assert int8.part_passes["mask_head"][0].line == 23
+    assert int8.grants == {"widen-maxpool": Tolerances.parse({"boxes": 3})}
+    assert htp.grants == {}
     assert (htp.name, htp.part_passes, htp.devices) == ("htp", {}, {"npu": "qnn,soc_model=60"})
     assert htp.max_ap_drop == 0.015
     assert load(FULL).variants == ()
@@ -397,6 +400,8 @@ def test_paths_of_devices_are_relative_to_the_file_that_they_stand_in(tmp_path: 
         ("{int8: {part_passes: {head: []}}}", "variants.int8.part_passes: there is no part 'head'"),
         ("{int8: {devices: {gpu: cuda}}}", "variants.int8.devices: no part is on 'gpu'; devices are cpu, npu"),
         ("{int8: {max_ap_drop: 2}}", "variants.int8.max_ap_drop"),
+        ("{int8: {grant: {simplify: {boxes: 1}}}}", "pass 'simplify' is exact; only an approximate pass"),
+        ("{int8: {grant: {widen-maxpool: {boxes: -1}}}}", "variants.int8.grant.widen-maxpool: tolerance 'boxes'"),
         ("{int8: {passes: []}}", "unknown key 'passes' in variants.int8. Did you mean 'part_passes'?"),
         ("{Int8: {}}", "'Int8' can't name a variant, which is a file name everywhere"),
         ("{mask_head: {}}", "variants.mask_head: a part has that name already"),

@@ -75,6 +75,13 @@ def test_a_file_holds_one_pass_of_its_name_with_a_picture_and_a_test(file: Path)
     assert (ROOT / "tests" / "passes" / f"test_{file.stem}.py").is_file()
 
 
+def test_a_pass_that_takes_outputs_apart_is_found_by_what_writes_them() -> None:
+    found = discover()
+    assert found.outputs_apart("Concat") == ["split-detection-output"]
+    assert {"split-concat", "split-detection-output"} <= {*found.looking_at("Concat")}
+    assert found.outputs_apart("Conv") == []
+
+
 def test_discovery_finds_them_all_and_nothing_private() -> None:
     names = discover().names()
     assert set(names) >= {file.stem.replace("_", "-") for file in FILES}

@@ -15,12 +15,14 @@ import pytest
 
 from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas, paste_masks
 from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.runtime.detector import Detector
+from graphsurgery.runtime.overlap import Pipelined
 from graphsurgery.runtime.player import Chain, PartPlayer
 from graphsurgery.runtime.timer import Timer
 from graphsurgery.testing import parse
@@ -435,6 +437,36 @@ def test_a_graph_with_its_own_preprocessing_gets_the_canvas_as_it_is(tmp_path: P
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     found = Detector.load(tmp_path)(image)
     np.testing.assert_allclose(found["boxes"].ravel(), image[0, :8, 0] / np.float32(255), rtol=1e-6)
+
+
+IN_PIECES = f"""
+    {HEAD}
+    g (float[1, 3, 8, 12] input) => (float[1, 4, 2] boxes, float[1, 2, 2] scores)
+    <float[1, 4, 2] places = {{1, 2, 1, 2, 5, 6, 6, 7}}, float[1, 2, 2] sure = {{0.9, 0.1, 0.2, 0.8}}> {{
+        dark = ReduceMin <keepdims = 0> (input)
+        boxes = Sub (places, dark)
+        scores = Sub (sure, dark)
+    }}"""
+
+
+def test_outputs_in_pieces_are_joined_before_detections_are_read(tmp_path: Path) -> None:
+    """`tensor` is not named: without the join boxes would be read out of the first piece, and scores too."""
+    one = part("all", IN_PIECES)
+    one.model.save(tmp_path / "all.onnx")
+    columns = {"axis": 1, "columns": [0, 4]}, {"axis": 1, "columns": [4]}
+    source = {"detections": {"boxes": columns[0], "scores": columns[1]}}
+    joins = [JoinedOutput("y", ("boxes", "scores"), 1)]
+    manifest = describe_parts([one], "test", source, CANVAS, ["input"], ["boxes", "scores"], joins=joins)
+    (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    image = np.zeros((8, 12, 3), np.uint8)
+    detector = Detector.load(tmp_path)
+    assert {name: value.shape for name, value in detector.raw(image).items()} == {"y": (1, 6, 2)}
+    found = detector(image)
+    np.testing.assert_allclose(found["boxes"][:2], [[1, 1, 5, 6], [2, 2, 6, 7]])
+    assert found["labels"][:2].tolist() == [0, 1]
+    np.testing.assert_allclose(found["scores"][:2], [0.9, 0.8])
+    (again,) = Pipelined(detector, 1).run([image])
+    np.testing.assert_array_equal(again["boxes"], found["boxes"])
 
 
 def test_parts_that_find_no_boxes_are_no_detector(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphsurgery.demo.shapes import draw, embedded_images
 from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
+from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_note
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import rename_tensors
 from graphsurgery.sources import Source, SourceSpec, open_source
@@ -419,6 +420,12 @@ def test_an_onnx_file_is_described_by_its_hash(tmp_path: Path) -> None:
     assert source.describe() == {"kind": "onnx", "name": "m.onnx", "weights_sha256": digest, "size": [8, 16]}
     assert source.export() == small()
     assert source.folder is None
+
+
+def test_the_outputs_of_a_part_of_an_earlier_run_are_its_own(tmp_path: Path) -> None:
+    part = small()
+    part.metadata_props.add(key=JOINS_NOTE, value=write_note([JoinedOutput("whole", ("out", "more"), 0)]))
+    assert onnx_source(tmp_path, part).export() == small()
 
 
 def test_tracing_an_onnx_file_adds_the_boundary(tmp_path: Path) -> None:
