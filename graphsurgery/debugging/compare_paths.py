@@ -126,7 +126,7 @@ def _file(path: Path) -> Playable:
 def _parts(folder: Path) -> Playable:
     def read() -> Playable:
         manifest = Manifest.read(folder)
-        return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input,))
+        return _playable(folder, Chain.open(folder, manifest, {}, optimise=False), (manifest.input, *manifest.inputs))
 
     # a part that somebody changed is what is to be judged here, so it need not be the one that the manifest describes
     return read_whole(folder, manifests.FILE_NAME, read)

@@ -61,7 +61,7 @@ def sample_pictures(
         both = []
         try:
             if detector.postprocessing is not None:
-                captured = detector.detections(captured)
+                captured = detector.detections(captured, placed)
             restored = [visible.restore(each, paste=False) for each in (captured, detector.on_canvas(placed))]
             for found in restored:
                 shown = {name: found[name] for name in _DRAWN if all(name in each for each in restored)}

@@ -80,7 +80,7 @@ class Pipelined:
         return play
 
     def _restore(self, image: _OnItsWay) -> Detections:
-        return image.placed.restore(self.detector.detections(image.tensors))
+        return image.placed.restore(self.detector.detections(image.tensors, image.placed))
 
 
 @dataclass

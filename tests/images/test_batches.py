@@ -78,5 +78,5 @@ def test_images_are_as_many_as_the_input_wants(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_source_traces_all_images_of_its_batch(tmp_path: Path) -> None:
     source = open_source(SourceSpec("onnx", f"{detector(tmp_path, 4)}.onnx", folder=tmp_path))
-    traced = source.trace(np.ones((3, 32, 32), np.float32))
+    traced = source.trace(source.canvas.fit(np.ones((3, 32, 32), np.float32)))
     assert (traced["x"].shape, traced["y"].shape) == ((4, 3, 32, 32), (4, 6, 16))
