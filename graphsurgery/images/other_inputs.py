@@ -91,7 +91,7 @@ class OtherInput:
         if self.dtype.kind in "biu" and not np.array_equal(typed.astype(np.float64), array):
             raise self._misfit(f"is {self.dtype}, which does not hold {_shown(self.value)}")
         try:
-            return np.ascontiguousarray(np.broadcast_to(typed, shape))
+            return np.array(np.broadcast_to(typed, shape), order="C")  # ascontiguousarray makes a list of a scalar
         except ValueError as error:
             raise self._misfit(f"is {list(shape)}; {_shown(self.value)} does not fit") from error
 
@@ -115,8 +115,9 @@ class OtherInput:
     def _has_channels_last(self, canvas: Size) -> bool:
         """Whether the input is a map [..., H, W, 1]."""
         shape = list(self.shape or ())
-        ends = list(zip(shape[-3:-1], canvas, strict=False))
-        return len(ends) == 2 and shape[-1] == 1 != canvas[1] and all(size in (None, edge) for size, edge in ends)
+        if len(shape) < 3 or shape[-1] != 1 or canvas[1] == 1:
+            return False
+        return all(not isinstance(size, int) or size == edge for size, edge in zip(shape[-3:-1], canvas, strict=True))
 
     def _misfit(self, said: str) -> InputError:
         return InputError(f"inputs.{self.name}: the input {said}")
@@ -168,4 +169,7 @@ def _resolved(value: Any, placed: Placement) -> Any:
 
 
 def _shown(value: object) -> str:
-    return shortened(str(value).replace("'", ""), 60)
+    """Return a value as a recipe has it, of a length that fits into a message."""
+    if isinstance(value, list | tuple):
+        return shortened(f"[{', '.join(map(_shown, value))}]", 60)
+    return f"{value:g}" if isinstance(value, float) else shortened(str(value), 60)
