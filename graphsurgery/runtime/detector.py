@@ -114,7 +114,11 @@ class Detector:
 
     def detections(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return what the chain's outputs for an image say, by the names that detections have. Raises as `decode`."""
-        found = of_first({name: outputs[name] for name in self.manifest.outputs}, self._image_shape)
+        return self.read(of_first({name: outputs[name] for name in self.manifest.outputs}, self._image_shape), placed)
+
+    def read(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
+        """Return the same for outputs that are of one image, no batch. Raises as `decode`."""
+        found = dict(outputs)
         if self.postprocessing is not None:
             return decode(self.postprocessing, found, placed.placement)
         if self.manifest.masks is not None:
