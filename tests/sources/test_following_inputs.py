@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,22 @@ RTDETR = """
         index = Tile (query_, wide)
         boxes = GatherElements <axis = 1> (all_boxes, index) }"""
 
+# DETR's: what surrounds the image doesn't count, and boxes are shares of the image, not of the canvas
+DETR = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[n, 3, 32, 48] pixel_values, int64[n, h, w] pixel_mask)
+    => (float[n, 2, 4] pred_boxes, float[n, 2, 2] logits)
+    <int64[3] rows = {-1, 2, 6}, int64[1] zero = {0}, int64[1] four = {4}, int64[1] six = {6}, int64[1] last = {2},
+     int64[1] one = {1}> {
+        map = Unsqueeze (pixel_mask, one)
+        mask = Cast <to = 1> (map)
+        seen = Mul (pixel_values, mask)
+        found = Conv (seen, k)
+        row = Reshape (found, rows)
+        share = Slice (row, zero, four, last)
+        pred_boxes = Sigmoid (share)
+        logits = Slice (row, four, six, last) }"""
+
 
 def kernel() -> Array:
     weights = np.random.default_rng(5).normal(size=(12, 3, *CANVAS)) * 0.02
@@ -90,18 +106,34 @@ def sigmoid(values: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
-def queries(colour: tuple[int, int, int], height: int, width: int) -> Array:
-    """Return what the last layer of both gives [2, 6] for an image of one colour that fills so much of the canvas."""
+def queries(colour: tuple[int, int, int], height: int, width: int, top: int = 0, left: int = 0) -> Array:
+    """Return what the last layer of all gives [2, 6] for an image of one colour that fills so much of the canvas."""
     canvas = np.zeros((3, *CANVAS))
-    canvas[:, :height, :width] = (np.array(colour) / 255)[:, None, None]
+    canvas[:, top : top + height, left : left + width] = (np.array(colour) / 255)[:, None, None]
     return np.asarray((kernel().astype(np.float64) * canvas).sum((1, 2, 3)).reshape(2, 6))
 
 
+def fitted(size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of an image on the canvas, its aspect kept."""
+    scale = min(CANVAS[0] / size[0], CANVAS[1] / size[1])
+    return int(size[0] * scale), int(size[1] * scale)
+
+
 def paddle(colour: tuple[int, int, int], size: tuple[int, int]) -> list[tuple[int, float, list[float]]]:
-    """Return label, score and corners in the image, the best first: the aspect is kept, the image lies top left."""
-    height, width = (int(edge * min(CANVAS[0] / size[0], CANVAS[1] / size[1])) for edge in size)
+    """Return label, score and corners in the image, the best first; on the canvas it lies top left."""
+    return best_of_each(queries(colour, *fitted(size)), size)
+
+
+def detr(colour: tuple[int, int, int], size: tuple[int, int]) -> list[tuple[int, float, list[float]]]:
+    """Return the same where the image lies in the middle; half a pixel more is below, and right of it."""
+    height, width = fitted(size)
+    return best_of_each(queries(colour, height, width, (CANVAS[0] - height) // 2, (CANVAS[1] - width) // 2), size)
+
+
+def best_of_each(raw: Array, size: tuple[int, int]) -> list[tuple[int, float, list[float]]]:
+    """Return the better class of each query."""
     found = []
-    for row in sigmoid(queries(colour, height, width)):
+    for row in sigmoid(raw):
         cx, cy, w, h = row[:4] * [size[1], size[0], size[1], size[0]]  # shares of the image
         found.append((int(row[4:].argmax()), float(row[4:].max()), [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]))
     return sorted(found, key=lambda each: -each[1])
@@ -163,7 +195,26 @@ check: {tolerance: {boxes: 1.0e-3}}
         rtdetr,
         {"orig_target_sizes": ["width", "height"]},
     ),
+    "detr": Case(
+        DETR,
+        """\
+source: {onnx: net.onnx, inputs: {pixel_mask: mask}}
+image: {place: centre, pad: 114}
+detections:
+  boxes: {tensor: pred_boxes, form: cxcywh, unit: image_relative}
+  scores: {tensor: logits, activation: sigmoid}
+  classes: [a, b]
+capture: {images: photos, samples: 5}
+passes: [{freeze-shapes: {batch: 1}}]
+""",
+        detr,
+        {"pixel_mask": "mask"},
+    ),
 }
+FOUR = CASES["rtdetr"].recipe.replace("onnx: net.onnx", "onnx: net.onnx, batch: 4")
+CASES["rtdetr, four at once"] = replace(
+    CASES["rtdetr"], recipe=FOUR.replace("{freeze-shapes: {batch: 1}}", "freeze-shapes")
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +243,7 @@ def photos(folder: Path, case: Case) -> None:
 
 @pytest.fixture(scope="module", params=CASES)
 def applied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Applied:
-    case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
+    case, folder = CASES[request.param], tmp_path_factory.mktemp("detector")
     model = parse(case.network)
     model.graph.initializer.append(onnx.numpy_helper.from_array(kernel(), "k"))
     onnx.save(model, folder / "net.onnx")
@@ -236,15 +287,18 @@ def test_in_python_no_recipe_is_needed(applied: Applied, tmp_path: Path) -> None
 
 def test_the_samples_hold_them(applied: Applied) -> None:
     for sample in Capture.open(applied.folder / "model_io").samples:
-        scale = min(CANVAS[0] / sample.height, CANVAS[1] / sample.width)
-        height, width = int(sample.height * scale), int(sample.width * scale)
+        height, width = fitted((sample.height, sample.width))
         words = {
             **{"height": sample.height, "width": sample.width},
             **{"resized_height": height, "resized_width": width},
             **{"scale_y": height / sample.height, "scale_x": width / sample.width},
         }
         for name, rule in applied.case.rules.items():
-            np.testing.assert_allclose(sample.load(name), [[words[word] for word in rule]], rtol=1e-6)
+            if rule == "mask":
+                assert sample.load(name).sum() == height * width
+                continue
+            rows = 4 if "batch: 4" in applied.case.recipe else 1
+            np.testing.assert_allclose(sample.load(name), [[words[word] for word in rule]] * rows, rtol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
