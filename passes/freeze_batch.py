@@ -19,6 +19,8 @@ It raises PassError when
 3. the batch is fixed already to another size
 4. `inputs` names no input, or no input has a leading dimension
 5. the name of the batch dimension is also that of another dimension of an input
+6. in a recipe the whole graph would take another number of images than the source's batch, which is 1 where nothing is
+   said
 
 It only writes the note, and looks at no node, when
 1. it has frozen the model before: what it folded then can't be told from parameters any more
@@ -35,7 +37,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.graph.model import Model
 from graphsurgery.operators.batch_rows import PROBE, Rows, counted_by
-from graphsurgery.operators.static_shapes import fold_shapes, free_inputs, shape_text, size_of
+from graphsurgery.operators.static_shapes import fold_shapes, free_inputs, require_batch_of_source, shape_text, size_of
 from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
 
 
@@ -58,6 +60,7 @@ class FreezeBatch(GraphPass):
         earlier = note.get("parameters", []) if note.get("size") == self.size else []
         batch = self._batch_inputs(graph, edit, earlier)
         names = [tensor.name for tensor in batch]
+        require_batch_of_source(self.size, "the whole graph", edit)
         is_open = any(size_of(tensor.shape[0]) is None for tensor in batch)
         if is_open:
             fold_shapes(edit, frozen=False)  # what is static now can't be taken for the number of rows

@@ -6,7 +6,8 @@
 An image input is one of float or uint8 elements, either [N, C, H, W] with 1, 3, 4 or an unknown number of channels,
 or [C, H, W] with 1, 3 or 4: `batch`, `height` and `width` apply to those. `inputs` gives the whole shape of any
 input, `dims` the size of every dimension of that name. A name that one input gets a size for has it in all inputs. In
-a recipe an image whose height or width is left open gets that of the canvas, the source's size.
+a recipe an image whose height or width is left open gets that of the canvas, the source's size, and one whose batch is
+left open the source's batch, if it has one.
 Then shapes are inferred anew in the whole model, If and Loop bodies included; graph outputs keep the names of the
 dimensions that can't be told.
 
@@ -17,7 +18,7 @@ It raises PassError when
 4. there is no image input, or one with the channels last, for `batch`, `height` or `width` to apply to
 5. `strict` is set and something is dynamic still, such as the number of boxes behind a NonMaxSuppression
 6. the batch was open, and a Reshape holds another one: it was traced with that
-7. the batch of an image would be above 1 in a recipe, which feeds one image at a time to the whole graph
+7. in a recipe the batch of an image would be another than the source's, which is 1 where nothing is said
 
 It does not fire when
 1. every input is static and the graph asks for no shape
@@ -36,7 +37,14 @@ from graphsurgery import graph as graphs
 from graphsurgery.graph import is_op
 from graphsurgery.graph.model import Model
 from graphsurgery.operators.batch_rows import PROBE
-from graphsurgery.operators.static_shapes import dynamic_values, fold_shapes, free_inputs, shape_text, size_of
+from graphsurgery.operators.static_shapes import (
+    dynamic_values,
+    fold_shapes,
+    free_inputs,
+    require_batch_of_source,
+    shape_text,
+    size_of,
+)
 from graphsurgery.rewrite import Editor, GraphPass
 
 _CHANNELS = (1, 3, 4)
@@ -77,18 +85,13 @@ class FreezeShapes(GraphPass):
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]
-        wishes += _of_the_canvas(wishes, graph, edit)
+        wishes += _of_the_source(wishes, graph, edit)
         images = [tensor for tensor in free_inputs(graph) if _is_image(tensor) and len(tensor.shape) == 4]
         open_ = [image for image in images if size_of(image.shape[0]) is None]
         frozen = _grant(wishes, graph, edit)
-        for image in images:
-            if edit.context.canvas is not None and (size_of(image.shape[0]) or 1) > 1:
-                raise edit.fail(
-                    f"input '{image.name}' {shape_text(image.shape)} would take {image.shape[0]} images, and a recipe "
-                    "feeds one at a time to the whole graph; give it batch 1, and a part more by freeze-batch"
-                )
         for image in open_:
             if size_of(image.shape[0]) is not None:
+                require_batch_of_source(image.shape[0], f"input '{image.name}' {shape_text(image.shape)}", edit)
                 _refuse_another_batch(image, graph, edit)
         if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
             fold_shapes(edit, frozen)
@@ -159,19 +162,27 @@ class FreezeShapes(GraphPass):
         return wishes
 
 
-def _of_the_canvas(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> list[_Wish]:
-    """Return the wish that images be as large as the canvas, where their size is open and nobody wishes another."""
+def _of_the_source(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> list[_Wish]:
+    """Return the wishes that images be as large as the canvas, and as many as the source feeds at once, where that is
+    open and nobody wishes another size."""
+    if edit.context.canvas is None:
+        return []
     places = {(wish.tensor.name, wish.axis) for wish in wishes}
     names = {wish.tensor.shape[wish.axis] for wish in wishes}
+    height, width = edit.context.canvas
+    known = {-4: (edit.context.batch, "batch"), -2: (height, "size"), -1: (width, "size")}
     found = []
-    for image in free_inputs(graph) if edit.context.canvas is not None else ():
+    for image in free_inputs(graph):
         if not _is_image(image) or _channels_last(image):
             continue
-        for axis, size in zip((len(image.shape) - 2, len(image.shape) - 1), edit.context.canvas or (), strict=True):
+        for place, (size, what) in known.items():
+            axis = len(image.shape) + place
+            if axis < 0 or size is None:
+                continue
             have = image.shape[axis]
             wished = (image.name, axis) in places or (isinstance(have, str) and have in names)
             if size_of(have) is None and not wished:
-                found.append(_Wish(image, axis, size, "the source's size"))
+                found.append(_Wish(image, axis, size, f"the source's {what}"))
     return found
 
 

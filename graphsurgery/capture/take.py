@@ -73,7 +73,7 @@ def capture(
                 check_id(name)
                 refuse_twin(name, taken, str(folder))
                 placed = source.canvas.fit(pixels)
-                _write_sample(draft.work / name, source.trace(placed.input))
+                _write_sample(draft.work / name, source.trace(placed))
                 samples.append(Sample(name, folder / name, file, *placed.original, digest_of(pixels)))
                 if progress is not None:
                     progress(len(samples), total)
@@ -99,7 +99,7 @@ def reference_detections(source: Source, image: Array) -> Tensors:
     boxes [M, 4], labels, scores, and masks [M, 1, h, w] as probabilities or keypoints [M, K, 3].
     """
     placed = source.canvas.fit(image)
-    return placed.restore(source.detect(placed.input))
+    return placed.restore(source.detect(placed))
 
 
 def embedded_samples(count: int) -> Iterator[InputImage]:

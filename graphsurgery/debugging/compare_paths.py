@@ -134,7 +134,7 @@ def _parts(folder: Path) -> Playable:
     def read() -> Playable:
         manifest = Manifest.read(folder)
         chain = Chain.open(folder, manifest, {}, optimise=False)
-        return _playable(folder, chain, (manifest.input,), manifest.joins)
+        return _playable(folder, chain, (manifest.input, *manifest.inputs), manifest.joins)
 
     # a part that somebody changed is what is to be judged here, so it need not be the one that the manifest describes
     return read_whole(folder, manifests.FILE_NAME, read)

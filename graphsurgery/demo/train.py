@@ -32,6 +32,7 @@ from graphsurgery.demo.shapes import HEIGHT, TRAIN_SEED, VAL_SEED, WIDTH, ShapeI
 from graphsurgery.demo.yolo import DETECTIONS, ShapesYolo, shapes_yolo
 from graphsurgery.detections.decode import decode
 from graphsurgery.files import written_whole
+from graphsurgery.images.placement import Placement
 
 _PEAK_RATE = 3e-3
 _WARM_UP_SHARE = 0.15
@@ -156,7 +157,7 @@ def _found(model: nn.Module, shown: ShapeImage, device: torch.device) -> Iterato
     if isinstance(model, ShapesYolo):
         with torch.inference_mode():
             output = model(image[None]).cpu().numpy()
-        found = decode(DETECTIONS, {"output0": output}, (HEIGHT, WIDTH))
+        found = decode(DETECTIONS, {"output0": output}, Placement.whole((HEIGHT, WIDTH)))
         found["labels"] = found["labels"] + 1
     else:
         with torch.inference_mode():

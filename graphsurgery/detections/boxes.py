@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.detections.activations import softmax
-from graphsurgery.detections.pieces import Anchors, Boxes, Points
+from graphsurgery.detections.pieces import Anchors, Boxes, Points, Unit
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.views import Array
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement, Size
 
 Floats = npt.NDArray[np.float32]
-Size = tuple[int, int]
 
 _LARGEST_LOG = math.log(1000 / 16)  # torchvision's and detectron2's bound: no box grows beyond 62 times its anchor
 
 
-def corners(section: Postprocessing, spec: Boxes, values: Array, which: Array, canvas: Size) -> Floats:
+def corners(section: Postprocessing, spec: Boxes, values: Array, which: Array, placed: Placement) -> Floats:
     """Return the boxes `which` of the rows `values` [N, 4 * bins], as corners in pixels of the canvas, [M, 4].
 
     Raises InputError where the rows are of another number than the points or anchors.
@@ -29,16 +29,16 @@ def corners(section: Postprocessing, spec: Boxes, values: Array, which: Array, c
     if values.shape[1] != 4 * bins:
         asked = f"4 times {bins} bins" if spec.bins else "4"
         raise InputError(f"detections.boxes: has {values.shape[1]} columns; expected {asked}")
-    around = _cells(section, len(values), canvas, which)
+    around = _cells(section, len(values), placed.canvas, which)
     chosen = values[which].astype(np.float32)
     if spec.bins:
         # the mean of the distribution, as ultralytics' and GFL's DFL have it
         share = softmax(chosen.reshape(len(chosen), 4, bins), 2)
         chosen = (share * np.arange(bins, dtype=np.float32)).sum(2, dtype=np.float32)
-    return _formed(spec, chosen, around, canvas)
+    return _formed(spec, chosen, around, placed)
 
 
-def _formed(spec: Boxes, values: Floats, around: Floats, canvas: Size) -> Floats:
+def _formed(spec: Boxes, values: Floats, around: Floats, placed: Placement) -> Floats:
     if spec.form == "deltas":
         return _from_anchors(spec, values, around)
     if spec.form == "yolox":
@@ -49,7 +49,7 @@ def _formed(spec: Boxes, values: Floats, around: Floats, canvas: Size) -> Floats
     first: Array = values[:, :2]
     second: Array = values[:, 2:]
     if spec.form == "ltrb":
-        scale = around[:, 2:3] if spec.unit == "strides" else _scale(spec, canvas)[:2]
+        scale = around[:, 2:3] if spec.unit == "strides" else _frame(spec.unit, placed)[0]
         return np.concatenate([around[:, :2] - first * scale, around[:, :2] + second * scale], 1)
     if spec.form == "yxyx":
         first, second = first[:, ::-1], second[:, ::-1]
@@ -58,11 +58,27 @@ def _formed(spec: Boxes, values: Floats, around: Floats, canvas: Size) -> Floats
     elif spec.form == "cxcywh":
         half = second / 2
         first, second = first - half, first + half
-    return (np.concatenate([first, second], 1) * _scale(spec, canvas)).astype(np.float32)
+    points = np.concatenate([first, second], 1).reshape(-1, 2, 2)
+    return on_canvas(points, spec.unit, placed).reshape(-1, 4)
 
 
-def _scale(spec: Boxes, canvas: Size) -> Floats:
-    return np.array([canvas[1], canvas[0]] * 2 if spec.unit == "relative" else [1] * 4, np.float32)
+def on_canvas(points: Array, unit: Unit, placed: Placement) -> Floats:
+    """Return positions [..., 2], x and y in `unit`, in pixels of the canvas."""
+    scale, corner = _frame(unit, placed)
+    return (points * scale + corner).astype(np.float32)
+
+
+def _frame(unit: Unit, placed: Placement) -> tuple[Floats, Floats]:
+    """Return how many pixels of the canvas a `unit` has along x and y, and where it counts from."""
+    scale, corner = (1.0, 1.0), (0, 0)
+    if unit == "relative":
+        scale = (placed.canvas[1], placed.canvas[0])
+    elif unit == "image_relative":
+        scale, corner = (placed.width, placed.height), (placed.left, placed.top)
+    elif unit == "image_pixels":
+        height, width = placed.original
+        scale, corner = (placed.width / width, placed.height / height), (placed.left, placed.top)
+    return np.array(scale, np.float32), np.array(corner, np.float32)
 
 
 def _from_anchors(spec: Boxes, values: Floats, anchors: Floats) -> Floats:

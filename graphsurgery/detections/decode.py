@@ -7,24 +7,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from graphsurgery.detections.activations import activated
-from graphsurgery.detections.boxes import Size, corners
+from graphsurgery.detections.boxes import corners, on_canvas
 from graphsurgery.detections.masks import boxes_around, certainty, masks_of
 from graphsurgery.detections.nms import best, nms
 from graphsurgery.detections.pieces import Keypoints
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.views import Array, find
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement
 
 _MOST_SCORES = 2**28
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what isn't finite is no detection, or a box that is nowhere
-def decode(section: Postprocessing, outputs: Mapping[str, Array], canvas: Size) -> dict[str, Array]:
+def decode(section: Postprocessing, outputs: Mapping[str, Array], placed: Placement) -> dict[str, Array]:
     """Return the detections in `outputs`, which come by name in the order of the network, the best first.
 
-    `canvas` is its height and width. Boxes are [M, 4] float32 in its pixels, labels [M] int64, scores [M] float32; and
-    where the section has any, `masks` [M, 1, m, m] or `masks_pasted` [M, 1, H, W] as probabilities, and `keypoints`
-    [M, K, 3]. Raises InputError that names the output where its shape doesn't fit.
+    `placed` is how the image lies on the canvas. Boxes are [M, 4] float32 in pixels of the canvas, labels [M] int64,
+    scores [M] float32; and where the section has any, `masks` [M, 1, m, m] or `masks_pasted` [M, 1, H, W] as
+    probabilities, and `keypoints` [M, K, 3]. Raises InputError that names the output where its shape doesn't fit.
     """
     rows, labels, scores, count = _candidates(section, outputs)
     found: dict[str, Array] = {}
@@ -32,19 +33,19 @@ def decode(section: Postprocessing, outputs: Mapping[str, Array], canvas: Size) 
     if section.boxes is not None:
         values = section.boxes.rows(outputs, "boxes")
         _require_rows("boxes", len(values), count)
-        boxes = corners(section, section.boxes, values, rows, canvas)
+        boxes = corners(section, section.boxes, values, rows, placed)
         if section.nms is not None:
             within = labels if section.nms.per_class else None
             kept = nms(boxes, scores, section.nms.iou, within, section.maximum)
             rows, labels, scores, boxes = rows[kept], labels[kept], scores[kept], boxes[kept]
     if section.masks is not None:
-        found |= masks_of(section.masks, outputs, rows, count, boxes, labels, canvas)
+        found |= masks_of(section.masks, outputs, rows, count, boxes, labels, placed.canvas)
         pictures = found.get("masks_pasted", found.get("masks"))
         assert pictures is not None
         boxes = boxes_around(pictures) if boxes is None else boxes
         scores = scores * certainty(pictures) if section.masks.rescore else scores
     if section.keypoints is not None:
-        found["keypoints"] = _keypoints(section.keypoints, outputs, rows, count, canvas)
+        found["keypoints"] = _keypoints(section.keypoints, outputs, rows, count, placed)
     assert boxes is not None
     found = {"boxes": boxes, "labels": labels, "scores": scores, **found}
     if section.masks is not None and section.masks.rescore:
@@ -96,15 +97,14 @@ def _labels(section: Postprocessing, outputs: Mapping[str, Array], rows: Array, 
     return rounded
 
 
-def _keypoints(spec: Keypoints, outputs: Mapping[str, Array], rows: Array, count: int, canvas: Size) -> Array:
+def _keypoints(spec: Keypoints, outputs: Mapping[str, Array], rows: Array, count: int, placed: Placement) -> Array:
     """Return x, y and visibility of the keypoints of some rows, [M, K, 3]; 1 where the network has no visibility."""
     values = spec.points(outputs)
     _require_rows("keypoints", len(values), count)
     chosen = values[rows]
     points = np.ones((len(rows), spec.count, 3), np.float32)
     points[..., : spec.values] = chosen
-    if spec.unit == "relative":
-        points[..., :2] *= np.array([canvas[1], canvas[0]], np.float32)
+    points[..., :2] = on_canvas(points[..., :2], spec.unit, placed)
     if spec.values == 3:
         points[..., 2] = activated(points[..., 2], spec.activation)
     return points

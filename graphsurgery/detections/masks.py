@@ -13,8 +13,7 @@ from graphsurgery.detections.pieces import Masks
 from graphsurgery.detections.views import Array, axis_of_rows, find, whole
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import resize, resized_window
-
-Size = tuple[int, int]
+from graphsurgery.images.placement import Size
 
 # Pictures are kept in half precision: they are many, and cut at a half in the end.
 _PICTURE = np.float16

@@ -24,7 +24,8 @@ from graphsurgery.errors import InputError
 
 Activation = Literal["none", "sigmoid", "softmax"]
 BoxForm = Literal["xyxy", "yxyx", "xywh", "cxcywh", "ltrb", "yolox", "deltas"]
-Unit = Literal["pixels", "relative", "strides"]
+PositionUnit = Literal["pixels", "relative", "image_pixels", "image_relative"]
+Unit = Literal[PositionUnit, "strides"]
 MaskForm = Literal["pasted", "per_box", "prototypes", "per_query"]
 
 _MOST_LEVELS, _MOST_SIZES, _MOST_BOXES, _MOST_PIXELS = 16, 64, 2**17, 2**16
@@ -47,8 +48,8 @@ class Boxes(View):
 
     `form` is how they are written: corners (xyxy, yxyx), corner and size (xywh), centre and size (cxcywh), distances
     from points (ltrb), offsets of a point's cell and logarithms of sizes (yolox), or deltas from anchors, divided by
-    `weights` and, where `order` is yx, y before x. `unit` is pixels, relative (to the canvas), or strides (of the
-    points).
+    `weights` and, where `order` is yx, y before x. `unit` is pixels or relative, of the canvas; image_pixels or
+    image_relative, of the image itself, as it was before it was laid on the canvas; or strides (of the points).
     """
 
     form: BoxForm = "xyxy"
@@ -69,6 +70,8 @@ class Boxes(View):
                 raise InputError(f"bins are of distances from points; with form {self.form} leave them out")
         if self.unit == "strides" and self.form != "ltrb":
             raise InputError(f"unit strides is of distances from points; form is {self.form}")
+        if self.unit.startswith("image_") and self.form in ("ltrb", "yolox", "deltas"):
+            raise InputError(f"unit {self.unit} is of positions; form {self.form} is from what lies on the canvas")
 
 
 @dataclass(frozen=True)
@@ -155,14 +158,14 @@ class Keypoints(View):
 
     count: int = 17
     values: int = 3
-    unit: Literal["pixels", "relative"] = "pixels"
+    unit: PositionUnit = "pixels"
     activation: Literal["none", "sigmoid"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole("count", self.count, 1, 1000)
         require_whole("values", self.values, 2, 3)
-        require_choice("unit", self.unit, Literal["pixels", "relative"])
+        require_choice("unit", self.unit, PositionUnit)
         require_choice("activation", self.activation, Literal["none", "sigmoid"])
 
     def points(self, outputs: Mapping[str, Array]) -> Array:

@@ -173,7 +173,7 @@ class OriginalColumn:
             image = Preprocessing.from_json(source.get("image", {}))
             path = str(_find(weights or name, places).resolve())
             spec = SourceSpec("onnx", path, None, (size[0], size[1]), image=image, detections=manifest.postprocessing)
-            spec = replace(spec, inputs=dict(source.get("inputs", {})))
+            spec = replace(spec, inputs=source.get("inputs", {}), batch=source.get("batch"))
         else:
             chosen = weights or source.get("weights")
             if chosen is not None and Path(chosen).suffix:
@@ -214,12 +214,12 @@ class OriginalColumn:
 def opened(source: Source, kind: str, threads: int) -> Opened:
     """Return the source as a detector that computes with `threads` threads; `kind` is that of its spec."""
     if kind == "onnx":
-        return Opened(source.canvas, lambda placed: source.detect(placed.input))
+        return Opened(source.canvas, source.detect)
     from graphsurgery.sources.torch_threads import torch_threads
 
     def detect(placed: CanvasImage) -> Detections:
         with torch_threads(threads):
-            return source.detect(placed.input)
+            return source.detect(placed)
 
     return Opened(source.canvas, detect)
 

@@ -19,9 +19,10 @@ from graphsurgery.detections.row_groups import Group, Keys
 from graphsurgery.detections.views import Array
 from graphsurgery.errors import InputError
 from graphsurgery.gate.columns import Roles
+from graphsurgery.images.placement import Placement
 
 _ABSENT = np.zeros(0, np.float32)
-_UNIT = (1, 1)  # the IoU of boxes is that of any canvas
+_ANY = Placement.whole((1, 1))  # the IoU of boxes is the same on any canvas
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DecodedGroup(Group):
         outputs = {name: tensors.get(name, _ABSENT) for name in self.outputs}  # a part gives some
         try:
             values = section.boxes.rows(outputs, "boxes")
-            boxes = corners(section, section.boxes, values, np.arange(len(values)), _UNIT)
+            boxes = corners(section, section.boxes, values, np.arange(len(values)), _ANY)
             scores = section.scores.rows(outputs, "scores", single=section.labels is not None)
             labels = None if section.labels is None else section.labels.rows(outputs, "labels", single=True)[:, 0]
         except InputError:  # the comparison tells of shapes that don't fit

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.errors import InputError
+from graphsurgery.images.canvas import CanvasImage
 
 Array = npt.NDArray[np.generic]
 
@@ -26,6 +28,13 @@ def as_batch(image: Array, shape: Sequence[int | str | None] | None) -> Array:
     if size * image.nbytes > MOST_BYTES:
         raise InputError(f"a batch of {size} images of {list(image.shape)} is larger than {MOST_BYTES} bytes")
     return np.ascontiguousarray(np.broadcast_to(image, (size, *image.shape)))
+
+
+def turned(placed: CanvasImage, share: float) -> CanvasImage:
+    """Return an image whose columns are moved round by a `share` of its width: another image, at the same place."""
+    moved = replace(placed, input=placed.input.copy())
+    moved.filled[:] = np.roll(placed.filled, max(1, round(share * placed.width)), axis=2)
+    return moved
 
 
 def of_first(outputs: Mapping[str, Array], shape: Sequence[int | str | None] | None, rank: int = 3) -> dict[str, Array]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement
 from graphsurgery.images.preprocessing import PLAIN, Interpolation, Preprocessing, is_number
 
 Array = npt.NDArray[Any]
@@ -126,6 +127,12 @@ class CanvasImage:
     original: tuple[int, int]
     top: int = 0
     left: int = 0
+
+    @property
+    def placement(self) -> Placement:
+        """Where the image lies."""
+        height, width = self.input.shape[1:]
+        return Placement((height, width), self.original, self.height, self.width, self.top, self.left)
 
     @property
     def filled(self) -> Floats:

@@ -75,6 +75,16 @@ def free_inputs(graph: gs.Graph) -> list[gs.Variable]:
     return [tensor for tensor in graph.inputs if tensor.name not in table(graph).defaults]
 
 
+def require_batch_of_source(batch: int, who: str, edit: Editor) -> None:
+    """Raise PassError where a recipe feeds another number of images at once to the whole graph; `who` would take it."""
+    fed = edit.context.batch or 1
+    if edit.context.canvas is not None and batch != fed:
+        raise edit.fail(
+            f"{who} would take {batch} images at once, and the source feeds {fed}: write source.batch: {batch}, or "
+            f"{fed} here; a part takes another number by freeze-batch"
+        )
+
+
 def size_of(dimension: Any) -> int | None:
     """Return a dimension's size; None for a symbol, for nothing, and for the 0 or -1 that some exporters write."""
     return int(dimension) if isinstance(dimension, int | np.integer) and dimension > 0 else None

@@ -24,6 +24,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
 from graphsurgery.graph.protos import required_inputs
 from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.other_inputs import OtherInput
 from graphsurgery.parts.part import Part, is_numpys
 from graphsurgery.version import __version__
 
@@ -128,11 +129,12 @@ class Manifest(_Section):
     `classes` are the names of the labels, from 0 on, where the source knows them, and `detections` is what the outputs
     are, where the recipe says it. `canvas` is the size of the network's
     image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
-    dropped). `input` is the tensor that the image goes into, `outputs` are what the parts give, and `masks` is the one
-    among them that holds mask probabilities for the runtime to paste. `joins` says which of them are pieces that the
-    runtime joins: the detector's outputs, which `detections` speak of, are those behind that. `devices` are the
-    providers that a device is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in
-    this one that hold the same parts made otherwise, quantized for example.
+    dropped). `input` is the tensor that the image goes into, `inputs` are others, which follow from how the image lies
+    on the canvas (`images.other_inputs`). `outputs` are what the parts give, and `masks` is the one among them that
+    holds mask probabilities for the runtime to paste. `joins` says which of them are pieces that the runtime joins: the
+    detector's outputs, which `detections` speak of, are those behind that. `devices` are the providers that a device is
+    mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
+    same parts made otherwise, quantized for example.
     """
 
     format: Literal[1] = 1
@@ -144,6 +146,7 @@ class Manifest(_Section):
     canvas: dict[str, Any]
     normalise: bool
     input: str
+    inputs: dict[str, Any] = {}
     outputs: list[str]
     joins: list[JoinedOutput] = []
     masks: str | None = None
@@ -164,11 +167,13 @@ class Manifest(_Section):
             raise InputError(f"{path}: not a manifest of this version: {files.first_fault(error)}") from error
         try:
             manifest.check_names()
-            Canvas.from_json(manifest.canvas)
+            canvas = Canvas.from_json(manifest.canvas)
             joined_shapes(dict.fromkeys(manifest.outputs), manifest.joins)
             if manifest.postprocessing is not None:
                 manifest.postprocessing.require_outputs(manifest.output_shapes)
             manifest.check_connections()
+            for other in manifest.other_inputs:
+                other.require_fit((canvas.height, canvas.width))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return manifest
@@ -177,6 +182,14 @@ class Manifest(_Section):
     def postprocessing(self) -> Postprocessing | None:
         """How detections are read out of the outputs, None where nobody says. Raises InputError for what is none."""
         return None if self.detections is None else Postprocessing.from_json(self.detections)
+
+    @property
+    def other_inputs(self) -> list[OtherInput]:
+        """The inputs besides the image, in the form that the parts read. Raises InputError for a value that is none."""
+        read = {name: tensor for part in self.parts for name, tensor in part.inputs.items()}
+        return [
+            OtherInput(name, value, read[name].shape, np.dtype(read[name].dtype)) for name, value in self.inputs.items()
+        ]
 
     @property
     def output_shapes(self) -> OpenShapes:
@@ -227,10 +240,14 @@ class Manifest(_Section):
             raise InputError(f"{folder / FILE_NAME}: {error}") from error
 
     def check_connections(self) -> None:
-        """Raise InputError unless parts read the image and what parts before them write, and outputs are written."""
-        if self.parts and all(self.input not in part.inputs for part in self.parts):
+        """Raise InputError unless parts read the inputs and what parts before them write, and outputs are written."""
+        read = {name for part in self.parts for name in part.inputs}
+        if self.parts and self.input not in read:
             raise InputError(f"no part reads the image '{self.input}'")
-        written = {self.input}
+        unread = [name for name in self.inputs if name not in read or name == self.input]
+        if unread:
+            raise InputError(f"no part reads the input '{unread[0]}' besides the image '{self.input}'")
+        written = {self.input, *self.inputs}
         for part in self.parts:
             absent = [name for name in part.inputs if name not in written]
             if absent:
@@ -259,12 +276,14 @@ def describe_parts(
 ) -> Manifest:
     """Return the manifest of `parts`, whose graph had `inputs` and `outputs`; `classes` name its labels.
 
-    `joins` says how those of its outputs are joined that a pass took apart.
-
-    Raises InputError when there is not exactly one image input.
+    `joins` says how those of its outputs are joined that a pass took apart. What `source` says of inputs besides the
+    image goes with them. Raises InputError when there is not exactly one image input.
     """
-    if len(inputs) != 1:
+    given = source.get("inputs", {})
+    images = [name for name in inputs if name not in given]
+    if len(images) != 1:
         raise InputError(f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image")
+    read = {name for part in parts for name in part.model.inputs}
     note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
     if note is not None:
         canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]))
@@ -275,7 +294,8 @@ def describe_parts(
         detections=source.get("detections"),
         canvas=canvas.to_json(),
         normalise=note is not None,
-        input=inputs[0],
+        input=images[0],
+        inputs={name: given[name] for name in inputs if name in given and name in read},
         outputs=outputs,
         joins=list(joins),
         masks=_mask_output(parts, canvas, outputs),

@@ -18,7 +18,6 @@ from pathlib import Path
 from graphsurgery.gate.gate import Judged
 from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
-from graphsurgery.images.canvas import Canvas
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.static import certify_static
@@ -38,6 +37,7 @@ from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
+from graphsurgery.sources import Source
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,15 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     return judged_whole, judged
 
 
-def boundary_tensors(recipe: Recipe, model: Model, canvas: Canvas) -> list[str]:
-    """Return the tensors of `model` that the recipe will make inputs and outputs of the graph, or of a part.
+def boundary_tensors(recipe: Recipe, source: Source) -> list[str]:
+    """Return the tensors of the model that the recipe will make inputs and outputs of the graph, or of a part.
 
     A source without modules to hook captures these. It takes the surgery itself, unchecked, to find them; passes that
     need what is yet to be captured are left out.
     """
     passes = [use.pass_ for use in recipe.passes if not use.pass_.needs_samples]
-    context = PassContext(canvas=(canvas.height, canvas.width))
-    after = apply_passes(passes, model.with_values_inside(), context).model
+    model = Model(source.export(), source.folder)
+    after = apply_passes(passes, model.with_values_inside(), _context_of_whole(source)).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
         wanted += [tensor.name for tensor in _find_cut(recipe.partition, recipe, after).crossing()]
@@ -248,17 +248,21 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     begin = time.perf_counter()
     # what only a graph that had passed could tell was computed for those that are compared
     complete = [sample for sample in run.calibration or run.samples if all(name in sample for name in model.inputs)]
-    context = PassContext(complete, run.watcher.advance)
+    context = PassContext()
     if part is None:
-        canvas = (run.source.canvas.height, run.source.canvas.width)
-        context = replace(context, canvas=canvas, outputs_apart=run.recipe.outputs_apart)
-    applied = apply_pass(use.pass_, model, context)
+        context = replace(_context_of_whole(run.source), outputs_apart=run.recipe.outputs_apart)
+    applied = apply_pass(use.pass_, model, replace(context, samples=complete, progress=run.watcher.advance))
     seconds = time.perf_counter() - begin
     run.record.spent("surgery", seconds)
     step = Step(
         use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
     )
     return step, applied.model
+
+
+def _context_of_whole(source: Source) -> PassContext:
+    """Return what a pass on the whole graph may know of the images that it is fed."""
+    return PassContext(canvas=(source.canvas.height, source.canvas.width), batch=source.batch)
 
 
 def _place(use: PassUse, part: str | None) -> str:

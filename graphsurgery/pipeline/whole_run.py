@@ -21,7 +21,6 @@ from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.files.commit import Draft, edition, writing
 from graphsurgery.gate.described_outputs import DescribedOutputs
 from graphsurgery.gate.gate import Gate
-from graphsurgery.graph.model import Model
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import Manifest
@@ -331,7 +330,7 @@ def _boundary(recipe: Recipe, source: Source) -> tuple[str, ...]:
     """Return the tensors that a source without modules to hook has to be told to capture, and tell it."""
     if not isinstance(source, HasBoundary):
         return ()
-    names = tuple(pipeline.boundary_tensors(recipe, Model(source.export(), source.folder), source.canvas))
+    names = tuple(pipeline.boundary_tensors(recipe, source))
     source.set_boundary(names)
     return names
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints
 
-from graphsurgery.detections.pieces import Activation, BoxForm, MaskForm, Unit
+from graphsurgery.detections.pieces import Activation, BoxForm, MaskForm, PositionUnit, Unit
 from graphsurgery.detections.postprocessing import Background
 from graphsurgery.detections.presets import PRESETS
 from graphsurgery.recipe.section import Section
@@ -65,7 +65,8 @@ class BoxesKeys(ViewKeys):
     )
     unit: Unit = Field(
         "pixels",
-        description="of the canvas; relative to its size; or strides of the points, of distances",
+        description="pixels, of the canvas, or relative to its size; image_pixels or image_relative, of the image "
+        "itself, where the network was told its size (`source.inputs`); or strides of the points, of distances",
         examples=["relative"],
     )
     bins: PositiveInt | None = Field(
@@ -138,9 +139,7 @@ class KeypointsKeys(ViewKeys):
 
     count: PositiveInt = Field(17, description="number of keypoints", examples=[17])
     values: Literal[2, 3] = Field(3, description="columns of a keypoint; 2 where there is no visibility", examples=[2])
-    unit: Literal["pixels", "relative"] = Field(
-        "pixels", description="of the canvas, or relative to its size", examples=["relative"]
-    )
+    unit: PositionUnit = Field("pixels", description="as that of boxes", examples=["relative"])
     activation: Literal["none", "sigmoid"] = Field(
         "none", description="still to be done with the visibility", examples=["sigmoid"]
     )

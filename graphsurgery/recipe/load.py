@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.tolerances import Tolerances
+from graphsurgery.images.other_inputs import require_value
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
@@ -149,6 +150,7 @@ def _section(entry: Entry, path: str, schema: type[_SectionT], *beside: str) -> 
 
 
 def _source(entry: Entry) -> SourceSpec:
+    _check_inputs(fields(entry, "source").entries.get("inputs"))
     section = _section(entry, "source", Source)
     given = [kind for kind in SOURCE_KINDS if getattr(section, kind) is not None]
     if len(given) != 1:
@@ -157,6 +159,8 @@ def _source(entry: Entry) -> SourceSpec:
     own = fields(entry, "source").entries
     if section.inputs and section.onnx is None:
         raise own["inputs"].place.error("source.inputs is for an ONNX file; the others have an image alone")
+    if section.batch is not None and section.onnx is None:
+        raise own["batch"].place.error("source.batch is for an ONNX file; the others take one image at a time")
     weights = own.get("weights", entry)
     return SourceSpec(
         kind=given[0],
@@ -166,7 +170,17 @@ def _source(entry: Entry) -> SourceSpec:
         opset=section.opset,
         folder=weights.place.folder,
         inputs=section.inputs,
+        batch=section.batch,
     )
+
+
+def _check_inputs(entry: Entry | None) -> None:
+    """Raise RecipeError at the first value that says nothing of an input: of a word, which was perhaps meant."""
+    for name, value in _mapping(entry, "source.inputs").entries.items():
+        try:
+            require_value(name, plain(value.value))
+        except InputError as error:
+            raise value.place.error(f"source.{error}") from error
 
 
 def _image(entry: Entry | None, source: Entry) -> Preprocessing:

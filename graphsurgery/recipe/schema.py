@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, RootModel, StringConstraints
 
 from graphsurgery.detections.presets import PRESETS as DETECTION_PRESETS
+from graphsurgery.images.other_inputs import CANVAS, MASK, NUMBER_WORDS
 from graphsurgery.images.preprocessing import PRESETS
 from graphsurgery.partition.stages import CutPoints
 from graphsurgery.recipe.detections_schema import DetectionsKeys
@@ -70,7 +71,9 @@ RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|re
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-InputValue = float | Literal["canvas"] | tuple[float, ...] | tuple[tuple[float, ...], ...]
+InputWord = Literal[*NUMBER_WORDS]  # type: ignore[valid-type]
+InputItem = float | InputWord
+InputValue = float | Literal[CANVAS, MASK, *NUMBER_WORDS] | tuple[InputItem, ...] | tuple[tuple[InputItem, ...], ...]  # type: ignore[valid-type]
 
 
 class PassItem(RootModel[Any]):
@@ -107,12 +110,26 @@ class Source(Section):
         examples=[[544, 960]],
     )
     opset: PositiveInt = Field(17, description="version of the standard operator set to export", examples=[17])
+    batch: PositiveInt | None = Field(
+        None,
+        description="number of images that an ONNX file with an open batch is fed at once: the image itself, which is "
+        "what counts, and others made of it. freeze-shapes and freeze-batch on the whole graph then take it",
+        examples=[4],
+    )
     inputs: Annotated[Mapping[str, InputValue], IsReplaced()] = Field(
         {},
-        description="input of an ONNX file besides the image -> what it always is: a number, numbers, or `canvas`, its "
-        "height and width; it becomes a constant of the graph. With the size of the canvas, a scale of 1 and a mask of "
-        "1 a network gives boxes in pixels of the canvas",
-        examples=[{"orig_target_sizes": "canvas"}, {"im_shape": "canvas", "scale_factor": [1, 1]}, {"pixel_mask": 1}],
+        description="input of an ONNX file besides the image -> what it is. Numbers, or `canvas`, its height and "
+        "width, become a constant of the graph: with the size of the canvas, a scale of 1 and a mask of 1 a network "
+        "gives boxes in pixels of the canvas. What follows from each image stays an input: `height` and `width` of the "
+        "image, `resized_height` and `resized_width` on the canvas, `scale_y` and `scale_x`, the second over the "
+        "first, and `mask`, 1 where the image lies on the canvas",
+        examples=[
+            {"orig_target_sizes": ["width", "height"]},
+            {"orig_target_sizes": "canvas"},
+            {"im_shape": ["resized_height", "resized_width"], "scale_factor": ["scale_y", "scale_x"]},
+            {"im_info": ["resized_height", "resized_width", 1]},
+            {"pixel_mask": "mask"},
+        ],
     )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import InputError
+from graphsurgery.images.batches import of_first
 from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.images.drawing import draw_detections
 from graphsurgery.runtime.detector import Detector
@@ -61,7 +62,9 @@ def sample_pictures(
         both = []
         try:
             if detector.postprocessing is not None:
-                captured = detector.detections(captured)
+                image = detector.manifest.input
+                captured = of_first(captured, sample.shape(image) if image in sample else None)
+                captured = detector.read(captured, placed)
             restored = [visible.restore(each, paste=False) for each in (captured, detector.on_canvas(placed))]
             for found in restored:
                 shown = {name: found[name] for name in _DRAWN if all(name in each for each in restored)}

@@ -21,6 +21,7 @@ from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_dev
 from graphsurgery.graph.joined_outputs import joined
 from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas, CanvasImage
+from graphsurgery.images.other_inputs import OtherInput
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.runtime.player import Chain
@@ -92,14 +93,21 @@ class Detector:
     def on_canvas(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return the network's own outputs: boxes in canvas pixels, and where there are masks, probabilities `masks`
         [M,1,m,m], or `masks_pasted` [M,1,H,W] that lie on the canvas already."""
-        return self.detections(self.outputs(self.chain.play(self.inputs(placed))))
+        return self.detections(self.outputs(self.chain.play(self.inputs(placed))), placed)
 
     def inputs(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         """Return what the chain is played on."""
-        name = self.manifest.input
         if self.manifest.normalise:
-            return {name: self.canvas.normalise(placed.input)}
-        return {name: as_batch(self.canvas.image.apply(placed.input), self._image_shape)}
+            image = self.canvas.normalise(placed.input)
+        else:
+            image = as_batch(self.canvas.image.apply(placed.input), self._image_shape)
+        rows = len(image) if image.ndim == 4 else 1
+        others = {other.name: other.of(placed.placement, rows) for other in self._other_inputs}
+        return {self.manifest.input: image} | others
+
+    @cached_property
+    def _other_inputs(self) -> Sequence[OtherInput]:
+        return self.manifest.other_inputs
 
     @cached_property
     def _image_shape(self) -> Sequence[int | str | None] | None:
@@ -112,11 +120,15 @@ class Detector:
         they don't fit."""
         return joined({name: played[name] for name in self.manifest.outputs}, self.manifest.joins)
 
-    def detections(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what the network's `outputs` say, by the names that detections have. Raises as `decode`."""
-        found = of_first(outputs, self._image_shape)
+    def detections(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
+        """Return what the network's `outputs` for an image say, by the names that detections have. Raises as `decode`."""
+        return self.read(of_first(outputs, self._image_shape), placed)
+
+    def read(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
+        """Return the same for outputs that are of one image, no batch. Raises as `decode`."""
+        found = dict(outputs)
         if self.postprocessing is not None:
-            return decode(self.postprocessing, found, (self.canvas.height, self.canvas.width))
+            return decode(self.postprocessing, found, placed.placement)
         if self.manifest.masks is not None:
             found["masks"] = found.pop(self.manifest.masks)
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):

@@ -80,7 +80,8 @@ class Pipelined:
         return play
 
     def _restore(self, image: _OnItsWay) -> Detections:
-        return image.placed.restore(self.detector.detections(self.detector.outputs(image.tensors)))
+        outputs = self.detector.outputs(image.tensors)
+        return image.placed.restore(self.detector.detections(outputs, image.placed))
 
 
 @dataclass

@@ -13,29 +13,31 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from graphsurgery.detections.decode import decode
 from graphsurgery.detections.guess import guess, missing_section
+from graphsurgery.detections.plain import require_whole
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.joined_outputs import drop_joins
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import read_outside, stored_outside
-from graphsurgery.images.batches import as_batch, of_first
-from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.batches import as_batch, of_first, turned
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.preprocessing import Preprocessing
-from graphsurgery.sources.given_inputs import give, require_inputs
+from graphsurgery.sources.given_inputs import declared_shape, give, require_inputs
 from graphsurgery.sources.row_groups import ROW_GROUPS
-from graphsurgery.sources.source import Image, SourceSpec, Tensors
+from graphsurgery.sources.source import SourceSpec, Tensors
 
+_LARGEST_BATCH = 2**16
 _DETECTIONS = ("boxes", "labels", "scores", "masks", "masks_pasted", "keypoints", "keypoints_scores")
 
 
 class OnnxSource:
     """An ONNX model with one image input, [3, H, W] or [N, 3, H, W] float32 in 0..1, or as `spec.image` says.
 
-    One that takes N images at once gets the same N times, and what it says of the first counts. Other inputs are what
-    `spec.inputs` say that they always are, its outputs detections as `spec.detections` says. Raises ModelError for a
-    file that is missing, damaged, no valid model, reaches outside its folder for its weights, or has no such input;
-    InputError for a size that isn't the input's, for other inputs and outputs than are said.
+    One that takes N images at once, or any number where `spec.batch` is N, gets N, and what it says of the first
+    counts. Other inputs are what `spec.inputs` say, its outputs detections as `spec.detections` says. Raises ModelError
+    for a file that is missing, damaged, no valid model, reaches outside its folder for its weights, or has no such
+    input; InputError for a size or a batch that isn't the input's, for other inputs and outputs than are said.
     """
 
     row_groups: Sequence[Group] = ROW_GROUPS
@@ -50,15 +52,17 @@ class OnnxSource:
         require_inputs(self._model, spec.inputs, str(self.path))
         self._input = _image_input(self._model, spec, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
-        self._given = spec.inputs
-        if spec.inputs:
-            give(self._model, spec.inputs, (self.canvas.height, self.canvas.width))
-            self._as_in_file = False
+        self.batch = _batch(self._input, spec, self.path)
+        self._shape = _with_batch(declared_shape(self._input), spec.batch)
+        self._given, self._said_batch = spec.inputs, spec.batch
+        canvas = (self.canvas.height, self.canvas.width)
+        self._following = give(self._model, spec.inputs, canvas, self.batch or 1)
+        self._as_in_file &= len(self._following) == len(spec.inputs)
         self._sha256 = _sha256(loaded, self.path)
         self.detections = spec.detections
         self.classes: list[str] | None = None
         self._looked_at = False
-        self._outputs = {value.name: _shape(value) for value in self._model.graph.output}
+        self._outputs = {value.name: declared_shape(value) for value in self._model.graph.output}
         if self.detections is not None:
             with self._guessed():
                 self.detections.require_outputs(self._outputs)
@@ -83,7 +87,7 @@ class OnnxSource:
         self._session: Session | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, sha256 (of the file and of its external data), size, and image and detections if given."""
+        """Return kind, name, sha256 (of the file and of its external data), size, and what else is given."""
         image = self.canvas.image.to_json()
         described: dict[str, object] = {
             "kind": "onnx",
@@ -91,6 +95,7 @@ class OnnxSource:
             "weights_sha256": self._sha256,
             "size": [self.canvas.height, self.canvas.width],
         }
+        described |= {"batch": self._said_batch} if self._said_batch is not None else {}
         described |= {"inputs": dict(self._given)} if self._given else {}
         described |= {"image": image} if image else {}
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
@@ -105,31 +110,35 @@ class OnnxSource:
         drop_joins(copy)
         return copy
 
-    def trace(self, input: Image) -> Tensors:
-        """Run the graph without optimisation; return its input, the boundary and its outputs by their names.
+    def trace(self, placed: CanvasImage) -> Tensors:
+        """Run the graph without optimisation; return its inputs, the boundary and its outputs by their names.
 
-        `input` [3, H, W] is also returned under that name, unless the graph's own input is called so. Raises InputError
-        where the outputs of the first image aren't of the shapes that `detections` says.
+        The canvas [3, H, W] is also returned as `input`, unless the graph's own input is called so. In a batch all
+        images but the first are others, so that a pass that mixes them up is seen. Raises InputError where the outputs
+        of the first image aren't of the shapes that `detections` says.
         """
-        fed = self._fed(input)
+        fed = self._fed(placed)
+        count = self.batch or 1
+        for row in range(1, count):
+            fed[self._input.name][row] = self.canvas.image.apply(turned(placed, row / count).input)
         outputs = self._run(fed)
         if not self._looked_at:  # better told before a whole run than behind it
             self._looked_at = True
-            self._decoded(outputs)
-        return {"input": input} | fed | outputs
+            self._decoded(outputs, placed)
+        return {"input": placed.input} | fed | outputs
 
-    def detect(self, input: Image) -> Tensors:
+    def detect(self, placed: CanvasImage) -> Tensors:
         """Return what `detections` reads out of the outputs, best first.
 
         Without it those that are called boxes, labels, scores, masks, masks_pasted, keypoints or keypoints_scores;
-        masks of the canvas' size are called masks_pasted. Raises as `require_detections`, and InputError for outputs of
-        other shapes than `detections` says.
+        masks of the canvas' size are called masks_pasted. In a batch all images are this one, as the runtime has it.
+        Raises as `require_detections`, and InputError for outputs of other shapes than `detections` says.
         """
         self.require_detections()
-        computed = self._run(self._fed(input))
-        outputs = of_first({name: computed[name] for name in self._outputs}, _shape(self._input))
+        computed = self._run(self._fed(placed))
         if self.detections is not None:
-            return self._decoded(outputs)
+            return self._decoded(computed, placed)
+        outputs = self._of_first(computed)
         found = {name: outputs[name] for name in _DETECTIONS if name in outputs}
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")
@@ -141,12 +150,14 @@ class OnnxSource:
             said = missing_section(self._outputs, (self.canvas.height, self.canvas.width))
             raise ModelError(f"{self.path}: {said}")
 
-    def _decoded(self, outputs: Tensors) -> Tensors:
+    def _decoded(self, computed: Tensors, placed: CanvasImage) -> Tensors:
         if self.detections is None:
             return {}
-        own = {name: outputs[name] for name in self._outputs}
         with self._guessed():
-            return decode(self.detections, own, (self.canvas.height, self.canvas.width))
+            return decode(self.detections, self._of_first(computed), placed.placement)
+
+    def _of_first(self, computed: Tensors) -> Tensors:
+        return of_first({name: computed[name] for name in self._outputs}, self._shape)
 
     @contextlib.contextmanager
     def _guessed(self) -> Iterator[None]:
@@ -157,9 +168,10 @@ class OnnxSource:
             seen = guess(self._outputs, (self.canvas.height, self.canvas.width))
             raise InputError(f"{error}; {seen}" if seen else str(error)) from error
 
-    def _fed(self, input: Image) -> Tensors:
-        image = self.canvas.image.apply(np.ascontiguousarray(input, np.float32))
-        return {self._input.name: as_batch(image, _shape(self._input))}
+    def _fed(self, placed: CanvasImage) -> Tensors:
+        image = self.canvas.image.apply(placed.input)
+        others = {each.name: each.of(placed.placement, self.batch or 1) for each in self._following}
+        return {self._input.name: as_batch(image, self._shape)} | others
 
     def _run(self, fed: Tensors) -> Tensors:
         if self._session is None:
@@ -195,7 +207,7 @@ def _image_input(model: ModelProto, spec: SourceSpec, path: Path) -> ValueInfoPr
     shape = "3, H, W" if image.layout == "NCHW" else "H, W, 3"
     advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
     if len(inputs) > 1 and any(_is_image(value, image) for value in inputs):
-        advice = "; source.inputs in the recipe says what the others always are"
+        advice = "; source.inputs in the recipe says what the others are"
     raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [N, {shape}]; it has {seen}{advice}")
 
 
@@ -215,11 +227,21 @@ def _text(value: ValueInfoProto) -> str:
     return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(dims)}]"
 
 
-def _shape(value: ValueInfoProto) -> list[int | str | None] | None:
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+def _batch(value: ValueInfoProto, spec: SourceSpec, path: Path) -> int | None:
+    """Return how many images the graph takes at once, None where that is open or it takes one without a batch."""
+    first = value.type.tensor_type.shape.dim[0]
+    has_batch = len(value.type.tensor_type.shape.dim) == 4
+    fixed = first.dim_value if has_batch and first.HasField("dim_value") else None
+    if spec.batch is None:
+        return fixed
+    require_whole("source.batch", spec.batch, 1, _LARGEST_BATCH)
+    if not has_batch or fixed not in (None, spec.batch):
+        raise InputError(f"source.batch: {path} works on {_text(value)}, not on {spec.batch} at once; leave batch out")
+    return spec.batch
+
+
+def _with_batch(shape: list[int | str | None] | None, batch: int | None) -> list[int | str | None] | None:
+    return shape if shape is None or batch is None else [batch, *shape[1:]]
 
 
 def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:

@@ -14,8 +14,9 @@ from graphsurgery.demo.yolo import DETECTIONS
 from graphsurgery.detections.decode import decode
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.row_groups import Group
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources.networks import build, sample_image
-from graphsurgery.sources.source import Image, SourceSpec, Tensors
+from graphsurgery.sources.source import SourceSpec, Tensors
 from graphsurgery.sources.torch_export import as_tensor, export_traced, weights_digest
 
 _INPUT, _OUTPUT = "images", "output0"
@@ -28,6 +29,7 @@ class ShapesYoloSource:
     """
 
     folder: Path | None = None
+    batch: int | None = None
     row_groups: Sequence[Group] = ()  # rows of its output are places on the canvas, in an order
     detections: Postprocessing | None = DETECTIONS
     output_names: Sequence[str] = (_OUTPUT,)
@@ -56,13 +58,13 @@ class ShapesYoloSource:
         return export_traced(self._model, image, self._spec.opset, self.name, _INPUT, self.output_names)
 
     @torch.no_grad()
-    def trace(self, input: Image) -> Tensors:
-        """Run the network on `input` [3, H, W]; return what goes in, the heads' outputs and what comes out.
+    def trace(self, placed: CanvasImage) -> Tensors:
+        """Run the network on the canvas; return what goes in, the heads' outputs and what comes out.
 
         `edges_0` and on are the logits of the boxes' edges, `classes_0` and on those of the classes, the finest level
         first, as their last convolutions give them. `boxes` [1, 4, N] and `scores` [1, C, N] are what is joined.
         """
-        image = as_tensor(input)
+        image = as_tensor(placed.input)
         captured = {"input": image, _INPUT: image[None]}
         with ExitStack() as hooks:
             for name, heads in (("edges", self._model.box_heads), ("classes", self._model.class_heads)):
@@ -77,7 +79,7 @@ class ShapesYoloSource:
         return {name: tensor.numpy() for name, tensor in captured.items()}
 
     @torch.no_grad()
-    def detect(self, input: Image) -> Tensors:
-        """Run the network on `input` [3, H, W] and read the detections out of its output, the best first."""
-        output = self._model(as_tensor(input)[None]).numpy()
-        return decode(DETECTIONS, {_OUTPUT: output}, (self.canvas.height, self.canvas.width))
+    def detect(self, placed: CanvasImage) -> Tensors:
+        """Run the network on the canvas and read the detections out of its output, the best first."""
+        output = self._model(as_tensor(placed.input)[None]).numpy()
+        return decode(DETECTIONS, {_OUTPUT: output}, placed.placement)

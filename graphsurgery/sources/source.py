@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from graphsurgery.detections.row_groups import Group
-    from graphsurgery.images.canvas import Canvas
+    from graphsurgery.images.canvas import Canvas, CanvasImage
 
 Tensors = dict[str, npt.NDArray[Any]]
 Image = npt.NDArray[np.float32]
@@ -31,7 +31,8 @@ class SourceSpec:
     name of a torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the
     canvas, height and width in pixels; where it is None the network's or the file's own size is taken, if it has one.
     `folder` is what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what
-    its outputs are, None where nobody says, `inputs` what inputs besides the image always are (`given_inputs`).
+    its outputs are, None where nobody says, `inputs` what inputs besides the image are (`images.other_inputs`), `batch`
+    how many images one that takes any number is fed at once.
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -43,6 +44,7 @@ class SourceSpec:
     image: Preprocessing = PLAIN
     detections: Postprocessing | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
 
 
 class Source(Protocol):
@@ -50,12 +52,14 @@ class Source(Protocol):
 
     `canvas` is the fixed input, `name` what messages and reports call the model, `classes` the names of its labels
     from 0 on, where they are known. `row_groups` are the captured tensors whose rows are sets, `detections` says what
-    the outputs `output_names` are, where a recipe does.
+    the outputs `output_names` are, where a recipe does. `batch` is how many images trace() feeds at once, None where
+    nobody says that there is more than one.
     """
 
     name: str
     classes: list[str] | None
     canvas: Canvas
+    batch: int | None
     row_groups: Sequence[Group]
     detections: Postprocessing | None
 
@@ -77,12 +81,15 @@ class Source(Protocol):
         masks_pasted, keypoints, keypoints_scores, as far as the model has them.
         """
 
-    def trace(self, input: Image) -> Tensors:
-        """Return every tensor that is captured of one image, `input` [3, H, W] in 0..1 on the canvas included."""
+    def trace(self, placed: CanvasImage) -> Tensors:
+        """Return every tensor that is captured of one image, `input` [3, H, W] in 0..1, the canvas, included."""
 
-    def detect(self, input: Image) -> Tensors:
-        """Return the final detections only: boxes [M, 4], labels, scores and, where there are any, masks [M, 1, m, m]
-        as the network gives them or masks_pasted [M, 1, H, W] on the canvas, keypoints and keypoints_scores."""
+    def detect(self, placed: CanvasImage) -> Tensors:
+        """Return the final detections only, on the canvas.
+
+        boxes [M, 4], labels, scores and, where there are any, masks [M, 1, m, m] as the network gives them or
+        masks_pasted [M, 1, H, W], keypoints and keypoints_scores.
+        """
 
 
 @runtime_checkable

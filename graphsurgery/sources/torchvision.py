@@ -17,10 +17,11 @@ from torchvision.ops import clip_boxes_to_image
 
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.row_groups import Group
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources.networks import build, class_names, sample_image
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.row_groups import ROW_GROUPS
-from graphsurgery.sources.source import Image, SourceSpec, Tensors
+from graphsurgery.sources.source import SourceSpec, Tensors
 from graphsurgery.sources.torch_export import as_tensor, export_traced, weights_digest
 
 Named = dict[str, Tensor]
@@ -31,6 +32,7 @@ class TorchvisionSource:
     """A detector on a fixed canvas: the unmodified torchvision network, its transform set so that it doesn't resize."""
 
     folder: Path | None = None
+    batch: int | None = None
     row_groups: Sequence[Group] = ROW_GROUPS
     detections: Postprocessing | None = None
 
@@ -64,9 +66,9 @@ class TorchvisionSource:
             self._forget_scales()
 
     @torch.no_grad()
-    def trace(self, input: Image) -> Tensors:
-        """Run the network on `input` [3, H, W] and return every captured tensor by name."""
-        captured: Named = {"input": as_tensor(input)}
+    def trace(self, placed: CanvasImage) -> Tensors:
+        """Run the network on the canvas and return every captured tensor by name."""
+        captured: Named = {"input": as_tensor(placed.input)}
         with ExitStack() as hooks:
             for path, name_tensors in _taps(self._model):
 
@@ -85,17 +87,17 @@ class TorchvisionSource:
         return {name: tensor.numpy() for name, tensor in captured.items()}
 
     @torch.no_grad()
-    def detect(self, input: Image) -> Tensors:
-        """Run the network on `input` [3, H, W] without pasting masks."""
+    def detect(self, placed: CanvasImage) -> Tensors:
+        """Run the network on the canvas without pasting masks."""
         model = self._model
         with quiet():
             if isinstance(model, GeneralizedRCNN):
-                batch, _ = model.transform([as_tensor(input)])
+                batch, _ = model.transform([as_tensor(placed.input)])
                 features = model.backbone(batch.tensors)
                 proposals, _ = model.rpn(batch, features)
                 (final,), _ = model.roi_heads(features, proposals, batch.image_sizes)
             else:
-                (final,) = model([as_tensor(input)])
+                (final,) = model([as_tensor(placed.input)])
         return {name: tensor.numpy() for name, tensor in final.items()}
 
     @property

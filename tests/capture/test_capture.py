@@ -16,7 +16,7 @@ from PIL import Image
 from graphsurgery.capture.samples import Capture, exists
 from graphsurgery.capture.take import InputImage, capture, embedded_samples, reference_detections
 from graphsurgery.errors import CaptureError, InputError
-from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.sources import Tensors
 
@@ -27,6 +27,7 @@ class Brightness:
     name = "brightness"
     folder = None
     canvas = Canvas(8, 16, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    batch = None
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -38,17 +39,17 @@ class Brightness:
     def export(self) -> Any:
         raise NotImplementedError
 
-    def trace(self, input: Any) -> Tensors:
+    def trace(self, placed: CanvasImage) -> Tensors:
         self.traced += 1
-        mean = np.float32(input.mean())
+        mean = np.float32(placed.input.mean())
         return {
-            "input": input,
+            "input": placed.input,
             "mean": np.array([mean]),
             "masks": np.zeros((0, 1, 28, 28), np.float32),
             "/head/Relu_output": np.array([1, 2]),
         }
 
-    def detect(self, input: Any) -> Tensors:
+    def detect(self, placed: CanvasImage) -> Tensors:
         box = np.array([[1.0, 1.0, 5.0, 7.0]], np.float32)
         return {
             "boxes": box,

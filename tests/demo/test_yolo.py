@@ -18,6 +18,7 @@ from graphsurgery.demo.yolo import BINS, DETECTIONS, STRIDES, ShapesYolo, shapes
 from graphsurgery.demo.yolo_loss import assign, losses
 from graphsurgery.detections.decode import decode
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement
 from graphsurgery.sources.torch_threads import torch_threads
 
 CHECKPOINT = CHECKPOINTS["shapes_yolo"]
@@ -43,7 +44,7 @@ def image(shown: ShapeImage) -> torch.Tensor:
 
 def detect(model: ShapesYolo, shown: ShapeImage) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
-        found = decode(DETECTIONS, {"output0": model(image(shown)).numpy()}, (HEIGHT, WIDTH))
+        found = decode(DETECTIONS, {"output0": model(image(shown)).numpy()}, Placement.whole((HEIGHT, WIDTH)))
     return {name: torch.from_numpy(value) for name, value in found.items()}
 
 

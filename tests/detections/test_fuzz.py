@@ -16,6 +16,7 @@ from graphsurgery.detections.guess import missing_section
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.presets import PRESETS
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement
 
 JUNK: list[Any] = [None, True, 0, 1, -1, 3, 10**30, 10**400, 0.5, 1e300, float("nan"), "", "x", "sigmoid"]
 JUNK += [
@@ -78,7 +79,7 @@ def test_a_section_that_is_read_comes_back_and_decodes_or_is_refused(seed: int) 
             for asked in (section.columns, section.rows, section.require_outputs, section.labels_of):
                 with suppress(InputError):
                     asked(shapes)
-            found = decode(section, outputs, (16, 32))
+            found = decode(section, outputs, Placement.whole((16, 32)))
             decoded += 1
             assert found["boxes"].shape == (len(found["scores"]), 4)
             assert all(len(each) == len(found["scores"]) <= section.maximum for each in found.values())

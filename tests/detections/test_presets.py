@@ -12,6 +12,7 @@ from graphsurgery.detections.decode import decode
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.presets import PRESETS, laid_under
 from graphsurgery.errors import InputError
+from graphsurgery.images.placement import Placement
 
 HEIGHT, WIDTH, CLASSES = 128, 256, 3
 CANVAS = (HEIGHT, WIDTH)
@@ -23,7 +24,7 @@ Outputs = dict[str, np.ndarray]
 
 
 def found(preset: str, outputs: Outputs, **over: Any) -> dict[str, np.ndarray]:
-    return decode(Postprocessing.from_json(laid_under(PRESETS[preset], over)), outputs, CANVAS)
+    return decode(Postprocessing.from_json(laid_under(PRESETS[preset], over)), outputs, Placement.whole(CANVAS))
 
 
 def assert_found(got: dict[str, np.ndarray], labels: np.ndarray = LABELS, atol: float = 1e-3) -> None:

@@ -10,6 +10,7 @@ import pytest
 from graphsurgery.detections.decode import decode
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.detections.presets import PRESETS
+from graphsurgery.images.placement import Placement
 
 CANVAS = (96, 160)
 
@@ -31,7 +32,9 @@ def test_the_same_boxes_labels_and_scores(preset: str, processor: str, threshold
     network = SimpleNamespace(**{name: torch.from_numpy(each) for name, each in given.items()})
     reader = getattr(transformers, processor)()
     (expected,) = reader.post_process_object_detection(network, threshold, target_sizes=torch.tensor([CANVAS]))
-    found = decode(Postprocessing.from_json({**PRESETS[preset], "score": threshold, "maximum": 40}), given, CANVAS)
+    found = decode(
+        Postprocessing.from_json({**PRESETS[preset], "score": threshold, "maximum": 40}), given, Placement.whole(CANVAS)
+    )
     order = np.argsort(-expected["scores"].numpy(), kind="stable")
     assert len(order) > 3
     assert found["labels"].tolist() == expected["labels"].numpy()[order].tolist()

@@ -130,7 +130,7 @@ def test_the_demo_is_built_again_from_its_manifest(tmp_path: Path) -> None:
     image = CanvasImage(np.random.default_rng(0).random((3, 64, 96), np.float32), 64, 96, (64, 96))
     found = column.open(1).detect(image)
     assert {name: array.shape for name, array in found.items()} == {
-        name: array.shape for name, array in source.detect(image.input).items()
+        name: array.shape for name, array in source.detect(image).items()
     }
 
 

@@ -24,7 +24,7 @@ from graphsurgery.errors import Difference, PassError
 from graphsurgery.gate.gate import Gate
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph import is_op
-from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
@@ -164,7 +164,7 @@ class CutOff(GraphPass):
     effect = "exact"
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
-        most = 1.2 * float(np.abs(Tiny().trace(image_of(0))["raw"]).max())
+        most = 1.2 * float(np.abs(Tiny().computed(image_of(0))["raw"]).max())
         behind(edit, graph.outputs[-1], "Min", most)
         behind(edit, graph.outputs[-1], "Max", -most)
 
@@ -219,6 +219,7 @@ class Tiny:
     name = "tiny"
     classes: list[str] | None = None
     canvas: Canvas = field(default_factory=lambda: Canvas(8, 8))
+    batch: int | None = None
     folder: Path | None = None
     row_groups: tuple[Group, ...] = ()
     detections: Postprocessing | None = None
@@ -236,12 +237,15 @@ class Tiny:
     def export(self) -> onnx.ModelProto:
         return self.proto
 
-    def trace(self, input: np.ndarray) -> dict[str, np.ndarray]:
+    def computed(self, image: np.ndarray) -> dict[str, np.ndarray]:
         from graphsurgery.devices import session
 
-        return session.run(self.proto, {"image": input}) | {"image": input}
+        return session.run(self.proto, {"image": image}) | {"image": image}
 
-    def detect(self, input: np.ndarray) -> dict[str, np.ndarray]:
+    def trace(self, placed: CanvasImage) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def detect(self, placed: CanvasImage) -> dict[str, np.ndarray]:
         raise NotImplementedError
 
 
@@ -309,7 +313,7 @@ def captured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Sampl
     for seed in range(2):
         image = image_of(seed)
         (folder / str(seed)).mkdir()
-        for name, value in tiny.trace(image).items():
+        for name, value in tiny.computed(image).items():
             np.save(folder / str(seed) / f"{name}.npy", value)
         samples.append(Sample(str(seed), folder / str(seed), None, 8, 8))
     return samples

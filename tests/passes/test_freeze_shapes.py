@@ -601,7 +601,11 @@ def test_a_size_that_an_option_gives_goes_before_the_canvas() -> None:
     "pass_", [FreezeShapes(batch=2), FreezeShapes(dims={"n": 2}), FreezeShapes(inputs={"x": [2, 3, 8, 6]})]
 )
 def test_a_recipe_feeds_one_image_at_a_time(pass_: FreezeShapes) -> None:
-    with pytest.raises(PassError, match=r"'x' \[2, 3, 8, 6\] would take 2 images, .*batch 1, .*freeze-batch"):
+    with pytest.raises(
+        PassError,
+        match=r"'x' \[2, 3, 8, 6\] would take 2 images at once, and the source feeds 1: "
+        r"write source\.batch: 2, or 1 here; .*freeze-batch",
+    ):
         apply_pass(pass_, Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y"))), IN_A_RECIPE)
 
 

@@ -248,7 +248,7 @@ def test_an_exporters_onnx_file_goes_through_the_whole_recipe(cli: Cli, tmp_path
     image = draw(CAPTURE_SEED, 0, size=(128, 160), objects=4).image
     found = graphsurgery.load(folder)(image)
     expected = open_source(SourceSpec("onnx", str(tmp_path / "exported.onnx"))).detect(
-        graphsurgery.load(folder).canvas.fit(image).input
+        graphsurgery.load(folder).canvas.fit(image)
     )
     assert len(found["boxes"]) > 0
     compared = compare(
@@ -261,7 +261,7 @@ def test_an_exporters_onnx_file_goes_through_the_whole_recipe(cli: Cli, tmp_path
     # which is as large as this image
     assert found["masks"].shape == (len(found["boxes"]), 1, 128, 160)
     pasted = open_source(SourceSpec("onnx", str(tmp_path / "exported.onnx"))).trace(
-        graphsurgery.load(folder).canvas.fit(image).input
+        graphsurgery.load(folder).canvas.fit(image)
     )
     np.testing.assert_allclose(found["masks"], pasted["masks_pasted"], atol=1e-3)
 
@@ -342,7 +342,7 @@ def test_an_image_gives_what_the_original_gives(
     image = np.ascontiguousarray(drawn[: size[0], : size[1]])
     detector = graphsurgery.load(shapes.folder)
     placed = original.canvas.fit(image)
-    expected = original.detect(placed.input)
+    expected = original.detect(placed)
     found = detector(image)
     ratio = max(size[0] / placed.height, size[1] / placed.width)
     tolerances = Tolerances.parse({"boxes": 1e-3 * max(ratio, 1), "labels": 0, "scores": 1e-4})

@@ -98,7 +98,7 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
             recipe = {name: recipe}
     if "image" in recipe or "detections" in recipe:  # the others have their own
         recipe["source"] = {"onnx": "detector.onnx"}
-    if (section, key) == ("source", "inputs"):
+    if section == "source" and key in ("inputs", "batch"):
         recipe["source"]["onnx"] = "detector.onnx"
     if section.startswith("detections"):
         if section == "detections.anchors.levels":

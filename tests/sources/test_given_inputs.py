@@ -54,7 +54,7 @@ def image() -> NDArray[np.float32]:
 
 def traced(file: Path, **inputs: Any) -> dict[str, NDArray[Any]]:
     source = open_source(SourceSpec("onnx", file.name, folder=file.parent, inputs=inputs))
-    return source.trace(image())
+    return source.trace(source.canvas.fit(image()))
 
 
 def test_the_values_are_those_that_the_file_computes_with_them(file: Path) -> None:
@@ -82,8 +82,8 @@ def test_they_are_part_of_what_the_model_is(file: Path) -> None:
         ({"orig_target_size": "canvas"}, r"no input 'orig_target_size'.*Did you mean 'orig_target_sizes'"),
         ({**GIVEN, "orig_target_sizes": 0.5}, "is int64, which does not hold 0.5"),
         ({**GIVEN, "orig_target_sizes": [1, 2, 3]}, "does not fit"),
-        ({**GIVEN, "mask": "ones"}, "give a number, numbers or canvas"),
-        ({**GIVEN, "mask": [[1, 2], [1]]}, "give a number, numbers or canvas"),
+        ({**GIVEN, "mask": "ones"}, r"source\.inputs\.mask: 'ones' is none of canvas, height, .*, mask\."),
+        ({**GIVEN, "mask": [[1, 2], [1]]}, "give lists of one length"),
     ],
 )
 def test_what_does_not_fit_is_one_line(file: Path, inputs: dict[str, Any], said: str) -> None:

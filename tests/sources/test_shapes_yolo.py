@@ -11,6 +11,7 @@ import pytest
 from graphsurgery.demo.shapes import draw
 from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 pytest.importorskip("torchvision")
@@ -28,8 +29,8 @@ def opened() -> Source:
     return open_source(spec())
 
 
-def picture() -> np.ndarray:
-    return opened().canvas.fit(draw(0, 0).image).input
+def picture() -> CanvasImage:
+    return opened().canvas.fit(draw(0, 0).image)
 
 
 def test_captures_what_the_heads_give_and_what_is_joined() -> None:
@@ -63,7 +64,7 @@ def test_detects_with_its_own_weights_and_the_names_of_its_classes() -> None:
     source = open_source(spec(None, None))
     assert (source.canvas.height, source.canvas.width) == (256, 320)
     shown = draw(2, 0)
-    found = source.detect(source.canvas.fit(shown.image).input)
+    found = source.detect(source.canvas.fit(shown.image))
     assert source.classes is not None
     assert source.classes == ["circle", "square", "triangle"]
     sure = {source.classes[label] for label in found["labels"][found["scores"] > 0.5].tolist()}

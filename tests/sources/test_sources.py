@@ -23,6 +23,7 @@ from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_note
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import rename_tensors
+from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 SIZE = (128, 160)
@@ -46,8 +47,8 @@ def opened(name: str) -> Source:
 
 
 @cache
-def picture(name: str, index: int = 0) -> np.ndarray:
-    return opened(name).canvas.fit(embedded_images(index + 1)[index].image).input
+def picture(name: str, index: int = 0) -> CanvasImage:
+    return opened(name).canvas.fit(embedded_images(index + 1)[index].image)
 
 
 @cache
@@ -162,7 +163,7 @@ def test_exported_outputs_carry_the_right_names(name: str) -> None:
     model = opened(name).export()
     onnx.checker.check_model(model)
     assert [value.name for value in model.graph.input] == ["input"]
-    outputs = run(model, {"input": picture(name)})
+    outputs = run(model, {"input": picture(name).input})
     expected = {"boxes", "labels", "scores"} | {"shapes": {"masks_pasted"}}.get(name, set())
     if name.startswith("keypoint"):
         expected |= {"keypoints", "keypoints_scores"}
@@ -260,7 +261,7 @@ def test_the_demo_has_weights_and_a_size_of_its_own() -> None:
     source = open_source(SourceSpec("demo", "shapes"))
     assert (source.canvas.height, source.canvas.width) == (256, 320)
     shown = embedded_images(1)[0]
-    found = source.detect(source.canvas.fit(shown.image).input)
+    found = source.detect(source.canvas.fit(shown.image))
     sure = found["scores"] > 0.5
     assert Counter(shown.labels.tolist()) <= Counter(found["labels"][sure].tolist())
 
@@ -297,7 +298,7 @@ def test_a_portrait_canvas_is_not_resized_either() -> None:
     pytest.importorskip("torchvision")
     for name in ("shapes", "ssdlite320_mobilenet_v3_large"):
         source = open_source(spec(name, size=(192, 128)))
-        tensors = source.trace(source.canvas.fit(embedded_images(1)[0].image).input)
+        tensors = source.trace(source.canvas.fit(embedded_images(1)[0].image))
         assert tensors["input_backbone"].shape == (1, 3, 192, 128)
 
 
@@ -431,9 +432,9 @@ def test_the_outputs_of_a_part_of_an_earlier_run_are_its_own(tmp_path: Path) -> 
 def test_tracing_an_onnx_file_adds_the_boundary(tmp_path: Path) -> None:
     source = onnx_source(tmp_path, small())
     image = np.linspace(0, 1, 3 * 8 * 16, dtype=np.float32).reshape(3, 8, 16)
-    assert set(source.trace(image)) == {"input", "image", "out"}
+    assert set(source.trace(source.canvas.fit(image))) == {"input", "image", "out"}
     source.set_boundary(["middle", "out"])
-    tensors = source.trace(image)
+    tensors = source.trace(source.canvas.fit(image))
     assert set(tensors) == {"input", "image", "middle", "out"}
     assert tensors["image"].shape == (1, 3, 8, 16)
     np.testing.assert_allclose(tensors["middle"][0, 1], image.sum(axis=0) / 2, rtol=1e-6)
@@ -448,7 +449,7 @@ def test_an_onnx_file_whose_nodes_share_a_name_is_traced(tmp_path: Path) -> None
         node.name = "same"
     source = onnx_source(tmp_path, model)
     image = np.random.default_rng(0).random((3, source.canvas.height, source.canvas.width), np.float32)
-    assert source.trace(image).keys() >= {output.name for output in model.graph.output}
+    assert source.trace(source.canvas.fit(image)).keys() >= {output.name for output in model.graph.output}
 
 
 def test_detections_of_an_onnx_file_are_its_outputs_of_these_names(tmp_path: Path) -> None:
@@ -460,7 +461,7 @@ def test_detections_of_an_onnx_file_are_its_outputs_of_these_names(tmp_path: Pat
     called = onnx_source(tmp_path, rename_tensors(Model(model), {"masks_pasted": "masks"}).proto)
     np.testing.assert_array_equal(called.detect(picture("shapes"))["masks_pasted"], found["masks_pasted"])
     with pytest.raises(ModelError, match=r"detections in the recipe says .*; out \[n, c, h, w\] looks like no preset"):
-        onnx_source(tmp_path, small()).detect(np.zeros((3, 8, 16), np.float32))
+        onnx_source(tmp_path, small()).detect(source.canvas.fit(np.zeros((3, 8, 16), np.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -475,7 +476,7 @@ def test_masks_that_the_graph_pasted_are_restored_as_those_of_the_network(
 ) -> None:
     """As far as that goes: a box begins at a whole pixel of the canvas, which is up to 2.5 of these images'."""
     placed = embedded.canvas.fit(draw(7, 0, size=size, objects=4).image)
-    tensors = embedded.trace(placed.input)
+    tensors = embedded.trace(placed)
     ours, pasted = (
         placed.restore({"boxes": tensors["boxes"], kind: tensors[kind]})["masks"][:, 0] > 0.5
         for kind in ("masks", "masks_pasted")
@@ -536,12 +537,12 @@ def test_external_data_is_used_and_part_of_the_identity(tmp_path: Path) -> None:
     assert source.folder == tmp_path.resolve()
     source.set_boundary(["middle"])
     image = np.ones((3, 8, 16), np.float32)
-    assert source.trace(image)["middle"].max() == 1.5
+    assert source.trace(source.canvas.fit(image))["middle"].max() == 1.5
     data = tmp_path / "m.bin"
     data.write_bytes(bytes(data.stat().st_size))
     changed = open_source(SourceSpec("onnx", "m.onnx", folder=tmp_path))
     assert changed.describe() != source.describe()
-    assert changed.trace(image)["out"].max() == 0
+    assert changed.trace(source.canvas.fit(image))["out"].max() == 0
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_a_section_of_another_family_is_told_with_the_preset_it_seems_to_be(tmp_
         overrides = (f"source.onnx={file}", f"detections={preset}")
         try:
             source = open_source(load_recipe(recipe, overrides, registry=registry).source)
-            source.trace(source.canvas.fit(squares(shown(1))).input)
+            source.trace(source.canvas.fit(squares(shown(1))))
         except InputError as error:
             told[preset] = str(error)
     assert all(message.startswith("detections.") and GUESSES[name] in message for message in told.values())
