@@ -111,6 +111,12 @@ class Canvas:
         normalised: Floats = ((pixels - mean) / std)[None]
         return normalised
 
+    def pixel(self, value: float) -> npt.NDArray[np.float64]:
+        """What the network reads of a pixel that is `value`, 0..1, in all channels: [3], in the network's order."""
+        one: Array = np.full((3, 1, 1), value, np.float32)
+        read = self.image.apply(one) if self.mean is None else self.normalise(one)
+        return read.reshape(3).astype(np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class CanvasImage:
@@ -126,6 +132,11 @@ class CanvasImage:
     original: tuple[int, int]
     top: int = 0
     left: int = 0
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The whole canvas in 8 bits, [H,W,3], red first."""
+        return np.ascontiguousarray(np.rint(self.input.transpose(1, 2, 0) * 255).astype(np.uint8))
 
     @property
     def filled(self) -> Floats:

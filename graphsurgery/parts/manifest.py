@@ -27,6 +27,7 @@ from graphsurgery.parts.part import Part, is_numpys
 from graphsurgery.version import __version__
 
 FILE_NAME = "manifest.json"
+COMPILED, COMPILED_FILE = "compiled", "compiled.json"  # what compilers made: compiled/NAME/compiled.json and others
 MOST_BYTES = 16 * files.MB
 _LARGEST_TENSOR = 2**32  # bytes
 _LARGEST_BATCH = 2**16
@@ -130,7 +131,8 @@ class Manifest(_Section):
     dropped). `input` is the tensor that the image goes into, `outputs` are the detector's, and `masks` is
     the one among them that holds mask probabilities for the runtime to paste. `devices` are the providers that a device
     is mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
-    same parts made otherwise, quantized for example.
+    same parts made otherwise, quantized for example. `compiled` are the SHA-256 of what compilers made of the parts, by
+    their names: of compiled/NAME/compiled.json, which has those of the files.
     """
 
     format: Literal[1] = 1
@@ -147,6 +149,7 @@ class Manifest(_Section):
     parts: list[PartEntry]
     devices: dict[str, str] = {}
     variants: list[str] = []
+    compiled: dict[str, str] = {}
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -209,6 +212,9 @@ class Manifest(_Section):
         for name in self.variants:
             if not files.is_plain_name(name):
                 raise InputError(f"variant '{name}' is no folder beside the manifest")
+        for name in self.compiled:
+            if not files.is_plain_name(name):
+                raise InputError(f"compiled '{name}' is no folder in {COMPILED}")
 
     def choose_devices(self, folder: Path, given: Mapping[str, DeviceChoice]) -> dict[str, DeviceChoice]:
         """Return the providers of the devices: those `given`, and what the manifest, which lies in `folder`, says else.
