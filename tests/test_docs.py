@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bars import write_images, write_parts
 from conftest import Cli
 from PIL import Image
 from zoo.one_stage import written
@@ -120,6 +121,12 @@ def test_the_tutorial_on_detectors_does_what_it_shows(tmp_path: Path) -> None:
     before, boxes, int8 = (Image.open(tmp_path / name) for name in ("photos/1.png", "boxes.png", "int8.png"))
     assert before.size == boxes.size == int8.size
     assert before.tobytes() != boxes.tobytes()
+
+
+def test_the_page_on_compilers_does_what_it_shows(tmp_path: Path) -> None:
+    write_parts(tmp_path / "parts")
+    write_images(tmp_path, 2)[0].rename(tmp_path / "photos")
+    assert follow(ROOT / "docs" / "compilers.md", tmp_path) == 2
 
 
 def test_what_is_shown_is_looked_for_line_by_line() -> None:

@@ -19,11 +19,11 @@ TOP_FILES = 8
 # The rooms, the lowest first: one imports from itself and from those before it. passes/ stands where its imports end;
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
-    *("text", "errors", "files", "progress", "version"),
+    *("text", "errors", "files", "progress", "version", "plugins"),
     *("graph", "images", "detections", "devices", "rewrite", "operators"),
     *("processes", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "partition"),
-    *("recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
+    *("compiling", "compilers", "recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
     *("__main__", "graphsurgery"),  # the latter is graphsurgery/__init__.py
 )
 # A pass imports what it is made of, and the tool that it puts into a recipe. `images` is one: drop-preprocessing takes

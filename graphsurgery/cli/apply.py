@@ -110,7 +110,8 @@ def apply_command(
     screen.print(
         f"{len(record.parts)} part{'s' * (len(record.parts) != 1)}{more} in {folder} after {seconds['total']:.0f} s "
         f"(surgery {seconds.get('surgery', 0):.1f} s), peak memory {record.to_json()['peak_rss_mb']:.0f} MB\n"
-        f"report: {folder / REPORT}",
+        + "".join(f"{name}: {what}\n" for name, what in record.compiled.items())
+        + f"report: {folder / REPORT}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -32,8 +32,7 @@ from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
-from graphsurgery.recipe.validate import make_pass
-from graphsurgery.recipe.yaml_positions import Entry, Fields, Place, parse_yaml
+from graphsurgery.recipe.validate import make_plugin, options_of
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.editor import Editor
 from graphsurgery.rewrite.registry import discover
@@ -81,18 +80,7 @@ def configured(name: str, options: Sequence[str], plugins: Sequence[Path] = ()) 
 
     Raises InputError for an unknown pass, and for an option that is unknown, missing or wrong.
     """
-    class_ = discover(plugins).get(name)
-    entries = {}
-    for text in options:
-        option, equals, value = text.partition("=")
-        place = Place(f"--option {text}", None, Path.cwd())
-        if not equals or not option:
-            raise place.error("write it as --option NAME=VALUE")
-        if option in entries:
-            raise place.error(f"'{option}' is given twice; give it once")
-        entries[option] = Entry(place, parse_yaml(value, place))
-    place = Place("--option", None, Path.cwd())
-    return make_pass(class_, Fields(entries, place), place)
+    return make_plugin(discover(plugins).get(name), f"pass '{name}'", *options_of(options))
 
 
 def reduce_file(

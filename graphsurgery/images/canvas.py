@@ -112,6 +112,12 @@ class Canvas:
         normalised: Floats = ((pixels - mean) / std)[None]
         return normalised
 
+    def pixel(self, value: float) -> npt.NDArray[np.float64]:
+        """What the network reads of a pixel that is `value`, 0..1, in all channels: [3], in the network's order."""
+        one: Array = np.full((3, 1, 1), value, np.float32)
+        read = self.image.apply(one) if self.mean is None else self.normalise(one)
+        return read.reshape(3).astype(np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class CanvasImage:
@@ -133,6 +139,11 @@ class CanvasImage:
         """Where the image lies."""
         height, width = self.input.shape[1:]
         return Placement((height, width), self.original, self.height, self.width, self.top, self.left)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The whole canvas in 8 bits, [H,W,3], red first."""
+        return np.ascontiguousarray(np.rint(self.input.transpose(1, 2, 0) * 255).astype(np.uint8))
 
     @property
     def filled(self) -> Floats:

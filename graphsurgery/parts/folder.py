@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.files.commit import read_whole, writing
 from graphsurgery.files.temporary import is_internal
-from graphsurgery.parts.manifest import FILE_NAME, MOST_BYTES, Manifest, PartEntry
+from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, MOST_BYTES, Manifest, PartEntry
 
 RECORD = "run.json"
 REPORT = "report.html"
@@ -149,6 +149,8 @@ def _files_of_run(folder: Path, *, with_variants: bool = True) -> set[str] | Non
             *(name for part in manifest["parts"] if (name := str(part["file"])).endswith(".onnx")),
         ]
         variants = [str(name) for name in manifest.get("variants", ())] if with_variants else []
+        compiled = filter(files.is_plain_name, map(str, manifest.get("compiled", ())))
+        made = {file for name in compiled for file in files_of_compiler(folder, name)}
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # no manifest.json, or somebody else's
         return None
     below = {
@@ -156,4 +158,15 @@ def _files_of_run(folder: Path, *, with_variants: bool = True) -> set[str] | Non
         for name in filter(files.is_plain_name, variants)
         for file in _files_of_run(folder / name, with_variants=False) or ()
     }
-    return below | set(filter(files.is_plain_name, names))
+    return below | made | set(filter(files.is_plain_name, names))
+
+
+def files_of_compiler(folder: Path, name: str) -> set[str]:
+    """Return what the compiler `name` made of the parts in `folder`, as relative paths, as far as it is told."""
+    place = f"{COMPILED}/{name}"
+    try:
+        listed = files.read_json(folder / place / COMPILED_FILE, MOST_BYTES)["files"]
+        paths = [str(path) for path in listed if all(map(files.is_plain_name, PurePosixPath(path).parts))]
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    return {f"{place}/{path}" for path in (*paths, COMPILED_FILE)}

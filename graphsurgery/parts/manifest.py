@@ -29,6 +29,7 @@ from graphsurgery.parts.part import Part, is_numpys
 from graphsurgery.version import __version__
 
 FILE_NAME = "manifest.json"
+COMPILED, COMPILED_FILE = "compiled", "compiled.json"  # what compilers made: compiled/NAME/compiled.json and others
 MOST_BYTES = 16 * files.MB
 _LARGEST_TENSOR = 2**32  # bytes
 _LARGEST_BATCH = 2**16
@@ -134,7 +135,8 @@ class Manifest(_Section):
     holds mask probabilities for the runtime to paste. `joins` says which of them are pieces that the runtime joins: the
     detector's outputs, which `detections` speak of, are those behind that. `devices` are the providers that a device is
     mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
-    same parts made otherwise, quantized for example.
+    same parts made otherwise, quantized for example. `compiled` are the SHA-256 of what compilers made of the parts, by
+    their names: of compiled/NAME/compiled.json, which has those of the files.
     """
 
     format: Literal[1] = 1
@@ -153,6 +155,7 @@ class Manifest(_Section):
     parts: list[PartEntry]
     devices: dict[str, str] = {}
     variants: list[str] = []
+    compiled: dict[str, str] = {}
 
     @staticmethod
     def read(folder: Path) -> Manifest:
@@ -226,6 +229,9 @@ class Manifest(_Section):
         for name in self.variants:
             if not files.is_plain_name(name):
                 raise InputError(f"variant '{name}' is no folder beside the manifest")
+        for name in self.compiled:
+            if not files.is_plain_name(name):
+                raise InputError(f"compiled '{name}' is no folder in {COMPILED}")
 
     def choose_devices(self, folder: Path, given: Mapping[str, DeviceChoice]) -> dict[str, DeviceChoice]:
         """Return the providers of the devices: those `given`, and what the manifest, which lies in `folder`, says else.

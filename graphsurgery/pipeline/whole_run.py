@@ -14,6 +14,8 @@ from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
+from graphsurgery.compiling import Compiler
+from graphsurgery.compiling.compile import compile_parts
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
 from graphsurgery.evaluation.coco import require_pycocotools
@@ -70,7 +72,19 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
         record.error = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
         _leave_record(record, failed_folder(options.out))
         raise
+    for compiler in recipe.compilers:
+        record.compiled[compiler.name] = _compile(options.out, compiler, watcher)
     return options.out
+
+
+def _compile(folder: Path, compiler: Compiler, watcher: RunWatcher) -> str:
+    """Let a compiler have the parts in `folder`, and say what came of it: its tool may not be here."""
+    try:
+        place, compiled = compile_parts(folder, compiler, watcher=watcher)
+    except MissingTool as error:
+        place, _ = compile_parts(folder, compiler, run=False, watcher=watcher)
+        return f"{place}, files alone: {error}"
+    return f"{place}, compiled" if compiled.ran else str(place)
 
 
 def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> None:

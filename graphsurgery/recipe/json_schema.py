@@ -17,6 +17,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_jsonable_python
 
+from graphsurgery.compiling import Compiler
+from graphsurgery.compiling.registry import discover as compilers
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
 from graphsurgery.recipe.schema import (
     Check,
@@ -28,7 +30,7 @@ from graphsurgery.recipe.schema import (
     VariantKeys,
     marked,
 )
-from graphsurgery.recipe.validate import PassOption, pass_options
+from graphsurgery.recipe.validate import PassOption, plugin_options
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
 
@@ -46,7 +48,13 @@ def json_schema(registry: Registry) -> Schema:
     """Return the JSON schema (draft 2020-12) of a recipe that may name the passes in `registry`."""
     root, shared = key_schemas()
     passes = [registry.get(name) for name in registry.names()]
-    options, named = _option_schemas(passes)
+    known = compilers()
+    made_by = [known.get(name) for name in known.names()]
+    options, named = _option_schemas([*passes, *made_by])
+    root["properties"]["compile"] |= {
+        "properties": {kind.name: _with_options(kind, options[kind.name]) for kind in made_by},
+        "additionalProperties": False,
+    }
     shared[PassItem.__name__] |= _pass_item(passes, options)
     for keys in (Check, VariantKeys):
         grant = shared[keys.__name__]["properties"]["grant"]
@@ -135,9 +143,22 @@ def _generate(adapters: Mapping[_Key, TypeAdapter[Any]], prefix: str) -> tuple[d
     return {key: schema for (key, _), schema in made.items()}, named
 
 
-def _option_schemas(passes: Sequence[type[Pass]]) -> tuple[dict[str, dict[str, Schema]], dict[str, Schema]]:
-    """Return the schemas of the options of each pass, and what these refer to by name."""
-    options = {(cls.name, name): option for cls in passes for name, option in pass_options(cls).items()}
+def _with_options(kind: type[Compiler], options: Mapping[str, Schema]) -> Schema:
+    required = [name for name, option in plugin_options(kind).items() if option.required]
+    return {
+        "description": " ".join(inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].split()),
+        "type": "object",
+        "properties": dict(options),
+        **({"required": required} if required else {}),
+        "additionalProperties": False,
+    }
+
+
+def _option_schemas(
+    passes: Sequence[type[Pass] | type[Compiler]],
+) -> tuple[dict[str, dict[str, Schema]], dict[str, Schema]]:
+    """Return the schemas of the options of each pass or compiler, and what these refer to by name."""
+    options = {(cls.name, name): option for cls in passes for name, option in plugin_options(cls).items()}
     adapters = {}
     for key, option in options.items():
         with suppress(PydanticSchemaGenerationError):  # a type that no recipe can give a value of
@@ -161,7 +182,7 @@ def _pass_item(passes: Sequence[type[Pass]], options: Mapping[str, Mapping[str, 
     names, with_options = [], {}
     for cls in passes:
         summary, effect, *about = _paragraphs(cls)
-        required = [name for name, option in pass_options(cls).items() if option.required]
+        required = [name for name, option in plugin_options(cls).items() if option.required]
         if not required:
             names.append({"const": cls.name, "description": f"{summary} {effect}"})
         with_options[cls.name] = {

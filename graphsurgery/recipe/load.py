@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from graphsurgery.compiling import Compiler
+from graphsurgery.compiling.registry import discover as compilers
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError, RecipeError, did_you_mean
 from graphsurgery.gate.tolerances import Tolerances
@@ -29,7 +31,7 @@ from graphsurgery.recipe.schema import (
     part_name,
 )
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.validate import check_keys, fields, make_pass, validate
+from graphsurgery.recipe.validate import check_keys, fields, make_plugin, validate
 from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.context import PassesFor, none_known
@@ -87,6 +89,7 @@ class Recipe:
     grants: Mapping[str, Tolerances]
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
+    compilers: tuple[Compiler, ...] = ()
     passes_for: PassesFor = field(default=none_known, compare=False)
     outputs_apart: PassesFor = field(default=none_known, compare=False)
 
@@ -130,6 +133,7 @@ def load_recipe(
         grants=_grants(checked.get("grant"), "check.grant", registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
+        compilers=_compilers(sections.get("compile")),
         passes_for=registry.passes_for,
         outputs_apart=registry.outputs_apart,
     )
@@ -310,7 +314,9 @@ def _pass_use(item: Node, path: str, registry: Registry) -> PassUse:
         options = Fields({}, place) if bare else fields(entry, f"what follows {quoted(name)}")
     else:
         raise item.place.error(f"an item of {path} is the name of a pass, or name: {{option: value}} with one name")
-    return PassUse(make_pass(_pass_class(name, place, registry), options, place), name, place.file, place.line)
+    return PassUse(
+        make_plugin(_pass_class(name, place, registry), f"pass '{name}'", options, place), name, place.file, place.line
+    )
 
 
 def _pass_class(name: str, place: Place, registry: Registry) -> type[Pass]:
@@ -318,6 +324,18 @@ def _pass_class(name: str, place: Place, registry: Registry) -> type[Pass]:
         return registry.get(name)
     except InputError as error:
         raise place.error(str(error)) from error
+
+
+def _compilers(entry: Entry | None) -> tuple[Compiler, ...]:
+    known = compilers()
+    found = []
+    for name, options in _mapping(entry, "compile").entries.items():
+        try:
+            kind = known.get(name)
+        except InputError as error:
+            raise options.place.error(f"compile: {error}") from error
+        found.append(make_plugin(kind, f"compiler '{name}'", fields(options, f"compile.{name}"), options.place))
+    return tuple(found)
 
 
 def _tolerances(entry: Entry | None, path: str) -> Tolerances:

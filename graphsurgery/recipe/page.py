@@ -249,6 +249,8 @@ def _type(schema: Schema) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"] if value is not None)
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     match kinds[0]:
+        case "object" if schema.get("additionalProperties") is True:
+            return "mapping"
         case "object":
             return f"mapping: name -> {_type(schema['additionalProperties'])}"
         case "array" if "prefixItems" in schema:

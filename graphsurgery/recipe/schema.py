@@ -358,6 +358,12 @@ class RecipeKeys(Section):
         "folder of the parts. One that needs a tool which isn't installed is left out, and the run says so",
         examples=[{"int8": {"part_passes": {"backbone_rpn": ["quantize"]}}}],
     )
+    compile: Mapping[str, Mapping[str, Any]] = Field(
+        {},
+        description="compiler -> its options: what its tool wants of the finished parts is written to compiled/NAME in "
+        "their folder, and the tool is run where it is installed; see [compilers](compilers.md)",
+        examples=[{"ascend": {"soc_version": "Ascend310P3"}}],
+    )
     check: Check = Field(
         Check(),
         description="how far the result of a pass may be from the captured tensors",

@@ -121,6 +121,7 @@ class Record:
     evaluation: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
     capture: dict[str, Any] | None = None
+    compiled: dict[str, str] = field(default_factory=dict)  # of the parts, when these are written: not in run.json
     error: dict[str, str] | None = None
 
     def spent(self, what: str, seconds: float) -> None:

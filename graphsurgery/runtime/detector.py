@@ -121,7 +121,7 @@ class Detector:
         return joined({name: played[name] for name in self.manifest.outputs}, self.manifest.joins)
 
     def detections(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:
-        """Return what the network's `outputs` for an image say, by the names that detections have. Raises as `decode`."""
+        """Return what the network's `outputs` say of an image, by the names of detections. Raises as `decode`."""
         return self.read(of_first(outputs, self._image_shape), placed)
 
     def read(self, outputs: Mapping[str, np.ndarray], placed: CanvasImage) -> dict[str, np.ndarray]:

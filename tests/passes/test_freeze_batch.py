@@ -17,7 +17,7 @@ from graphsurgery.graph.view import table
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
-from graphsurgery.recipe.validate import pass_options
+from graphsurgery.recipe.validate import plugin_options
 from graphsurgery.rewrite import BATCH_NOTE, apply_pass
 from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.testing import assert_rewrites, parse
@@ -89,7 +89,7 @@ def test_fixes_the_batch_of_a_head(head: Any) -> None:
 
 def test_has_no_option_that_changes_nothing() -> None:
     """`mode` (pad, loop) was one: the runtime takes slices and fills up the last one, whatever it said."""
-    assert list(pass_options(FreezeBatch)) == ["size", "inputs"]
+    assert list(plugin_options(FreezeBatch)) == ["size", "inputs"]
 
 
 @pytest.mark.parametrize("head", [box_head, mask_head])

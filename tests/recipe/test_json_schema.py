@@ -23,7 +23,7 @@ from graphsurgery.recipe.json_schema import json_schema
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.recipe.schema import ToleranceKeys
-from graphsurgery.recipe.validate import pass_options
+from graphsurgery.recipe.validate import plugin_options
 from graphsurgery.recipe.yaml_positions import Place, parse_yaml, plain
 from graphsurgery.rewrite import GraphPass
 from graphsurgery.rewrite.registry import Registry, discover
@@ -290,7 +290,7 @@ def test_every_pass_is_there_with_what_it_does_its_options_and_their_defaults() 
     assert list(with_options["properties"]) == own_passes().names()
     bare = {one["const"] for one in names["anyOf"]}
     for name, schema in with_options["properties"].items():
-        options = pass_options(own_passes().get(name))
+        options = plugin_options(own_passes().get(name))
         assert list(schema["properties"]) == list(options)
         assert schema["additionalProperties"] is False
         assert (name in bare) == (not any(option.required for option in options.values()))

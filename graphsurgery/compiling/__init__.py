@@ -1,0 +1,8 @@
+"""What a vendor's toolchain makes of parts: a compiler is a plug-in that says what it wants, runs it and reads it back.
+
+A compiler is a frozen dataclass whose fields are its options, in a file of its own.
+"""
+
+from graphsurgery.compiling.compiler import Compiler, Job, Sample
+
+__all__ = ["Compiler", "Job", "Sample"]

@@ -1,0 +1,145 @@
+"""Takes parts to what a vendor's toolchain makes of them, in a folder that holds all that it needs.
+
+model/x/manifest.json                       says what was compiled
+model/x/compiled/NAME/compiled.json         which files, of which parts, with their hashes
+model/x/compiled/NAME/PART/PART.onnx, ...   what the tool wants and makes
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from onnx import ModelProto
+
+from graphsurgery.compiling.compiled import Compiled
+from graphsurgery.compiling.compiler import Compiler, Job
+from graphsurgery.compiling.samples import samples_of
+from graphsurgery.devices.providers import CPU
+from graphsurgery.errors import InputError, did_you_mean
+from graphsurgery.files import reason
+from graphsurgery.files.commit import writing
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.names import clean_name, fresh
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.files import ImageFile
+from graphsurgery.parts.folder import files_of_compiler, read_parts, sha256_of
+from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, Manifest, PartEntry
+from graphsurgery.progress import Silent, Watcher
+from graphsurgery.runtime.detector import Detector
+
+
+def compile_parts(
+    folder: Path,
+    compiler: Compiler,
+    *,
+    parts: Sequence[str] = (),
+    images: Sequence[ImageFile] = (),
+    run: bool = True,
+    out: Path | None = None,
+    watcher: Watcher | None = None,
+) -> tuple[Path, Compiled]:
+    """Compile `parts` in `folder`, those for an accelerator if none is named, or all where none is; return where to.
+
+    `images` are written as the parts read them. Without `run` only the files are written. What lies in `out`, or in
+    `folder` itself where that isn't given, is replaced at one point. Raises InputError for a part that isn't there or
+    that the compiler can't take, for parts that change meanwhile, and for a folder that can't be written; MissingTool.
+    """
+    watcher = watcher or Silent()
+    place = out or folder / COMPILED / compiler.name
+    try:
+        with writing(folder if out is None else out) as draft:
+            manifest, models = read_parts(folder, lambda read: (read, _models(folder, read, parts)))
+            work = draft.work / COMPILED / compiler.name if out is None else draft.work
+            jobs = {name: _job(manifest, name, model, work) for name, model in models.items()}
+            ran = False
+            for name, job in jobs.items():
+                watcher.begin(f"{compiler.name}: {name}")
+                compiler.write(job)
+            stems = list(_write_samples(folder, compiler, jobs, images, watcher))
+            for name, job in jobs.items() if run else ():
+                watcher.begin(f"{compiler.name}: compile {name}")
+                ran = compiler.run(job) or ran
+            compiled = Compiled(
+                compiler=compiler.name,
+                options=_plain(compiler),
+                parts={part.name: part.sha256 for part in manifest.parts if part.name in jobs},
+                ran=ran,
+                samples=stems,
+            ).write(work)
+            if out is not None:
+                draft.publish(_earlier(out), COMPILED_FILE)
+            else:
+                made = {**manifest.compiled, compiler.name: sha256_of(work / COMPILED_FILE)}
+                described = manifest.model_copy(update={"compiled": made}).to_json()
+                (draft.work / FILE_NAME).write_text(described, encoding="utf-8")
+                draft.publish([FILE_NAME, *files_of_compiler(folder, compiler.name)], FILE_NAME)
+    except OSError as error:
+        raise InputError(f"{place}: can't be written ({reason(error)})") from error
+    return place, compiled
+
+
+def _models(folder: Path, manifest: Manifest, parts: Sequence[str]) -> dict[str, Model]:
+    there = {part.name: part for part in manifest.parts}
+    for name in parts:
+        if name not in there:
+            raise InputError(f"{folder}: has no part '{name}'.{did_you_mean(name, there)}")
+    chosen: Collection[PartEntry] = [there[name] for name in parts]
+    chosen = chosen or [part for part in manifest.parts if part.accelerator] or manifest.parts
+    return {part.name: Model.load(folder / part.file).with_values_inside() for part in chosen}
+
+
+def _job(manifest: Manifest, name: str, model: Model, work: Path) -> Job:
+    entry = next(part for part in manifest.parts if part.name == name)
+    place = work / name
+    place.mkdir(parents=True)
+    image = manifest.input if manifest.input in entry.inputs else None
+    job = Job(entry, _with_node_names(model), Canvas.from_json(manifest.canvas), image, place)
+    job.model.save(place / job.file)
+    return job
+
+
+def _with_node_names(model: Model) -> Model:
+    """Return the model with a name for each node of its graph: tools say by them where a graph ends."""
+    if all(node.name for node in model.proto.graph.node):
+        return model
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    taken = {node.name for node in proto.graph.node}
+    for node in proto.graph.node:
+        if not node.name:
+            hint = clean_name(f"{node.op_type}_{node.output[0] if node.output else ''}")
+            node.name = fresh(hint, taken)
+            taken.add(node.name)
+    return Model(proto)
+
+
+def _write_samples(
+    folder: Path, compiler: Compiler, jobs: Mapping[str, Job], images: Sequence[ImageFile], watcher: Watcher
+) -> Iterator[str]:
+    if not images:
+        return
+    watcher.begin(f"{compiler.name}: images")
+    detector = Detector.load(folder, {device: CPU for device in {job.entry.device for job in jobs.values()}})
+    for number, (image, found) in enumerate(zip(images, samples_of(detector, images, jobs), strict=True), start=1):
+        for name, sample in found.items():
+            compiler.write_sample(jobs[name], sample)
+        yield image.path.stem
+        watcher.advance(number, len(images))
+
+
+def _earlier(out: Path) -> list[str]:
+    """Return the files of an earlier run in a folder; others there are the user's."""
+    with contextlib.suppress(InputError):
+        return [COMPILED_FILE, *Compiled.read(out).files]
+    return []
+
+
+def _plain(compiler: Compiler) -> dict[str, Any]:
+    """Return the options as JSON has them."""
+    assert dataclasses.is_dataclass(compiler)
+    values = dataclasses.asdict(compiler)
+    return {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}

@@ -1,0 +1,194 @@
+"""What a compiler is: the files that a vendor's tool wants of a part, how the tool is run, and how results are read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsurgery.devices import session
+from graphsurgery.errors import InputError, MissingTool
+from graphsurgery.graph.model import Model
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.parts.manifest import PartEntry, Tensor
+from graphsurgery.text import shortened
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+_SECONDS = 7200.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part to be compiled, and the folder that everything about it goes into, so that it can be taken elsewhere.
+
+    `model` is the part, each of its nodes with a name; a copy of it lies in `folder` as `file`. `canvas` says what its
+    image is, where `image` names the input that takes one.
+    """
+
+    entry: PartEntry
+    model: Model
+    canvas: Canvas
+    image: str | None
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The part's name."""
+        return self.entry.name
+
+    @property
+    def file(self) -> str:
+        """The name of the part's file in `folder`."""
+        return f"{self.entry.name}.onnx"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file into `folder`, with the line ends that a Linux tool wants."""
+        (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def require_runs(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raise InputError where the part can't be run on inputs of zeros of these shapes, others as they are."""
+        inputs = {}
+        for name, tensor in self.entry.inputs.items():
+            inputs[name] = np.zeros(shapes[name] if name in shapes else self.static_shape(name), tensor.dtype)
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        session.run(self.model.proto, inputs, name=f"part '{self.name}' on {listed}")
+
+    def static_shape(self, name: str) -> list[int]:
+        """Return the shape of an input or output. Raises InputError where a dimension is open."""
+        shape = (self.entry.inputs | self.entry.outputs)[name].shape
+        sizes = [size for size in shape or () if isinstance(size, int)]
+        if shape is None or len(sizes) < len(shape):
+            seen = "unknown" if shape is None else str(shape)
+            raise InputError(
+                f"part '{self.name}': the shape of '{name}' is {seen}, and the tool wants numbers: put "
+                "freeze-shapes or freeze-batch into the recipe"
+            )
+        return sizes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a part reads of one image, by input, and what ONNX Runtime computes of it, by output.
+
+    `number` counts from 0; `stem` is the name of the image's file without its ending, `original` the image's height and
+    width, `pixels` the canvas in 8 bits, [H, W, 3], red first.
+    """
+
+    number: int
+    stem: str
+    original: tuple[int, int]
+    pixels: npt.NDArray[np.uint8]
+    inputs: Tensors
+    outputs: Tensors
+
+
+class Compiler:
+    """Base of all compilers. One that only writes files needs `write` alone.
+
+    name            as it is asked for: `compile FOLDER --with NAME`
+    tool            what must be installed to run it, in words, for the message where it isn't
+    write           the files that the tool wants
+    write_sample    an image, in the form that the tool reads
+    command         how the tool is called, in the job's folder; None where it runs nothing
+    read_outputs    what the tool, or its device, computed of a sample
+    """
+
+    name: ClassVar[str]
+    tool: ClassVar[str] = ""
+
+    def write(self, job: Job) -> None:
+        """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""
+        raise NotImplementedError
+
+    def write_sample(self, job: Job, sample: Sample) -> None:
+        """Write a sample into `job.folder`. Samples come one after another, behind `write`."""
+        raise InputError(f"compiler '{self.name}' takes no samples; leave --images out")
+
+    def command(self, job: Job) -> Sequence[str] | None:
+        """Return the command line that compiles the part, to be run in `job.folder`."""
+        return None
+
+    def read_outputs(
+        self, folder: Path, number: int, stem: str, outputs: Mapping[str, Tensor]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return what the tool computed of a sample, out of the folder of its results, by the part's `outputs`.
+
+        Raises InputError for a file that is missing or of another size.
+        """
+        raise InputError(f"compiler '{self.name}' reads no results")
+
+    def require_tool(self, job: Job) -> None:
+        """Raise MissingTool where what `command` runs isn't installed."""
+        command = self.command(job)
+        if command is not None and shutil.which(command[0]) is None:
+            raise self.missing(f"'{command[0]}'")
+
+    def missing(self, what: str) -> MissingTool:
+        """Return the error for a tool that isn't installed."""
+        return MissingTool(
+            f"compiler '{self.name}' needs {what} of {self.tool}, which isn't found; --no-run writes the files alone"
+        )
+
+    def run(self, job: Job) -> bool:
+        """Run the tool and keep what it prints in NAME.log; return whether there is one to run.
+
+        Raises MissingTool where it isn't installed, InputError where it fails or takes longer than two hours.
+        """
+        command = self.command(job)
+        if command is None:
+            return False
+        self.require_tool(job)
+        program = shutil.which(command[0]) or command[0]
+        log = job.folder / f"{self.name}.log"
+        with log.open("wb") as messages:
+            try:
+                code = subprocess.run(
+                    [program, *command[1:]],
+                    cwd=job.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=messages,
+                    stderr=subprocess.STDOUT,
+                    timeout=_SECONDS,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired as error:
+                raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s") from error
+        if code:
+            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {_last_line(log)}")
+        return True
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        with contextlib.suppress(OSError):
+            file.seek(-4096, os.SEEK_END)
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return shortened(lines[-1], 200) if lines else "it says nothing"
+
+
+def read_raw(path: Path, tensor: Tensor, name: str) -> npt.NDArray[Any]:
+    """Return the output `name` out of a file that holds its elements alone, as little-endian numbers.
+
+    One dimension may be open, and follows from the size of the file. Raises InputError for a file that is missing or of
+    another size.
+    """
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    shape = [size if isinstance(size, int) else -1 for size in tensor.shape or [-1]]
+    known = int(np.prod([size for size in shape if size >= 0], dtype=np.int64)) * dtype.itemsize
+    try:
+        size = path.stat().st_size
+        fits = shape.count(-1) <= 1 and (size % known == 0 if -1 in shape and known else size == known)
+        if not fits:
+            raise InputError(f"{path}: has {size} bytes, and output '{name}' is {tensor.dtype} {tensor.shape}")
+        return np.fromfile(path, dtype).reshape(shape).astype(tensor.dtype, copy=False)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); it holds output '{name}'") from error
