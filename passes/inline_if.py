@@ -2,12 +2,16 @@
 
     y = If(true) <then: a = Relu(x), else: b = Neg(x)>   ->   y = Relu(x)
     y = If(c) <then: a = Relu(x), else: b = Relu(x)>     ->   y = Relu(x)
+    y = If(Size(x) == 0) <then: [], else: b = NMS(x)>    ->   y = NMS(x)
 
-Its condition is a constant, or both branches are the same, node for node, apart from names. torch.onnx writes an If for
-each Squeeze whose size it does not know; freeze-shapes and fold-constants settle those. (The two in a torchvision
-detector, which spare NonMaxSuppression an empty list of boxes, depend on the image and stay.) The outputs keep the
-names that they have outside; a tensor or a node of the branch gets a new one only where its name stands for something
-else outside.
+Its condition is a constant, or both branches are the same, node for node, apart from names. Or it only spares a branch
+an empty tensor: torchvision and detectron2 do so before NonMaxSuppression. Then all that the branches read is empty,
+and one run of both, through ONNX Runtime, proves that they give the same; the runtime of the target must take an empty
+list too. torch.onnx also writes an If for each Squeeze whose size it does not know. freeze-shapes and simplify bring
+each of these into such a form.
+
+The outputs keep the names that they have outside; a tensor or a node of the branch gets a new one only where its name
+stands for something else outside.
 
 It does not fire when
 1. the condition is not constant and the branches differ: in an operator, an attribute, a weight, or what they read;
@@ -15,6 +19,8 @@ It does not fire when
 2. the branch reads a tensor that nothing writes, such as a sparse initializer of its own
 3. an output of the model, or of a body around the If, is declared with a shape that the branch's output has not
 4. the branch has quantization annotations
+5. the condition asks whether a tensor is empty, and nothing tells that all else that the branches read is empty then,
+   too; or a branch does not run on that, or gives something else
 """
 
 from __future__ import annotations
@@ -26,9 +32,11 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 
 from graphsurgery import graph as graphs
+from graphsurgery.errors import PassError
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, constant, producer
 from graphsurgery.graph.shapes import agree
 from graphsurgery.graph.view import table
+from graphsurgery.operators.emptiness import emptiness
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -45,7 +53,11 @@ class InlineIf(NodePass):
         elif _same_graph(*branches):
             branch = branches[0]
         else:
-            raise Refuse("its condition is not constant, and its branches differ")
+            guard = emptiness(node.inputs[0], edit)
+            if guard is None:
+                raise Refuse("its condition is not constant, and its branches differ")
+            spared, branch = branches if guard.when else branches[::-1]
+            _require_same_on_empty(spared, branch, guard.size, edit)
         if table(branch).annotations:
             raise Refuse("its branch has quantization annotations")
         unwritten = _unwritten(branch, edit.root)
@@ -55,6 +67,45 @@ class InlineIf(NodePass):
             if not agree(out.shape, source.shape) and edit.is_output(out):
                 raise Refuse(f"its branch writes {source.shape} where {out.shape} is promised")
         edit.inline(node, branch)
+
+
+def _require_same_on_empty(spared: gs.Graph, branch: gs.Graph, size: str, edit: Editor) -> None:
+    """Refuse unless both branches give the same where `size` is 0; all that they read from outside is empty then."""
+    given: dict[str, np.ndarray] = {}
+    for tensor in (*_read_outside(spared), *_read_outside(branch)):
+        value, shape, dtype = constant(tensor), edit.shape(tensor), edit.dtype(tensor)
+        if value is None:
+            sizes = [0 if each == size else each for each in shape or ()]
+            known = [each for each in sizes if isinstance(each, int) and each >= 0]
+            if dtype is None or 0 not in known or len(known) < len(sizes):
+                raise Refuse(f"nothing tells that '{tensor.name}', which a branch reads, is empty where the list is")
+            value = np.zeros(known, dtype)
+        given[tensor.name] = value
+    values = [_computed(each, given, edit) for each in (spared, branch)]
+    for name, one, other in zip((tensor.name for tensor in branch.outputs), *values, strict=True):
+        if not _same_array(one, other):
+            raise Refuse(f"on an empty list its branches differ in '{name}'")
+
+
+def _read_outside(branch: gs.Graph) -> list[gs.Tensor]:
+    """Return the tensors that `branch` reads or hands out, and that are written outside of it."""
+    nodes = list(graphs.walk_nodes(branch))
+    own = {id(tensor) for node in nodes for tensor in node.outputs}
+    own |= {id(tensor) for inner in graphs.walk_graphs(branch) for tensor in inner.inputs}
+    read = [tensor for node in nodes for tensor in node.inputs]
+    read += [tensor for inner in graphs.walk_graphs(branch) for tensor in inner.outputs]
+    return [t for t in read if t.name and id(t) not in own and not isinstance(t, gs.Constant)]
+
+
+def _computed(branch: gs.Graph, given: dict[str, np.ndarray], edit: Editor) -> list[np.ndarray]:
+    around = edit.graph
+    edit.graph = branch
+    try:
+        return edit.evaluate(branch.outputs, given)
+    except PassError as error:
+        raise Refuse(f"a branch does not run on an empty list: {error}") from error
+    finally:
+        edit.graph = around
 
 
 def _unwritten(branch: gs.Graph, root: gs.Graph) -> str | None:

@@ -150,23 +150,24 @@ def _known(node: gs.Node, edit: Editor) -> np.ndarray | None:
     if is_op(node, "Size"):
         shape = edit.static_shape(node.inputs[0])
         return None if shape is None else np.asarray(np.prod(shape, dtype=np.int64))
-    if is_op(node, "Shape"):
-        sizes = _shape_of(node, edit)
-    elif is_op(node, "Gather", "Slice") and is_op(graphs.producer(node.inputs[0]), "Shape"):
-        sizes = _shape_of(graphs.producer(node.inputs[0]), edit)
-        sizes = sizes if sizes is None else _pick(node, sizes)
-    else:
-        return None
+    sizes = written_sizes(node, edit)
     if sizes is None or not all(isinstance(size, int | np.integer) and size >= 0 for size in sizes.ravel()):
         return None
     return np.asarray(sizes.astype(np.int64))
 
 
-def _shape_of(node: gs.Node | None, edit: Editor) -> np.ndarray | None:
-    shape = None if node is None else edit.shape(node.inputs[0])
-    if node is None or shape is None:
+def written_sizes(node: gs.Node | None, edit: Editor) -> np.ndarray | None:
+    """Return the sizes, names and None included, that a Shape or a Gather or Slice of one writes; None for others."""
+    if node is None:
         return None
-    return np.asarray(shape[attribute(node, "start", 0) : attribute(node, "end", None)], dtype=object)
+    if is_op(node, "Shape"):
+        shape = edit.shape(node.inputs[0])
+        piece = slice(attribute(node, "start", 0), attribute(node, "end", None))
+        return None if shape is None else np.asarray(shape[piece], dtype=object)
+    if is_op(node, "Gather", "Slice") and is_op(graphs.producer(node.inputs[0]), "Shape"):
+        sizes = written_sizes(graphs.producer(node.inputs[0]), edit)
+        return None if sizes is None else _pick(node, sizes)
+    return None
 
 
 def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:

@@ -276,6 +276,87 @@ def test_does_not_look_at_a_mean_that_may_be_overridden() -> None:
     assert_untouched(FoldNormalization(), text(W, "n = Sub (x, m) y = Conv (n, w)", more=f", {MEAN}"), None)
 
 
+@pytest.mark.parametrize(
+    ("batching", "more"),
+    [("Unsqueeze (n, a)", "int64[1] a = {0}"), ("Reshape (n, a)", "int64[4] a = {1, 3, 4, 4}")],
+)
+def test_folds_through_what_gives_the_image_its_batch_axis(batching: str, more: str) -> None:
+    image, weights = "float[3, 4, 4]", "float[1, 3, 1, 1] w_folded = {0.5, 0.5, 0.5}, float[1] w_bias = {-23}"
+    before = f"s = Sub (x, m) n = Div (s, d) u = {batching} y = Conv (u, w, b)"
+    after = f"x_batched = {batching.replace('(n', '(x')} y = Conv (x_batched, w_folded, w_bias)"
+    assert_rewrites(
+        FoldNormalization(),
+        text(f"{W}, float[1] b = {{7}}, {MEAN}, {STD}, {more}", before, image),
+        text(f"{weights}, {more}", after, image),
+    )
+
+
+def test_the_colours_of_an_image_without_batch_axis_are_swapped_too() -> None:
+    x, weights = "float[3, 4, 4]", "int64[3] i = {2, 1, 0}, int64[1] a = {0}"
+    assert_rewrites(
+        FoldNormalization(),
+        text(f"{WIDE}, {weights}", "n = Gather (x, i) u = Unsqueeze (n, a) y = Conv <pads = [0, 1, 0, 1]> (u, w)", x),
+        text(
+            "float[1, 3, 1, 3] w_folded = {7, 8, 9, 4, 5, 6, 1, 2, 3}, int64[1] a = {0}",
+            "x_batched = Unsqueeze (x, a) y = Conv <pads = [0, 1, 0, 1]> (x_batched, w_folded)",
+            x,
+        ),
+    )
+
+
+@pytest.mark.parametrize("nodes", ["u = Unsqueeze (x, a)", "s = Relu (x) u = Unsqueeze (s, a)"])
+def test_does_not_look_at_a_batch_axis_alone(nodes: str) -> None:
+    given = text(f"{W}, int64[1] a = {{0}}", f"{nodes} y = Conv (u, w)", "float[3, 4, 4]")
+    assert_untouched(FoldNormalization(), given, None)
+
+
+def test_other_axes_than_that_of_the_batch_end_the_chain() -> None:
+    nodes = "s = Sub (x, m) u = Reshape (s, a) y = Conv (u, w)"
+    given = text(f"{W}, {MEAN}, int64[4] a = {{1, 3, 4, 4}}", nodes, "float[3, 2, 8]")
+    assert_untouched(FoldNormalization(), given, None)
+
+
+PADS = "<pads = [0, 1, 0, 1]>"
+NORMALISED = "x_normalised = BatchNormalization <epsilon = 0.0> (x, x_scale, x_bias, x_mean, x_variance)"
+PARAMETERS = (
+    "float[3] x_scale = {0.5, 0.25, 0.125}, float[3] x_bias = {0, 0, 0}, float[3] x_mean = {10, 20, 30}, "
+    "float[3] x_variance = {1, 1, 1}"
+)
+
+
+def test_means_that_differ_become_a_batchnorm_before_a_conv_that_pads() -> None:
+    before = text(f"{WIDE}, {MEAN}, {STD}", f"s = Sub (x, m) n = Div (s, d) y = Conv {PADS} (n, w)")
+    after = text(f"{WIDE}, {PARAMETERS}", f"{NORMALISED} y = Conv {PADS} (x_normalised, w)")
+    assert_rewrites(FoldNormalization(as_batchnorm=True), before, after)
+
+
+def test_the_batchnorm_stands_before_a_swap_of_colours() -> None:
+    nodes = f"s = Sub (x, m) t = Div (s, d) n = Gather <axis = 1> (t, i) y = Conv {PADS} (n, w)"
+    before = text(f"{WIDE}, {MEAN}, {STD}, int64[3] i = {{2, 1, 0}}", nodes)
+    swapped = "float[1, 3, 1, 3] w_folded = {7, 8, 9, 4, 5, 6, 1, 2, 3}"
+    after = text(f"{swapped}, {PARAMETERS}", f"{NORMALISED} y = Conv {PADS} (x_normalised, w_folded)")
+    assert_rewrites(FoldNormalization(as_batchnorm=True), before, after)
+
+
+def test_the_batchnorm_of_a_channel_that_the_scale_wipes_out_has_a_bias() -> None:
+    before = text(
+        f"{WIDE}, float[3, 1, 1] f = {{0, 1, 2}}, {MEAN}", f"s = Mul (x, f) n = Add (s, m) y = Conv {PADS} (n, w)"
+    )
+    parameters = (
+        "float[3] x_scale = {0, 1, 2}, float[3] x_bias = {10, 20, 30}, float[3] x_mean = {0, 0, 0}, "
+        "float[3] x_variance = {1, 1, 1}"
+    )
+    after = text(f"{WIDE}, {parameters}", f"{NORMALISED} y = Conv {PADS} (x_normalised, w)")
+    assert_rewrites(FoldNormalization(as_batchnorm=True), before, after)
+
+
+def test_what_the_weights_can_take_in_becomes_no_batchnorm() -> None:
+    before = text(f"{W}, {MEAN}, {STD}", "s = Sub (x, m) n = Div (s, d) y = Conv (n, w)")
+    weights = "float[1, 3, 1, 1] w_folded = {0.5, 0.5, 0.5}, float[1] w_bias = {-30}"
+    after = text(weights, "y = Conv (x, w_folded, w_bias)")
+    assert_rewrites(FoldNormalization(as_batchnorm=True), before, after)
+
+
 def any_window(build: Builder, spatial: int) -> dict[str, Any]:
     """Draw a kernel and what goes with it; attributes are left out or written."""
     drawn: dict[str, Any] = {"kernel_shape": [build.integer(1, 3) for _ in range(spatial)]}
@@ -290,11 +371,22 @@ def any_window(build: Builder, spatial: int) -> dict[str, Any]:
 
 @fuzz(FoldNormalization())
 def test_any_chain_before_a_conv_computes_the_same(build: Builder) -> list[str]:
-    dtype = build.dtype()
+    return any_chain(build, build.dtype())
+
+
+@fuzz(FoldNormalization(as_batchnorm=True))
+def test_any_chain_computes_the_same_as_a_batchnorm(build: Builder) -> list[str]:
+    return any_chain(build, build.dtype([np.float32, np.float64]))  # ONNX Runtime has no other BatchNormalization
+
+
+def any_chain(build: Builder, dtype: np.dtype[Any]) -> list[str]:
     spatial, group = build.integer(1, 3), build.choice([1, 1, 1, 2])
     inputs, outputs = group * build.integer(1, 3), group * build.integer(1, 2)
     first = build.choice([inputs, inputs, inputs, 1])  # one channel, which a constant makes many
-    x = build.input([build.integer(1, 2), first, *(build.integer(3, 6) for _ in range(spatial))], dtype)
+    batchless = build.chance(3)
+    batch = [] if batchless else [build.integer(1, 2)]
+    sizes = [build.integer(3, 6) for _ in range(spatial)]
+    x = build.input([*batch, first, *sizes], dtype)
     per_channel = [inputs, *[1] * spatial]
     for _ in range(build.integer(1, 3)):
         op = build.choice(["Sub", "Div", "Mul", "Add", "Gather"])
@@ -305,7 +397,9 @@ def test_any_chain_before_a_conv_computes_the_same(build: Builder) -> list[str]:
                 taken = np.roll(
                     np.arange(inputs)[:: build.choice([1, -1])], build.integer(0, 2)
                 ) - inputs * build.integer(0, 1)
-            x = build.node("Gather", [x, build.constant(taken)], axis=build.choice([1, 1, -1 - spatial, 2]))
+            x = build.node(
+                "Gather", [x, build.constant(taken)], axis=build.choice([len(batch), 1, -1 - spatial, len(batch) + 1])
+            )
         elif op == "Div":
             by = np.array([build.choice([1, 2, -4, 0.5]) for _ in range(max(1, int(np.prod(shape))))], dtype).reshape(
                 shape
@@ -314,6 +408,12 @@ def test_any_chain_before_a_conv_computes_the_same(build: Builder) -> list[str]:
         else:
             by_name = build.weight(shape, dtype)
             x = build.node(op, [x, by_name] if build.chance(2) else [by_name, x])
+    if batchless and build.chance(2):
+        x = build.node("Reshape", [x, build.constant(np.array([1, inputs, *sizes]))])
+    elif batchless:
+        axes = build.constant(np.array([0])) if build.opset >= 13 else None
+        written = {} if axes is not None else {"axes": [0]}
+        x = build.node("Unsqueeze", [x] if axes is None else [x, axes], **written)
     window = any_window(build, spatial)
     if build.chance(2):
         window |= {"pads": None, "auto_pad": None}

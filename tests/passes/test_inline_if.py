@@ -323,6 +323,102 @@ def test_leaves_a_custom_operator_of_that_name_alone() -> None:
     assert_untouched(InlineIf(), text.replace('"": 17', '"": 17, "mine": 1'), None)
 
 
+# --- a branch that is spared an empty list ---
+
+NMS = """{
+    l = Unsqueeze (scores, front)  m = Unsqueeze (l, zero)  b = Unsqueeze (boxes, zero)
+    s = NonMaxSuppression (b, m, most, iou)
+    t = Gather <axis = 1> (s, last)
+    q = Squeeze (t, one)
+}"""
+CHOSEN = """{
+    h = Greater (x, limit)  n = NonZero (h)  r = Transpose (n)
+    scores = GatherND (x, r)  boxes = GatherND (all, r)
+    %s
+}"""
+WEIGHTS = """
+    float limit = {0}, int64[1] most = {9}, float[1] iou = {0.5}, int64[1] last = {2}, int64[1] zero = {0},
+    int64[1] front = {0}, int64[1] one = {1}, int64 none = {0}, int64 first = {0}, int64 some = {1}"""
+INPUTS = "float[6] x, float[6, 4] all"
+EMPTY = "int64[0] p = {}"
+
+
+def guarded(condition: str, empty: str = EMPTY, other: str = NMS, *, turned: bool = False) -> str:
+    """Return a guard of `other`, which writes q, with the constant `empty`, p, in its place; `turned` in the else."""
+    full, spare = f"(int64[M] q) {other}", f"({empty.split('=')[0]}) <{empty}> {{ }}"
+    first, second = (full, spare) if turned else (spare, full)
+    branches = f"{condition}  y = If (c) < then_branch = t () => {first}, else_branch = e () => {second} >"
+    outputs = "int64[k] y, float[i] scores, float[j, 4] boxes"
+    return f"{HEAD} g ({INPUTS}) => ({outputs}) <{WEIGHTS}> {CHOSEN % branches}"
+
+
+def assert_spares_nothing(text: str) -> None:
+    before = Model(parse(text))
+    after = apply_pass(InlineIf(), before)
+    assert "If" not in {node.op_type for node in after.model.proto.graph.node}, after.skips
+    onnx.checker.check_model(after.model.proto, full_check=True)
+    assert apply_pass(InlineIf(), after.model).model.fingerprint == after.model.fingerprint
+    draw = np.random.default_rng(0)
+    corners = draw.random((6, 4), dtype=np.float32)
+    for scores in (draw.standard_normal(6), np.full(6, -1.0)):  # some are chosen, none is
+        given = {"x": scores.astype(np.float32), "all": corners}
+        assert_same_outputs(before.proto, after.model.proto, given)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "a = Size (boxes)  c = Equal (a, none)",
+        "a = Size (scores)  c = Equal (none, a)",
+        "v = Shape (boxes)  a = ReduceProd <keepdims = 0> (v)  d = Equal (a, none)  c = Cast <to = 9> (d)",
+        "v = Shape (boxes)  a = Gather (v, first)  c = Less (a, some)",
+        "v = Shape (boxes)  a = Gather (v, first)  c = GreaterOrEqual (none, a)",
+        "v = Shape (scores)  a = Squeeze (v)  d = Greater (a, none)  c = Not (d)",
+        "v = Shape (scores)  d = Cast <to = 9> (v)  c = Not (d)",
+    ],
+)
+def test_a_branch_that_does_the_same_with_an_empty_list_is_spared_nothing(condition: str) -> None:
+    assert_spares_nothing(guarded(condition))
+
+
+def test_the_branches_may_stand_the_other_way_round() -> None:
+    condition = "a = Size (boxes)  c = Less (none, a)"
+    assert_spares_nothing(guarded(condition, turned=True))
+
+
+@pytest.mark.parametrize(
+    ("condition", "empty", "other", "reason"),
+    [
+        ("a = Size (boxes)  c = Equal (a, some)", EMPTY, NMS, "its branches differ"),
+        ("a = Size (boxes)  c = Greater (a, some)", EMPTY, NMS, "its branches differ"),
+        ("v = Shape (boxes)  a = Gather (v, some)  c = Equal (a, none)", EMPTY, NMS, "its branches differ"),
+        ("a = Size (boxes)  b = Cast <to = 2> (a)  u = Cast <to = 2> (none)  c = Equal (b, u)", EMPTY, NMS, "differ"),
+        ("a = Size (boxes)  c = Equal (a, none)", "int64[1] p = {7}", NMS, "on an empty list its branches differ"),
+        (
+            "a = Size (boxes)  c = Equal (a, none)",
+            EMPTY,
+            NMS.replace("(t, one)", "(t, last)"),
+            "does not run on an empty",
+        ),
+        (
+            "a = Size (boxes)  c = Equal (a, none)",
+            EMPTY,
+            "{ w = Less (x, limit)  z = NonZero (w)  v = Transpose (z)  q = Squeeze (v, one) }",
+            "nothing tells that 'x'",
+        ),
+    ],
+)
+def test_a_guard_that_may_make_a_difference_stays(condition: str, empty: str, other: str, reason: str) -> None:
+    assert_untouched(InlineIf(), guarded(condition, empty, other), reason)
+
+
+def test_lists_of_two_lengths_stay() -> None:
+    """Where one is empty the other need not be, whatever the model's author knew."""
+    condition = "g2 = Less (x, limit)  n2 = NonZero (g2)  r2 = Transpose (n2)  others = GatherND (x, r2)"
+    text = guarded(f"{condition}  a = Size (boxes)  c = Equal (a, none)", other=NMS.replace("scores", "others"))
+    assert_untouched(InlineIf(), text, "nothing tells that 'others'")
+
+
 @fuzz(InlineIf())
 def test_any_if_that_is_settled_can_go(build: Builder) -> list[str]:
     shape = build.shape(rank=(0, 2))
