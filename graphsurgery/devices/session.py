@@ -5,18 +5,21 @@ A session that judges a pass runs with graph optimisation off, so that it does n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
 
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.expansion import expanded, unknown_operator
+from graphsurgery.graph.model import Model
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from graphsurgery.devices.providers import DeviceChoice
 
 
@@ -54,6 +57,7 @@ class Session:
             return made
 
         self.name = name
+        model = _without_custom_operators(model, name)
         if device is not None and device.accelerates:
             from graphsurgery.devices.accelerated_session import open_session
 
@@ -65,7 +69,11 @@ class Session:
                     source, options(), providers=["CPUExecutionProvider"], enable_fallback=0
                 )
             except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
-                raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
+                said = (
+                    unknown_operator(_read(model) if isinstance(model, Path) else model)
+                    or f"ONNX Runtime can't load it: {first_line(error)}"
+                )
+                raise ModelError(f"{name}: {said}") from error
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
         self._defaults = [item.name for item in self._session.get_overridable_initializers()]
@@ -88,6 +96,25 @@ class Session:
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
+
+
+def _without_custom_operators(model: ModelProto | Path, name: str) -> ModelProto | Path:
+    """Return `model` with standard nodes in the place of custom operators, the path of a file that has none."""
+    try:
+        if not isinstance(model, Path):
+            return expanded(model)
+        held = _read(model)
+        return model if expanded(held) is held else expanded(Model.load(model).with_values_inside().proto)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+
+
+def _read(path: Path) -> ModelProto:
+    """Return what is in a file, nothing where it is no model: ONNX Runtime says what it is."""
+    model = ModelProto()
+    with contextlib.suppress(OSError, DecodeError):
+        model.ParseFromString(path.read_bytes())
+    return model
 
 
 def run(

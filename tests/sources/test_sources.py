@@ -21,7 +21,7 @@ from graphsurgery.demo.shapes import draw, embedded_images
 from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.names import rename_tensors
+from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 SIZE = (128, 160)
