@@ -65,6 +65,7 @@ class Writer:
         self.nodes: list[NodeProto] = []
         self._fresh = fresh
         self._type_of = type_of
+        self._cast_from: dict[str, str] = {}
 
     def __getattr__(self, op_type: str) -> Callable[..., Tensor]:
         if not op_type[0].isupper():
@@ -107,7 +108,11 @@ class Writer:
 
     def float32(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the model as float32, which it is taken for where nothing tells its type."""
-        return tensor if self.dtype(tensor) in (None, np.dtype(np.float32)) else self.cast(tensor, np.float32)
+        if self.dtype(tensor) in (None, np.dtype(np.float32)):
+            return tensor
+        made = self.cast(tensor, np.float32)
+        self._cast_from[made.name] = tensor.name
+        return made
 
     def like(self, tensor: Tensor, model: Tensor) -> Tensor:
         """Return a float32 tensor in the type of a tensor of the model."""
@@ -115,8 +120,12 @@ class Writer:
         return tensor if dtype in (None, np.dtype(np.float32)) else self.cast(tensor, dtype)
 
     def sizes(self, tensor: Tensor, *axes: int) -> list[Size]:
-        """Return the sizes of a tensor of the model along `axes`: numbers where they follow from its inputs."""
-        dims = self._type_of(tensor.name, lambda kind: all(_is_static(kind, axis) for axis in axes)).shape.dim
+        """Return the sizes of a tensor of the model, or of it as float32, along `axes`.
+
+        They are numbers where they follow from the inputs of the model.
+        """
+        name = self._cast_from.get(tensor.name, tensor.name)
+        dims = self._type_of(name, lambda kind: all(_is_static(kind, axis) for axis in axes)).shape.dim
         return [
             dims[axis].dim_value
             if axis < len(dims) and dims[axis].HasField("dim_value")
