@@ -21,8 +21,8 @@ from onnx import FunctionProto, ModelProto, OperatorSetIdProto, inliner
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph.names import fresh
-from graphsurgery.graph.protos import walk_protos, without_initializers
-from graphsurgery.operators.functions import Key, called_by, domain_of, innermost_first
+from graphsurgery.graph.protos import domain_of, walk_protos, without_initializers
+from graphsurgery.operators.functions import Key, called_by, innermost_first
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
 _MOST_NODES = 2**20

@@ -41,7 +41,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
-from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, shapes
+from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, claims, shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in
 from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos, without_initializers
@@ -242,7 +242,7 @@ def _without_claims(model: ModelProto) -> ModelProto:
     """Return `model`, which is spoiled, with no shapes but those that follow from its inputs: onnxsim believes them."""
     ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in model.graph.output if _has_shape(info)}
     known = shapes.infer(model, None)
-    shapes.forget_claims_in_bodies(known.graph)  # what is inferred there depends on what is folded there already
+    claims.forget_claims_in_bodies(known.graph)  # what is inferred there depends on what is folded there already
     for body in graphs_in(known.graph)[1:]:
         del body.value_info[:]
     for info in known.graph.output:

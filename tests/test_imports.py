@@ -19,8 +19,8 @@ TOP_FILES = 8
 # The rooms, the lowest first: one imports from itself and from those before it. passes/ stands where its imports end;
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
-    *("text", "errors", "files", "progress", "version", "plugins"),
-    *("graph", "images", "detections", "devices", "rewrite", "operators"),
+    *("text", "errors", "plugins", "files", "progress", "version"),
+    *("graph", "custom_ops", "images", "detections", "devices", "rewrite", "operators"),
     *("processes", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "partition"),
     *("compiling", "compilers", "recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),

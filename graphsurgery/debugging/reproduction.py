@@ -23,7 +23,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.files.commit import writing
 from graphsurgery.files.temporary import is_internal
 from graphsurgery.graph.protos import walk_protos
-from graphsurgery.rewrite.registry import source_file
+from graphsurgery.plugins import source_file
 from graphsurgery.version import __version__
 
 _PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "onnxsim", "numpy")

@@ -27,6 +27,7 @@ from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files.temporary import temporary_folder
+from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 
@@ -202,6 +203,7 @@ def _ask(
     proto.CopyFrom(model.proto)
     for index, node in enumerate(proto.graph.node):
         node.name = f"gs_{index}_"
+    proto = expanded(proto)  # the nodes of a custom operator have its name in front
     request = {
         "provider": choice.provider,
         "options": {key: value for key, value in choice.options.items() if key != "context"},

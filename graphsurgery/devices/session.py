@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
 
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.expansion import expanded, unknown_operator
+from graphsurgery.graph.light import read_light
 from graphsurgery.graph.loops import has_unbounded_loop
+from graphsurgery.graph.model import Model
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from graphsurgery.devices.providers import DeviceChoice
 
 
@@ -55,6 +58,9 @@ class Session:
             return made
 
         self.name = name
+        light = _light(model)
+        self._loops = has_unbounded_loop(light)
+        model = _without_custom_operators(model, light, name)
         if device is not None and device.accelerates:
             from graphsurgery.devices.accelerated_session import open_session
 
@@ -66,8 +72,8 @@ class Session:
                     source, options(), providers=["CPUExecutionProvider"], enable_fallback=0
                 )
             except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
-                raise ModelError(f"{name}: ONNX Runtime can't load it: {first_line(error)}") from error
-        self._loops = has_unbounded_loop(model)
+                said = unknown_operator(light) or f"ONNX Runtime can't load it: {first_line(error)}"
+                raise ModelError(f"{name}: {said}") from error
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
         self._defaults = [item.name for item in self._session.get_overridable_initializers()]
@@ -90,6 +96,26 @@ class Session:
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
+
+
+def _light(model: ModelProto | Path) -> ModelProto:
+    """Return `model`, of a file without its large weights; nothing where that is no model: ONNX Runtime says so."""
+    if isinstance(model, Path):
+        try:
+            return read_light(model)
+        except (OSError, DecodeError):
+            return ModelProto()
+    return model
+
+
+def _without_custom_operators(model: ModelProto | Path, light: ModelProto, name: str) -> ModelProto | Path:
+    """Return `model` with standard nodes in the place of custom operators, the path of a file that has none."""
+    try:
+        if expanded(light) is light:
+            return model
+        return expanded(Model.load(model).with_values_inside().proto if isinstance(model, Path) else model)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
 
 
 def run(

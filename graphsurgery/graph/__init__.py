@@ -9,6 +9,8 @@ model            a model, read safely and written whole or not at all
 shapes           shape inference
 edited_shapes    the same, kept up to date while a pass changes the graph
 names            how a tensor is renamed, and a name that nothing has
+renaming         the same for a whole model, where another tensor has the name
+expansion        custom operators, written in operators of ONNX so that they can be run
 notes            what a pass leaves in the model for the manifest
 joined_outputs   outputs that a pass took apart, and how they are joined
 multiply_adds    what each node costs

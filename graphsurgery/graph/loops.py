@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphsurgery.graph.protos import bodies, walk_protos
 
-_IN_A_FILE = b"\x04Loop"  # an operator's name as a file holds it, its length first
 _MOST_ROUNDS = 2**24
 # What these say is bounded by the tensors that they look at
 _SIZES = frozenset({"Shape", "Size", "NonZero", "NonMaxSuppression", "Unique", "SequenceLength"})
 
 
-def has_unbounded_loop(model: ModelProto | Path) -> bool:
-    """Whether a model, or one in a file, has a Loop whose rounds follow from no size of a tensor and no small constant.
+def has_unbounded_loop(model: ModelProto) -> bool:
+    """Whether `model` has a Loop whose number of rounds follows from no size of a tensor and no small constant.
 
-    That is told by what their number is computed from: a model that is made to deceive can pass for one that ends.
-    Raises OSError for a file that can't be read, and what protobuf does for one that is no model.
+    That is told by what the number is computed from: a model that is made to deceive can pass for one that ends.
     """
-    if isinstance(model, Path):
-        if not _may_hold_a_loop(model):
-            return False
-        model = onnx.load(str(model), load_external_data=False)
-    tops = (model.graph, *model.functions)
-    return any(_has_loop(top) and _unbounded(top, {}) for top in tops)
-
-
-def _may_hold_a_loop(path: Path) -> bool:
-    """Tell without reading the model: a weight may look like one, but rarely does."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(_IN_A_FILE) >= 0
+    return any(_has_loop(top) and _unbounded(top, {}) for top in (model.graph, *model.functions))
 
 
 def _has_loop(graph: GraphProto | FunctionProto) -> bool:

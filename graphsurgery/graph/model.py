@@ -11,14 +11,16 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import read_bytes, reason, written_whole
 from graphsurgery.files.commit import recover
 from graphsurgery.graph import door, view
+from graphsurgery.graph.expansion import expanded, unknown_operator
 from graphsurgery.graph.protos import (
     check_location,
+    opset_of,
     read_outside,
     sort_nodes,
     stored_names,
@@ -26,6 +28,7 @@ from graphsurgery.graph.protos import (
     tell_nodes_apart,
     walk_protos,
     without_initializers,
+    without_values,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -120,7 +123,7 @@ class Model:
     @property
     def opset(self) -> int:
         """Version of the standard operator set."""
-        return next((entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        return opset_of(self.proto)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,16 +139,19 @@ class Model:
 
         add(without_initializers(self.proto).SerializeToString(deterministic=True))
         for tensor in self.proto.graph.initializer:
-            add(_without_values(tensor).SerializeToString(deterministic=True))
+            add(without_values(tensor).SerializeToString(deterministic=True))
             add(tensor.raw_data)
         return digest.hexdigest()
 
     def check(self, name: str) -> None:
         """Run the ONNX checker; `name` says in the message what was checked. Raises ModelError."""
         try:
-            onnx.checker.check_model(self.proto)
+            onnx.checker.check_model(expanded(self.proto))
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"{name}: not a valid ONNX model: {first_line(error)}") from error
+            said = unknown_operator(self.proto) or f"not a valid ONNX model: {first_line(error)}"
+            raise ModelError(f"{name}: {said}") from error
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB the checker can't take it from memory
             raise ModelError(f"{name}: can't be checked: {first_line(error)}") from error
 
@@ -170,16 +176,3 @@ class Model:
             raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
             raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
-
-
-def _without_values(tensor: TensorProto) -> TensorProto:
-    """Return `tensor` without raw_data, which may be hundreds of MB; its other ways to hold values are kept."""
-    bare = TensorProto()
-    for descriptor, value in tensor.ListFields():
-        if descriptor.is_repeated:
-            getattr(bare, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(bare, descriptor.name).CopyFrom(value)
-        elif descriptor.name != "raw_data":
-            setattr(bare, descriptor.name, value)
-    return bare

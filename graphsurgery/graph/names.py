@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 
 from onnx import GraphProto, ModelProto
 
-from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import renamed_note
 from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos
 
@@ -29,26 +28,6 @@ def top_names(graph: GraphProto) -> list[str]:
     names = [each.name for each in (*graph.input, *stored)]
     names += [name for node in graph.node for name in node.output if name]
     return list(dict.fromkeys(names))
-
-
-def rename_tensors(model: Model, names: Mapping[str, str]) -> Model:
-    """Return the model with tensors renamed, in bodies too; a tensor that has a wanted name already makes way.
-
-    An input or output of the graph does not make way: then the name is not given.
-    """
-    ends = {info.name for info in (*model.proto.graph.input, *model.proto.graph.output)} - set(names)
-    names = {old: new for old, new in names.items() if new not in ends}
-    if not names:
-        return model
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    present = tensor_names(proto)
-    mapping = dict(names)
-    for wanted in names.values():
-        if wanted in present and wanted not in names:
-            mapping[wanted] = fresh(f"{wanted}_inner", present | set(names.values()))
-    rename_in(proto, mapping)
-    return Model(proto, model.folder)
 
 
 def rename_in(model: ModelProto, names: Mapping[str, str]) -> None:

@@ -42,6 +42,16 @@ def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
 
 
+def domain_of(domain: str) -> str:
+    """Return a domain by the first of ONNX's names for its own, which is none."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def opset_of(holder: ModelProto | onnx.FunctionProto) -> int:
+    """Return the version of the standard operator set that a model or a function uses."""
+    return next((entry.version for entry in holder.opset_import if domain_of(entry.domain) == ""), 1)
+
+
 def replace_items(field: Any, items: Sequence[Any]) -> None:
     """Put `items`, which may stand in it, into a repeated field."""
     copies = [type(item)() for item in items]
@@ -171,6 +181,19 @@ def without_initializers(proto: ModelProto) -> ModelProto:
         elif descriptor.is_repeated:
             getattr(bare, descriptor.name).extend(value)
         else:
+            setattr(bare, descriptor.name, value)
+    return bare
+
+
+def without_values(tensor: TensorProto) -> TensorProto:
+    """Return `tensor` without raw_data, which may be hundreds of MB; its other ways to hold values are kept."""
+    bare = TensorProto()
+    for descriptor, value in tensor.ListFields():
+        if descriptor.is_repeated:
+            getattr(bare, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(bare, descriptor.name).CopyFrom(value)
+        elif descriptor.name != "raw_data":
             setattr(bare, descriptor.name, value)
     return bare
 

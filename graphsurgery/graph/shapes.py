@@ -7,7 +7,7 @@ resized. What follows from the shapes of the model's inputs is known; `infer` te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
-from graphsurgery.graph.protos import bodies, graphs_in, read_outside, stored_names, walk_protos
+from graphsurgery.graph.claims import forget_claims
+from graphsurgery.graph.expansion import expanded, inferred_of
+from graphsurgery.graph.protos import bodies, graphs_in, read_outside
 from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
 # Initializers above this many elements hold weights, which no shape depends on.
@@ -94,42 +96,12 @@ def infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     return _infer(proto, folder)
 
 
-def forget_claims(graph: GraphProto) -> None:
-    """Forget the shapes that are written down in `graph` and its bodies of anything but its inputs; types stay."""
-    _forget_shapes((*graph.value_info, *graph.output), graph)
-    forget_claims_in_bodies(graph)
-
-
-def forget_claims_in_bodies(graph: GraphProto) -> None:
-    """Forget the shapes that are written down in the bodies of `graph`, those of their inputs too.
-
-    Only the counter and the condition of a Loop keep theirs: ONNX leaves their rank to the body.
-    """
-    for node in walk_protos(graph):
-        own = 2 if node.op_type == "Loop" else 0
-        for body in bodies(node):
-            _forget_shapes((*body.value_info, *body.output, *body.input[own:]), body)
-
-
-def _forget_shapes(infos: Iterable[ValueInfoProto], graph: GraphProto) -> None:
-    stored = stored_names(graph)  # inference believes what is said of an initializer more than the initializer
-    for info in infos:
-        if info.name not in stored:
-            _forget_shape(info.type)
-
-
-def _forget_shape(kind: TypeProto) -> None:
-    held = kind.WhichOneof("value")
-    if held in ("tensor_type", "sparse_tensor_type"):
-        getattr(kind, held).ClearField("shape")
-    elif held in ("sequence_type", "optional_type"):
-        _forget_shape(getattr(kind, held).elem_type)
-
-
 def _infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     read_outside(proto, folder, SHAPE_LIKE)
+    written_out = expanded(proto)
     try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_list(proto))
+        inferred = onnx.shape_inference.infer_shapes(written_out, data_prop=not _has_long_list(written_out))
+        return inferred if written_out is proto else inferred_of(proto, inferred)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"shape inference: {first_line(error)}") from error
 

@@ -9,7 +9,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 
 from graphsurgery.errors import ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
-from graphsurgery.graph.protos import walk_protos
+from graphsurgery.graph.protos import domain_of, walk_protos
 from graphsurgery.operators.operands import LAYERS
 
 Key = tuple[str, str, str]
@@ -19,11 +19,6 @@ def called_by(node: NodeProto | FunctionProto) -> Key:
     """Return by what a call names its function, and a function itself: domain, name, overload."""
     name = node.name if isinstance(node, FunctionProto) else node.op_type
     return domain_of(node.domain), name, node.overload
-
-
-def domain_of(domain: str) -> str:
-    """Return a domain by the first of ONNX's names for its own, which is none."""
-    return "" if domain in STANDARD_DOMAINS else domain
 
 
 def innermost_first(model: ModelProto) -> list[FunctionProto]:

@@ -17,6 +17,7 @@ from graphsurgery.gate.gate import Judged, Tensors
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import stored_names
+from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.parts.manifest import describe_part
@@ -77,7 +78,7 @@ def adopt_names(
                 f"{place} makes '{unknown[0]}' an input or output of the graph, which nothing is known to "
                 f"compare with; it must be a tensor of the graph before, or equal a captured one"
             )
-    renamed = naming.rename_tensors(after, names)
+    renamed = rename_tensors(after, names)
     if before.outputs is None:
         return renamed, None
     called = {now: old if old in inner else now for now, old in zip(renamed.outputs, after.outputs, strict=True)}

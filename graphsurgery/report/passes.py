@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphsurgery.operators.pattern import Pattern
+from graphsurgery.plugins import source_file
 from graphsurgery.rewrite import Pass
-from graphsurgery.rewrite.registry import operators_of, picture, source_file
+from graphsurgery.rewrite.registry import operators_of, picture
 
 _HEAD = """\
 # Passes

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 import re
 import sys
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 import onnx
 
-from graphsurgery.errors import InputError, did_you_mean, first_line
+from graphsurgery import plugins
+from graphsurgery.errors import InputError, did_you_mean
+from graphsurgery.graph.expansion import registry as custom_operators
+from graphsurgery.plugins import source_file
 from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, Pass
 
 ENTRY_POINT_GROUP = "graphsurgery.passes"
@@ -68,9 +66,9 @@ class Registry:
         """Return the names of those that give the model other outputs where such an operator writes one."""
         return [name for name in self.passes_for(op) if not self._passes[name].keeps_outputs]
 
-    def add(self, pass_: type[Pass]) -> None:
+    def add(self, pass_: object) -> None:
         """Register a pass; InputError when its declaration is wrong or its name is taken."""
-        if not (inspect.isclass(pass_) and issubclass(pass_, NodePass | GraphPass | ModelPass)):
+        if not (isinstance(pass_, type) and issubclass(pass_, NodePass | GraphPass | ModelPass)):
             raise InputError(f"{pass_!r} is no NodePass, GraphPass or ModelPass; register the class of a pass")
         place = source_file(pass_)
         name, effect = getattr(pass_, "name", None), getattr(pass_, "effect", None)
@@ -94,67 +92,38 @@ class Registry:
 
         A class whose name begins with an underscore is not a pass but a base of some.
         """
-        found = [
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value)
-            and issubclass(value, NodePass | GraphPass | ModelPass)
-            and value not in (NodePass, GraphPass, ModelPass)
-            and value.__module__ == module.__name__
-            and not value.__name__.startswith("_")
-        ]
+        found = plugins.classes_in(module, NodePass, GraphPass, ModelPass)
         for pass_ in found:
             self.add(pass_)
         return len(found)
 
     def add_plugin(self, path: Path) -> None:
-        """Register the passes in a Python file, which is run: give only files that you trust.
+        """Register the passes and the custom operators in a Python file, which is run: give only files that you trust.
 
         A file that is given twice is run once. Raises InputError when the file can't be read, fails to import, or
-        holds no pass.
+        holds neither.
         """
-        if not path.is_file():
-            raise InputError(f"{path}: no such plug-in file")
         resolved = path.resolve()
         if resolved in self._plugins:
             return
-        # two plug-ins may have one file name in different folders
-        name = f"graphsurgery_plugin_{path.stem}_{zlib.crc32(str(resolved).encode()):08x}"
-        spec = importlib.util.spec_from_file_location(name, resolved)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{path}: a plug-in is a Python file (*.py)")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # the plug-in is the user's code: anything may come out of it
-            del sys.modules[name]
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"{path}: the plug-in fails on import: {what}") from error
+        module = plugins.file(path)
         self._plugins.add(resolved)
-        if self.add_module(module) == 0:
-            raise InputError(f"{path}: the plug-in defines no NodePass, GraphPass or ModelPass")
+        if self.add_module(module) + custom_operators.add_module(module) == 0:
+            raise InputError(f"{path}: the plug-in defines no NodePass, GraphPass, ModelPass or CustomOperator")
 
 
-def discover(plugins: Iterable[Path] = ()) -> Registry:
-    """Return all passes: the built-in ones, those of installed packages, and those in `plugins`."""
+def discover(files: Iterable[Path] = ()) -> Registry:
+    """Return all passes: the built-in ones, those of installed packages, and those in plug-in `files`."""
     registry = Registry()
-    package = importlib.import_module("graphsurgery.passes")
-    for entry in pkgutil.iter_modules(package.__path__):
-        if not entry.name.startswith("_"):
-            registry.add_module(importlib.import_module(f"{package.__name__}.{entry.name}"))
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.name, p.value)):
-        try:
-            loaded = point.load()
-        except (Exception, SystemExit) as error:  # another package's code, as above
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"entry point '{point.name}' ({point.value}) fails: {what}") from error
+    for module in plugins.files_of("graphsurgery.passes"):
+        registry.add_module(module)
+    for loaded in plugins.entry_points_of(ENTRY_POINT_GROUP):
         if inspect.ismodule(loaded):
             registry.add_module(loaded)
         else:
             registry.add(loaded)
-    for plugin in plugins:
-        registry.add_plugin(plugin)
+    for file in files:
+        registry.add_plugin(file)
     return registry
 
 
@@ -183,12 +152,6 @@ def _check_matches(pass_: type[NodePass | GraphPass], place: str) -> None:
 def standard_operators() -> frozenset[str]:
     """Return the names of ONNX's own operators, those of all operator sets."""
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == "")
-
-
-def source_file(pass_: type[Pass]) -> str:
-    """Return the file that defines `pass_`, for messages."""
-    module = sys.modules.get(pass_.__module__)
-    return getattr(module, "__file__", None) or pass_.__module__
 
 
 def picture(pass_: type[Pass]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
+from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.protos import stored_outside
 from graphsurgery.parts.manifest import PartEntry
 
@@ -51,7 +52,7 @@ def _reaches_outputs(opened: ModelProto) -> bool:
     for info in bare.graph.output:
         info.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(expanded(bare), data_prop=True)
     except Exception:  # onnx raises unrelated classes for what it can't infer
         return False
     shapes = [info.type.tensor_type.shape.dim for info in inferred.graph.output]

@@ -17,6 +17,7 @@ from graphsurgery.detections.plain import require_whole
 from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
+from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.joined_outputs import drop_joins
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import read_outside, stored_outside
@@ -190,6 +191,9 @@ class OnnxSource:
 def _check(model: Model, path: Path) -> None:
     if model.folder is None or not stored_outside(model.proto):
         model.check(str(path))
+        return
+    if expanded(model.proto) is not model.proto:
+        model.with_values_inside().check(str(path))
         return
     try:  # only from its path does the checker know where the external data lies
         onnx.checker.check_model(str(path))

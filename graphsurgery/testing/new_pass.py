@@ -17,8 +17,9 @@ from onnx.defs import OpSchema
 
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.files.commit import writing
+from graphsurgery.plugins import source_file
 from graphsurgery.rewrite import Effect
-from graphsurgery.rewrite.registry import KEBAB, discover, source_file
+from graphsurgery.rewrite.registry import KEBAB, discover
 
 _OPSET = 17  # what torch's exporter writes, unless the operator is newer or gone by then
 _LONGEST = 36  # so that no line that holds it is longer than 88 characters

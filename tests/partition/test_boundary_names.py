@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.names import clean_name, fresh, rename_tensors, tensor_names
+from graphsurgery.graph.names import clean_name, fresh, tensor_names
+from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.partition.boundary_names import expose, name_by_value, played
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.testing import parse, random_inputs

@@ -9,8 +9,9 @@ from onnx import ModelProto
 
 from graphsurgery.errors import MissingTool, PassError
 from graphsurgery.graph.model import Model
+from graphsurgery.plugins import source_file
 from graphsurgery.rewrite import Pass, adapters, apply_pass
-from graphsurgery.rewrite.registry import Registry, picture, source_file
+from graphsurgery.rewrite.registry import Registry, picture
 from graphsurgery.testing import assert_rewrites, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import graphsurgery
+from graphsurgery import plugins
 from graphsurgery.errors import InputError
-from graphsurgery.rewrite import GraphPass, ModelPass, NodePass, registry
-from graphsurgery.rewrite.registry import ENTRY_POINT_GROUP, Registry, discover, picture, source_file, suggest
+from graphsurgery.plugins import source_file
+from graphsurgery.rewrite import GraphPass, ModelPass, NodePass
+from graphsurgery.rewrite.registry import ENTRY_POINT_GROUP, Registry, discover, picture, suggest
 
 ROOT = Path(graphsurgery.__file__).parent.parent
 FILES = sorted(path for path in (ROOT / "passes").glob("*.py") if not path.name.startswith("_"))
@@ -159,7 +161,7 @@ def test_a_plugin_can_not_take_the_name_of_a_pass_of_ours(tmp_path: Path) -> Non
         ("class Mine", "import no_such_package\nclass Mine", "ModuleNotFoundError"),
         ("class Mine", "raise ValueError('a\\nb')\nclass Mine", "ValueError: a"),
         ("class Mine", "import sys; sys.exit(3)\nclass Mine", "SystemExit: 3"),
-        ("(NodePass)", "", "defines no NodePass, GraphPass or ModelPass"),
+        ("(NodePass)", "", "defines no NodePass, GraphPass, ModelPass or CustomOperator"),
         ("(NodePass)", "(__import__('graphsurgery.rewrite', fromlist=['x']).Pass)", "defines no NodePass"),
     ],
 )
@@ -212,7 +214,7 @@ def entry(monkeypatch: pytest.MonkeyPatch, text: str, attribute: str | None) -> 
     exec(text, vars(module))
     value = "installed_passes" + (f":{attribute}" if attribute else "")
     points = [EntryPoint("announced", value, ENTRY_POINT_GROUP)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == ENTRY_POINT_GROUP else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == ENTRY_POINT_GROUP else [])
 
 
 @pytest.mark.parametrize("attribute", [None, "Mine"])

@@ -22,7 +22,7 @@ from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_note
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.names import rename_tensors
+from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.sources import Source, SourceSpec, open_source
 

@@ -17,6 +17,7 @@ from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import names as naming
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
+from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.rewrite import Editor, NodePass, Pass, apply_pass
 from graphsurgery.testing import assert_same_values
 from graphsurgery.testing.asserts import largest
@@ -223,7 +224,7 @@ def _collided(pass_: Pass, case: Case, build: Builder) -> Case:
     nodes = {node.name for node in walk_protos(after.proto.graph)} - {n.name for n in walk_protos(case.model.graph)}
     new = sorted((naming.tensor_names(after.proto) | nodes) - {*old, ""})
     names = {build.choice(old): name for name in new if build.chance(2)}
-    model = naming.rename_tensors(Model(case.model), names).proto
+    model = rename_tensors(Model(case.model), names).proto
     inputs = {names.get(name, name): value for name, value in case.inputs.items()}
     return Case(model, inputs, frozenset(names.get(name, name) for name in case.claimed))
 
