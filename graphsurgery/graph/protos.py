@@ -135,6 +135,14 @@ def required_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [info for info in graph.input if info.name not in stored]
 
 
+def declared_shape(info: onnx.ValueInfoProto) -> list[int | str | None] | None:
+    """Return the shape that a graph declares: None or a name for a size that is open, None where the rank is."""
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+
+
 def stored_outside(proto: ModelProto) -> list[TensorProto]:
     """Return the tensors of `proto` whose values lie in other files."""
     tops = [proto.graph, *(graph for info in proto.training_info for graph in (info.initialization, info.algorithm))]

@@ -1,4 +1,8 @@
-"""One image for a network that takes several at once: it gets the same as often, and the first is what counts."""
+"""One image for a network that takes several at once: it gets the same as often, and the first is what counts.
+
+That is what the runtime does, and the original where it is evaluated beside it: a network that mixes its images up does
+so in both. A capture has other images behind the first (`turned`), where a pass that mixes them up must be seen.
+"""
 
 from __future__ import annotations
 

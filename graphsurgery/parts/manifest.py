@@ -22,7 +22,7 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.joined_outputs import JoinedOutput, joined_shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
-from graphsurgery.graph.protos import required_inputs
+from graphsurgery.graph.protos import declared_shape, required_inputs
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.other_inputs import OtherInput
 from graphsurgery.parts.part import Part, is_numpys
@@ -128,15 +128,15 @@ class Manifest(_Section):
     """The parts in the order they are played.
 
     `classes` are the names of the labels, from 0 on, where the source knows them, and `detections` is what the outputs
-    are, where the recipe says it. `canvas` is the size of the network's
-    image with its mean and std; `normalise` says whether the runtime normalises (the graph's own preprocessing was
-    dropped). `input` is the tensor that the image goes into, `inputs` are others, which follow from how the image lies
-    on the canvas (`images.other_inputs`). `outputs` are what the parts give, and `masks` is the one among them that
-    holds mask probabilities for the runtime to paste. `joins` says which of them are pieces that the runtime joins: the
-    detector's outputs, which `detections` speak of, are those behind that. `devices` are the providers that a device is
-    mapped to unless somebody says otherwise, as --device has them; `variants` are folders in this one that hold the
-    same parts made otherwise, quantized for example. `compiled` are the SHA-256 of what compilers made of the parts, by
-    their names: of compiled/NAME/compiled.json, which has those of the files.
+    are, where the recipe says it. `canvas` is the size of the network's image with its mean and std; `normalise` says
+    whether the runtime normalises (the graph's own preprocessing was dropped). `input` is the tensor that the image
+    goes into, `inputs` are others, which follow from how the image lies on the canvas (`images.other_inputs`).
+    `outputs` are what the parts give, and `masks` is the one among them that holds mask probabilities for the runtime
+    to paste. `joins` says which of them are pieces that the runtime joins: the detector's outputs, which `detections`
+    speak of, are those behind that. `devices` are the providers that a device is mapped to unless somebody says
+    otherwise, as --device has them; `variants` are folders in this one that hold the same parts made otherwise,
+    quantized for example. `compiled` are the SHA-256 of what compilers made of the parts, by their names: of
+    compiled/NAME/compiled.json, which has those of the files.
     """
 
     format: Literal[1] = 1
@@ -288,7 +288,10 @@ def describe_parts(
     given = source.get("inputs", {})
     images = [name for name in inputs if name not in given]
     if len(images) != 1:
-        raise InputError(f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image")
+        raise InputError(
+            f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image, and what source.inputs says of "
+            "the others"
+        )
     read = {name for part in parts for name in part.model.inputs}
     note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
     if note is not None:
@@ -350,10 +353,7 @@ def _tensor(info: onnx.ValueInfoProto, place: str) -> Tensor:
             f"{place}: '{info.name}' is {dtype}, which NumPy doesn't have, so that it can't be handed over; "
             f"cast it inside, to float32 for example"
         )
-    if not kind.HasField("shape"):
-        return Tensor(shape=None, dtype=dtype)
-    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim]
     try:
-        return Tensor(shape=dims, dtype=dtype)
+        return Tensor(shape=declared_shape(info), dtype=dtype)
     except ValidationError as error:
         raise ModelError(f"{place}: '{info.name}': {files.first_fault(error)}") from error

@@ -71,9 +71,9 @@ RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|re
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-InputWord = Literal[*NUMBER_WORDS]  # type: ignore[valid-type]
-InputItem = float | InputWord
-InputValue = float | Literal[CANVAS, MASK, *NUMBER_WORDS] | tuple[InputItem, ...] | tuple[tuple[InputItem, ...], ...]  # type: ignore[valid-type]
+InputRow = Annotated[tuple[float | Literal[*NUMBER_WORDS], ...], Field(min_length=1)]  # type: ignore[valid-type]
+InputRows = Annotated[tuple[InputRow, ...], Field(min_length=1)]
+InputValue = float | Literal[CANVAS, MASK, *NUMBER_WORDS] | InputRow | InputRows  # type: ignore[valid-type]
 
 
 class PassItem(RootModel[Any]):

@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from graphsurgery.errors import InputError, did_you_mean
+from graphsurgery.graph.protos import declared_shape
 from graphsurgery.images.other_inputs import OtherInput
 from graphsurgery.images.placement import Placement, Size
 from graphsurgery.text import shortened
@@ -64,11 +65,3 @@ def _other_input(info: ValueInfoProto, value: Any) -> OtherInput:
         raise InputError(f"inputs.{info.name}: is no tensor of a known type; only tensors can be given")
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return OtherInput(info.name, value, declared_shape(info), dtype)
-
-
-def declared_shape(info: ValueInfoProto) -> list[int | str | None] | None:
-    """Return the shape that a graph declares: None or a name for a size that is open, None where the rank is."""
-    tensor = info.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]

@@ -20,11 +20,11 @@ from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.joined_outputs import drop_joins
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import read_outside, stored_outside
+from graphsurgery.graph.protos import declared_shape, read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.preprocessing import Preprocessing
-from graphsurgery.sources.given_inputs import declared_shape, give, require_inputs
+from graphsurgery.sources.given_inputs import give, require_inputs
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import SourceSpec, Tensors
 
@@ -54,7 +54,8 @@ class OnnxSource:
         self._input = _image_input(self._model, spec, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
         self.batch = _batch(self._input, spec, self.path)
-        self._shape = _with_batch(declared_shape(self._input), spec.batch)
+        shape = declared_shape(self._input)
+        self._shape = [self.batch, *shape[1:]] if shape and self.batch is not None else shape
         self._given, self._said_batch = spec.inputs, spec.batch
         canvas = (self.canvas.height, self.canvas.width)
         self._following = give(self._model, spec.inputs, canvas, self.batch or 1)
@@ -242,10 +243,6 @@ def _batch(value: ValueInfoProto, spec: SourceSpec, path: Path) -> int | None:
     if not has_batch or fixed not in (None, spec.batch):
         raise InputError(f"source.batch: {path} works on {_text(value)}, not on {spec.batch} at once; leave batch out")
     return spec.batch
-
-
-def _with_batch(shape: list[int | str | None] | None, batch: int | None) -> list[int | str | None] | None:
-    return shape if shape is None or batch is None else [batch, *shape[1:]]
 
 
 def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:

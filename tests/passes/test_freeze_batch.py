@@ -18,7 +18,7 @@ from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
 from graphsurgery.recipe.validate import plugin_options
-from graphsurgery.rewrite import BATCH_NOTE, apply_pass
+from graphsurgery.rewrite import BATCH_NOTE, PassContext, apply_pass
 from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.testing import assert_rewrites, parse
 from graphsurgery.testing.fuzzing import Builder, Fuzzed
@@ -498,3 +498,15 @@ def test_any_head_that_is_frozen_keeps_its_rows_apart() -> None:
 
     explore()
     assert min(outcomes["frozen"], outcomes["refused"]) > 10, outcomes
+
+
+@pytest.mark.parametrize(("batch", "size"), [(None, 4), (4, 1), (4, 8)])
+def test_the_whole_graph_of_a_recipe_takes_as_many_images_as_its_source_feeds(batch: int | None, size: int) -> None:
+    model = Model(parse(f"{HEAD} g (float[n, 3, 8, 8] x) => (float[n, 3, 8, 8] y) {{ y = Relu (x) }}"))
+    whole = PassContext(canvas=(8, 8), batch=batch)
+    said = rf"the whole graph would take {size} images .* the source feeds {batch or 1}: write source\.batch: {size}"
+    with pytest.raises(PassError, match=said):
+        apply_pass(FreezeBatch(size), model, whole)
+    fed = apply_pass(FreezeBatch(batch or 1), model, whole).model
+    assert fed.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == (batch or 1)
+    assert apply_pass(FreezeBatch(size), model).model != model, "a part takes any number"

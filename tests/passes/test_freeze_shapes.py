@@ -609,6 +609,26 @@ def test_a_recipe_feeds_one_image_at_a_time(pass_: FreezeShapes) -> None:
         apply_pass(pass_, Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y"))), IN_A_RECIPE)
 
 
+FOUR_AT_ONCE = PassContext(canvas=(8, 6), batch=4)
+
+
+def test_an_image_gets_the_batch_of_the_source_in_a_recipe() -> None:
+    model = Model(parse(relu("float[n, 3, h, w] x, float[n, 2] other", "float[a, b, c, d] y")))
+    for pass_ in (FreezeShapes(), FreezeShapes(batch=4), FreezeShapes(dims={"n": 4})):
+        after = apply_pass(pass_, model, FOUR_AT_ONCE)
+        assert shapes(after.model) == {"x": [4, 3, 8, 6], "other": [4, 2], "y": [4, 3, 8, 6]}
+    assert shapes(apply_pass(FreezeShapes(), model, IN_A_RECIPE).model)["x"] == ["n", 3, 8, 6]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_another_batch_than_the_source_feeds_is_refused(batch: int) -> None:
+    model = Model(parse(relu("float[n, 3, h, w] x", "float[a, b, c, d] y")))
+    with pytest.raises(
+        PassError, match=rf"would take {batch} images at once, and the source feeds 4: write source\.batch"
+    ):
+        apply_pass(FreezeShapes(batch=batch), model, FOUR_AT_ONCE)
+
+
 def test_a_recipe_needs_no_size_but_that_of_its_source(cli: Cli, tmp_path: Path) -> None:
     open_ = parse("""
         <ir_version: 8, opset_import: ["": 17]>

@@ -167,6 +167,18 @@ WRONG = [
     ("source:\n  demo: a\n  sice: 1", "x.yaml:3: unknown key 'sice' in source. Did you mean 'size'?", "source.sice"),
     ("source:\n  demo: a\n  size: [1]", "x.yaml:3: source.size has too few items", "source.size"),
     ("source:\n  demo: a\n  size: [1, 0]", "x.yaml:3: source.size[1] should be greater than 0", "source.size.1"),
+    ("source:\n  onnx: a\n  batch: 0", "x.yaml:3: source.batch should be greater than 0, got 0", "source.batch"),
+    (
+        "source:\n  onnx: a\n  inputs:\n    x: [hight]",
+        "x.yaml:4: source.inputs.x: 'hight' is none of",
+        "source.inputs.x.0",
+    ),
+    ("source:\n  onnx: a\n  inputs:\n    x: []", "x.yaml:4: source.inputs.x: is []; give a number", "source.inputs.x"),
+    (
+        "source:\n  onnx: a\n  inputs: {x: [mask]}",
+        "x.yaml:3: source.inputs.x: 'mask' stands alone",
+        "source.inputs.x.0",
+    ),
     ("source:\n  demo: a\n  opset: '17'", "x.yaml:3: source.opset should be a whole number, got '17'", "source.opset"),
     ("source:\n  demo: a\n  opset:", "x.yaml:3: source.opset should be a whole number, got nothing", "source.opset"),
     ("source:\n  demo: a b", "x.yaml:2: source.demo should be a plain name, got 'a b'", "source.demo"),

@@ -210,6 +210,7 @@ def test_gives_the_merged_recipe_as_json_that_nobody_else_can_change(tmp_path: P
         ("passes: []", "x.yaml:1: a recipe needs a source"),
         ("sorce: 1", "x.yaml:1: unknown key 'sorce' in the recipe. Did you mean 'source'? Its keys: extends, source,"),
         ("source: 5", "x.yaml:1: source should be a mapping, got 5"),
+        ("source:\n  demo: a\n  batch: 4", "x.yaml:3: source.batch is for an ONNX file; the others take one image"),
         ("source:\n  size: [1, 2]", "x.yaml:1: source needs exactly one of torchvision, demo, onnx; it has none"),
         (
             "source: {demo: a, onnx: b}",
