@@ -65,7 +65,10 @@ class NodePass(Pass):
 
 
 class GraphPass(Pass):
-    """A rewrite that needs the whole graph. `matches` may say for whom looks for a pass which operators it is about."""
+    """A rewrite that needs the whole graph, called once.
+
+    `matches`, as of a NodePass, is for those who look for a pass: `passes --op`, and messages that name one.
+    """
 
     matches: ClassVar[tuple[str, ...]] = ()
 

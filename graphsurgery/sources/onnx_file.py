@@ -105,7 +105,7 @@ class OnnxSource:
     def export(self) -> ModelProto:
         """Return the model as `Model.load` reads it; external data stays where it is, in `folder`.
 
-        Of a part that an earlier run wrote, the outputs are what `detections` speaks of, joined or not.
+        What an earlier run noted of how outputs are joined is left out: `detections` is of the outputs of this file.
         """
         copy = ModelProto()
         copy.CopyFrom(self._model)
