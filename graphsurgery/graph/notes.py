@@ -10,7 +10,9 @@ from onnx import ModelProto
 
 from graphsurgery.graph.protos import required_inputs
 
-NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
+# {"mean": [3 floats], "std": [3 floats]}: now the runtime's job. "margin": [rows, columns] may tell how many zeros it
+# puts below and to the right of the canvas behind that.
+NORMALISATION_NOTE = "graphsurgery.normalisation"
 MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities, which the runtime pastes now
 # {"size": 1000}: all inputs and outputs have that many rows, which the runtime fills up. "parameters" may list inputs
 # that have none and are given to each run as they are.

@@ -260,7 +260,8 @@ def describe_parts(
         raise InputError(f"the graph has inputs {', '.join(inputs)}; the runtime feeds one image")
     note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
     if note is not None:
-        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]))
+        margin = tuple(note.get("margin", (0, 0)))
+        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]), margin)
     return Manifest(
         recipe=recipe,
         source=source,
