@@ -7,9 +7,7 @@
 The runtime does all this on a canvas of the graph's own size, so what goes must do nothing there but normalise and
 paste. Every cut is found by structure and then proven by running what it would remove:
 
-- Start. The tensor through which everything that the first weighted nodes (Conv, ConvTranspose, Gemm, MatMul) take
-  from the image flows. It must be the image, per channel a * x + b. It becomes the input, and mean and standard
-  deviation go into the model's metadata. Shapes of what stood before it are constants.
+- Start. As `drop-normalization` does it, but for an image that is padded.
 - Boxes and keypoints. The tensor that an output selects columns of and multiplies by constants. They must be 1.
 - Masks. With the other outputs taken as known, the tensors that everything in `masks` flows through form a chain from
   the head behind RoiAlign to the output. The mask probabilities are the one from which `paste_masks` of the runtime
@@ -41,9 +39,9 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
 from graphsurgery.images.canvas import paste_masks
-from graphsurgery.operators.dataflow import at_fixed_shapes, bottlenecks, flow, is_shape, upstream, weighted_input
-from graphsurgery.operators.windows import is_of_a_layer
-from graphsurgery.rewrite import MASKS_NOTE, NORMALISATION_NOTE, Editor, GraphPass
+from graphsurgery.operators.dataflow import at_fixed_shapes, bottlenecks, flow, upstream, weighted_input
+from graphsurgery.operators.image_normalization import drop_normalization, image_input, shortest
+from graphsurgery.rewrite import MASKS_NOTE, Editor, GraphPass, Refuse
 
 _COLUMN_PICKS = ("Gather", "Slice", "Split")
 _COLUMN_OPS = ("Cast", "Concat", "Div", "Identity", "Mul", "Squeeze", "Unsqueeze")
@@ -65,7 +63,10 @@ class DropPreprocessing(GraphPass):
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         graphs.drop_unused(graph)
         graphs.sort(graph)
-        _drop_normalisation(graph, edit)
+        try:
+            drop_normalization(graph, edit)
+        except Refuse as refusal:
+            edit.skip(None, f"start: {refusal.reason}")
         graphs.drop_unused(graph)
         for output in list(graph.outputs):
             if output.dtype == np.float32 and output.shape is not None and len(output.shape) in (2, 3):
@@ -74,153 +75,6 @@ class DropPreprocessing(GraphPass):
         for output in list(graph.outputs):
             if output.dtype == np.float32 and output.shape is not None and len(output.shape) == 4:
                 _drop_pasting(output, graph, edit)
-
-
-# --- start ------------------------------------------------------------------------------------------------------
-
-
-def _drop_normalisation(graph: gs.Graph, edit: Editor) -> None:
-    image = _image(graph)
-    if image is None:
-        return edit.skip(None, "start: there is not one float32 input of rank 3 or 4, an image")
-    varying = flow(graph, [image], lambda node, found: is_shape(node) or weighted_input(node, found) is not None)
-    entries = {id(t): t for t in (weighted_input(node, varying) for node in graph.nodes) if t is not None}
-    if not entries:
-        return edit.skip(None, f"start: no weighted node reads the input '{image.name}'")
-    necks = bottlenecks(graph, list(entries.values()), varying, lambda node: True)
-    if necks[0] is image and set(entries) == {id(image)}:
-        return edit.skip(None, f"start: the input '{image.name}' feeds the network as it is")
-    shape = static_shape(image)
-    if shape is None or shape[:-3] not in ((), (1,)):
-        seen = list(image.shape)
-        raise edit.fail(f"the input '{image.name}' has shape {seen}, not one fixed image; put freeze-shapes before it")
-
-    noise = np.random.default_rng(0).random(shape, dtype=np.float32)
-    probes = [np.zeros_like(noise), np.ones_like(noise), noise]
-    inner = [neck for neck in necks if neck is not image]
-    others = flow(graph, [tensor for tensor in graph.inputs if tensor is not image], lambda node, found: is_shape(node))
-    for node in upstream(graph, inner, varying):
-        other = next((tensor for tensor in node.inputs if id(tensor) in others), None)
-        if other is not None:
-            raise edit.fail(
-                f"'{_name(node)}' ({node.op}) on the way into the network reads '{other.name}', which a caller may set;"
-                " put drop-initializer-inputs before it, or export without it"
-            )
-    values = [edit.evaluate(inner, {image.name: probe}) if inner else [] for probe in probes]
-    cut, fitted = (image if len(shape) == 4 else None), None
-    for neck, results in zip(inner, zip(*values, strict=True), strict=True):
-        written = _written(upstream(graph, [neck], varying), varying, shape[-3])
-        fitted = _fit(probes, results, written)
-        if fitted is not None:
-            cut = neck
-            break
-    before = [] if cut is None else upstream(graph, [cut], varying)
-    beyond = [n for n in upstream(graph, list(entries.values()), varying) if all(n is not other for other in before)]
-    for node in beyond:
-        if is_op(node, "Resize", "Upsample", "Pad") and not (node.op == "Pad" and is_of_a_layer(node, edit)):
-            canvas = f"the input '{image.name}' {list(shape)} is resized or padded by '{_name(node)}' ({node.op})"
-            raise edit.fail(f"{canvas}; export it at the canvas size, in multiples of 32, with no resize in the model")
-    if cut is None:
-        raise edit.fail(
-            f"what stands between '{image.name}' and the network is no a * x + b per channel; export without it"
-        )
-    if fitted is None:
-        return edit.skip(None, f"start: nothing between the input '{image.name}' and the network only normalises")
-    _enter(graph, edit, image, cut, before, probes)
-    edit.metadata[NORMALISATION_NOTE] = json.dumps({"mean": _shortest(fitted[0]), "std": _shortest(fitted[1])})
-
-
-def _image(graph: gs.Graph) -> gs.Tensor | None:
-    images = [t for t in graph.inputs if t.dtype == np.float32 and t.shape is not None and len(t.shape) in (3, 4)]
-    return images[0] if len(images) == 1 else None
-
-
-def _enter(
-    graph: gs.Graph,
-    edit: Editor,
-    image: gs.Tensor,
-    cut: gs.Tensor,
-    before: Sequence[gs.Node],
-    probes: Sequence[np.ndarray],
-) -> None:
-    """Make `cut` the input in place of `image`; raises PassError where anything else reads the image."""
-    gone = flow(graph, [image], lambda node, found: is_shape(node), known=[cut])
-    own = {id(node) for node in before}
-    measured: dict[int, gs.Tensor] = {}
-    readers = []
-    for node in graphs.walk_nodes(graph):
-        taken = [t for t in node.inputs if id(t) in gone]
-        if taken and is_shape(node):
-            measured[id(taken[0])] = taken[0]
-            readers.append(node)
-        elif taken and id(node) not in own:
-            raise edit.fail(f"node '{_name(node)}' ({node.op}) reads the image past '{cut.name}'; it can't be removed")
-    for output in graph.outputs:
-        if id(output) in gone or output is cut:
-            raise edit.fail(f"output '{output.name}' is the image on its way into the network; drop it first")
-
-    inner = [t for t in measured.values() if t is not image]
-    sizes = [[v.shape for v in edit.evaluate(inner, {image.name: probe})] for probe in probes[1:] if inner]
-    if sizes and sizes[0] != sizes[1]:
-        raise edit.fail(f"a shape before '{cut.name}' depends on the pixels of '{image.name}'")
-    known = {id(image): static_shape(image), **dict(zip(map(id, inner), sizes[0] if sizes else [], strict=True))}
-    for node in readers:
-        shape = np.array(known[id(node.inputs[0])], dtype=np.int64)
-        piece = shape[slice(attribute(node, "start", 0), attribute(node, "end", None))]
-        value = edit.constant("shape", piece if node.op == "Shape" else np.array(shape.prod()))
-        edit.bypass(node, value)
-    edit.remove(producer(cut))
-    channels, height, width = (static_shape(image) or ())[-3:]
-    edit.retype(cut, dtype=np.dtype(np.float32), shape=[1, channels, height, width])
-    edit.set_interface(inputs=[cut if tensor is image else tensor for tensor in graph.inputs])
-
-
-def _fit(
-    probes: Sequence[np.ndarray],
-    results: Sequence[np.ndarray],
-    written: tuple[np.ndarray, np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return mean and std per channel when each result is (probe - mean) / std with a batch axis, else None."""
-    images = [probe.reshape(1, *probe.shape[-3:]).astype(np.float64) for probe in probes]
-    if any(result.shape != image.shape for result, image in zip(results, images, strict=True)):
-        return None
-    shift = results[0][0, :, 0, 0].astype(np.float64)
-    scale = results[1][0, :, 0, 0] - shift
-    if not np.all(scale > 0):
-        return None
-    for mean, std in [*([written] if written is not None else []), (-shift / scale, 1 / scale)]:
-        mean_, std_ = mean[:, None, None], std[:, None, None]
-        rounding = _ROUNDING * (1 + np.abs(mean_)) / np.abs(std_)
-        if all(np.all(np.abs((x - mean_) / std_ - y) <= rounding) for x, y in zip(images, results, strict=True)):
-            return mean, std
-    return None
-
-
-def _written(nodes: Iterable[gs.Node], varying: set[int], channels: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return mean and std as the constants of the arithmetic in `nodes` say them, None where they don't."""
-    mean, std = np.zeros(channels), np.ones(channels)
-    for node in nodes:
-        if not is_op(node, "Sub", "Div", "Add", "Mul"):
-            continue
-        second = id(node.inputs[0]) in varying
-        value = constant(node.inputs[1 if second else 0])
-        if value is None or (not second and node.op in ("Sub", "Div")):
-            return None
-        if value.size != 1 and value.shape[-3:] != (channels, 1, 1):
-            return None
-        factor = np.broadcast_to(value.reshape(-1).astype(np.float64), (channels,))
-        if node.op in ("Sub", "Add"):
-            mean = mean + factor * std * (1 if node.op == "Sub" else -1)
-        elif np.all(factor != 0):
-            std = std * factor if node.op == "Div" else std / factor
-        else:
-            return None
-    return mean, std
-
-
-def _shortest(values: np.ndarray) -> list[float]:
-    """The shortest numbers that are the same in float32: 0.485, not 0.48500001430511475."""
-    return [float(str(value)) for value in values.astype(np.float32)]
 
 
 # --- boxes and keypoints ----------------------------------------------------------------------------------------
@@ -267,7 +121,7 @@ def _unscaled(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> gs.Tensor | N
         ratio = (value / probe).reshape(-1, sizes[-1])
         if np.allclose(ratio, ratio[0], rtol=_ROUNDING, atol=0):
             raise edit.fail(
-                f"output '{output.name}' is '{source.name}' times {_shortest(ratio[0])}: the graph was exported for "
+                f"output '{output.name}' is '{source.name}' times {shortest(ratio[0])}: the graph was exported for "
                 "an image of another size than its canvas; export it at the canvas size"
             )
     return None
@@ -339,7 +193,7 @@ class _Head:
 
 def _head(tensor: gs.Tensor, others: Sequence[gs.Tensor], graph: gs.Graph, edit: Editor) -> _Head | None:
     """Return the head that `tensor` comes from when the graph outputs `others` are known, None where there is none."""
-    image = _image(graph)
+    image = image_input(graph)
     shape = None if image is None else static_shape(image)
     boxes = [t for t in others if t.dtype == np.float32 and t.shape is not None and list(t.shape[1:]) == [4]]
     if shape is None or len(boxes) != 1:
@@ -388,7 +242,3 @@ def _blank_inputs(graph: gs.Graph) -> dict[str, np.ndarray]:
     """Return zeros for the inputs of fixed shape: a shape of one may be asked for."""
     shapes = [(tensor, static_shape(tensor)) for tensor in graph.inputs]
     return {t.name: np.zeros(shape, t.dtype) for t, shape in shapes if shape is not None and t.dtype is not None}
-
-
-def _name(node: gs.Node) -> str:
-    return str(node.name or node.outputs[0].name)

@@ -5,6 +5,7 @@
 
 A sort comes out of PyTorch's exporter as a TopK of all elements; detectron2 and torchvision then take the first ones.
 Values and indices may each be sliced, and differently: K becomes what the longest Slice needs, and a shorter one stays.
+A Slice that takes all of it goes, too.
 Of equal elements the one with the lower index comes first, for any K: ONNX says so, and ONNX Runtime does so whichever
 algorithm it chooses for a K (measured with 1.31). So do values and indices stay the same bits.
 
@@ -45,24 +46,30 @@ class LowerSortedSlice(NodePass):
         (axis,) = require_axes([int(attribute(node, "axis", -1))], rank)
         cuts = [_Cut.of(reader, out, axis, rank) for out in node.outputs for reader in _readers(out, edit)]
         needed = max((cut.last(count) + 1 for cut in cuts), default=0)
-        if needed in (0, count):
+        if not needed:
             return
-        if not attribute(node, "sorted", 1):
-            raise Refuse("its results are not sorted, so which ones come first is not said")
         first = [cut for cut in cuts if picked(cut.along, count) == range(needed)]
-        if any(min(cut.along.start, cut.along.end) < 0 for cut in cuts if cut not in first):
-            raise Refuse("a Slice counts from the back of it, and another one takes more")
-        if "k" in node.attrs:
-            edit.set_attribute(node, "k", needed)
-        else:
-            edit.set_input(node, 1, edit.constant(f"{node.outputs[0].name}_k", [needed]))
-        for out in node.outputs:
-            if out.shape is not None:
-                edit.retype(out, shape=[needed if at == axis else size for at, size in enumerate(out.shape)])
+        if needed < count:
+            if not attribute(node, "sorted", 1):
+                raise Refuse("its results are not sorted, so which ones come first is not said")
+            if any(min(cut.along.start, cut.along.end) < 0 for cut in cuts if cut not in first):
+                raise Refuse("a Slice counts from the back of it, and another one takes more")
+            _find(node, needed, axis, edit)
         here = {id(other) for other in edit.graph.nodes}
         for cut in first:
             if cut.alone and id(cut.node) in here:
                 edit.bypass(cut.node, cut.node.inputs[0])
+
+
+def _find(node: gs.Node, count: int, axis: int, edit: Editor) -> None:
+    """Let a TopK find the first `count`."""
+    if "k" in node.attrs:
+        edit.set_attribute(node, "k", count)
+    else:
+        edit.set_input(node, 1, edit.constant(f"{node.outputs[0].name}_k", [count]))
+    for out in node.outputs:
+        if out.shape is not None:
+            edit.retype(out, shape=[count if at == axis else size for at, size in enumerate(out.shape)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Comparison, Outcome, Verdict, merge
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import in_captured_types
 from graphsurgery.parts.manifest import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
@@ -107,14 +108,18 @@ class Gate:
         """Yield what one part computes on each sample's boundary tensors."""
         player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
         for sample in self.samples:
-            yield player.play({name: sample.load(name) for name in player.entry.inputs})
+            played = player.play({name: sample.load(name) for name in player.entry.inputs})
+            yield in_captured_types(part.model.proto, played)
 
     def play_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[Tensors]:
         """Yield what all parts, played one after another, make of each sample's image."""
         players = [PartPlayer.open(part.model.proto, describe_part(part), optimise=False) for part in parts]
         chain = Chain(tuple(players), tuple(outputs))
         for sample in self.samples:
-            yield chain.play({name: sample.load(name) for name in inputs})
+            played = chain.play({name: sample.load(name) for name in inputs})
+            for part in parts:
+                played = in_captured_types(part.model.proto, played)
+            yield played
 
     def judge(
         self,

@@ -6,16 +6,20 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import ModelProto
 
 from graphsurgery.graph.joined_outputs import JOINS_NOTE, read_note, renamed, with_all_pieces, write_note
 from graphsurgery.graph.protos import required_inputs
 
-NORMALISATION_NOTE = "graphsurgery.normalisation"  # {"mean": [3 floats], "std": [3 floats]}: now the runtime's job
+# {"mean": [3 floats], "std": [3 floats]}: now the runtime's job. "margin": [rows, columns] may tell how many zeros it
+# puts below and to the right of the canvas behind that.
+NORMALISATION_NOTE = "graphsurgery.normalisation"
 MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities, which the runtime pastes now
 # {"size": 1000}: all inputs and outputs have that many rows, which the runtime fills up. "parameters" may list inputs
 # that have none and are given to each run as they are.
 BATCH_NOTE = "graphsurgery.batch"
+TYPES_NOTE = "graphsurgery.types"  # {"labels": ["int64", "int32"]}: the type that an output had, and has
 NOTES = "graphsurgery."  # what the keys of all such notes begin with
 
 
@@ -26,6 +30,8 @@ def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
         return json.dumps(names.get(name, name))
     if key == BATCH_NOTE and "parameters" in (batch := json.loads(value)):
         return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
+    if key == TYPES_NOTE:
+        return json.dumps({names.get(name, name): types for name, types in json.loads(value).items()})
     return value if key != JOINS_NOTE else write_note(renamed(read_note(value), names))
 
 
@@ -39,6 +45,22 @@ def kept_notes(notes: Mapping[str, str], outputs: Collection[str]) -> dict[str, 
         whole = with_all_pieces(joins, outputs)
         kept |= {JOINS_NOTE: notes[JOINS_NOTE] if whole == joins else write_note(whole)} if whole else {}
     return kept
+
+
+def in_captured_types(model: ModelProto, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what `model` computed with the integers that a pass widened or narrowed in the type that they had.
+
+    A number that this type can't hold stays, and so does the type then.
+    """
+    types: dict[str, list[str]] = next(
+        (json.loads(entry.value) for entry in model.metadata_props if entry.key == TYPES_NOTE), {}
+    )
+    found = dict(tensors)
+    for name, (had, has) in types.items():
+        value = found.get(name)
+        if value is not None and value.dtype == has and np.array_equal(value.astype(had), value):
+            found[name] = value.astype(had)
+    return found
 
 
 @dataclass(frozen=True)

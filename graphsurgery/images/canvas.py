@@ -25,6 +25,7 @@ Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]
 
 # Rows are scaled a band at a time: it stays in the processor's cache, and memory doesn't grow with the image.
 _BAND_ELEMENTS = 1 << 18
+_LARGEST_MARGIN = 2**10  # it fills up to a multiple of what a network shrinks its image by
 _MOST_PIXELS = 2**25  # 0.4 GB in float32, which is there several times
 
 
@@ -33,8 +34,8 @@ class Canvas:
     """The fixed size that a graph works on, and how an image becomes what its network reads.
 
     `height` and `width` are in pixels. `image` is what the network wants; `mean` and `std`, both or neither, are what a
-    graph did behind that and the runtime does now, per channel for pixels as the graph had them. Raises InputError for
-    anything else.
+    graph did behind that and the runtime does now, per channel for pixels as the graph had them. `margin` counts the
+    rows below and the columns to the right of the canvas that are 0 behind that. Raises InputError for anything else.
     """
 
     height: int
@@ -42,6 +43,7 @@ class Canvas:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image: Preprocessing = PLAIN
+    margin: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         for name, size in (("height", self.height), ("width", self.width)):
@@ -52,6 +54,10 @@ class Canvas:
             raise InputError(
                 f"canvas: {self.height} x {self.width} is more than {_MOST_PIXELS} pixels; take a smaller one"
             )
+        if len(self.margin) != 2 or not all(type(more) is int and 0 <= more <= _LARGEST_MARGIN for more in self.margin):
+            raise InputError(
+                f"canvas: margin is {str(self.margin)[:40]}; give two whole numbers, 0 to {_LARGEST_MARGIN}"
+            )
         if (self.mean is None) != (self.std is None):
             raise InputError("canvas: only one of mean and std is given; give both or neither")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -60,30 +66,42 @@ class Canvas:
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"canvas: std is {self.std!r}; every value must be above 0")
 
-    def with_normalisation(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Canvas:
-        """The same canvas for a network that wants other pixels. Raises InputError where the two can't go together."""
+    def with_normalisation(
+        self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, margin: tuple[int, int] = (0, 0)
+    ) -> Canvas:
+        """Return the same canvas for a network that wants other pixels; what surrounds an image stays what it was.
+
+        Raises InputError where the two can't go together.
+        """
         own = self.image
         if own.mean is not None or own.std is not None or (own.layout, own.dtype) != ("NCHW", "float32"):
             raise InputError("the graph normalised float32 pixels [3,H,W] by itself; image says that it wants others")
-        return replace(self, mean=mean, std=std)
+        if own.pad is None and self.mean is None and mean is not None:
+            own = replace(own, pad=0.0)  # not the mean, which this canvas didn't know
+        return replace(self, mean=mean, std=std, image=own, margin=margin)
 
     def to_json(self) -> dict[str, object]:
         """What from_json() reads back, as JSON knows it."""
         own = {"height": self.height, "width": self.width, "mean": self.mean, "std": self.std}
-        image = self.image.to_json()
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in own.items()} | ({"image": image} if image else {})
+        more = {"image": self.image.to_json(), "margin": self.margin if any(self.margin) else None}
+        every = own | {name: value for name, value in more.items() if value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in every.items()}
 
     @classmethod
     def from_json(cls, value: object) -> Canvas:
         """Read what to_json() gave; raises InputError when `value` is not that."""
-        if not isinstance(value, dict) or set(value) - {"image"} != {"height", "width", "mean", "std"}:
+        if not isinstance(value, dict) or set(value) - {"image", "margin"} != {"height", "width", "mean", "std"}:
             raise InputError(f"canvas: expected height, width, mean and std, got {str(value)[:60]}")
         for name in ("mean", "std"):
             numbers = value[name]
             if numbers is not None and not (isinstance(numbers, list | tuple) and all(map(is_number, numbers))):
                 raise InputError(f"canvas: {name} is {str(numbers)[:60]}; expected a list of numbers or null")
         mean, std = (None if value[n] is None else tuple(float(v) for v in value[n]) for n in ("mean", "std"))
-        return cls(value["height"], value["width"], mean, std, Preprocessing.from_json(value.get("image", {})))
+        margin = value.get("margin", (0, 0))
+        if not isinstance(margin, list | tuple):
+            raise InputError(f"canvas: margin is {str(margin)[:60]}; expected a list of two numbers")
+        image = Preprocessing.from_json(value.get("image", {}))
+        return cls(value["height"], value["width"], mean, std, image, tuple(margin))
 
     def fit(self, image: Array) -> CanvasImage:
         """Lay an image on the canvas as `image` says.
@@ -104,12 +122,17 @@ class Canvas:
         return CanvasImage(input, height, width, original, top, left)
 
     def normalise(self, input: Floats) -> Array:
-        """What the backbone reads, [1,3,H,W] float32: (input - mean) / std; padding by the mean becomes exactly 0."""
+        """Return what the backbone reads, float32 [1,3,H,W] and its margin: (input - mean) / std.
+
+        Padding by the mean becomes exactly 0.
+        """
         pixels = self.image.apply(input)
-        if self.mean is None:
-            return pixels[None]
-        mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
-        normalised: Floats = ((pixels - mean) / std)[None]
+        if self.mean is not None:
+            mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (self.mean, self.std))
+            pixels = (pixels - mean) / std
+        if any(self.margin):
+            pixels = np.pad(pixels, ((0, 0), (0, self.margin[0]), (0, self.margin[1])))
+        normalised: Array = pixels[None]
         return normalised
 
     def pixel(self, value: float) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from graphsurgery.gate.matched_rows import Alignment, RowMatch, align
 from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import in_captured_types
 
 # Of the largest magnitude in the captured tensor: well above what another summation order does to a deep network,
 # well below what tells one feature map from another.
@@ -40,13 +41,16 @@ def expose(model: Model, names: Sequence[str]) -> ModelProto:
 
 
 def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Iterator[dict[str, np.ndarray]]:
-    """Run the graph on each sample and yield the values of its outputs and of the tensors `names`."""
+    """Run the graph on each sample and yield the values of its outputs and of the tensors `names`.
+
+    An output whose type a pass has changed comes in the one that was captured.
+    """
     inputs = model.inputs
     computed = [name for name in dict.fromkeys((*model.outputs, *names)) if name not in inputs]
     session = Session(expose(model, computed), name="the whole graph") if computed else None
     for sample in samples:
         given = {name: sample.load(name) for name in inputs}
-        values = session.run(given, computed) if session else {}
+        values = in_captured_types(model.proto, session.run(given, computed)) if session else {}
         yield {**values, **{name: given[name] for name in (*model.outputs, *names) if name in inputs}}
 
 

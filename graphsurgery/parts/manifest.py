@@ -295,7 +295,8 @@ def describe_parts(
     read = {name for part in parts for name in part.model.inputs}
     note = next((n for part in parts if (n := _note(part.model, NORMALISATION_NOTE))), None)
     if note is not None:
-        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]))
+        margin = tuple(note.get("margin", (0, 0)))
+        canvas = canvas.with_normalisation(tuple(note["mean"]), tuple(note["std"]), margin)
     return Manifest(
         recipe=recipe,
         source=source,

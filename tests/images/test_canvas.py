@@ -12,6 +12,7 @@ import pytest
 
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize, resized_window
+from graphsurgery.images.preprocessing import PLAIN
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
@@ -129,6 +130,24 @@ def test_a_canvas_without_normalisation_pads_with_zero_and_leaves_pixels_alone()
     assert np.array_equal(canvas.normalise(placed.input)[0], placed.input)
 
 
+def test_what_surrounds_an_image_stays_where_the_runtime_begins_to_normalise() -> None:
+    graphs_own, runtimes = Canvas(96, 160), Canvas(96, 160).with_normalisation(MEAN, STD)
+    image = noise(96, 50)
+    assert np.array_equal(runtimes.fit(image).input, graphs_own.fit(image).input)
+    assert np.array_equal(CANVAS.with_normalisation(MEAN, STD).fit(image).input, CANVAS.fit(image).input)
+
+
+def test_the_margin_of_a_canvas_is_zero_behind_the_normalisation() -> None:
+    canvas = Canvas(90, 150).with_normalisation(MEAN, STD, (6, 10))
+    placed = canvas.fit(noise(90, 150))
+    normalised = canvas.normalise(placed.input)
+    assert placed.input.shape == (3, 90, 150)
+    assert normalised.shape == (1, 3, 96, 160)
+    assert np.array_equal(normalised[:, :, :90, :150], Canvas(90, 150, MEAN, STD).normalise(placed.input))
+    assert not normalised[:, :, 90:].any()
+    assert not normalised[:, :, :, 150:].any()
+
+
 def test_an_image_of_the_canvas_size_is_unchanged_to_the_bit() -> None:
     image = noise(96, 160)
     assert np.array_equal(CANVAS.fit(image).input, planar(image))
@@ -188,6 +207,10 @@ def test_fit_refuses_an_image_it_would_misread(image: Any) -> None:
         (5, 5, MEAN, (1.0, 0.0, 1.0)),
         (5, 5, (1.0,), (1.0,)),
         (5, 5, (float("nan"), 0.0, 0.0), STD),
+        (5, 5, MEAN, STD, PLAIN, (1, -1)),
+        (5, 5, MEAN, STD, PLAIN, (1, 2.0)),
+        (5, 5, MEAN, STD, PLAIN, (1,)),
+        (5, 5, MEAN, STD, PLAIN, (0, 2**20)),
     ],
 )
 def test_an_impossible_canvas_is_refused(arguments: tuple[Any, ...]) -> None:
@@ -195,7 +218,7 @@ def test_an_impossible_canvas_is_refused(arguments: tuple[Any, ...]) -> None:
         Canvas(*arguments)
 
 
-@pytest.mark.parametrize("canvas", [CANVAS, Canvas(1, 2)])
+@pytest.mark.parametrize("canvas", [CANVAS, Canvas(1, 2), Canvas(1, 2).with_normalisation(MEAN, STD, (3, 0))])
 def test_a_canvas_survives_json(canvas: Canvas) -> None:
     assert Canvas.from_json(json.loads(json.dumps(canvas.to_json()))) == canvas
 
@@ -210,6 +233,8 @@ def test_a_canvas_survives_json(canvas: Canvas) -> None:
         {"height": 5, "width": 5, "mean": "abc", "std": [1, 1, 1]},
         {"height": 5, "width": 5, "mean": ["a", 0, 0], "std": [1, 1, 1]},
         {"height": 5, "width": 5, "mean": [10**400, 0, 0], "std": [1, 1, 1]},
+        {"height": 5, "width": 5, "mean": [0, 0, 0], "std": [1, 1, 1], "margin": 3},
+        {"height": 5, "width": 5, "mean": [0, 0, 0], "std": [1, 1, 1], "margin": [1, "a"]},
     ],
 )
 def test_from_json_refuses_what_is_no_canvas(value: object) -> None:

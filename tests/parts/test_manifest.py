@@ -103,7 +103,9 @@ def test_the_normalisation_that_a_pass_took_out_becomes_the_runtimes() -> None:
     assert plain.canvas == {"height": 8, "width": 8, "mean": None, "std": None}
     dropped = described({NORMALISATION_NOTE: {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}})
     assert dropped.normalise
-    assert Canvas.from_json(dropped.canvas) == Canvas(8, 8, (0.5,) * 3, (0.25,) * 3)
+    assert Canvas.from_json(dropped.canvas) == Canvas(8, 8).with_normalisation((0.5,) * 3, (0.25,) * 3)
+    padded = described({NORMALISATION_NOTE: {"mean": [0.5] * 3, "std": [0.25] * 3, "margin": [24, 0]}})
+    assert Canvas.from_json(padded.canvas).margin == (24, 0)
 
 
 def test_a_detector_has_one_input() -> None:

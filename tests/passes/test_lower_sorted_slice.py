@@ -55,6 +55,15 @@ def test_the_longest_slice_decides_and_a_shorter_one_stays() -> None:
     assert_rewrites(LowerSortedSlice(), before, after)
 
 
+def test_a_slice_that_takes_all_goes() -> None:
+    weights = "int64[1] zero = {0}, int64[1] three = {30}, int64[1] one = {1}"
+    nodes = f"v, w = TopK <sorted = 0> (x, k)  {sliced('v', 'y')}  {sliced('w', 'i')}"
+    after = f"""{HEAD} g (float[2, 10] x) => (float[2, 10] y, int64[2, 10] i) <int64[1] k = {{10}}> {{
+        y, i = TopK <sorted = 0> (x, k)
+    }}"""
+    assert_rewrites(LowerSortedSlice(), model(nodes, y="float[2, 10] y, int64[2, 10] i", weights=weights), after)
+
+
 def test_a_slice_from_the_middle_needs_what_stands_before_it() -> None:
     weights, y = "int64[1] three = {3}, int64[1] one = {1}", "float[2, 2] y"
     nodes = "y = Slice (v, one, three, one)"

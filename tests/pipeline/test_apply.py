@@ -313,6 +313,43 @@ def test_a_network_of_layers_is_quantized_in_whole_or_as_a_part(cli: Cli, tmp_pa
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in onnx.load(file).graph.node}
 
 
+CLASSES = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[1, 3, 16, 16] image) => (int64[1, 1, 16, 16] labels, float[1, 4, 16, 16] y)
+    <float[4, 3, 1, 1] w = {1, -2, 3, -4, 5, -6, 7, -8, 9, -10, 11, -12}, float[4, 1, 1] b = {0, 1, 2, 3}> {
+        a = Conv (image, w)
+        labels = ArgMax <axis = 1> (a)
+        f = Cast <to = 1> (labels)
+        y = Mul (f, b)
+    }"""
+
+
+CUT = "partition: {at: ArgMax, parts: {net: npu, classes: cpu}}"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        'passes: [{cast-outputs: {outputs: {"*": int32}}}, simplify]',
+        f"passes: [{{cast-outputs: {{outputs: {{labels: int32}}}}}}]\n{CUT}",
+        f"{CUT}\npart_passes: {{classes: [{{cast-outputs: {{outputs: {{labels: int32}}}}}}]}}",
+    ],
+)
+def test_an_output_of_another_integer_type_is_compared_by_its_numbers(cli: Cli, tmp_path: Path, plan: str) -> None:
+    onnx.save(parse(CLASSES), tmp_path / "classes.onnx")
+    recipe, parts = tmp_path / "classes.yaml", tmp_path / "parts"
+    check = "check: {tolerance: {y: 1.0e-5, labels: 0}}"
+    recipe.write_text(f"source: {{onnx: classes.onnx}}\ncapture: {{samples: 2}}\n{plan}\n{check}\n", encoding="utf-8")
+    outcome = cli("apply", recipe, "--out", parts, "--model-io", tmp_path / "model_io")
+    assert outcome.code == 0, outcome.err
+    applied = Applied(parts, tmp_path / "model_io", outcome)
+    assert {step["verdict"] for step in steps(applied)} == {"passed"}
+    (labels,) = (part["outputs"]["labels"] for part in manifest(applied)["parts"] if "labels" in part["outputs"])
+    assert labels["dtype"] == "int32"
+    raw = graphsurgery.load(parts).raw(np.zeros((16, 16, 3), np.uint8))
+    assert raw["labels"].dtype == np.int32
+
+
 # --- images that were not captured ------------------------------------------------------------------------------
 
 
