@@ -16,7 +16,8 @@ It leaves the model as it is when
 3. it holds quantization annotations, which onnxsim drops
 4. ONNX Runtime, with which onnxsim evaluates constants, does not know the operator set or the IR version
 5. a node of another domain, such as a call of a local function, has the name of an operator of ONNX: onnxsim looks at
-   the name alone and would take my.Identity out, merge my.Relu with a Relu and give my.Conv a bias
+   the name alone and would take my.Identity out, merge my.Relu with a Relu and give my.Conv a bias; a custom operator
+   that is known here gets another name meanwhile
 6. it takes a tensor out of a sequence or an optional that it has built itself: onnxsim joins the two ends and gives an
    input or an output of the model, or of a body, the name of the other end
 7. a node has a sparse tensor among its attributes, which onnxsim can't read
@@ -42,6 +43,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TensorShap
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, claims, shapes
+from graphsurgery.graph.expansion import custom_nodes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in
 from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos, without_initializers
@@ -54,6 +56,7 @@ from graphsurgery.rewrite import Editor, ModelPass, Refuse
 FREE_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input as well
 # One round may open the way for another; the suite of ONNX needs two, and one more to see that it was the last.
 MAX_ROUNDS = 6
+MARK = "graphsurgery_"
 OWN_NAME = re.compile(r"_v_\d+")
 SPARSE = (AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 # What onnxsim 0.8.1 takes out where the second reads the first; in a body what is left is in an order that it refuses.
@@ -96,6 +99,7 @@ class Simplify(ModelPass):
         view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = _without_claims(Model.of(view).proto)
+        _mark(given)
         given.ir_version = max(given.ir_version, FREE_INITIALIZERS)
         misled = _misled(view)
         has_bodies = len(graphs_in(given.graph)) > 1  # where the last one goes, a name may still wait to come back
@@ -131,6 +135,7 @@ class Simplify(ModelPass):
             waiting, done_with = _renamed(waiting, moved), _renamed(done_with | heavy, moved)
             settled = not heavy and _same(simplified, given)
             given = simplified
+        _unmark(given)
         simplified = _with_frame_of(model, given)
         if any(node.domain == CONTRIB for node in walk_protos(simplified.graph)):
             _import_contrib(simplified)
@@ -191,8 +196,10 @@ def _require_readable(model: ModelProto) -> None:
     if any(graph.quantization_annotation for graph in graphs_in(model.graph)):
         raise Refuse("it holds quantization annotations, which onnxsim drops")
     nodes = walk_protos(model.graph)  # the insides of functions are safe, onnxsim does not look at them
+    known = {(node.domain, node.op_type) for node in custom_nodes(model)}
     for node in nodes:
-        if node.domain not in STANDARD_DOMAINS and onnx.defs.has(node.op_type):
+        namesake = node.domain not in STANDARD_DOMAINS and onnx.defs.has(node.op_type)
+        if namesake and (node.domain, node.op_type) not in known:
             own = f"'{node.op_type}' of domain '{node.domain}'"
             raise Refuse(f"onnxsim would take {own} for the operator of ONNX of that name")
         if any(attribute.type in SPARSE for attribute in node.attribute):
@@ -202,6 +209,17 @@ def _require_readable(model: ModelProto) -> None:
         if {built, taken} <= present:
             pair = f"it has {built} and {taken}"
             raise Refuse(f"{pair}; onnxsim joins them and renames the model's inputs or outputs by that")
+
+
+def _mark(model: ModelProto) -> None:
+    """Give custom operators names that ONNX has none of, for as long as onnxsim is at work."""
+    for node in custom_nodes(model):
+        node.op_type = MARK + node.op_type
+
+
+def _unmark(model: ModelProto) -> None:
+    for node in walk_protos(model.graph):
+        node.op_type = node.op_type.removeprefix(MARK)
 
 
 def _misled(view: gs.Graph) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import chain, count
 
 from onnx import GraphProto, ModelProto
 
@@ -83,4 +84,5 @@ def names_in(graph: GraphProto) -> set[str]:
 
 def fresh(hint: str, taken: set[str]) -> str:
     """Return `hint`, or `hint` and a number, whichever is not taken."""
-    return next(name for name in (hint, *(f"{hint}_{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+    numbered = (f"{hint}_{n}" for n in count(2))
+    return next(name for name in chain([hint], numbered) if name not in taken)

@@ -188,6 +188,16 @@ def test_leaves_operators_of_other_domains_alone() -> None:
     assert_untouched(FoldConstants(), text, "domain my")
 
 
+def test_leaves_a_custom_operator_of_constants_alone() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17, "mmcv": 1]>
+    g (int64[1] x) => (int64[n] y) <float[1, 4] b = {0, 0, 4, 4}, float[1] s = {1}> {
+        k = mmcv.NonMaxSuppression <iou_threshold = 0.5> (b, s)
+        y = Add (x, k)
+    }"""
+    assert_untouched(FoldConstants(), text, "domain mmcv")
+
+
 @pytest.mark.parametrize("limit", [99, 100])
 def test_a_value_larger_than_the_limit_and_than_its_inputs_is_not_stored(limit: int) -> None:
     before = f"""

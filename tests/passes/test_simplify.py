@@ -341,6 +341,50 @@ def test_leaves_a_model_alone_whose_custom_operators_have_names_of_onnx(nodes: s
     assert_untouched(Simplify(), text, "of domain 'my' for the operator of ONNX of that name")
 
 
+CUSTOM = '<ir_version: 8, opset_import: ["": 17, "mmcv": 1]>'
+
+
+@pytest.mark.parametrize(
+    ("custom", "op"),
+    [
+        ("k = mmcv.NonMaxSuppression <iou_threshold = 0.5> (p, s)", "NonMaxSuppression"),  # of an operator's name
+        ("k = mmcv.NonMaxSuppression <iou_threshold = 0.5> (b, t)", "NonMaxSuppression"),  # of constants alone
+        (
+            """n = Unsqueeze (p, two)  m = Unsqueeze (n, zero)  u = Unsqueeze (s, two)  v = Unsqueeze (u, zero)
+            w = Cast <to = 10> (m)  z = Cast <to = 10> (v)
+            _, k = BatchMultiClassNMS <score_threshold = 0.5, iou_threshold = 0.5, max_size_per_class = 3,
+                                       max_total_size = 3> (w, z)""",
+            "BatchMultiClassNMS",
+        ),
+    ],
+)
+def test_custom_operators_stay_and_what_is_around_them_is_simplified(custom: str, op: str) -> None:
+    text = f"""{CUSTOM}
+        g (float[4, 4] x, float[4] s) => (int64[n] y) <
+            int64[1] two = {{1}}, int64[1] zero = {{0}}, float[4] t = {{1, 2, 3, 4}},
+            float[2, 2] half = {{1, 2, 3, 4}}, int64[2] size = {{4, 1}}
+        > {{
+            b = Expand (x0, size)
+            i = Identity (x)
+            p = Relu (i)
+            {custom}
+            r = Cast <to = 7> (k)
+            q = Identity (r)
+            y = Reshape (q, minus)
+        }}"""
+    model = parse(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([[0, 0, 4, 4]], np.float32), "x0"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "minus"))
+    applied = apply(model)
+    found = next(node for node in applied.model.proto.graph.node if node.op_type == op)
+    assert not applied.skips
+    assert found.domain == ("mmcv" if op == "NonMaxSuppression" else "")
+    assert "Identity" not in ops(applied.model)
+    random = np.random.default_rng(0)
+    given = {"x": random.uniform(0, 9, (4, 4)).astype(np.float32), "s": random.uniform(0, 1, 4).astype(np.float32)}
+    assert_same_outputs(model, applied.model.proto, given)
+
+
 def test_leaves_a_local_function_of_an_operators_name_alone_as_its_own_body_says_what_it_does() -> None:
     text = """<ir_version: 8, opset_import: ["": 17, "my": 1]>
         g (float[2] x) => (float[2] y) { a = my.Relu (x)  y = Relu (a) }

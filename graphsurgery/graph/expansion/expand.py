@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import onnx
@@ -34,23 +34,31 @@ def expanded(model: ModelProto) -> ModelProto:
 
     Outputs keep their names. Raises ModelError for a node that its operator does not allow.
     """
-    called = {(domain_of(function.domain), function.name) for function in model.functions}
-    known = operators().keys() - called
-    if not any(_key(node) in known for top in (model.graph, *model.functions) for node in walk_protos(top)):
+    if not custom_nodes(model):
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
-    _Expansion(copy, known).run()
+    _Expansion(copy).run()
     return copy
+
+
+def custom_nodes(model: ModelProto) -> list[NodeProto]:
+    """Return the nodes of custom operators, in bodies and functions too; one that calls a function is none."""
+    known = _known(model)
+    return [node for node in _nodes(model) if _key(node) in known]
+
+
+def _known(model: ModelProto) -> set[tuple[str, str]]:
+    return operators().keys() - {(domain_of(function.domain), function.name) for function in model.functions}
 
 
 class _Expansion:
     """The work on one model, which it changes; a node that comes later may ask for the types of what came before."""
 
-    def __init__(self, model: ModelProto, known: Iterable[tuple[str, str]]) -> None:
-        self._model, self._known = model, set(known)
+    def __init__(self, model: ModelProto) -> None:
+        self._model, self._known = model, _known(model)
         self._names = names_in(model.graph).union(*(names_in(GraphProto(node=f.node)) for f in model.functions))
-        self._names |= {node.name for top in (model.graph, *model.functions) for node in walk_protos(top)}
+        self._names |= {node.name for node in _nodes(model)}
         self._types: dict[str, TypeProto.Tensor] = {}
         self._stale = True
 
@@ -154,9 +162,8 @@ def inferred_of(model: ModelProto, inferred: ModelProto) -> ModelProto:
 
 
 def _take_types(graph: GraphProto, inferred: GraphProto) -> None:
-    own = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
-    known = {info.name for info in graph.value_info}
-    replace_items(graph.value_info, [info for info in inferred.value_info if info.name in own | known])
+    own = {name for node in graph.node for name in node.output} | {info.name for info in graph.value_info}
+    replace_items(graph.value_info, [info for info in inferred.value_info if info.name in own])
     for kind in ("input", "output"):
         replace_items(getattr(graph, kind), getattr(inferred, kind))
     writer = {node.output[0]: node for node in inferred.node if node.output}
