@@ -17,7 +17,7 @@ It raises PassError when
 4. there is no image input, or one with the channels last, for `batch`, `height` or `width` to apply to
 5. `strict` is set and something is dynamic still, such as the number of boxes behind a NonMaxSuppression
 6. the batch was open, and a Reshape holds another one: it was traced with that
-7. the batch of an image would be above 1 in a recipe, which feeds one image at a time to the whole graph
+7. the batch was open, and would be above 1 in a recipe, which feeds one image at a time to the whole graph
 
 It does not fire when
 1. every input is static and the graph asks for no shape
@@ -81,15 +81,13 @@ class FreezeShapes(GraphPass):
         images = [tensor for tensor in free_inputs(graph) if _is_image(tensor) and len(tensor.shape) == 4]
         open_ = [image for image in images if size_of(image.shape[0]) is None]
         frozen = _grant(wishes, graph, edit)
-        for image in images:
-            if edit.context.canvas is not None and (size_of(image.shape[0]) or 1) > 1:
+        for image in (image for image in open_ if size_of(image.shape[0]) is not None):
+            if edit.context.canvas is not None and image.shape[0] > 1:
                 raise edit.fail(
                     f"input '{image.name}' {shape_text(image.shape)} would take {image.shape[0]} images, and a recipe "
                     "feeds one at a time to the whole graph; give it batch 1, and a part more by freeze-batch"
                 )
-        for image in open_:
-            if size_of(image.shape[0]) is not None:
-                _refuse_another_batch(image, graph, edit)
+            _refuse_another_batch(image, graph, edit)
         if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
             fold_shapes(edit, frozen)
         elif not self.strict:
