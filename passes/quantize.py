@@ -170,7 +170,8 @@ def _require_plain(model: ModelProto) -> None:
     inputs = {info.name for info in model.graph.input}
     for tensor in model.graph.initializer:
         if tensor.name in inputs:
-            raise Refuse(f"initializer '{tensor.name}' is also an input, which a caller may override")
+            overridable = f"initializer '{tensor.name}' is also an input, which a caller may override"
+            raise Refuse(f"{overridable}; put drop-initializer-inputs before it")
 
 
 def _is_quantized(model: ModelProto) -> bool:

@@ -189,7 +189,8 @@ def _require_readable(model: ModelProto) -> None:
     defaults = sorted(stored_names(model.graph) & {info.name for info in model.graph.input})
     if defaults:
         raise Refuse(
-            f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such)"
+            f"initializer '{defaults[0]}' is also an input, which a caller may override ({len(defaults)} such); "
+            "put drop-initializer-inputs before it"
         )
     if model.training_info:
         raise Refuse("it holds training information, so its initializers are no constants")

@@ -38,7 +38,8 @@ def inspect_command(
     for file, found in described.items():
         rows = [[kind, name, shape] for kind in ("inputs", "outputs") for name, shape in found[kind].items()]
         title = f"{file}: {found['nodes']} nodes, opset {found['opset']}"
-        screen.print(terminal.plain_table(title, ["", "name", "shape"], rows))
+        screen.print(title, highlight=False, markup=False, soft_wrap=True)  # a path stays in one piece
+        screen.print(terminal.plain_table("", ["", "name", "shape"], rows))
         operators = ", ".join(f"{shortened(op, 60)} {count}" for op, count in found["ops"].items())
         dynamic = found["dynamic"]
         listed = ", ".join(f"{shortened(name, 200)} {shape}" for name, shape in list(dynamic.items())[:8])

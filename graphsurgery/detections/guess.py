@@ -16,7 +16,7 @@ def missing_section(outputs: OpenShapes, canvas: tuple[int, int] | None = None) 
     if guessed is not None:
         return f"{_SECTION}: {guessed}"
     seen = ", ".join(f"{name} {_shown(shape)}" for name, shape in outputs.items())
-    return f"{_SECTION}; {shortened(seen, 160) or 'nothing'} looks like no preset"
+    return f"{_SECTION}; {shortened(seen, 160) or 'nothing'} {_look(outputs)} like no preset"
 
 
 def guess(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str | None:
@@ -33,7 +33,11 @@ def guess(outputs: OpenShapes, canvas: tuple[int, int] | None = None) -> str | N
         return None
     shown = ", ".join(f"{name} {_shown(shape)}" for name, shape in list(outputs.items())[:2])
     more = f" and {len(outputs) - 2} more" if len(outputs) > 2 else ""
-    return f"{shortened(shown, 120)}{more} {'looks' if len(outputs) == 1 else 'look'} like {found}"
+    return f"{shortened(shown, 120)}{more} {_look(outputs)} like {found}"
+
+
+def _look(outputs: OpenShapes) -> str:
+    return "look" if len(outputs) > 1 else "looks"
 
 
 def _numbers(shape: Sequence[int | str | None]) -> list[int]:

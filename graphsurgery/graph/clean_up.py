@@ -65,6 +65,8 @@ def sort(graph: gs.Graph) -> None:
 
 def ordered(graph: gs.Graph) -> list[gs.Node]:
     """Return the nodes of `graph`, not those inside them, as `sort` would order them."""
+    if _is_ordered(graph):  # nearly always, and told in half the time
+        return list(graph.nodes)
     here = {id(node) for node in graph.nodes}
     done: set[int] = set()
     open_: set[int] = set()
@@ -92,8 +94,21 @@ def ordered(graph: gs.Graph) -> list[gs.Node]:
     return order
 
 
+def _is_ordered(graph: gs.Graph) -> bool:
+    to_come = {id(node) for node in graph.nodes}
+    for node in graph.nodes:
+        if any(id(needed) in to_come for needed in _needs(node)):
+            return False
+        to_come.discard(id(node))
+    return True
+
+
 def _needs(node: gs.Node) -> Iterator[gs.Node]:
     """Yield the nodes whose outputs `node` reads, also from inside its bodies."""
+    for tensor in node.inputs:
+        yield from tensor.inputs
+    if not subgraphs(node):
+        return
     for inner in with_bodies(node):
         for tensor in inner.inputs:
             yield from tensor.inputs

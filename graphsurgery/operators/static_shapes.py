@@ -40,9 +40,9 @@ def fold_shapes(edit: Editor, frozen: bool) -> None:
     stays where nothing tells another. Names that the model gave to dimensions stay where nothing better is found.
     """
     graphs.sort(edit.root)
-    failed: set[int] = set()
+    failed: dict[int, gs.Node] = {}  # by their ids, which no other node gets as long as they are held
     while _fold(edit, failed):  # each round turns at least one node into a Constant, so it ends
-        pass
+        graphs.drop_unused(edit.root)  # what the next round need not infer
     written = [
         (tensor, list(tensor.shape))
         for tensor in _computed(edit.root)
@@ -111,7 +111,7 @@ def _computed(graph: gs.Graph) -> Iterator[gs.Variable]:
                 yield tensor
 
 
-def _fold(edit: Editor, failed: set[int]) -> bool:
+def _fold(edit: Editor, failed: dict[int, gs.Node]) -> bool:
     """Fold until nothing more is constant with the shapes known now; return whether anything was."""
     edit.forget_inferred()  # to begin anew once takes less than to follow the edits below
     known = [(node, _known(node, edit)) for node in graphs.walk_nodes(edit.root)]
@@ -182,7 +182,9 @@ def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
     return sizes[found[0].start : found[0].end : found[0].step]
 
 
-def _chain(edit: Editor, writes_small: Mapping[int, bool], failed: set[int]) -> tuple[list[gs.Node], list[gs.Node]]:
+def _chain(
+    edit: Editor, writes_small: Mapping[int, bool], failed: dict[int, gs.Node]
+) -> tuple[list[gs.Node], list[gs.Node]]:
     """Return the nodes that compute something small from constants alone, and those whose result others read."""
     chain: dict[int, gs.Node] = {}
     small: dict[int, bool] = {}
@@ -231,7 +233,7 @@ def _may_compute(node: gs.Node) -> bool:
 
 
 def _evaluate(
-    edit: Editor, chain: list[gs.Node], wanted: list[gs.Node], failed: set[int]
+    edit: Editor, chain: list[gs.Node], wanted: list[gs.Node], failed: dict[int, gs.Node]
 ) -> list[tuple[gs.Node, np.ndarray]]:
     """Compute the results of the nodes `wanted`; one that ONNX Runtime refuses is noted, and stays as it is."""
     copy, copies = _copy(edit, chain)
@@ -241,7 +243,7 @@ def _evaluate(
         if len(wanted) > 1:
             return [found for node in wanted for found in _evaluate(edit, chain, [node], failed)]
         edit.skip(wanted[0], f"it reads only constants, but can't be computed: {error}")
-        failed.add(id(wanted[0]))
+        failed[id(wanted[0])] = wanted[0]
         return []
     return list(zip(wanted, values, strict=True))
 

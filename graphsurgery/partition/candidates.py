@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -190,8 +191,8 @@ def _waists(graph: gs.Graph) -> Iterator[_Found]:
         own = [tensor.name for tensor in node.outputs if id(tensor) in pending - ends]
         if len(pending) == len(own) == 1 and weighted[0] <= place < weighted[-1]:
             waists.append((place, own[0]))
-    following = [place for place, _ in waists[1:]] + [len(nodes)]
-    gaps = [(after - place, -place, name) for (place, name), after in zip(waists, following, strict=True)]
+    following = pairwise([*waists, (len(nodes), "")])
+    gaps = [(after - place, -place, name) for (place, name), (after, _) in following]
     widest = [gap for gap in sorted(gaps, reverse=True)[:_WAISTS] if gap[0] > len(nodes) // 10]
     for _, _, name in sorted(widest, key=lambda gap: -gap[1]):
         if (found := _possible(graph, CutPoints(tensors=(name,)))) is not None:

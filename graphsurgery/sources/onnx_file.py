@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -23,7 +25,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import declared_shape, read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
-from graphsurgery.images.preprocessing import Preprocessing
+from graphsurgery.images.preprocessing import DType, Layout, Preprocessing
 from graphsurgery.sources.given_inputs import give, require_inputs
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import SourceSpec, Tensors
@@ -210,10 +212,28 @@ def _image_input(model: ModelProto, spec: SourceSpec, path: Path) -> ValueInfoPr
         return inputs[0]
     seen = ", ".join(f"{value.name} {_text(value)}" for value in inputs) or "none"
     shape = "3, H, W" if image.layout == "NCHW" else "H, W, 3"
-    advice = "; image in the recipe says what else it may be" if len(inputs) == 1 else ""
-    if len(inputs) > 1 and any(_is_image(value, image) for value in inputs):
-        advice = "; source.inputs in the recipe says what the others are"
+    advice = "".join(f"; {each}" for each in _advice(inputs, image))
     raise ModelError(f"{path}: needs one input, {image.dtype} [{shape}] or [N, {shape}]; it has {seen}{advice}")
+
+
+def _advice(inputs: Sequence[ValueInfoProto], image: Preprocessing) -> Iterator[str]:
+    """Name the sections that would make one of the inputs the image, and say what the others are."""
+    fits = any(_is_image(value, image) for value in inputs)
+    seems = "" if fits else next(filter(None, (_guessed_image(value, image) for value in inputs)), "")
+    if seems or len(inputs) == 1:
+        yield f"image in the recipe says what else it may be{seems}"
+    if len(inputs) > 1 and (fits or seems):
+        yield "source.inputs in the recipe says what the others are"
+
+
+def _guessed_image(value: ValueInfoProto, image: Preprocessing) -> str:
+    """Return ": x looks like {dtype: uint8, range: 255}", the keys with which an input is the image; "" without any."""
+    for layout, dtype in product(get_args(Layout), get_args(DType)):
+        keys: dict[str, Any] = {"layout": layout, "dtype": dtype} | ({"range": 255} if dtype == "uint8" else {})
+        if _is_image(value, Preprocessing(**keys)):
+            changed = ", ".join(f"{key}: {wanted}" for key, wanted in keys.items() if getattr(image, key) != wanted)
+            return f": {value.name} looks like {{{changed}}}"
+    return ""
 
 
 def _is_image(value: ValueInfoProto, image: Preprocessing) -> bool:

@@ -70,6 +70,14 @@ def test_a_file_that_can_not_be_cut_is_inspected_all_the_same(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_a_long_path_stays_in_one_line(cli: Cli) -> None:
+    folder = Path("a" * 60)
+    folder.mkdir()
+    Path("detr.onnx").rename(folder / "detr.onnx")
+    assert f"{folder / 'detr.onnx'}: 27 nodes, opset 17" in cli("inspect", folder / "detr.onnx").out
+
+
+@pytest.mark.usefixtures("files")
 def test_a_tensor_that_joins_ranges_too_far_apart_is_a_warning(cli: Cli) -> None:
     outcome = cli("inspect", "yolo.onnx", "--json", "x.json")
     assert outcome.code == 0

@@ -58,7 +58,7 @@ def test_known_exports(outputs: dict[str, Any], said: str) -> None:
 )
 def test_what_is_no_detector(outputs: dict[str, Any]) -> None:
     assert guess(outputs) is None
-    assert missing_section(outputs).endswith(" looks like no preset")
+    assert missing_section(outputs).endswith(f" {'look' if len(outputs) > 1 else 'looks'} like no preset")
 
 
 def test_the_line_names_the_section() -> None:

@@ -42,6 +42,11 @@ def test_a_tensor_behind_the_last_weight_is_no_candidate() -> None:
     assert "{tensors: ['r']}" not in found(YOLO, YOLO_PLAIN_WEIGHTS)
 
 
+def test_a_network_of_one_layer_has_no_tensor_to_cut_at() -> None:
+    text = "g (float[1, 3, 8, 8] image) => (float[1, 4, 6, 6] y) { y = Conv (image, w) }"
+    assert list(found(text, {"w": [4, 3, 3, 3]})) == ["detections"]
+
+
 def test_what_the_encoder_gives_the_decoder() -> None:
     cuts = found(DETR, DETR_WEIGHTS)
     assert next(iter(cuts)) == "detections"

@@ -597,6 +597,14 @@ def test_a_size_that_an_option_gives_goes_before_the_canvas() -> None:
     assert shapes(apply_pass(FreezeShapes(height=4), model, IN_A_RECIPE).model)["x"] == ["n", 3, 4, 6]
 
 
+def test_a_batch_that_the_file_has_fixed_is_fed_as_it_is() -> None:
+    model = Model(parse(relu("float[4, 3, 8, 6] x", "float[4, b, c, d] y")))
+    after = apply_pass(FreezeShapes(), model, IN_A_RECIPE)
+    assert shapes(after.model)["x"] == [4, 3, 8, 6]
+    with pytest.raises(PassError, match="is fixed to 4, not 1"):
+        apply_pass(FreezeShapes(batch=1), model, IN_A_RECIPE)
+
+
 @pytest.mark.parametrize(
     "pass_", [FreezeShapes(batch=2), FreezeShapes(dims={"n": 2}), FreezeShapes(inputs={"x": [2, 3, 8, 6]})]
 )

@@ -269,7 +269,7 @@ def test_leaves_a_weight_alone_that_a_caller_may_override() -> None:
         g (float[1, 2] x, float[2, 2] w) => (float[1, 2] y) <float[2, 2] w = {1, 2, 3, 4}> {
             y = MatMul (x, w)
         }""",
-        "'w' is also an input",
+        "'w' is also an input, which a caller may override; put drop-initializer-inputs before it",
     )
 
 

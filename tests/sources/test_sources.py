@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 import urllib.error
@@ -24,6 +25,7 @@ from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_no
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.images.canvas import CanvasImage
+from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.sources import Source, SourceSpec, open_source
 
 SIZE = (128, 160)
@@ -510,6 +512,37 @@ def test_a_graph_without_an_image_input_is_refused(tmp_path: Path, shape: list[i
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["out"])], "g", [given], [out])
     with pytest.raises(ModelError, match="needs one input"):
         onnx_source(tmp_path, helper.make_model(graph, ir_version=8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "keys"),
+    [
+        ([1, 8, 16, 3], TensorProto.FLOAT, "{layout: NHWC}"),
+        ([8, 16, 3], TensorProto.UINT8, "{layout: NHWC, dtype: uint8, range: 255}"),
+        ([1, 3, "h", "w"], TensorProto.FLOAT16, "{dtype: float16}"),
+    ],
+)
+def test_an_image_of_another_form_is_told_with_the_keys_that_fit(
+    tmp_path: Path, shape: list[int | str], dtype: int, keys: str
+) -> None:
+    given = helper.make_tensor_value_info("photo", dtype, shape)
+    scale = helper.make_tensor_value_info("scale", TensorProto.FLOAT, [1])
+    out = helper.make_tensor_value_info("out", dtype, shape)
+    graph = helper.make_graph([helper.make_node("Identity", ["photo"], ["out"])], "g", [given], [out])
+    opset = [helper.make_opsetid("", 17)]
+    said = f"image in the recipe says what else it may be: photo looks like {keys}"
+    with pytest.raises(ModelError, match=f"{re.escape(said)}$"):
+        onnx_source(tmp_path, helper.make_model(graph, opset_imports=opset, ir_version=8))
+    graph.input.append(scale)
+    with pytest.raises(ModelError, match=rf"{re.escape(said)}; source\.inputs in the recipe says what the others"):
+        onnx_source(tmp_path, helper.make_model(graph, opset_imports=opset, ir_version=8))
+
+
+def test_an_image_of_the_usual_form_is_told_to_a_recipe_that_has_another(tmp_path: Path) -> None:
+    onnx.save(small(), tmp_path / "m.onnx")
+    image = Preprocessing(layout="NHWC", dtype="uint8", range=255)
+    with pytest.raises(ModelError, match=r"image looks like \{layout: NCHW, dtype: float32\}$"):
+        open_source(SourceSpec("onnx", "m.onnx", folder=tmp_path, image=image))
 
 
 def test_broken_onnx_files_are_one_line(tmp_path: Path) -> None:
