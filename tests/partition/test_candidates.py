@@ -85,11 +85,11 @@ def test_the_pools_of_a_detector_of_two_stages_and_nothing_else() -> None:
 
 
 def test_a_pool_of_another_domain_is_found() -> None:
-    text = RT_DETR.replace("g = Gather <axis = 1> (h, order)", "g = mmcv.MMCVRoiAlign (h, order)")
+    text = RT_DETR.replace("g = Gather <axis = 1> (h, order)", "g = acme.RoiAlign (h, order)")
     proto = with_weights(text, RT_DETR_WEIGHTS).proto
-    proto.opset_import.append(helper.make_opsetid("mmcv", 1))
+    proto.opset_import.append(helper.make_opsetid("acme", 1))
     at = [str(candidate.at) for candidate in candidates(Model(proto))]
-    assert at[0] == "mmcv.MMCVRoiAlign"
+    assert at[0] == "acme.RoiAlign"
 
 
 def test_what_is_not_static_is_unknown() -> None:

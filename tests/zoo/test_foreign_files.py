@@ -98,7 +98,7 @@ RUN = [name for name, case in CASES.items() if not case.refused]
 INPUTS = {
     "in_batch4": ("", "", ""),
     "in_half": ("", "image: {dtype: float16}", "x looks like {dtype: float16}"),
-    "in_mask": ("inputs: {mask: 1}", "", "source.inputs in the recipe says what the others always are"),
+    "in_mask": ("inputs: {mask: 1}", "", "source.inputs in the recipe says what the others are"),
     "in_nhwc": ("", "image: {layout: NHWC}", "x looks like {layout: NHWC}"),
     "in_uint8": ("", "image: {dtype: uint8, range: 255}", "x looks like {dtype: uint8, range: 255}"),
 }
