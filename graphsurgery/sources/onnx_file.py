@@ -17,6 +17,7 @@ from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import drop_notes
 from graphsurgery.graph.protos import read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first
 from graphsurgery.images.canvas import Canvas
@@ -95,9 +96,10 @@ class OnnxSource:
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 
     def export(self) -> ModelProto:
-        """Return the model as `Model.load` reads it; external data stays where it is, in `folder`."""
+        """Return the model as `Model.load` reads it, but for an earlier run's notes; external data stays outside."""
         copy = ModelProto()
         copy.CopyFrom(self._model)
+        drop_notes(copy)
         return copy
 
     def trace(self, input: Image) -> Tensors:
