@@ -13,7 +13,7 @@ differ can't be folded into a Conv that pads (scales still can, and colours). Su
     fold-normalization: {as_batchnorm: true}
     x -> Sub(mean) -> Div(std) -> Conv(W, b, pads)      ->  x -> BatchNormalization(1 / std, 0, mean, 1) -> Conv(W, b)
 
-which is what Cambricon's insert_bn_before_firstnode puts there. An Unsqueeze or Reshape that only gives the image its
+as Cambricon's insert_bn_before_firstnode asks for one. An Unsqueeze or Reshape that only gives the image its
 batch axis may stand behind the arithmetic; it goes in front.
 The new weights are computed in float64 and rounded once. It works at any Conv, not only at the first.
 

@@ -14,7 +14,7 @@ A K that is computed from a Shape is a constant behind freeze-shapes and simplif
 It does not fire when
 1. K is not constant, or the bounds of a Slice are not
 2. a tensor that it writes is a graph output, is read by something else than a Slice, or is not cut along that axis
-3. a Slice goes backwards, or counts from the back while another one takes more
+3. a Slice goes backwards, or counts from the back and has to stay, as another one takes more or it cuts two axes
 4. its results are not sorted: which elements come first is then not said
 5. nothing tells the rank of its input
 """
@@ -48,17 +48,18 @@ class LowerSortedSlice(NodePass):
         needed = max((cut.last(count) + 1 for cut in cuts), default=0)
         if not needed:
             return
-        first = [cut for cut in cuts if picked(cut.along, count) == range(needed)]
+        here = {id(other) for other in edit.graph.nodes}
+        whole = [cut for cut in cuts if picked(cut.along, count) == range(needed)]
+        needless = [cut.node for cut in whole if cut.alone and id(cut.node) in here]
         if needed < count:
             if not attribute(node, "sorted", 1):
                 raise Refuse("its results are not sorted, so which ones come first is not said")
-            if any(min(cut.along.start, cut.along.end) < 0 for cut in cuts if cut not in first):
-                raise Refuse("a Slice counts from the back of it, and another one takes more")
+            stay = [cut.along for cut in cuts if all(cut.node is not other for other in needless)]
+            if any(min(along.start, along.end) < 0 for along in stay):
+                raise Refuse("a Slice that stays counts from the back of it")
             _find(node, needed, axis, edit)
-        here = {id(other) for other in edit.graph.nodes}
-        for cut in first:
-            if cut.alone and id(cut.node) in here:
-                edit.bypass(cut.node, cut.node.inputs[0])
+        for cut in needless:
+            edit.bypass(cut, cut.inputs[0])
 
 
 def _find(node: gs.Node, count: int, axis: int, edit: Editor) -> None:

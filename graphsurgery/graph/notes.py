@@ -47,6 +47,14 @@ def kept_notes(notes: Mapping[str, str], outputs: Collection[str]) -> dict[str, 
     return kept
 
 
+def drop_notes(model: ModelProto) -> None:
+    """Take the notes of an earlier run out of a model that is an original now."""
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith(NOTES)]
+    if len(kept) < len(model.metadata_props):
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+
+
 def in_captured_types(model: ModelProto, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what `model` computed with the integers that a pass widened or narrowed in the type that they had.
 

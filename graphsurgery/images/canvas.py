@@ -75,7 +75,10 @@ class Canvas:
         """
         own = self.image
         if own.mean is not None or own.std is not None or (own.layout, own.dtype) != ("NCHW", "float32"):
-            raise InputError("the graph normalised float32 pixels [3,H,W] by itself; image says that it wants others")
+            raise InputError(
+                "the graph normalised float32 pixels [3,H,W] by itself, and image says that it wants others; leave out "
+                "the pass that takes the normalisation from the graph, or mean, std, layout and dtype of image"
+            )
         if own.pad is None and self.mean is None and mean is not None:
             own = replace(own, pad=0.0)  # not the mean, which this canvas didn't know
         return replace(self, mean=mean, std=std, image=own, margin=margin)

@@ -34,9 +34,9 @@ class Preprocessing:
 
     `resize` is fit (aspect kept), stretch, or none. Where it fits, sizes are rounded as `rounding` says, the shorter
     edge grows to `shortest` pixels at most and the longer one to `longest`. `pad` is what surrounds the image, 0..255,
-    one number or one for each channel in the network's order; None stands for the mean. `range` is the largest value of
-    a pixel, 1 or 255; `mean` and `std` are in it, in the network's order of `channels`. Raises InputError for values
-    that contradict each other.
+    one number or one for each channel in the network's order; None stands for the mean, if any. `range` is the largest
+    value of a pixel, 1 or 255; `mean` and `std` are in it, in the network's order of `channels`. Raises InputError for
+    values that contradict each other.
     """
 
     resize: Resize = "fit"

@@ -50,7 +50,8 @@ class ImageKeys(Section):
     place: Place = Field("top_left", description="where the image lies on the canvas", examples=["centre"])
     pad: float | Numbers | None = Field(
         None,
-        description="what surrounds it, 0 to 255, one number or one for each channel; the mean without it",
+        description="what surrounds it, 0 to 255, one number or one for each channel; without it the mean, 0 where "
+        "none is given here",
         examples=[114, [124, 116, 104]],
     )
     range: Literal[1, 255] = Field(1, description="largest value of a pixel", examples=[255])

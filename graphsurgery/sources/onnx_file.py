@@ -20,8 +20,8 @@ from graphsurgery.detections.row_groups import Group
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded
-from graphsurgery.graph.joined_outputs import drop_joins
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import drop_notes
 from graphsurgery.graph.protos import declared_shape, read_outside, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
@@ -105,13 +105,10 @@ class OnnxSource:
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 
     def export(self) -> ModelProto:
-        """Return the model as `Model.load` reads it; external data stays where it is, in `folder`.
-
-        What an earlier run noted of how outputs are joined is left out: `detections` is of the outputs of this file.
-        """
+        """Return the model as `Model.load` reads it, but for an earlier run's notes; external data stays outside."""
         copy = ModelProto()
         copy.CopyFrom(self._model)
-        drop_joins(copy)
+        drop_notes(copy)
         return copy
 
     def trace(self, placed: CanvasImage) -> Tensors:

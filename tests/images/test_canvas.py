@@ -12,7 +12,7 @@ import pytest
 
 from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize, resized_window
-from graphsurgery.images.preprocessing import PLAIN
+from graphsurgery.images.preprocessing import PLAIN, Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
@@ -135,6 +135,13 @@ def test_what_surrounds_an_image_stays_where_the_runtime_begins_to_normalise() -
     image = noise(96, 50)
     assert np.array_equal(runtimes.fit(image).input, graphs_own.fit(image).input)
     assert np.array_equal(CANVAS.with_normalisation(MEAN, STD).fit(image).input, CANVAS.fit(image).input)
+
+
+@pytest.mark.parametrize("own", [{"mean": MEAN}, {"std": STD}, {"layout": "NHWC"}, {"dtype": "float16"}])
+def test_an_image_that_is_normalised_already_or_laid_out_in_another_way_is_refused(own: dict[str, Any]) -> None:
+    canvas = Canvas(96, 160, image=Preprocessing(**own))
+    with pytest.raises(InputError, match="image says that it wants others; leave out the pass"):
+        canvas.with_normalisation(MEAN, STD)
 
 
 def test_the_margin_of_a_canvas_is_zero_behind_the_normalisation() -> None:

@@ -55,6 +55,13 @@ def test_the_longest_slice_decides_and_a_shorter_one_stays() -> None:
     assert_rewrites(LowerSortedSlice(), before, after)
 
 
+def test_a_slice_of_two_axes_stays() -> None:
+    weights, y = "int64[2] corner = {0, 0}, int64[2] ends = {1, 3}, int64[2] both = {0, 1}", "float[1, 3] y"
+    nodes = "y = Slice (v, corner, ends, both)"
+    after = model(f"v, w = TopK (x, v_k)  {nodes}", 3, y=y, weights=weights, name="v_k")
+    assert_rewrites(LowerSortedSlice(), model(f"{TOPK}  {nodes}", y=y, weights=weights), after)
+
+
 def test_a_slice_that_takes_all_goes() -> None:
     weights = "int64[1] zero = {0}, int64[1] three = {30}, int64[1] one = {1}"
     nodes = f"v, w = TopK <sorted = 0> (x, k)  {sliced('v', 'y')}  {sliced('w', 'i')}"
@@ -122,11 +129,13 @@ def test_ties_keep_their_indices_whatever_algorithm_is_chosen_for_k(size: int, l
         (f"{TOPK}  y = Slice (v, three, zero, one, back)", "goes backwards"),
         (f"{TOPK}  {sliced('v', 'y')}  i = Slice (x, w, three, zero)", "all of 'w' is read, by Slice 'i'"),
         (f"{TOPK}  {sliced('v', 'y', 'six')}  i = Slice (w, zero, early, one)", "counts from the back"),
+        (f"{TOPK}  y = Slice (v, corner, ends, both)", "a Slice that stays counts from the back of it"),
         (f"u = my.Custom (x)  v, w = TopK (u, k)  {sliced('v', 'y')}", "rank of its input is not known"),
     ],
 )
 def test_leaves_alone_what_needs_more_than_the_first(nodes: str, reason: str) -> None:
     weights = f"{BOUNDS}, int64[1] back = {{-1}}, int64[1] six = {{6}}, int64[1] early = {{-8}}"
+    weights += ", int64[2] corner = {0, 0}, int64[2] ends = {1, -7}, int64[2] both = {0, 1}"
     outputs = [name for name in ("y", "i") if f"{name} = " in nodes or f", {name} = " in nodes]
     kinds = {"y": "float[a, b] y", "i": "int64[c, d] i"}
     text = model(nodes, y=", ".join(kinds[name] for name in outputs), weights=weights)

@@ -23,6 +23,7 @@ from graphsurgery.devices.session import run
 from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.joined_outputs import JOINS_NOTE, JoinedOutput, write_note
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import NORMALISATION_NOTE, TYPES_NOTE
 from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.images.preprocessing import Preprocessing
@@ -443,6 +444,14 @@ def test_tracing_an_onnx_file_adds_the_boundary(tmp_path: Path) -> None:
     assert source.export() == small()
     with pytest.raises(ModelError, match="computes 'nowhere'"):
         source.set_boundary(["nowhere"])
+
+
+def test_notes_of_an_earlier_run_are_not_those_of_an_original(tmp_path: Path) -> None:
+    model = small()
+    for key in (TYPES_NOTE, NORMALISATION_NOTE, "author"):
+        model.metadata_props.add(key=key, value="{}")
+    exported = onnx_source(tmp_path, model).export()
+    assert [entry.key for entry in exported.metadata_props] == ["author"]
 
 
 def test_an_onnx_file_whose_nodes_share_a_name_is_traced(tmp_path: Path) -> None:
