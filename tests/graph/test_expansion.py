@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType(__name__)
     for kind in (Scale, Twice, Sized):
         setattr(module, kind.__name__, kind)
-    registry.add_module(module)
+    monkeypatch.setenv(registry.FILES, "")
+    registry.add_file(Path(__file__), module)
     yield
     registry._found().clear()
     registry._found().update(before)
@@ -257,6 +260,9 @@ def test_a_plugin_file_brings_an_operator(tmp_path: Path) -> None:
         '<ir_version: 8, opset_import: ["": 13, "plug": 1]> g (float[1] x) => (float[1] y) { y = plug.Double (x) }'
     )
     assert float(run(model, {"x": np.ones(1, np.float32)})["y"][0]) == 2
+    script = "from graphsurgery.graph.expansion.registry import operators; print(('plug', 'Double') in operators())"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout == "True\n", "a process that this one starts does not know it"
     other = tmp_path / "other.py"
     other.write_text(PLUGIN, encoding="utf-8")
     with pytest.raises(InputError, match=r"other.py: custom operator 'plug.Double' is also defined in .*double.py"):
