@@ -16,6 +16,7 @@ from conftest import Cli
 from PIL import Image
 from zoo.one_stage import written
 
+from graphsurgery.graph.expansion.registry import operators
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
 
@@ -120,6 +121,16 @@ def test_the_tutorial_on_detectors_does_what_it_shows(tmp_path: Path) -> None:
     before, boxes, int8 = (Image.open(tmp_path / name) for name in ("photos/1.png", "boxes.png", "int8.png"))
     assert before.size == boxes.size == int8.size
     assert before.tobytes() != boxes.tobytes()
+
+
+def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "custom-operators.md"
+    assert follow(page, tmp_path) == 3
+    packaged = {".".join(filter(None, key)) for key, kind in operators().items() if "custom_ops" in kind.__module__}
+    listed = re.findall(
+        r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    )
+    assert sorted(listed) == sorted(packaged)
 
 
 def test_what_is_shown_is_looked_for_line_by_line() -> None:
