@@ -49,7 +49,11 @@ def custom_nodes(model: ModelProto) -> list[NodeProto]:
 
 
 def _known(model: ModelProto) -> set[tuple[str, str]]:
-    return operators().keys() - {(domain_of(function.domain), function.name) for function in model.functions}
+    return operators().keys() - _functions_of(model)
+
+
+def _functions_of(model: ModelProto) -> set[tuple[str, str]]:
+    return {(domain_of(function.domain), function.name) for function in model.functions}
 
 
 class _Expansion:
@@ -178,12 +182,14 @@ def unknown_operator(model: ModelProto) -> str | None:
 
     Of the domains of com.microsoft ONNX Runtime knows, and says, what there is.
     """
-    called = {(domain_of(function.domain), function.name) for function in model.functions}
+    defined = {(domain_of(schema.domain), schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
+    defined |= operators().keys()
+    called = _functions_of(model)
     for node in _nodes(model):
         key = _key(node)
-        if key in called or key in operators() or key[0].startswith("com.microsoft") or key in _defined():
+        if key in defined or key in called or key[0].startswith("com.microsoft"):
             continue
-        near = name_nearest(qualified(*key), (qualified(*each) for each in (*operators(), *_defined())))
+        near = name_nearest(qualified(*key), (qualified(*each) for each in defined))
         return (
             f"{label(node)}: nobody defines this operator;{near}{';' if near else ''} a Python file that does, "
             "--plugin FILE, makes it run: docs/custom-operators.md"
@@ -194,10 +200,6 @@ def unknown_operator(model: ModelProto) -> str | None:
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     for top in (model.graph, *model.functions):
         yield from walk_protos(top)
-
-
-def _defined() -> set[tuple[str, str]]:
-    return {(domain_of(schema.domain), schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
 
 
 def _key(node: NodeProto) -> tuple[str, str]:
