@@ -70,12 +70,23 @@ class Sized(CustomOperator):
         return op.Reshape(x, [-1, size])
 
 
+class Fails(CustomOperator):
+    """A faulty one."""
+
+    name = "Fails"
+    domains = ("acme",)
+    inputs = ("x",)
+
+    def expand(self, op: Writer, x: Tensor) -> Tensor:
+        return op.relu(x)
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The operators of this file are known in its tests alone."""
     before = dict(registry.operators())
     module = ModuleType(__name__)
-    for kind in (Scale, Twice, Sized):
+    for kind in (Scale, Twice, Sized, Fails):
         setattr(module, kind.__name__, kind)
     monkeypatch.setenv(registry.FILES, "")
     registry.add_file(Path(__file__), module)
@@ -175,6 +186,14 @@ def test_it_is_found_in_functions_and_a_function_of_its_name_is_none() -> None:
     np.testing.assert_array_equal(run(model, {"x": x})["y"], -x)
 
 
+def test_a_tensor_in_a_function_is_not_that_of_its_name_outside() -> None:
+    model = parse("""<ir_version: 8, opset_import: ["": 13, "local": 1]>
+        g (float[2, 3, 5] x) => (float[n, m] y) { z = Flatten (x)  y = local.F (z) }
+        <domain: "local", opset_import: ["": 13, "acme": 1]>
+        F (x) => (b) { b = acme.Sized (x) }""")
+    assert run(model, {"x": np.zeros((2, 3, 5), np.float32)})["y"].shape == (2, 15)
+
+
 def test_an_attribute_of_a_function_is_refused() -> None:
     text = FUNCTION.replace("F (a)", "F <factor> (a)").replace("factor = 2.0", "factor: float = @factor")
     text = text.replace("local.F (x)", "local.F <factor = 2.0> (x)")
@@ -217,6 +236,12 @@ def test_a_node_that_the_operator_does_not_allow_is_named(attributes: str, said:
 def test_inputs_and_outputs_that_it_does_not_have_are_named(call: str, said: str) -> None:
     with pytest.raises(ModelError, match=re.escape(said)):
         expanded(parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ {call} }}"))
+
+
+def test_an_operator_that_fails_is_named_with_its_file() -> None:
+    model = parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = acme.Fails (x) }}")
+    with pytest.raises(ModelError, match=r"node 'y' \(acme.Fails\): .*test_expansion.py fails: AttributeError: relu"):
+        expanded(model)
 
 
 def test_an_operator_set_before_that_it_is_written_for_is_refused() -> None:
