@@ -39,7 +39,7 @@ from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph import STANDARD_DOMAINS, shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in
-from graphsurgery.graph.protos import bodies, graphs_in, stored_names, walk_protos
+from graphsurgery.graph.protos import bodies, graphs_in, stored_names, types_by_name, walk_protos
 from graphsurgery.graph.view import to_proto
 from graphsurgery.rewrite import Editor, ModelPass, Refuse
 
@@ -225,16 +225,7 @@ def _types(model: ModelProto, edit: Editor) -> dict[str, ValueInfoProto]:
         inferred = shapes.infer(to_proto(view, largest=shapes.SHAPE_LIKE, ordered=True), edit.folder)
     except ModelError as error:
         raise Refuse(str(error)) from error
-    found: dict[str, ValueInfoProto] = {}
-    doubtful = set()
-    for graph in graphs_in(inferred.graph):
-        infos = [*graph.input, *graph.value_info, *graph.output]
-        infos += [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
-        for info in infos:
-            other = found.setdefault(info.name, info)
-            if other.type != info.type and graph is not inferred.graph:
-                doubtful.add(info.name)
-    return {name: info for name, info in found.items() if name not in doubtful and info.type.WhichOneof("value")}
+    return types_by_name(inferred.graph)
 
 
 def _small_constants(model: ModelProto) -> dict[str, TensorProto]:

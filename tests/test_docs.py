@@ -17,6 +17,7 @@ from conftest import Cli
 from PIL import Image
 from zoo.one_stage import written
 
+from graphsurgery.graph.expansion.registry import operators
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
 
@@ -127,6 +128,16 @@ def test_the_page_on_compilers_does_what_it_shows(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts")
     write_images(tmp_path, 2)[0].rename(tmp_path / "photos")
     assert follow(ROOT / "docs" / "compilers.md", tmp_path) == 2
+
+
+def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "custom-operators.md"
+    assert follow(page, tmp_path) == 3
+    packaged = {".".join(filter(None, key)) for key, kind in operators().items() if "custom_ops" in kind.__module__}
+    listed = re.findall(
+        r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    )
+    assert sorted(listed) == sorted(packaged)
 
 
 def test_what_is_shown_is_looked_for_line_by_line() -> None:

@@ -94,6 +94,10 @@ def test_nothing_imports_a_pass_by_name() -> None:
     assert not [(a, b) for a, read in graph().items() for b in read if room(b) == "passes" != room(a)]
 
 
+def test_nothing_imports_a_custom_operator_by_name() -> None:
+    assert not [(a, b) for a, read in graph().items() for b in read if room(b) == "custom_ops" != room(a)]
+
+
 @pytest.mark.parametrize("package", HEAVY)
 def test_only_some_rooms_import(package: str) -> None:
     importing = {room(name) for name, file in modules().items() if package in {n.split(".")[0] for n in imported(file)}}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphsurgery.errors import InputError
+
 if TYPE_CHECKING:
     from graphsurgery.recipe.load import Recipe
 
@@ -22,7 +24,28 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the recipe. Repeatable.")
 ]
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="A Python file with passes; it is run. Repeatable.")
+    list[Path] | None,
+    typer.Option("--plugin", help="A Python file with passes or custom operators; it is run. Repeatable."),
+]
+
+
+def _load_operators(files: list[Path] | None) -> None:
+    """Make the custom operators in `files` known."""
+    from graphsurgery.graph.expansion.registry import add_file
+
+    for file in files or ():
+        if add_file(file) == 0:
+            raise InputError(f"--plugin {file}: it defines no CustomOperator, and no pass is looked for here")
+
+
+Operators = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        callback=_load_operators,
+        expose_value=False,
+        help="A Python file with custom operators; it is run. Repeatable.",
+    ),
 ]
 Tolerance = Annotated[
     list[str] | None,

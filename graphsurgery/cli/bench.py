@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder, PipelineDepth, Threads
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Operators, PartsFolder, PipelineDepth, Threads
 from graphsurgery.cli.screen import Display, screen_for, write_json
 from graphsurgery.report import terminal
 
@@ -27,6 +27,7 @@ def bench_command(
     threads: Threads = 0,
     pipeline: PipelineDepth = None,
     allow_fallback: AllowFallback = False,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Measure what each part takes, and how many images a second go through.

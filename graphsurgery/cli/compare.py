@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile, Plugins, Tolerance
+from graphsurgery.cli.arguments import JsonFile, Operators, Plugins, Tolerance
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
 from graphsurgery.report import terminal
 
@@ -25,6 +25,7 @@ def check_command(
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="Per tensor or pattern; 1e-4 of the largest value otherwise."),
     ] = None,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Compare two models, or a model with captured tensors. Exit 1 when they differ.
@@ -59,6 +60,7 @@ def bisect_command(
     outputs: Annotated[
         bool, typer.Option("--outputs", help="Also compare the outputs that depend on a difference; takes longer.")
     ] = False,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Find the first tensor, in data-flow order, where two models diverge. Exit 1 when they do.

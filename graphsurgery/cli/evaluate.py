@@ -155,8 +155,11 @@ def _devices(choices: list[str]) -> dict[str, str]:
 
 def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | None]:
     """Return the folder of parts, and the recipe where its name was given."""
+    from graphsurgery.rewrite.registry import discover
+
     folder = Path(target)
     if folder.is_dir():
+        discover(plugins or [])  # its parts may hold custom operators
         return folder, None
     try:
         recipe = recipe_of(target, None, None, plugins)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.arguments import JsonFile, Operators
 from graphsurgery.cli.screen import screen_for, warn_of_joined_ranges, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -20,6 +20,7 @@ from graphsurgery.text import shortened
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a folder of parts.")],
     cuts: Annotated[bool, typer.Option("--cuts", help="Show where it can be cut into parts, and which.")] = False,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Show operators, inputs and outputs, what is not static, and on demand where it can be cut.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Operators, PartsFolder
 from graphsurgery.cli.screen import screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -21,6 +21,7 @@ def placement_command(
     folder: PartsFolder,
     device: Devices = None,
     allow_fallback: AllowFallback = False,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Show which nodes run on the accelerator, their share of the multiply-adds, and why others are left to the CPU.

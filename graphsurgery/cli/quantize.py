@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import JsonFile
+from graphsurgery.cli.arguments import JsonFile, Operators
 from graphsurgery.cli.screen import Display, screen_for, warn_of_joined_ranges, write_out
 from graphsurgery.errors import Difference, InputError
 from graphsurgery.report import terminal
@@ -45,6 +45,7 @@ def quantize_command(
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Calibrate with so many samples at most.")] = None,
     out_: Annotated[Path | None, typer.Option("--out", help="The quantized model; MODEL.quantized.onnx.")] = None,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Quantize an ONNX file with captured tensors, and show the SQNR of each output and, on demand, of each layer.

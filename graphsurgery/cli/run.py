@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, PartsFolder, PipelineDepth, Threads
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Operators, PartsFolder, PipelineDepth, Threads
 from graphsurgery.cli.screen import Display, save, screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -41,6 +41,7 @@ def run_command(
     threads: Threads = 0,
     pipeline: PipelineDepth = None,
     allow_fallback: AllowFallback = False,
+    plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
     """Play the parts on images; write the detections as JSON and draw them on the image.

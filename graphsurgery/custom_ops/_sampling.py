@@ -24,14 +24,14 @@ def sampled(op: Writer, image: Tensor, grid: Tensor, mode: str, padding: str, al
     """
     channels, height, width = op.sizes(image, 1, 2, 3)
     count, out_height, out_width = op.sizes(grid, 0, 1, 2)
-    across, points = op.cast(width, "float32"), op.float32(grid)
-    columns = _taps(op, op.Gather(points, 0, axis=3), across, mode, padding, align_corners)
+    points = op.float32(grid)
+    columns = _taps(op, op.Gather(points, 0, axis=3), op.cast(width, "float32"), mode, padding, align_corners)
     rows = _taps(op, op.Gather(points, 1, axis=3), op.cast(height, "float32"), mode, padding, align_corners)
     flat = op.Reshape(op.float32(image), [0, 0, height * width])  # not -1: there may be none
     total = None
     for row, row_weight in rows:
         for column, column_weight in columns:
-            index = op.Reshape(op.cast(row * across + column, "int32"), [0, 1, out_height * out_width])
+            index = op.Reshape(row * op.cast(width, "int32") + column, [0, 1, out_height * out_width])
             weight = op.Reshape(row_weight * column_weight, [0, 1, out_height * out_width])
             there = op.GatherElements(flat, op.Expand(index, [count, channels, out_height * out_width]), axis=2)
             total = there * weight if total is None else total + there * weight
@@ -61,10 +61,9 @@ def _taps(op: Writer, points: Tensor, size: Tensor, mode: str, padding: str, ali
 
 
 def _tap(op: Writer, index: Tensor, weight: Tensor, size: Tensor) -> Tap:
-    """Return an index inside, and its weight, which is 0 where it was outside."""
-    last = size - 1.0
-    kept = op.Min(op.Max(index, 0.0), last)
-    return kept, op.Where(op.Equal(kept, index), weight, 0.0)
+    """Return an index, int32, and its weight. Outside, or where it is no number, both are 0."""
+    inside = op.Equal(op.Min(op.Max(index, 0.0), size - 1.0), index)
+    return op.cast(op.Where(inside, index, 0.0), "int32"), op.Where(inside, weight, 0.0)
 
 
 def _inside(op: Writer, place: Tensor, size: Tensor, padding: str, align_corners: bool) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, StringStringEntryProto
+from onnx import ModelProto
 from pydantic import TypeAdapter, ValidationError
 
 from graphsurgery import files
@@ -82,15 +82,6 @@ def joins_of(model: ModelProto) -> tuple[JoinedOutput, ...]:
     """
     note = next((entry.value for entry in model.metadata_props if entry.key == JOINS_NOTE), None)
     return () if note is None else with_all_pieces(read_note(note), (info.name for info in model.graph.output))
-
-
-def drop_joins(model: ModelProto) -> None:
-    """Take away the note that outputs of `model` are to be joined."""
-    left = [entry for entry in model.metadata_props if entry.key != JOINS_NOTE]
-    if len(left) < len(model.metadata_props):
-        copies = [StringStringEntryProto(key=entry.key, value=entry.value) for entry in left]
-        del model.metadata_props[:]
-        model.metadata_props.extend(copies)
 
 
 def read_note(value: str) -> tuple[JoinedOutput, ...]:

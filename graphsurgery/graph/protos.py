@@ -206,6 +206,20 @@ def without_values(tensor: TensorProto) -> TensorProto:
     return bare
 
 
+def types_by_name(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return what is written down of the type of each tensor, but of those that two bodies give to different ones."""
+    found: dict[str, onnx.ValueInfoProto] = {}
+    doubtful = set()
+    for inner in graphs_in(graph):
+        infos = [*inner.input, *inner.value_info, *inner.output]
+        infos += [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in inner.initializer]
+        for info in infos:
+            other = found.setdefault(info.name, info)
+            if other.type != info.type and inner is not graph:
+                doubtful.add(info.name)
+    return {name: info for name, info in found.items() if name not in doubtful and info.type.WhichOneof("value")}
+
+
 def check_location(tensor: TensorProto, folder: Path, place: str) -> None:
     """Raise ModelError unless the external data of `tensor` lies in a file inside `folder`, symbolic links followed."""
     locations = [entry.value for entry in tensor.external_data if entry.key == "location"]

@@ -108,7 +108,7 @@ class Registry:
             return
         module = plugins.file(path)
         self._plugins.add(resolved)
-        if self.add_module(module) + custom_operators.add_module(module) == 0:
+        if self.add_module(module) + custom_operators.add_file(path, module) == 0:
             raise InputError(f"{path}: the plug-in defines no NodePass, GraphPass, ModelPass or CustomOperator")
 
 

@@ -77,6 +77,14 @@ def test_samples_an_image_of_one_pixel_and_no_images(opset: int) -> None:
     assert none.shape == (0, 2, 4, 4)
 
 
+def test_a_point_that_is_no_number_is_outside() -> None:
+    """mmdetection's export divides by the width of a box, which may be 0."""
+    image = np.random.default_rng(0).uniform(1, 2, (1, 1, 4, 4)).astype(np.float32)
+    grid = np.array([[np.nan, 0], [np.inf, 0], [0, -np.inf], [0, 0]], np.float32).reshape(1, 1, 4, 2)
+    (got,) = play("mmcv.grid_sampler", {"input": image, "grid": grid})
+    assert got[0, 0, 0].tolist() == [0, 0, 0, pytest.approx(image[0, 0, 1:3, 1:3].mean())]
+
+
 def test_samples_half_floats() -> None:
     random = np.random.default_rng(0)
     image, grid = random.standard_normal((1, 2, 4, 4)), random.uniform(-1, 1, (1, 3, 3, 2))

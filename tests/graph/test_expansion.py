@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +70,26 @@ class Sized(CustomOperator):
         return op.Reshape(x, [-1, size])
 
 
+class Fails(CustomOperator):
+    """A faulty one."""
+
+    name = "Fails"
+    domains = ("acme",)
+    inputs = ("x",)
+
+    def expand(self, op: Writer, x: Tensor) -> Tensor:
+        return op.relu(x)
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The operators of this file are known in its tests alone."""
     before = dict(registry.operators())
     module = ModuleType(__name__)
-    for kind in (Scale, Twice, Sized):
+    for kind in (Scale, Twice, Sized, Fails):
         setattr(module, kind.__name__, kind)
-    registry.add_module(module)
+    monkeypatch.setenv(registry.FILES, "")
+    registry.add_file(Path(__file__), module)
     yield
     registry._found().clear()
     registry._found().update(before)
@@ -172,6 +186,14 @@ def test_it_is_found_in_functions_and_a_function_of_its_name_is_none() -> None:
     np.testing.assert_array_equal(run(model, {"x": x})["y"], -x)
 
 
+def test_a_tensor_in_a_function_is_not_that_of_its_name_outside() -> None:
+    model = parse("""<ir_version: 8, opset_import: ["": 13, "local": 1]>
+        g (float[2, 3, 5] x) => (float[n, m] y) { z = Flatten (x)  y = local.F (z) }
+        <domain: "local", opset_import: ["": 13, "acme": 1]>
+        F (x) => (b) { b = acme.Sized (x) }""")
+    assert run(model, {"x": np.zeros((2, 3, 5), np.float32)})["y"].shape == (2, 15)
+
+
 def test_an_attribute_of_a_function_is_refused() -> None:
     text = FUNCTION.replace("F (a)", "F <factor> (a)").replace("factor = 2.0", "factor: float = @factor")
     text = text.replace("local.F (x)", "local.F <factor = 2.0> (x)")
@@ -216,6 +238,12 @@ def test_inputs_and_outputs_that_it_does_not_have_are_named(call: str, said: str
         expanded(parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ {call} }}"))
 
 
+def test_an_operator_that_fails_is_named_with_its_file() -> None:
+    model = parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = acme.Fails (x) }}")
+    with pytest.raises(ModelError, match=r"node 'y' \(acme.Fails\): .*test_expansion.py fails: AttributeError: relu"):
+        expanded(model)
+
+
 def test_an_operator_set_before_that_it_is_written_for_is_refused() -> None:
     model = parse(f"{HEAD.replace('13', '9')} g (float[2] x) => (float[2] y) {{ y = acme.Scale <factor = 2.0> (x) }}")
     with pytest.raises(ModelError, match="for operator set 11 or later, and the model has 9; run the pass raise-opset"):
@@ -257,6 +285,9 @@ def test_a_plugin_file_brings_an_operator(tmp_path: Path) -> None:
         '<ir_version: 8, opset_import: ["": 13, "plug": 1]> g (float[1] x) => (float[1] y) { y = plug.Double (x) }'
     )
     assert float(run(model, {"x": np.ones(1, np.float32)})["y"][0]) == 2
+    script = "from graphsurgery.graph.expansion.registry import operators; print(('plug', 'Double') in operators())"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout == "True\n", "a process that this one starts does not know it"
     other = tmp_path / "other.py"
     other.write_text(PLUGIN, encoding="utf-8")
     with pytest.raises(InputError, match=r"other.py: custom operator 'plug.Double' is also defined in .*double.py"):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
-from graphsurgery.errors import ModelError, name_nearest
+from graphsurgery.errors import ModelError, first_line, name_nearest
 from graphsurgery.graph.claims import forget_claims
 from graphsurgery.graph.expansion.operator import given_inputs, label, qualified, read
 from graphsurgery.graph.expansion.registry import operators
-from graphsurgery.graph.expansion.writer import Tensor, Writer
+from graphsurgery.graph.expansion.writer import Tensor, TypeOf, Writer
 from graphsurgery.graph.names import fresh, names_in
 from graphsurgery.graph.protos import (
     bodies,
     domain_of,
-    graphs_in,
     opset_of,
     replace_items,
+    types_by_name,
     walk_protos,
     without_initializers,
     without_values,
 )
+from graphsurgery.plugins import source_file
 
 _SMALL = 1024  # elements of an initializer that may be a shape
 _NOTHING = TypeProto.Tensor()
@@ -49,7 +51,11 @@ def custom_nodes(model: ModelProto) -> list[NodeProto]:
 
 
 def _known(model: ModelProto) -> set[tuple[str, str]]:
-    return operators().keys() - {(domain_of(function.domain), function.name) for function in model.functions}
+    return operators().keys() - _functions_of(model)
+
+
+def _functions_of(model: ModelProto) -> set[tuple[str, str]]:
+    return {(domain_of(function.domain), function.name) for function in model.functions}
 
 
 class _Expansion:
@@ -63,27 +69,27 @@ class _Expansion:
         self._stale = True
 
     def run(self) -> None:
-        self._in(self._model.graph, opset_of(self._model))
-        for function in self._model.functions:
-            self._in(function, opset_of(function))
+        self._in(self._model.graph, opset_of(self._model), self._type_of)
+        for function in self._model.functions:  # what is given to one may be of any type
+            self._in(function, opset_of(function), lambda name, known: _NOTHING)
 
-    def _in(self, graph: GraphProto | FunctionProto, opset: int) -> None:
+    def _in(self, graph: GraphProto | FunctionProto, opset: int, type_of: TypeOf) -> None:
         at = 0
         while at < len(graph.node):
             node = graph.node[at]
             for body in bodies(node):
-                self._in(body, opset)
+                self._in(body, opset, type_of)
             if _key(node) not in self._known:
                 at += 1
                 continue
-            made = self._written(node, opset)
+            made = self._written(node, opset, type_of)
             del graph.node[at]
             for each in made:
                 graph.node.insert(at, each)
                 at += 1
             self._stale = True
 
-    def _written(self, node: NodeProto, opset: int) -> list[NodeProto]:
+    def _written(self, node: NodeProto, opset: int, type_of: TypeOf) -> list[NodeProto]:
         kind = operators()[_key(node)]
         if opset < kind.opset:
             raise ModelError(
@@ -93,18 +99,21 @@ class _Expansion:
         numbers = count(1)
         prefix = node.name or next(filter(None, node.output), kind.name)
 
-        def name(hint: str) -> str:
+        def new_name(hint: str) -> str:
             made = fresh(f"{prefix}/{hint}_{next(numbers)}", self._names)
             self._names.add(made)
             return made
 
-        op = Writer(opset, name, self._type_of)
+        op = Writer(opset, new_name, type_of)
         operator = read(kind, node)
         inputs = given_inputs(kind, node, [Tensor(name, op) if name else None for name in node.input])
         try:
             outputs = operator.expand(op, *inputs)
         except ValueError as error:
             raise ModelError(f"{label(node)}: {error}") from error
+        except Exception as error:  # a plug-in is the user's code: anything may come out of it
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"{label(node)}: {source_file(kind)} fails: {what}") from error
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         if len(node.output) > len(outputs):
             raise ModelError(f"{label(node)}: it has {len(node.output)} outputs; the operator has {len(outputs)}")
@@ -137,22 +146,14 @@ def _types(model: ModelProto) -> dict[str, TypeProto.Tensor]:
     """Return the types that follow from the inputs of `model`, but of a name that two bodies give different ones."""
     light = without_initializers(model)
     for tensor in model.graph.initializer:
-        small = sum(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL
+        small = math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL
         light.graph.initializer.append(tensor if small else without_values(tensor))
     forget_claims(light.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(light)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError):
         inferred = light  # what is wrong with it, the checker says
-    found: dict[str, TypeProto.Tensor] = {}
-    doubtful = set()
-    for graph in graphs_in(inferred.graph):
-        infos = [*graph.input, *graph.value_info, *graph.output]
-        infos += [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
-        for info in infos:
-            if found.setdefault(info.name, info.type.tensor_type) != info.type.tensor_type:
-                doubtful.add(info.name)
-    return {name: kind for name, kind in found.items() if name not in doubtful}
+    return {name: info.type.tensor_type for name, info in types_by_name(inferred.graph).items()}
 
 
 def inferred_of(model: ModelProto, inferred: ModelProto) -> ModelProto:
@@ -178,12 +179,14 @@ def unknown_operator(model: ModelProto) -> str | None:
 
     Of the domains of com.microsoft ONNX Runtime knows, and says, what there is.
     """
-    called = {(domain_of(function.domain), function.name) for function in model.functions}
+    defined = {(domain_of(schema.domain), schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
+    defined |= operators().keys()
+    called = _functions_of(model)
     for node in _nodes(model):
         key = _key(node)
-        if key in called or key in operators() or key[0].startswith("com.microsoft") or key in _defined():
+        if key in defined or key in called or key[0].startswith("com.microsoft"):
             continue
-        near = name_nearest(qualified(*key), (qualified(*each) for each in (*operators(), *_defined())))
+        near = name_nearest(qualified(*key), (qualified(*each) for each in defined))
         return (
             f"{label(node)}: nobody defines this operator;{near}{';' if near else ''} a Python file that does, "
             "--plugin FILE, makes it run: docs/custom-operators.md"
@@ -194,10 +197,6 @@ def unknown_operator(model: ModelProto) -> str | None:
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     for top in (model.graph, *model.functions):
         yield from walk_protos(top)
-
-
-def _defined() -> set[tuple[str, str]]:
-    return {(domain_of(schema.domain), schema.name) for schema in onnx.defs.get_all_schemas_with_history()}
 
 
 def _key(node: NodeProto) -> tuple[str, str]:

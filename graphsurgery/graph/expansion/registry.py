@@ -1,7 +1,8 @@
 """Finds custom operators: the files of the package custom_ops, the entry points of other packages, and plug-in files.
 
 Nothing is listed by hand. There is one list for the process, since a model meets the checker, shape inference and ONNX
-Runtime in many places, and must be the same in all of them.
+Runtime in many places, and must be the same in all of them. The files go on to the processes that this one starts, by
+way of an environment variable.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 from graphsurgery import plugins
@@ -18,6 +21,7 @@ from graphsurgery.graph.expansion.operator import CustomOperator, attributes, is
 
 ENTRY_POINT_GROUP = "graphsurgery.custom_ops"
 PACKAGE = "graphsurgery.custom_ops"
+FILES = "GRAPHSURGERY_CUSTOM_OPS"  # an environment variable: paths of Python files, as PATH has them
 
 _Known = dict[tuple[str, str], type[CustomOperator]]
 
@@ -32,7 +36,13 @@ def _found() -> _Known:
             _add_all(known, loaded)
         else:
             _add(known, loaded)
+    for path in _handed_down():
+        _add_all(known, plugins.file(path))
     return known
+
+
+def _handed_down() -> list[Path]:
+    return [Path(path) for path in os.environ.get(FILES, "").split(os.pathsep) if path]
 
 
 def operators() -> Mapping[tuple[str, str], type[CustomOperator]]:
@@ -40,9 +50,15 @@ def operators() -> Mapping[tuple[str, str], type[CustomOperator]]:
     return _found()
 
 
-def add_module(module: ModuleType) -> int:
-    """Add the operators that `module` defines and return how many there are. Raises InputError for a wrong one."""
-    return _add_all(_found(), module)
+def add_file(path: Path, module: ModuleType | None = None) -> int:
+    """Add the operators in a Python file, which is run unless `module` is what it holds, and return how many there are.
+
+    Raises InputError for a wrong one, or a file that can't be read or fails.
+    """
+    added = _add_all(_found(), module or plugins.file(path))
+    paths = [*_handed_down(), path.resolve()] if added else _handed_down()
+    os.environ[FILES] = os.pathsep.join(dict.fromkeys(map(str, paths)))
+    return added
 
 
 def _add_all(known: _Known, module: ModuleType) -> int:

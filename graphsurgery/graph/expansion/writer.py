@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TypeProto, helper, numpy_helper
 
-_AXES_INPUT = 13  # the operator set from which Squeeze, Unsqueeze and ReduceSum are given their axes as an input
+_AXES_INPUT = 13  # the operator set from which Unsqueeze and ReduceSum are given their axes as an input
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Tensor:
         return self._op.Div(self, other)
 
 
+TypeOf = Callable[[str, Callable[[TypeProto.Tensor], bool]], TypeProto.Tensor]
 # One element of a shape. ONNX follows those that nodes compute from operator set 13 on only.
 Size = int | Tensor
 
@@ -59,7 +60,7 @@ class Writer:
         self,
         opset: int,
         fresh: Callable[[str], str],
-        type_of: Callable[[str, Callable[[TypeProto.Tensor], bool]], TypeProto.Tensor],
+        type_of: TypeOf,
     ) -> None:
         self.opset = opset
         self.nodes: list[NodeProto] = []
@@ -136,10 +137,6 @@ class Writer:
     def unsqueeze(self, tensor: Tensor, *axes: int) -> Tensor:
         """Return `tensor` with axes of size 1."""
         return self._with_axes("Unsqueeze", tensor, axes)
-
-    def squeeze(self, tensor: Tensor, *axes: int) -> Tensor:
-        """Return `tensor` without axes of size 1."""
-        return self._with_axes("Squeeze", tensor, axes)
 
     def sum(self, tensor: Tensor, *axes: int) -> Tensor:
         """Return the sum of `tensor` over `axes`, which go."""
