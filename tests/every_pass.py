@@ -20,7 +20,7 @@ from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, ModelPass, Pass, apply_passes, registry
-from graphsurgery.sources import open_source
+from graphsurgery.sources import HasBoundary, open_source
 
 FIRST = ("freeze-shapes", "drop-preprocessing", "simplify")  # they make way for the others
 
@@ -66,6 +66,8 @@ def steps_of(
         registered.add(each)
     loaded = load_recipe(recipe, overrides, registry=registered)
     source = open_source(loaded.source)
+    if isinstance(source, HasBoundary) and loaded.partition is not None:
+        source.set_boundary(pipeline.boundary_tensors(loaded, Model(source.export(), source.folder), source.canvas))
     taken = capture(source, images, folder / "model_io").samples
     record = Record(source.describe())
     described = DescribedOutputs(source.detections, tuple(source.output_names))

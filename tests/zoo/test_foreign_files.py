@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, Outcome
-from every_pass import EveryPass, exact_passes, steps_of
+from every_pass import exact_passes, steps_of
 from PIL import Image
 
 from graphsurgery.capture.take import embedded_samples
@@ -43,10 +43,10 @@ class Case:
     refused: str = ""
 
 
-_NORMALIZED = (
-    "{backbone_rpn: npu, box_proposal: cpu, box_head: npu, mask_proposal: cpu, mask_head: npu, postprocess: cpu}"
+_UNSQUEEZED = (  # their image has no batch
+    "partition.parts={unsqueeze: cpu, backbone_rpn: npu, box_proposal: cpu, box_head: npu, mask_proposal: cpu, "
+    "mask_head: npu, postprocess: cpu}"
 )
-_UNSQUEEZED = f"partition.parts={{unsqueeze: cpu, {_NORMALIZED[1:]}"  # their image has no batch
 CASES = {
     "tf_rtdetr": Case("rtdetr", looks_like="detr, 1 class (rtdetr, 2 classes, where scores are of sigmoid)"),
     "tf_detr": Case("detr", looks_like="detr, 2 classes"),
@@ -94,6 +94,9 @@ CASES = {
     ),
 }
 RUN = [name for name, case in CASES.items() if not case.refused]
+REFUSED = [name for name, case in CASES.items() if case.refused]
+# One detector of two stages goes all the way; what is measured and reported of the others' parts would be the same
+CUT_ONLY = [name for name in RUN if "rcnn" in name and name != "detectron2_04_maskrcnn_stock"]
 # What an input of another kind needs in the recipe, and what its absence is told with
 INPUTS = {
     "in_batch4": ("", "", ""),
@@ -136,15 +139,23 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "image.png"
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_parts_come_out_and_find_something(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in RUN if name not in CUT_ONLY])
+def test_parts_come_out_and_play_an_image(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
     outcome = apply(cli, tmp_path, CASES[name].recipe, *given(name))
     assert outcome.code == 0, outcome.err
     outcome = cli("run", tmp_path / "parts", "--image", image)
     assert outcome.code == 0, outcome.err
+    assert (tmp_path / "image.detections.png").is_file()
 
 
-@pytest.mark.parametrize("name", CASES.keys() - {*RUN})
+@pytest.mark.parametrize("name", CUT_ONLY)
+def test_every_pass_and_part_of_the_recipe_passes_its_check(tmp_path: Path, name: str) -> None:
+    steps = steps_of(CASES[name].recipe, embedded_samples(1), tmp_path, given(name))
+    assert {step.verdict for step in steps} == {"passed"}
+    assert {step.part for step in steps} >= {None, "box_head"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_onnx_runtime_can_not_run_is_one_line(cli: Cli, tmp_path: Path, name: str) -> None:
     assert cli("inspect", FOLDER / f"{name}.onnx", "--cuts").code == 0
     values = [*given(name, "part_passes", "variants", "partition"), "passes=[]"]
@@ -177,11 +188,11 @@ def test_all_exact_passes_in_a_row_change_no_number(tmp_path: Path, name: str) -
         recipe, values = str(written(tmp_path, name, *INPUTS[name][:2])), []
     else:
         recipe, values = CASES[name].recipe, given(name, "part_passes", "variants", "partition")
-    steps = steps_of(recipe, embedded_samples(1), tmp_path, [*values, passes], [EveryPass])
+    steps = steps_of(recipe, embedded_samples(1), tmp_path, [*values, passes])
     assert [step.verdict for step in steps] == ["passed"] * 4
 
 
-@pytest.mark.parametrize("name", CASES.keys() - {*RUN})
+@pytest.mark.parametrize("name", ["detectron2_04_maskrcnn_ascend", "mmdet_maskrcnn_mmcvroialign"])
 def test_no_exact_pass_trips_over_what_onnx_runtime_can_not_run(name: str) -> None:
     model = Model.load(FOLDER / f"{name}.onnx")
     passes = [registry.discover().get(each)() for each in ("drop-initializer-inputs", *exact_passes())]
