@@ -11,7 +11,6 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.joined_outputs import (
     JOINS_NOTE,
     JoinedOutput,
-    drop_joins,
     joined,
     joined_shapes,
     joins_of,
@@ -92,11 +91,7 @@ def test_of_a_part_holds_what_it_gives_all_pieces_of() -> None:
     model = parse(f'<ir_version: 8, opset_import: ["": 17]>\n{MODEL}')
     assert joins_of(model) == ()
     model.metadata_props.add(key=JOINS_NOTE, value=write_note([WHOLE, JoinedOutput("z", ("y", "elsewhere"), 0)]))
-    model.metadata_props.add(key="author", value="me")
     assert joins_of(model) == (WHOLE,)
-    drop_joins(model)
-    assert joins_of(model) == ()
-    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("author", "me")]
 
 
 def test_a_note_follows_its_tensors_and_what_is_joined_keeps_its_name() -> None:
