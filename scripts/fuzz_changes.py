@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from typing import Any
@@ -28,23 +27,28 @@ def change_json(right: bytes, draw: Draw) -> bytes:
     return json.dumps(tree).encode() + b"\n" * lines
 
 
+def _copied(tree: Any) -> Any:
+    """Return a copy of what may be nested deeper than `copy.deepcopy` goes."""
+    return json.loads(json.dumps(tree))
+
+
 def _grown(tree: Any, draw: Draw) -> Any:
     holders = _hold(tree, [])
     if not holders:
-        return copy.deepcopy(draw.choice(HOSTILE))
+        return _copied(draw.choice(HOSTILE))
     holder, key = draw.choice(holders)
     kind = draw.random()
     if kind < 0.55:
-        holder[key] = copy.deepcopy(draw.choice(HOSTILE))
+        holder[key] = _copied(draw.choice(HOSTILE))
     elif kind < 0.65:
         del holder[key]
     elif kind < 0.8:
         other, at = draw.choice(holders)
-        holder[key] = copy.deepcopy(other[at])
+        holder[key] = _copied(other[at])
     elif kind < 0.87 and isinstance(holder, dict):
         holder[str(draw.choice(HOSTILE))[:300]] = holder.pop(key)
     elif kind < 0.93 and isinstance(holder, list):
-        holder.extend(copy.deepcopy([holder[key]]) * draw.choice((1, 3, 500)))
+        holder.extend(_copied([holder[key]]) * draw.choice((1, 3, 500)))
     else:
         inner = holder[key]
         for _ in range(draw.choice((1, 5, 190, 250))):

@@ -7,7 +7,7 @@
 
 A case takes one of the right files of a format and changes it: a value for one of another kind or size, a key, a branch
 of the tree, or a few bytes. It is at fault when it raises anything but a GraphSurgeryError, takes more than 10 s or 500
-MB, ends the process, or changes a file. Exit 1 when one is.
+MB (1 GB for an image), ends the process, or changes a file. Exit 1 when one is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fuzz_formats import FORMATS, content_of, opened
-from fuzz_harness import explore
+from fuzz_harness import Limits, explore
 
 SHOWN = 3  # kinds of faults of one format that are printed in full
 
@@ -46,7 +46,8 @@ def main() -> int:
             first, cases, seconds = options.seed, 1, 1e6
             with tempfile.TemporaryDirectory() as folder:
                 print(content_of(FORMATS[name], FORMATS[name].make(Path(folder)), name, options.seed)[:5000])
-        tally = explore(functools.partial(opened, name), ["read"], first, cases, seconds)
+        limits = Limits(megabytes=FORMATS[name].megabytes)
+        tally = explore(functools.partial(opened, name), ["read"], first, cases, seconds, limits)
         faults = sum(map(len, tally.faults.values()))
         rate = tally.cases / tally.seconds
         print(f"{name:12}{tally.cases:10}{tally.well['read']:10}{faults:10}{rate:10.0f}", flush=True)

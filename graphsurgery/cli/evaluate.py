@@ -17,6 +17,7 @@ from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.evaluation.columns import Column, OriginalColumn
+    from graphsurgery.evaluation.compiled_column import CompiledColumn
     from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.evaluation.workers import Runner
     from graphsurgery.parts.manifest import Manifest
@@ -30,6 +31,10 @@ def evaluate_command(
     annotations: Annotated[Path | None, typer.Option(help="COCO annotations of these images.")] = None,
     max_samples: Annotated[int | None, typer.Option(min=1, help="The first so many images, by ascending id.")] = None,
     device: Devices = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="What a compiler's tool computed of these images. Repeatable."),
+    ] = None,
     per_category: Annotated[bool, typer.Option("--per-category", help="Also show the AP of each category.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as pay, if not given. The result is the same.")
@@ -87,7 +92,8 @@ def evaluate_command(
         images, annotations = draw_shapes(place / "drawn", samples or 100)
     dataset = open_dataset(images, annotations, samples, skip_bad=skip_bad)
 
-    columns: list[Column] = [*parts]
+    computed = [_of_compiler(each, folder) for each in results or ()]
+    columns: list[Column] = [*parts, *computed]
     left_out, runner = None, TaskRunner()
     with Display() as display:
         if original is not False:
@@ -104,7 +110,7 @@ def evaluate_command(
                     raise
                 left_out = str(error)
         if restart:
-            for column in parts:
+            for column in columns:
                 store.forget(column)
         left = len(missing(columns, dataset, store, threads))
         run = _runner(scheduler, workers, left, all(column.on_cpu for column in parts), runner)
@@ -151,6 +157,16 @@ def _devices(choices: list[str]) -> dict[str, str]:
 
     parse_devices(choices)
     return {device: provider for device, _, provider in (choice.partition("=") for choice in choices)}
+
+
+def _of_compiler(text: str, folder: Path) -> CompiledColumn:
+    """Return the column of what --results names."""
+    from graphsurgery.evaluation.compiled_column import CompiledColumn
+
+    name, equals, place = text.partition("=")
+    if not equals or not place:
+        raise InputError(f"--results {text}: write it as --results NAME=DIR, the compiler and where its results lie")
+    return CompiledColumn.of(name, folder, Path(place))
 
 
 def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | None]:

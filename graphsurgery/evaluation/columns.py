@@ -34,10 +34,14 @@ _FORMAT = 1
 
 
 class Opened(NamedTuple):
-    """A detector that is ready: what it wants an image placed on, and what it finds there, in canvas pixels."""
+    """A detector that is ready: what it wants an image placed on, and what it finds there, in canvas pixels.
+
+    `detect_file` is given the image's file too, where what is found lies under its name; else None.
+    """
 
     canvas: Canvas
     detect: Callable[[CanvasImage], Detections]
+    detect_file: Callable[[CanvasImage, Path], Detections] | None = None
 
 
 class Column(Protocol):

@@ -73,7 +73,8 @@ def _detect(opened: Opened, picture: Picture) -> Found:
         return Found(unreadable=str(error))
     placed = opened.canvas.fit(image)
     begin = time.perf_counter()
-    found = opened.detect(placed)
+    by_name = opened.detect_file
+    found = opened.detect(placed) if by_name is None else by_name(placed, picture.path)
     seconds = time.perf_counter() - begin
     restored = placed.restore(found, paste=False)
     return Found(seconds, _kinds(found), coco_results(picture.id, restored, size=placed.original))

@@ -61,7 +61,8 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     try:
         with opened(files.read_bytes(path, MOST_BYTES)) as image:
-            return np.array(image.convert("RGB"), dtype=np.uint8)
+            # of one that is RGB already, convert would make a copy, of 4 bytes for each pixel
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
     except Exception as error:  # Pillow's decoders raise any of a dozen classes for a damaged file
         raise InputError(f"{path}: can't be read as an image ({why_unread(error)}); give another") from error
 

@@ -88,7 +88,7 @@ def test_the_original_is_found_in_the_places_named(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "parts")
     manifest = Manifest.read(folder)
     column = OriginalColumn.of(manifest, [tmp_path, folder])
-    canvas, detect = column.open(1)
+    canvas, detect, _ = column.open(1)
     assert canvas == Canvas(8, 12)
     assert len(detect(PLACED)["boxes"]) == 0
     with pytest.raises(InputError, match=r"'all\.onnx' is in none of .*; name it with --weights, or .*--no-original"):
