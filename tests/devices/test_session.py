@@ -52,7 +52,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     broken = parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = NoSuchOperator (x) }}")
     (tmp_path / "m.onnx").write_bytes(b"noise")
     for model, said in (
-        (broken, r"node 'y' \(NoSuchOperator\): nobody defines this operator;.* a Python file that does"),
+        (broken, r"node 'y' \(NoSuchOperator\): nobody defines this operator; .*a Python file that does"),
         (tmp_path / "m.onnx", "ONNX Runtime can't load it: "),
         (tmp_path / "none.onnx", "ONNX Runtime can't load it: "),
     ):
