@@ -29,6 +29,9 @@ from fuzz_harness import Trial  # noqa: E402
 
 from graphsurgery.capture.samples import Capture, Request  # noqa: E402
 from graphsurgery.capture.take import capture  # noqa: E402
+from graphsurgery.compiling.compile import compile_parts  # noqa: E402
+from graphsurgery.compiling.compiled import Compiled  # noqa: E402
+from graphsurgery.compiling.registry import discover as discover_compilers  # noqa: E402
 from graphsurgery.errors import GraphSurgeryError  # noqa: E402
 from graphsurgery.evaluation.coco import coco_results, evaluate  # noqa: E402
 from graphsurgery.evaluation.columns import PartsColumn, variants  # noqa: E402
@@ -36,6 +39,7 @@ from graphsurgery.evaluation.dataset import Dataset, category_of_label, open_dat
 from graphsurgery.evaluation.store import FileStore  # noqa: E402
 from graphsurgery.evaluation.tasks import Task, TaskRunner  # noqa: E402
 from graphsurgery.images.files import load_image  # noqa: E402
+from graphsurgery.parts.folder import files_of_compiler  # noqa: E402
 from graphsurgery.parts.manifest import Manifest  # noqa: E402
 from graphsurgery.recipe.load import load_recipe  # noqa: E402
 from graphsurgery.report import html  # noqa: E402
@@ -63,7 +67,7 @@ def make_manifest(folder: Path) -> list[bytes]:
     (folder / "image.png").write_bytes(png())
     content = json.loads((folder / "manifest.json").read_bytes())
     rows = {"size": 64, "inputs": ["input"], "outputs": ["boxes", "labels", "scores", "masks"]}
-    placed = {"devices": {"npu": "cpu"}, "variants": ["int8"]}
+    placed = {"devices": {"npu": "cpu"}, "variants": ["int8"], "compiled": {"ascend": "0" * 64}}
     batched = copy.deepcopy(content) | placed
     batched["parts"][0]["batch"] = rows
     kept = {"devices": {"npu": "vitisai,cache_dir=kept,cache_key=key,config_file=image.png"}}
@@ -174,6 +178,17 @@ def read_results(folder: Path) -> None:
         evaluate(dataset.annotations, found.results, ("bbox", "segm"), [dataset.pictures[0].id])
 
 
+def make_compiled(folder: Path) -> list[bytes]:
+    write_parts(folder)
+    compile_parts(folder, discover_compilers().get("riscv-ort")(), run=False)
+    return [(folder / "compiled" / "riscv-ort" / "compiled.json").read_bytes()]
+
+
+def read_compiled(folder: Path) -> None:
+    files_of_compiler(folder, "riscv-ort")
+    Compiled.read(folder / "compiled" / "riscv-ort")
+
+
 @functools.cache
 def _column(folder: Path) -> PartsColumn:
     return PartsColumn.of("parts", folder)
@@ -203,6 +218,7 @@ FORMATS = {
     "tensor": Format("io/1/input.npy", make_tensor, read_capture, change_bytes),
     "run": Format("run.json", make_run, read_report, change_json),
     "results": Format("out/progress_parts.jsonl", make_results, read_results, change_json),
+    "compiled": Format("compiled/riscv-ort/compiled.json", make_compiled, read_compiled, change_json),
     "recipe": Format("self.yaml", make_recipe, read_recipe, change_text),
     # 89 million pixels are let in, which Pillow holds in 4 bytes each, and NumPy in 3, twice for a moment
     "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes, 1000.0),

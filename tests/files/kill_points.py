@@ -236,6 +236,11 @@ def evaluate(count: int) -> Action:
     return cli("evaluate", "parts", *given, "--max-samples", count)
 
 
+def compile_bars(count: int) -> Action:
+    given = ("--with", "ascend", "--option", "soc_version=Ascend310P3", "--no-run", "--images", "images")
+    return cli("compile", "parts", *given, "--max-samples", count)
+
+
 def evaluation_state(root: Path) -> object:
     place = root / "evaluation" / "parts"
     summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
@@ -310,6 +315,12 @@ SCENARIOS = {
         settled("evaluation/parts"),
         evaluation_state,
         r"evaluation/parts/progress_parts\.jsonl",
+    ),
+    "compile": lambda: Scenario(
+        [write_bars, compile_bars(1), write_notes("parts", "parts/compiled", "parts/compiled/ascend/all")],
+        compile_bars(2),
+        cli("run", "parts", "--image", "images/1.png"),
+        lambda root: files(root / "parts"),
     ),
     "quantize": lambda: Scenario(
         [*captured(), lambda: shutil.copy("tiny.onnx", "q.onnx"), write_notes(".")],
