@@ -30,40 +30,34 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, consumers, is_op, producer
-from graphsurgery.operators.scattered_rows import require_row_numbers
+from graphsurgery.operators.scattered_rows import SCATTERS, filled, levels_written, require_row_numbers, shapes_asked
 from graphsurgery.operators.value_ranges import Intervals
 from graphsurgery.rewrite import Editor, NodePass, Refuse
-
-_SCATTERS = ("ScatterElements", "ScatterND")
 
 
 class PoolLevelsByGather(NodePass):
     name = "pool-levels-by-gather"
     effect = "exact"
-    matches = _SCATTERS
+    matches = SCATTERS
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        out = node.outputs[0]
-        if any(is_op(reader, *_SCATTERS) and reader.inputs[0] is out for reader in consumers(out)):
-            return  # a level in between
-        levels = [node]
-        while is_op(producer(levels[-1].inputs[0]), *_SCATTERS):
-            levels.append(producer(levels[-1].inputs[0]))
+        levels = levels_written(node)
+        if not levels:
+            return
         if len(levels) < 2:
             raise Refuse("it writes one level alone")
         if edit.opset < 11:
             raise Refuse(f"operator set {edit.opset} has no Range")
-        asked = [_shapes_asked(level, levels, edit) for level in levels[1:]]
+        asked = [shapes_asked(level, levels, edit) for level in levels[1:]]
         numbers = [require_row_numbers(level, edit) for level in levels]
         intervals = Intervals(edit)
         for rows in numbers:
             found = intervals.of(rows)
             if found is None or found[0] < 0:
                 raise Refuse(f"nothing tells that the row numbers '{rows.name}' are not negative")
-        fill, shape = _filled(levels[-1].inputs[0], edit)
+        fill, shape = filled(levels[-1].inputs[0], edit)
         row = [size for size in (edit.shape(node.inputs[2]) or [])[1:] if isinstance(size, int)]
-        hint = out.name
+        hint = node.outputs[0].name
         joined = [level.inputs[2] for level in levels]
         nothing = edit.constant(f"{hint}_nothing", np.broadcast_to(fill, [1, *row]))
         rows_first = edit.emit("Concat", [*joined, nothing], {"axis": 0}, hint=f"{hint}_levels")
@@ -71,26 +65,6 @@ class PoolLevelsByGather(NodePass):
         edit.replace(node, "Gather", [rows_first, index], {"axis": 0})
         for reader in (reader for readers in asked for reader in readers):
             edit.bypass(reader, shape)
-
-
-def _shapes_asked(level: gs.Node, levels: list[gs.Node], edit: Editor) -> list[gs.Node]:
-    """Return the nodes that ask for the shape of a level in between; the next level alone may read it besides."""
-    out = level.outputs[0]
-    others = [node for node in consumers(out) if not any(node is each for each in levels)]
-    if edit.is_output(out) or any(not is_op(node, "Shape") or node.attrs for node in others):
-        raise Refuse(f"'{out.name}', a level in between, is read elsewhere too, or is a graph output")
-    return others
-
-
-def _filled(data: gs.Tensor, edit: Editor) -> tuple[np.ndarray, gs.Tensor]:
-    """Return the one value that `data` holds throughout, and its shape."""
-    node, value = producer(data), constant(data)
-    if node is not None and is_op(node, "ConstantOfShape"):
-        held = attribute(node, "value", None)
-        return np.zeros(1, np.float32) if held is None else np.asarray(held.values).ravel()[:1], node.inputs[0]
-    if value is None or not value.size or np.any(value != value.ravel()[0]):
-        raise Refuse("what its first level is written into is not the same everywhere")
-    return value.ravel()[:1], edit.constant(f"{data.name}_shape", list(value.shape))
 
 
 def _index(numbers: list[gs.Tensor], shape: gs.Tensor, hint: str, edit: Editor) -> gs.Tensor:

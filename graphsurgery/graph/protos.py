@@ -52,6 +52,13 @@ def opset_of(holder: ModelProto | onnx.FunctionProto) -> int:
     return next((entry.version for entry in holder.opset_import if domain_of(entry.domain) == ""), 1)
 
 
+def drop_unused_imports(model: ModelProto) -> None:
+    """Take away the operator sets that no node and no function of `model` uses; ONNX's own stays."""
+    used = {""} | {domain_of(node.domain) for node in walk_protos(model.graph)}
+    used |= {domain_of(entry.domain) for function in model.functions for entry in function.opset_import}
+    replace_items(model.opset_import, [entry for entry in model.opset_import if domain_of(entry.domain) in used])
+
+
 def replace_items(field: Any, items: Sequence[Any]) -> None:
     """Put `items`, which may stand in it, into a repeated field."""
     copies = [type(item)() for item in items]

@@ -7,8 +7,47 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op, producer
+from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.rewrite import Editor, Refuse
+
+SCATTERS = ("ScatterElements", "ScatterND")
+
+
+def levels_written(node: gs.Node) -> list[gs.Node]:
+    """Return the scatters that write one into the other, `node`, the last, first; none where it is one in between."""
+    out = node.outputs[0]
+    if any(is_op(reader, *SCATTERS) and reader.inputs[0] is out for reader in consumers(out)):
+        return []
+    levels = [node]
+    while is_op(producer(levels[-1].inputs[0]), *SCATTERS):
+        levels.append(producer(levels[-1].inputs[0]))
+    return levels
+
+
+def shapes_asked(level: gs.Node, levels: list[gs.Node], edit: Editor) -> list[gs.Node]:
+    """Return the nodes that ask for the shape of a level in between.
+
+    Raises Refuse where anything but these and the next level reads it.
+    """
+    out = level.outputs[0]
+    others = [node for node in consumers(out) if not any(node is each for each in levels)]
+    if edit.is_output(out) or any(not is_op(node, "Shape") or node.attrs for node in others):
+        raise Refuse(f"'{out.name}', a level in between, is read elsewhere too, or is a graph output")
+    return others
+
+
+def filled(data: gs.Tensor, edit: Editor) -> tuple[np.ndarray, gs.Tensor]:
+    """Return the one value [1] that `data` holds throughout, and its shape, int64.
+
+    Raises Refuse where that isn't known.
+    """
+    node, value = producer(data), constant(data)
+    if node is not None and is_op(node, "ConstantOfShape"):
+        held = attribute(node, "value", None)
+        return np.zeros(1, np.float32) if held is None else np.asarray(held.values).ravel()[:1], node.inputs[0]
+    if value is None or not value.size or np.any(value != value.ravel()[0]):
+        raise Refuse("what its first level is written into is not the same everywhere")
+    return value.ravel()[:1], edit.constant(f"{data.name}_shape", list(value.shape))
 
 
 def require_row_numbers(node: gs.Node, edit: Editor) -> gs.Tensor:
@@ -46,10 +85,10 @@ def require_row_numbers(node: gs.Node, edit: Editor) -> gs.Tensor:
 
 def _with_sizes(data: gs.Tensor, edit: Editor) -> list[int | str | None] | None:
     """Return the shape of what is written into; inference loses that of a ConstantOfShape with one open size."""
-    filled = producer(data)
-    while filled is not None and is_op(filled, "ScatterElements", "ScatterND"):
-        filled = producer(filled.inputs[0])
-    joined = producer(filled.inputs[0]) if filled is not None and is_op(filled, "ConstantOfShape") else None
+    first = producer(data)
+    while first is not None and is_op(first, *SCATTERS):
+        first = producer(first.inputs[0])
+    joined = producer(first.inputs[0]) if first is not None and is_op(first, "ConstantOfShape") else None
     known = edit.shape(data)
     if joined is None or not is_op(joined, "Concat") or all(isinstance(size, int) for size in (known or [None])[1:]):
         return known

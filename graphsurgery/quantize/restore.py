@@ -19,7 +19,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in, top_names
-from graphsurgery.graph.protos import bodies, replace_items, walk_protos
+from graphsurgery.graph.protos import bodies, drop_unused_imports, replace_items, walk_protos
 from graphsurgery.quantize import Calibration
 
 __all__ = ["Normalised"]
@@ -234,9 +234,7 @@ class Normalised:
             if original.HasField(name):
                 setattr(model, name, getattr(original, name))
         model.metadata_props.extend(original.metadata_props)
-        domains = {""} | {node.domain for node in walk_protos(graph)}
-        domains |= {entry.domain for function in model.functions for entry in function.opset_import}
-        replace_items(model.opset_import, [entry for entry in model.opset_import if entry.domain in domains])
+        drop_unused_imports(model)
 
 
 @dataclass(frozen=True)

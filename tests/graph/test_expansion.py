@@ -246,7 +246,9 @@ def test_an_operator_that_fails_is_named_with_its_file() -> None:
 
 def test_an_operator_set_before_that_it_is_written_for_is_refused() -> None:
     model = parse(f"{HEAD.replace('13', '9')} g (float[2] x) => (float[2] y) {{ y = acme.Scale <factor = 2.0> (x) }}")
-    with pytest.raises(ModelError, match="for operator set 11 or later, and the model has 9; run the pass raise-opset"):
+    with pytest.raises(
+        ModelError, match="for operator set 11 or later, and the model has 9; raise the model's operator set"
+    ):
         expanded(model)
 
 

@@ -10,8 +10,23 @@ registry    where operators are found
 expand      expanded(model), and the way back of what was inferred
 """
 
-from graphsurgery.graph.expansion.expand import custom_nodes, expanded, inferred_of, unknown_operator
+from graphsurgery.graph.expansion.expand import (
+    custom_nodes,
+    expanded,
+    inferred_of,
+    operator_name,
+    unknown_operator,
+)
 from graphsurgery.graph.expansion.operator import CustomOperator
 from graphsurgery.graph.expansion.writer import Tensor, Writer
 
-__all__ = ["CustomOperator", "Tensor", "Writer", "custom_nodes", "expanded", "inferred_of", "unknown_operator"]
+__all__ = [
+    "CustomOperator",
+    "Tensor",
+    "Writer",
+    "custom_nodes",
+    "expanded",
+    "inferred_of",
+    "operator_name",
+    "unknown_operator",
+]

@@ -31,16 +31,17 @@ _SMALL = 1024  # elements of an initializer that may be a shape
 _NOTHING = TypeProto.Tensor()
 
 
-def expanded(model: ModelProto) -> ModelProto:
+def expanded(model: ModelProto, goes: Callable[[NodeProto], bool] | None = None) -> ModelProto:
     """Return `model` with standard nodes in the place of custom operators; `model` itself where it has none.
 
-    Outputs keep their names. Raises ModelError for a node that its operator does not allow.
+    Those that `goes` is False for stay. Outputs keep their names. Raises ModelError for a node that its operator
+    does not allow.
     """
-    if not custom_nodes(model):
+    if not any(goes is None or goes(node) for node in custom_nodes(model)):
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
-    _Expansion(copy).run()
+    _Expansion(copy, goes).run()
     return copy
 
 
@@ -48,6 +49,11 @@ def custom_nodes(model: ModelProto) -> list[NodeProto]:
     """Return the nodes of custom operators, in bodies and functions too; one that calls a function is none."""
     known = _known(model)
     return [node for node in _nodes(model) if _key(node) in known]
+
+
+def operator_name(node: NodeProto) -> str:
+    """Return the name of a node's operator as passes and recipes write it: Conv, mmcv.grid_sampler."""
+    return qualified(*_key(node))
 
 
 def _known(model: ModelProto) -> set[tuple[str, str]]:
@@ -61,8 +67,8 @@ def _functions_of(model: ModelProto) -> set[tuple[str, str]]:
 class _Expansion:
     """The work on one model, which it changes; a node that comes later may ask for the types of what came before."""
 
-    def __init__(self, model: ModelProto) -> None:
-        self._model, self._known = model, _known(model)
+    def __init__(self, model: ModelProto, goes: Callable[[NodeProto], bool] | None) -> None:
+        self._model, self._known, self._goes = model, _known(model), goes
         self._names = names_in(model.graph).union(*(names_in(GraphProto(node=f.node)) for f in model.functions))
         self._names |= {node.name for node in _nodes(model)}
         self._types: dict[str, TypeProto.Tensor] = {}
@@ -79,7 +85,7 @@ class _Expansion:
             node = graph.node[at]
             for body in bodies(node):
                 self._in(body, opset, type_of)
-            if _key(node) not in self._known:
+            if _key(node) not in self._known or not (self._goes is None or self._goes(node)):
                 at += 1
                 continue
             made = self._written(node, opset, type_of)
@@ -94,7 +100,7 @@ class _Expansion:
         if opset < kind.opset:
             raise ModelError(
                 f"{label(node)}: what it computes is written for operator set {kind.opset} or later, and the model has "
-                f"{opset}; run the pass raise-opset"
+                f"{opset}; raise the model's operator set before"
             )
         numbers = count(1)
         prefix = node.name or next(filter(None, node.output), kind.name)
@@ -122,7 +128,9 @@ class _Expansion:
     def _type_of(self, name: str, known: Callable[[TypeProto.Tensor], bool]) -> TypeProto.Tensor:
         """Return the type of a tensor, inferred anew where nodes were written since, and it is not `known` yet."""
         if self._stale and not known(self._types.get(name, _NOTHING)):
-            self._types, self._stale = _types(self._model), False
+            # of what stays, and of all behind it, nothing is inferred
+            inferable = self._model if self._goes is None else expanded(self._model)
+            self._types, self._stale = _types(inferable), False
         return self._types.get(name, _NOTHING)
 
 
