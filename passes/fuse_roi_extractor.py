@@ -32,12 +32,13 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.custom_ops.roi_extractor import RoiExtractor
 from graphsurgery.graph import attribute, is_op
 from graphsurgery.operators.pyramid_levels import require_doubling_levels
 from graphsurgery.operators.pyramid_pools import LevelPool, masked_pools, scattered_pool
 from graphsurgery.operators.scattered_rows import SCATTERS, filled, levels_written, shapes_asked
 from graphsurgery.rewrite import Editor, NodePass, Refuse
+
+_OPERATOR, _OPSET = "RoiExtractor", 11  # the operator set from which on a check knows what it computes
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ class FuseRoiExtractor(NodePass):
         attributes = self._attributes(pools, edit)
         asked = [reader for level in scatters[1:] for reader in shapes_asked(level, scatters, edit)]
         shape = filled(scatters[-1].inputs[0], edit)[1] if asked else None
-        edit.replace(node, RoiExtractor.name, [*(pool.align.inputs[0] for pool in pools), pools[0].rois], attributes)
+        edit.replace(node, _OPERATOR, [*(pool.align.inputs[0] for pool in pools), pools[0].rois], attributes)
         for reader in asked if shape is not None else ():
             edit.bypass(reader, shape)
 
     def _attributes(self, pools: Sequence[LevelPool], edit: Editor) -> dict[str, Any]:
         """Return the attributes of the operator that pools as all `pools` do. Raises Refuse where none does."""
         first = pools[0]
-        if edit.opset < RoiExtractor.opset:
-            raise Refuse(f"RoiExtractor is written for operator set {RoiExtractor.opset} or later, not {edit.opset}")
+        if edit.opset < _OPSET:
+            raise Refuse(f"RoiExtractor is written for operator set {_OPSET} or later, not {edit.opset}")
         if any(pool.rois is not first.rois or pool.level is not first.level for pool in pools):
             raise Refuse("its levels don't pool the same regions")
         numbers = [pool.number for pool in pools]
