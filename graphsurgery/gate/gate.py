@@ -13,15 +13,15 @@ same goes for the cut, which is exact. A part's grants loosen neither the other 
 from the finished parts with what those carry; only the chain, at the end, may cost what all of its parts were granted.
 
 Where nothing is granted, a graph that another pass follows is judged on one sample, the one with most in it, and the
-last graph on all. If that fails, those before it are judged on all too, so that the one at fault is named. A grant
-could hide what such a graph gets wrong on the other samples, so the graph that a granted pass is given is judged on all
-(`pipeline.judging`).
+last graph on all. A part as it was cut is judged on one too where passes on it follow, each of which is judged on all.
+If that fails, those before it are judged on all too, so that the one at fault is named. A grant could hide what such a
+graph gets wrong on the other samples, so the graph that a granted pass is given is judged on all (`pipeline.judging`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -58,13 +58,19 @@ class Judged(Generic[Subject]):
     """A graph or a part with what the gate knows of it.
 
     `granted` is what passes on the way to it were granted, in their order. `outputs` is what it computes on each
-    sample, kept only where the next pass has to be compared with it.
+    sample, kept only where the next pass has to be compared with it. `on_all` judges it on all samples, where it was
+    judged on one alone; else None.
     """
 
     subject: Subject
     verdict: Judgement = "unchecked"
     granted: tuple[Grant, ...] = ()
     outputs: tuple[Tensors, ...] | None = None
+    on_all: Callable[[], Judged[Subject]] | None = field(default=None, compare=False)
+
+    def complete(self) -> Judged[Subject]:
+        """Return it judged on all samples. Raises what that does."""
+        return self if self.on_all is None else self.on_all()
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,10 @@ class Gate:
         """Return what the recipe grants to an approximate pass, nothing where it grants none."""
         return (Grant(pass_name, self.grants[pass_name]),) if pass_name in self.grants else ()
 
-    def play_part(self, part: Part) -> Iterator[Tensors]:
-        """Yield what one part computes on each sample's boundary tensors."""
+    def play_part(self, part: Part, samples: Sequence[Sample] | None = None) -> Iterator[Tensors]:
+        """Yield what one part computes on each sample's boundary tensors; on all samples if None are given."""
         player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
-        for sample in self.samples:
+        for sample in self.samples if samples is None else samples:
             played = player.play({name: sample.load(name) for name in player.entry.inputs})
             yield in_captured_types(part.model.proto, played)
 

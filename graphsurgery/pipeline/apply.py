@@ -26,8 +26,10 @@ from graphsurgery.parts.manifest import Manifest, describe_parts
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
 from graphsurgery.pipeline.judging import (
+    completed_first,
     graphs_left_behind,
     judge,
+    judge_as_cut,
     judge_whole,
     judged_first,
     looking_back,
@@ -131,7 +133,8 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
         cut_out = Judged(part, granted=whole.granted)
         if run.gate is not None:
             place = f"part '{part.name}', as it was cut,"
-            cut_out = judge(run, step, cut_out, run.gate.play_part(part), place)
+            followed = bool(run.recipe.part_passes.get(part.name))
+            cut_out = judge_as_cut(run, step, cut_out, place, followed=followed)
         judged.append(cut_out)
         run.watcher.finished(step)
     if run.gate is not None and judged_whole.outputs is not None:
@@ -170,7 +173,8 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
     """Run the recipe's passes for one part, each compared with the part's captured outputs, by the rule of the gate."""
     for use in run.recipe.part_passes.get(part.subject.name, ()):
         before = part.subject
-        step, model = _rewrite(run, use, before.model, before.name)
+        with completed_first(part):
+            step, model = _rewrite(run, use, before.model, before.name)
         run.record.passes.append(step)
         if model.fingerprint == before.model.fingerprint:
             step.verdict = part.verdict
@@ -178,7 +182,9 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
             continue
         after = Judged(replace(before, model=model), granted=part.granted)
         if run.gate is not None:
-            with graphs_left_behind(run, step, before.model, model):
+            own = own_grant(run.gate, use)
+            part = part.complete() if own else part
+            with completed_first(part), graphs_left_behind(run, step, before.model, model):
                 # a part that a variant goes on with was finished long ago, and its outputs were let go
                 computed = part.outputs or run.gate.play_part(before)
                 after = judge(
@@ -188,12 +194,12 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
                     run.gate.play_part(after.subject),
                     _place(use, before.name),
                     before.model.outputs,  # each is read further on
-                    own_grant(run.gate, use),
+                    own,
                     computed if part.granted else None,
                 )
         run.watcher.finished(step)
         part = after
-    return replace(part, outputs=None)
+    return replace(part.complete(), outputs=None)
 
 
 def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -> None:

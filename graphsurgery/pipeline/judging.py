@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from graphsurgery.capture.samples import Sample
@@ -167,6 +168,34 @@ def judge(
 
 def _model(subject: Model | Part) -> Model:
     return subject.model if isinstance(subject, Part) else subject
+
+
+def judge_as_cut(run: Run, step: Step, part: Judged[Part], place: str, *, followed: bool) -> Judged[Part]:
+    """Let the gate judge a part as it was cut, on all samples, or on the one that tells most where it is `followed`.
+
+    Then passes come that are judged on all: what the cut gets wrong on another sample shows there, and `complete` tells
+    whose fault it is. Where something was granted it is judged on all here: a grant could hide it from then on.
+    """
+    assert run.gate is not None
+
+    def judged(samples: Sequence[Sample]) -> Judged[Part]:
+        assert run.gate is not None
+        return judge(run, step, part, run.gate.play_part(part.subject, samples), place, samples=samples)
+
+    if not followed or part.granted:
+        return judged(run.samples)
+    found = judged([_telling(run.samples, part.subject.model.outputs)])
+    return replace(found, on_all=lambda: judged(run.samples))
+
+
+@contextmanager
+def completed_first(part: Judged[Part]) -> Iterator[None]:
+    """Where a step fails on a part that was judged on one sample alone, judge it on all: the fault may be older."""
+    try:
+        yield
+    except GraphSurgeryError:
+        part.complete()
+        raise
 
 
 def own_grant(gate: Gate, use: PassUse) -> tuple[Grant, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,15 +25,19 @@ from graphsurgery.gate.gate import Gate
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph import is_op
 from graphsurgery.images.canvas import Canvas, CanvasImage
+from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.named_parts import extract_parts
 from graphsurgery.parts.folder import OutputFolder
+from graphsurgery.parts.part import Part
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
+from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import whole_run
 from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import CapturePlan, PartitionPlan, PassUse, Recipe, Variant
 from graphsurgery.report.run_record import Record
-from graphsurgery.rewrite import Editor, GraphPass, Pass
+from graphsurgery.rewrite import Editor, GraphPass, Pass, apply_pass
 from graphsurgery.sources import SourceSpec
 from graphsurgery.testing import parse
 
@@ -440,6 +444,34 @@ def test_rounding_behind_a_grant_that_is_used_up_is_no_fault(
     places = {"whole": (Drift(), Rescale())}
     recipe = replace(Drawn(places, None).recipe(True), grants={"drift": Tolerances.parse({"*": 0.2 + 1e-6})})
     assert [step.verdict for step in play(tiny, captured, recipe, tmp_path / "parts").passes] == ["passed", "passed"]
+
+
+@pytest.mark.parametrize("pass_", [Rescale(), DropIdentity(), WidenMaxpool()], ids=lambda pass_: pass_.name)
+def test_what_the_cut_gets_wrong_on_one_image_is_the_fault_of_no_pass(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, captured: list[Sample], tmp_path: Path, pass_: Pass
+) -> None:
+    def wrong(cut: Cut, devices: Mapping[str, str]) -> list[Part]:
+        parts = extract_parts(cut, devices)
+        return [replace(each, model=apply_pass(CutOff(), each.model).model) for each in parts[:1]] + parts[1:]
+
+    monkeypatch.setattr(pipeline, "extract_parts", wrong)
+    with pytest.raises(Difference, match=r"^part 'net', as it was cut, differs from the original model"):
+        outcome(tiny, captured, tmp_path / "parts", net=[pass_])
+
+
+def test_a_part_that_passes_follow_is_judged_on_one_image_as_it_was_cut(
+    monkeypatch: pytest.MonkeyPatch, tiny: Tiny, captured: list[Sample], tmp_path: Path
+) -> None:
+    played: list[tuple[str, int]] = []
+    play_part = Gate.play_part
+
+    def counted(gate: Gate, part: Part, samples: Sequence[Sample] | None = None) -> Iterator[dict[str, np.ndarray]]:
+        played.append((part.name, len(gate.samples if samples is None else samples)))
+        yield from play_part(gate, part, samples)
+
+    monkeypatch.setattr(Gate, "play_part", counted)
+    outcome(tiny, captured, tmp_path / "parts", net=[Rescale()])
+    assert played == [("net", 1), ("post", 2), ("net", 2)]
 
 
 def test_run_json_has_both_judgements(tiny: Tiny, captured: list[Sample], tmp_path: Path) -> None:
