@@ -253,6 +253,7 @@ def changed(old: str, new: str, spelling: Spelling = detectron2, count: int = -1
         ),
         (changed("half1 = {4}", "half1 = {2}", mmdet), "moved by 0.25 of a cell, not by none or a half"),
         (changed("half1 = {4}", "half1 = {0}", mmdet), "its levels don't pool in the same way"),
+        (changed("n1 = Reshape (m1, column)", "n1 = Expand (m1, five)", mmdet), "is masked in another way than its"),
         (changed("v1 = Reshape (m1", "v1 = Reshape (m0", mmdet), "is masked in another way than its regions are"),
         (
             changed("Add (s, q0)", "Add (more, q0)", mmdet).replace("rows = Shape", "more = Relu (p0)  rows = Shape"),
