@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.errors import PassError
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.operators.operands import scalar
-from graphsurgery.operators.scattered_rows import require_row_numbers
+from graphsurgery.operators.scattered_rows import require_row_numbers, row_sizes
 from graphsurgery.rewrite import Editor, Refuse
 
 _KEEPS_ORDER = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -45,11 +45,16 @@ def scattered_pool(scatter: gs.Node, edit: Editor) -> LevelPool | None:
     align = _align_behind(scatter.inputs[2], edit)
     if align is None:
         return None
+    numbers = require_row_numbers(scatter, edit)
+    if (edit.shape(align.outputs[0]) or [])[1:] != row_sizes(scatter, edit):
+        raise Refuse(
+            f"what RoiAlign '{align.name}' pools is not known to be as large as the rows that it is written to"
+        )
     selected = _selected_regions(align, ("Gather", "GatherND"))
     if int(attribute(selected, "axis", 0)) != 0 or int(attribute(selected, "batch_dims", 0)) != 0:
         raise Refuse(f"the regions of RoiAlign '{align.name}' are not whole rows of one tensor")
     level, number = _picked(selected.inputs[1])
-    written, other = _picked(require_row_numbers(scatter, edit))
+    written, other = _picked(numbers)
     if written is not level or other != number:
         raise Refuse(f"what RoiAlign '{align.name}' pools is written into other rows than its regions come from")
     return _pool(align, selected, selected.inputs[0], level, number, edit)
@@ -184,9 +189,6 @@ def _align_behind(updates: gs.Tensor, edit: Editor) -> gs.Node | None:
     pooled = node.outputs[0]
     if edit.dtype(pooled) != edit.dtype(updates):
         raise Refuse(f"what RoiAlign '{node.name}' pools is of another type in '{updates.name}'")
-    shapes = [edit.shape(tensor) or [] for tensor in (pooled, updates)]
-    if len(shapes[0]) != 4 or shapes[0][1:] != shapes[1][1:]:
-        raise Refuse(f"what RoiAlign '{node.name}' pools is not known to have the shape that '{updates.name}' has")
     return node
 
 
