@@ -18,7 +18,8 @@ What differs, as the operator is defined (graphsurgery/custom_ops/roi_extractor.
 
 It does not fire when
 1. the levels are no such pool: the rows that are read and written, or the masks, are not those of one level; or nothing
-   tells the shapes of what they hold, which exporters compute: put `simplify` before it
+   tells the shapes of what they hold, which exporters compute: put `simplify` before it, and below operator set 13,
+   where shapes that nodes compute stay unknown, `raise-opset` before that
 2. the sizes at which levels end don't double, or aren't twice a whole number of pixels to begin with
 3. the levels pool by the maximum, not in squares, or not all in the same way
 4. one of the levels in between is read elsewhere too
