@@ -17,11 +17,14 @@ What differs, as the operator is defined (graphsurgery/custom_ops/roi_extractor.
   that were trained with true; files of operator sets below 16 hold false for such a network, and true repairs them.
 
 It does not fire when
-1. the levels are no such pool: the rows that are read and written, or the masks, are not those of one level
+1. the levels are no such pool: the rows that are read and written, or the masks, are not those of one level; or nothing
+   tells the shapes of what they hold, which exporters compute: put `simplify` before it, and below operator set 13,
+   where shapes that nodes compute stay unknown, `raise-opset` before that
 2. the sizes at which levels end don't double, or aren't twice a whole number of pixels to begin with
 3. the levels pool by the maximum, not in squares, or not all in the same way
 4. one of the levels in between is read elsewhere too
 5. a region is moved by anything else than half a cell
+6. the operator set is below 11
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from graphsurgery.operators.pyramid_pools import LevelPool, masked_pools, scatte
 from graphsurgery.operators.scattered_rows import SCATTERS, filled, levels_written, shapes_asked
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
-_OPERATOR, _OPSET = "RoiExtractor", 11  # the operator set from which on a check knows what it computes
+_OPSET = 11  # the operator set from which on RoiExtractor can be written in operators of ONNX, and so be checked
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class FuseRoiExtractor(NodePass):
         attributes = self._attributes(pools, edit)
         asked = [reader for level in scatters[1:] for reader in shapes_asked(level, scatters, edit)]
         shape = filled(scatters[-1].inputs[0], edit)[1] if asked else None
-        edit.replace(node, _OPERATOR, [*(pool.align.inputs[0] for pool in pools), pools[0].rois], attributes)
+        edit.replace(node, "RoiExtractor", [*(pool.align.inputs[0] for pool in pools), pools[0].rois], attributes)
         for reader in asked if shape is not None else ():
             edit.bypass(reader, shape)
 
@@ -70,7 +73,7 @@ class FuseRoiExtractor(NodePass):
         """Return the attributes of the operator that pools as all `pools` do. Raises Refuse where none does."""
         first = pools[0]
         if edit.opset < _OPSET:
-            raise Refuse(f"RoiExtractor is written for operator set {_OPSET} or later, not {edit.opset}")
+            raise Refuse(f"RoiExtractor is known from operator set {_OPSET} on, and the model has {edit.opset}")
         if any(pool.rois is not first.rois or pool.level is not first.level for pool in pools):
             raise Refuse("its levels don't pool the same regions")
         numbers = [pool.number for pool in pools]

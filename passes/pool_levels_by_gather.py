@@ -30,7 +30,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.operators.scattered_rows import SCATTERS, filled, levels_written, require_row_numbers, shapes_asked
+from graphsurgery.operators.scattered_rows import (
+    SCATTERS,
+    filled,
+    levels_written,
+    require_row_numbers,
+    row_sizes,
+    shapes_asked,
+)
 from graphsurgery.operators.value_ranges import Intervals
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
@@ -56,10 +63,9 @@ class PoolLevelsByGather(NodePass):
             if found is None or found[0] < 0:
                 raise Refuse(f"nothing tells that the row numbers '{rows.name}' are not negative")
         fill, shape = filled(levels[-1].inputs[0], edit)
-        row = [size for size in (edit.shape(node.inputs[2]) or [])[1:] if isinstance(size, int)]
         hint = node.outputs[0].name
         joined = [level.inputs[2] for level in levels]
-        nothing = edit.constant(f"{hint}_nothing", np.broadcast_to(fill, [1, *row]))
+        nothing = edit.constant(f"{hint}_nothing", np.broadcast_to(fill, [1, *row_sizes(node, edit)]))
         rows_first = edit.emit("Concat", [*joined, nothing], {"axis": 0}, hint=f"{hint}_levels")
         index = _index(numbers, shape, hint, edit)
         edit.replace(node, "Gather", [rows_first, index], {"axis": 0})

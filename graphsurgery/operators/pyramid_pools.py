@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.errors import PassError
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.operators.operands import scalar
-from graphsurgery.operators.scattered_rows import require_row_numbers
+from graphsurgery.operators.scattered_rows import require_row_numbers, row_sizes
 from graphsurgery.rewrite import Editor, Refuse
 
 _KEEPS_ORDER = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -38,22 +38,33 @@ class LevelPool:
 
 
 def scattered_pool(scatter: gs.Node, edit: Editor) -> LevelPool | None:
-    """Return the pool whose rows `scatter` writes; None where they come from no RoiAlign. Raises Refuse, as below."""
+    """Return the pool whose rows `scatter` writes; None where they come from no RoiAlign.
+
+    Raises Refuse where it is pooled from other rows than it writes, or nothing tells.
+    """
     align = _align_behind(scatter.inputs[2], edit)
     if align is None:
         return None
+    numbers = require_row_numbers(scatter, edit)
+    if (edit.shape(align.outputs[0]) or [])[1:] != row_sizes(scatter, edit):
+        raise Refuse(
+            f"what RoiAlign '{align.name}' pools is not known to be as large as the rows that it is written to"
+        )
     selected = _selected_regions(align, ("Gather", "GatherND"))
     if int(attribute(selected, "axis", 0)) != 0 or int(attribute(selected, "batch_dims", 0)) != 0:
         raise Refuse(f"the regions of RoiAlign '{align.name}' are not whole rows of one tensor")
     level, number = _picked(selected.inputs[1])
-    written, other = _picked(require_row_numbers(scatter, edit))
+    written, other = _picked(numbers)
     if written is not level or other != number:
         raise Refuse(f"what RoiAlign '{align.name}' pools is written into other rows than its regions come from")
     return _pool(align, selected, selected.inputs[0], level, number, edit)
 
 
 def masked_pools(total: gs.Node, edit: Editor) -> list[LevelPool]:
-    """Return the pools that the sum `total` is of, none where it is no such sum or a part of one. Raises Refuse."""
+    """Return the pools that the sum `total` is of, none where it is no such sum or a part of one.
+
+    Raises Refuse where a part is masked in another way than its regions, or is neither a pool nor zero.
+    """
     if any(_is_sum(reader) for reader in consumers(total.outputs[0])):
         return []
     parts = _parts(total)
@@ -68,8 +79,11 @@ def masked_pools(total: gs.Node, edit: Editor) -> list[LevelPool]:
             continue
         align, mask = found
         selected = _selected_regions(align, ("Mul",))
-        rois, own = sorted(selected.inputs, key=lambda tensor: _mask(tensor, edit) is not None)
-        of_regions, of_pooled = _mask(own, edit), _mask(mask, edit)
+        of_pooled = _mask(mask, align.outputs[0], edit)
+        for rois, own in (selected.inputs, selected.inputs[::-1]):
+            of_regions = _mask(own, rois, edit)
+            if of_regions is not None:
+                break
         if of_regions is None or of_pooled is None or not _same(of_regions, of_pooled):
             raise Refuse(f"what RoiAlign '{align.name}' pools is masked in another way than its regions are")
         pools.append(_pool(align, selected, rois, *of_regions, edit))
@@ -116,16 +130,19 @@ def _align_and_mask(tensor: gs.Tensor) -> tuple[gs.Node, gs.Tensor] | None:
     return None
 
 
-def _mask(tensor: gs.Tensor, edit: Editor) -> tuple[gs.Tensor, int] | None:
-    """Return the levels and the number that they are compared with to get the mask `tensor`, one row per region."""
+def _mask(tensor: gs.Tensor, masked: gs.Tensor, edit: Editor) -> tuple[gs.Tensor, int] | None:
+    """Return the levels and the number that they are compared with to get `tensor`, which masks rows of `masked`."""
+    shape, whole = edit.shape(tensor), edit.shape(masked)
+    if shape is None or whole is None or len(shape) != len(whole):
+        return None
+    if any(size not in (1, full) for size, full in zip(shape[1:], whole[1:], strict=True)):
+        return None
     node = producer(tensor)
     while node is not None and is_op(node, *_KEEPS_ORDER, "Expand"):
-        if is_op(node, "Expand") and any(size != 1 for size in (edit.shape(node.inputs[0]) or [0, 0])[1:]):
+        spread = edit.shape(node.inputs[0]) or []
+        if is_op(node, "Expand") and (len(spread) < 2 or any(size != 1 for size in spread[1:])):
             return None
         node = producer(node.inputs[0])
-    shape = edit.shape(tensor)
-    if shape is None or len(shape) < 2:
-        return None  # of a mask without columns, each row would be a column
     return _compared(node)
 
 
@@ -134,7 +151,10 @@ def _same(one: tuple[gs.Tensor, int], other: tuple[gs.Tensor, int]) -> bool:
 
 
 def _picked(numbers: gs.Tensor) -> tuple[gs.Tensor, int]:
-    """Return the levels and the number for which `numbers` are those of the rows whose level it is."""
+    """Return the levels and the number for which `numbers` are those of the rows whose level it is.
+
+    NonZero of levels [K] is one row of numbers, which nothing of what may follow puts into another order.
+    """
     node = producer(numbers)
     while node is not None and (
         is_op(node, *_KEEPS_ORDER, "Transpose") or (is_op(node, "Split") and len(node.outputs) == 1)
@@ -169,9 +189,6 @@ def _align_behind(updates: gs.Tensor, edit: Editor) -> gs.Node | None:
     pooled = node.outputs[0]
     if edit.dtype(pooled) != edit.dtype(updates):
         raise Refuse(f"what RoiAlign '{node.name}' pools is of another type in '{updates.name}'")
-    shapes = [edit.shape(tensor) or [] for tensor in (pooled, updates)]
-    if len(shapes[0]) != 4 or shapes[0][1:] != shapes[1][1:]:
-        raise Refuse(f"what RoiAlign '{node.name}' pools is not known to have the shape that '{updates.name}' has")
     return node
 
 
@@ -196,13 +213,13 @@ def _selects_rows(node: gs.Node, ops: Sequence[str]) -> bool:
 
 
 def _pool(align: gs.Node, selected: gs.Node, rois: gs.Tensor, level: gs.Tensor, number: int, edit: Editor) -> LevelPool:
-    """Raises Refuse where the image and the corners that `align` reads are not the columns of what is `selected`."""
+    """Return the pool, or raise Refuse where what `align` reads is not the columns of the regions `selected`."""
     regions, ends = selected.outputs[0], edit.shape(rois)
     if ends is None or len(ends) != 2 or ends[1] != 5:
         raise Refuse(f"the regions '{rois.name}' are not known to have five columns")
     dtype, shape = edit.dtype(regions), edit.shape(regions)
     count = shape[0] if shape and isinstance(shape[0], int) else 3
-    probe = np.arange(1, 1 + count * 5, dtype=np.float64).reshape(count, 5).astype(dtype or np.float32)
+    probe = (np.arange(count * 5) % 97).reshape(count, 5).astype(dtype or np.float32)  # no column is another
     try:
         boxes, images = edit.evaluate(align.inputs[1:3], {regions.name: probe})
     except PassError as error:

@@ -63,8 +63,10 @@ def require_row_numbers(node: gs.Node, edit: Editor) -> gs.Tensor:
     if by_element and (spreading is None or not is_op(spreading, "Expand")):
         raise Refuse("its indices are not spread by an Expand")
     rows = indices if spreading is None else spreading.inputs[0]
-    # ONNX wants indices and updates of one shape, and of computed indices it is seldom known
-    sizes, written, numbers = _with_sizes(data, edit), edit.shape(updates), edit.shape(rows)
+    sizes, numbers = _with_sizes(data, edit), edit.shape(rows)
+    # ScatterND may only write whole rows at row numbers; ScatterElements is given indices of the shape of what it
+    # writes, and of computed indices that is seldom known
+    written = edit.shape(updates) if by_element else sizes
     if sizes is None or written is None or numbers is None:
         raise Refuse("nothing tells the shapes of its data, updates and row numbers")
     rank = len(sizes)
@@ -81,6 +83,11 @@ def require_row_numbers(node: gs.Node, edit: Editor) -> gs.Tensor:
     if edit.dtype(rows) != np.int64:
         raise Refuse("its indices are not int64")
     return rows
+
+
+def row_sizes(node: gs.Node, edit: Editor) -> list[int]:
+    """Return the sizes of a row that a scatter with row numbers writes."""
+    return [size for size in (_with_sizes(node.inputs[0], edit) or [])[1:] if isinstance(size, int)]
 
 
 def _with_sizes(data: gs.Tensor, edit: Editor) -> list[int | str | None] | None:

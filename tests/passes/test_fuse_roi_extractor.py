@@ -181,6 +181,17 @@ def test_regions_of_several_images_are_joined_row_by_row() -> None:
     assert_same_outputs(before, after, given | {"left": boxes[:20], "right": boxes[20:]})
 
 
+@pytest.mark.parametrize("spelling", [torchvision, mmdet])
+def test_regions_may_come_with_their_images(spelling: Spelling) -> None:
+    text = network(spelling).replace("rois = Concat <axis = 1> (images, boxes)", "boxes = Slice (rois, one, five, one)")
+    before = parse(text.replace("float[count, 4] boxes, float[count, 1] images", "float[count, 5] rois"))
+    after = apply_pass(FuseRoiExtractor(), Model(before)).model.proto
+    assert [node.op_type for node in after.graph.node] == ["RoiExtractor"]
+    given = feeds(regions())
+    rois = np.concatenate([given.pop("images"), given.pop("boxes")], axis=1)
+    assert_same_outputs(before, after, given | {"rois": rois})
+
+
 def test_a_size_at_which_a_level_ends_is_of_the_level_below() -> None:
     before = parse(network(detectron2))
     given = feeds([[0, 0, side, side] for side in (15, *BORDERS, 33)])
@@ -242,6 +253,7 @@ def changed(old: str, new: str, spelling: Spelling = detectron2, count: int = -1
         ),
         (changed("half1 = {4}", "half1 = {2}", mmdet), "moved by 0.25 of a cell, not by none or a half"),
         (changed("half1 = {4}", "half1 = {0}", mmdet), "its levels don't pool in the same way"),
+        (changed("n1 = Reshape (m1, column)", "n1 = Expand (m1, five)", mmdet), "is masked in another way than its"),
         (changed("v1 = Reshape (m1", "v1 = Reshape (m0", mmdet), "is masked in another way than its regions are"),
         (
             changed("Add (s, q0)", "Add (more, q0)", mmdet).replace("rows = Shape", "more = Relu (p0)  rows = Shape"),
@@ -257,6 +269,11 @@ def test_what_is_another_pool_is_refused(text: str, reason: str) -> None:
 def test_a_level_in_between_that_is_read_elsewhere_is_refused() -> None:
     text = changed("p2 = RoiAlign", "z = Neg (s0)  p2 = RoiAlign").replace("y)\n", "y, float[count, 2, 3, 3] z)\n")
     assert_untouched(FuseRoiExtractor(), text, "'s0', a level in between, is read elsewhere too")
+
+
+def test_operator_sets_in_which_it_is_not_known_are_refused() -> None:
+    text = network(mmdet, opset=10).replace("Clip (raised, low, high)", "Clip <min = 0.0, max = 2.0> (raised)")
+    assert_untouched(FuseRoiExtractor(), text, "known from operator set 11 on, and the model has 10")
 
 
 def test_oblong_bins_are_refused() -> None:

@@ -125,8 +125,15 @@ def test_one_level_alone_is_refused() -> None:
     assert_untouched(PoolLevelsByGather(), model(BASE + by_row(0, "s", "y")), "it writes one level alone")
 
 
+def test_what_scatternd_writes_at_row_numbers_is_whole_rows() -> None:
+    before = parse(model(levels(by_row), inputs=INPUTS.replace("2, 3", "2, w")))
+    after = apply_pass(PoolLevelsByGather(), Model(before)).model.proto
+    assert "ScatterND" not in [node.op_type for node in after.graph.node]
+    assert_same_outputs(before, after, feeds([0, 1, 2, 1, 0, 7]))
+
+
 def test_rows_of_unknown_size_are_refused() -> None:
-    text = model(levels(by_row), inputs=INPUTS.replace("2, 3", "2, w"))
+    text = model(levels(by_element), inputs=INPUTS.replace("2, 3", "2, w"))
     assert_untouched(PoolLevelsByGather(), text, "the rows that it writes are not known to be as large")
 
 

@@ -93,7 +93,7 @@ class _Expansion:
             for each in made:
                 graph.node.insert(at, each)
                 at += 1
-            self._stale = True
+            self._stale = self._goes is None
 
     def _written(self, node: NodeProto, opset: int, type_of: TypeOf) -> list[NodeProto]:
         kind = operators()[_key(node)]
@@ -128,7 +128,8 @@ class _Expansion:
     def _type_of(self, name: str, known: Callable[[TypeProto.Tensor], bool]) -> TypeProto.Tensor:
         """Return the type of a tensor, inferred anew where nodes were written since, and it is not `known` yet."""
         if self._stale and not known(self._types.get(name, _NOTHING)):
-            # of what stays, and of all behind it, nothing is inferred
+            # Of what stays, and of all behind it, nothing is inferred. With all of them expanded all types are known,
+            # and stay as they are.
             inferable = self._model if self._goes is None else expanded(self._model)
             self._types, self._stale = _types(inferable), False
         return self._types.get(name, _NOTHING)
