@@ -19,6 +19,7 @@ from graphsurgery.graph.expansion import expanded, unknown_operator
 from graphsurgery.graph.light import read_light
 from graphsurgery.graph.loops import has_unbounded_loop
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import name_outputs, unnamed_outputs
 
 if TYPE_CHECKING:
     from graphsurgery.devices.providers import DeviceChoice
@@ -60,7 +61,7 @@ class Session:
         self.name = name
         light = _light(model)
         self._loops = has_unbounded_loop(light)
-        model = _without_custom_operators(model, light, name)
+        model = _as_onnx_runtime_takes_it(model, light, name)
         if device is not None and device.accelerates:
             from graphsurgery.devices.accelerated_session import open_session
 
@@ -108,14 +109,24 @@ def _light(model: ModelProto | Path) -> ModelProto:
     return model
 
 
-def _without_custom_operators(model: ModelProto | Path, light: ModelProto, name: str) -> ModelProto | Path:
-    """Return `model` with standard nodes in the place of custom operators, the path of a file that has none."""
+def _as_onnx_runtime_takes_it(model: ModelProto | Path, light: ModelProto, name: str) -> ModelProto | Path:
+    """Return `model` with standard nodes in the place of custom operators, and names for outputs that need one.
+
+    The path of a file that has neither is returned as it is.
+    """
     try:
-        if expanded(light) is light:
+        if expanded(light) is light and not unnamed_outputs(light):
             return model
-        return expanded(Model.load(model).with_values_inside().proto if isinstance(model, Path) else model)
+        given = Model.load(model).with_values_inside().proto if isinstance(model, Path) else model
+        made = expanded(given)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
+    if unnamed_outputs(made):
+        if made is given:
+            made = ModelProto()
+            made.CopyFrom(given)
+        name_outputs(made)
+    return made
 
 
 def run(

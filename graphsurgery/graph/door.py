@@ -16,6 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from onnx import (
     AttributeProto,
     FunctionProto,
+    GraphProto,
     ModelProto,
     NodeProto,
     OperatorSetIdProto,
@@ -24,7 +25,7 @@ from onnx import (
 )
 
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.protos import walk_protos
+from graphsurgery.graph.protos import bodies, walk_protos
 
 MAX_BYTES = 1 << 31  # what protobuf can read
 MAX_NODES = 1_000_000  # functions expanded
@@ -56,6 +57,9 @@ def admit(proto: ModelProto, place: str) -> None:
         else:
             _check_element_type(getattr(message, "elem_type", 0), place)
     _check_calls(proto, place)
+    for top in (proto.graph, *proto.functions):
+        for graph in (top, *(body for node in walk_protos(top) for body in bodies(node))):
+            _check_outputs(graph, place)
 
 
 def _messages(proto: ModelProto, place: str) -> Iterator[Any]:
@@ -104,6 +108,19 @@ def _check_sizes(sizes: Iterable[int], place: str) -> None:
         raise ModelError(f"{place}: a tensor has {len(sizes)} dimensions; {MAX_RANK} are the most")
     if any(size > MAX_SIZE for size in sizes) or math.prod(map(abs, sizes)) > MAX_ELEMENTS:
         raise ModelError(f"{place}: a tensor of the shape {sizes[:8]} is larger than any that can be worked on")
+
+
+def _check_outputs(graph: GraphProto | FunctionProto, place: str) -> None:
+    """Raise ModelError where two nodes of `graph` write one tensor."""
+    written: set[str] = set()
+    for node in graph.node:
+        named = [name for name in node.output if name]
+        twice = next((name for name in named if name in written), None)
+        written.update(named)
+        if twice is not None or len(set(named)) < len(named):
+            raise ModelError(
+                f"{place}: '{twice or named[0]}' is written twice, and a tensor is written once; rename one"
+            )
 
 
 def _check_calls(proto: ModelProto, place: str) -> None:

@@ -20,6 +20,7 @@ from graphsurgery.graph import door, view
 from graphsurgery.graph.expansion import expanded, unknown_operator
 from graphsurgery.graph.protos import (
     check_location,
+    name_outputs,
     opset_of,
     read_outside,
     sort_nodes,
@@ -49,7 +50,8 @@ class Model:
     def load(path: str | Path) -> Model:
         """Read an ONNX file; external data stays on disk.
 
-        Nodes that share a name get others, and nodes in no valid order are sorted; either is logged.
+        Nodes that share a name get others, as outputs that need a name do, and nodes in no valid order are sorted; each is
+        logged.
 
         Raises ModelError for a missing, truncated or foreign file, for external data outside its folder, and for what
         `door.admit` refuses.
@@ -78,10 +80,13 @@ class Model:
         if shared:
             named = ", ".join(f"'{name}'" for name in shared[:3]) + (" and others" if len(shared) > 3 else "")
             _LOG.warning("%s: nodes share names (%s); all but the first of each get one of their own", path, named)
+        unnamed = name_outputs(proto)
+        if unnamed:
+            _LOG.warning("%s: '%s' leaves out the name of an output, which gets one", path, unnamed[0])
         moved = sort_nodes(proto)
         if moved:
             _LOG.warning("%s: its nodes are in no valid order; each now stands behind what it reads", path)
-        return Model(proto, folder, not shared and not moved)
+        return Model(proto, folder, not (shared or unnamed or moved))
 
     def graph(self) -> gs.Graph:
         """Return a graphsurgeon view to work on; `Model.of(graph)` turns it back."""

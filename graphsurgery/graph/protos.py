@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -85,6 +86,39 @@ def tell_nodes_apart(proto: ModelProto) -> list[str]:
             shared[node.name] = None
             node.name = next(f"{node.name}_{n}" for n in numbers[node.name] if f"{node.name}_{n}" not in taken)
     return list(shared)
+
+
+def unnamed_outputs(proto: ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `proto` that have any number of outputs, such as Split, and leave the name of one out.
+
+    The checker allows it, and ONNX Runtime (1.32) crashes at it.
+    """
+    nodes = (node for top in (proto.graph, *proto.functions) for node in walk_protos(top))
+    return [node for node in nodes if "" in node.output and _has_any_number(node.op_type, domain_of(node.domain))]
+
+
+@cache
+def _has_any_number(op_type: str, domain: str) -> bool:
+    if not onnx.defs.has(op_type, domain):
+        return False
+    outputs = onnx.defs.get_schema(op_type, domain).outputs
+    return bool(outputs) and outputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+
+
+def name_outputs(proto: ModelProto) -> list[str]:
+    """Give a fresh name to each output that `unnamed_outputs` are about; return the names of their nodes."""
+    found = unnamed_outputs(proto)
+    taken = {name for top in (proto.graph, *proto.functions) for node in walk_protos(top) for name in node.output}
+    taken |= {info.name for info in proto.graph.input} | stored_names(proto.graph) if found else set()
+    for node in found:
+        for place, name in enumerate(node.output):
+            if not name:
+                hint = f"{node.name or node.op_type}_{place}"
+                node.output[place] = next(
+                    each for n in count(1) if (each := hint if n == 1 else f"{hint}_{n}") not in taken
+                )
+                taken.add(node.output[place])
+    return [node.name or node.op_type for node in found]
 
 
 def sort_nodes(proto: ModelProto) -> bool:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from graphsurgery.devices import session
@@ -87,3 +88,15 @@ def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> No
 )
 def test_the_first_line_of_an_error_is_its_message(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_an_output_of_any_number_that_has_no_name_gets_one(tmp_path: Path) -> None:
+    model = parse(
+        f"""{HEAD} g (float[3] x) => (float[1] b) <int64[2] sizes = {{2, 1}}> {{ a, b = Split (x, sizes) }}"""
+    )
+    model.graph.node[0].output[0] = ""  # ONNX Runtime 1.32 would end the process
+    before = model.SerializeToString()
+    onnx.save(model, tmp_path / "m.onnx")
+    for given in (model, tmp_path / "m.onnx"):
+        assert Session(given).run({"x": np.arange(3, dtype=np.float32)})["b"].tolist() == [2]
+    assert model.SerializeToString() == before
