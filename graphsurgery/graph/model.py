@@ -50,7 +50,7 @@ class Model:
     def load(path: str | Path) -> Model:
         """Read an ONNX file; external data stays on disk.
 
-        Nodes that share a name get others, as outputs that need a name do, and nodes in no valid order are sorted; each is
+        Nodes that share a name get others, and so do outputs that need one; nodes in no valid order are sorted. Each is
         logged.
 
         Raises ModelError for a missing, truncated or foreign file, for external data outside its folder, and for what

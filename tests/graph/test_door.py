@@ -103,7 +103,7 @@ def not_utf8(field: str) -> bytes:
         (changed(lambda p: setattr(p.graph.initializer[0], "data_type", 99)), "tensor 'w': element type 99 is not one"),
         (changed(lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99)), "element type 99 is not one"),
         (changed(lambda p: setattr(p.opset_import[0], "version", 1 << 40)), "domain '' has no version 1099511627776"),
-        (changed(lambda p: p.graph.node.append(p.graph.node[0])), "'y' is written twice, and a tensor is written once"),
+        (changed(lambda p: p.graph.node.append(p.graph.node[0])), "'a' is written twice, and a tensor is written once"),
         (changed(graph_in_an_int), "attribute 'a' is of one type and holds another"),
         (nested(40), "its bodies are nested deeper than the 32 levels that protobuf reads"),
         (not_utf8("N"), "in a Dimension is not UTF-8"),

@@ -86,6 +86,21 @@ def test_nodes_of_one_name_get_others_where_a_file_is_read(tmp_path: Path, caplo
     ]
 
 
+def test_an_output_of_split_without_a_name_gets_one_where_a_file_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = parse("""<ir_version: 8, opset_import: ["": 17]> g (float[3] x, float[4] Split_0) => (float[1] b)
+        <int64[3] sizes = {1, 1, 1}> { a, b, c = Split (x, sizes) }""")
+    model.graph.node[0].output[0] = model.graph.node[0].output[2] = ""
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    loaded = Model.load(tmp_path / "m.onnx")
+    assert list(loaded.proto.graph.node[0].output) == ["Split_0_2", "b", "Split_2"]
+    assert not loaded.as_in_file
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'm.onnx'}: 'Split' leaves out the name of an output, which gets one"
+    ]
+
+
 def test_nodes_in_no_valid_order_are_sorted_where_a_file_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
