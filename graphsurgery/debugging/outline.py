@@ -191,7 +191,7 @@ def captured(body: GraphProto) -> list[str]:
 
 def constant_of(node: NodeProto) -> TensorProto | None:
     """Return what a Constant node holds, under the name of its output; None for another node or a sparse tensor."""
-    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS or len(node.attribute) != 1:
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS or len(node.attribute) != 1 or not node.output:
         return None
     held, name = node.attribute[0], node.output[0]
     value = None if held.ref_attr_name else helper.get_attribute_value(held)

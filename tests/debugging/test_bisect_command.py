@@ -156,3 +156,7 @@ def test_a_constant_that_holds_something_else_is_none(held: onnx.AttributeProto)
     node = helper.make_node("Constant", [], ["c"])
     node.attribute.append(held)
     assert constant_of(node) is None
+
+
+def test_a_constant_that_nobody_can_read_is_none() -> None:
+    assert constant_of(helper.make_node("Constant", [], [], value_int=1)) is None
