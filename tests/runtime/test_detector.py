@@ -475,7 +475,7 @@ def test_parts_that_find_no_boxes_are_no_detector(tmp_path: Path) -> None:
     manifest = describe_parts([one], "test", {}, CANVAS, ["a"], ["b", "c"])
     (tmp_path / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     image = np.zeros((8, 12, 3), np.uint8)
-    with pytest.raises(InputError, match=r"no boxes: detections in the recipe says .*; b \[3, 2\], c \[3\] looks"):
+    with pytest.raises(InputError, match=r"no boxes: detections in the recipe says .*; b \[3, 2\], c \[3\] look"):
         Detector.load(tmp_path)(image)
 
 
