@@ -134,7 +134,7 @@ class Deadly:
         self.inner.check()
 
     def open(self, threads: int) -> Opened:
-        canvas, detect = self.inner.open(threads)
+        canvas, detect, _ = self.inner.open(threads)
 
         def found(placed: CanvasImage) -> Any:
             deaths = len(list(self.notes.iterdir()))
@@ -162,7 +162,7 @@ class Slow:
         self.inner.check()
 
     def open(self, threads: int) -> Opened:
-        canvas, _ = self.inner.open(threads)
+        canvas = self.inner.open(threads).canvas
 
         def found(placed: CanvasImage) -> Any:
             self.begun.touch()
