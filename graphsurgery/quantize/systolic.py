@@ -3,8 +3,7 @@
     x -> Conv(W, b) -> Relu -> MaxPool -> y   ->   x -> Q -> QLinearConv(W', b') -> QLinearRelu -> MaxPool -> DQ -> y
 
 All is int8 with zero point 0 and one scale per tensor, 2 max|w| / 254 for weights, max(|low|, |high|) / 127 for others,
-and 1 where that is 0. A bias is int32, round(b / (s_x * s_w)). A tensor that only a Relu reads has no need of what is
-below 0, and one that only a Relu and a MaxPool behind it read has the pool's range.
+and 1 where that is 0 (`systolic_scales`). A bias is int32, round(b / (s_x * s_w)).
 
 Conv, ConvTranspose, MatMul, Add and Mul are computed in integers, and where what they read is in integers already,
 Relu, Sigmoid and LeakyRelu. What only moves numbers passes them through then: Reshape, Transpose, Flatten, Squeeze,
@@ -23,7 +22,6 @@ Source: onnxruntime-riscv 0c8c9b4, systolic_runner/quantization: calibrate.py, q
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,12 +31,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import bodies, domain_of, names_read, replace_items
+from graphsurgery.graph.protos import bodies, names_read, replace_items
 from graphsurgery.progress import Progress
 from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded
 from graphsurgery.quantize.normalise import normalise
-from graphsurgery.quantize.ranges import Range, no_range, ranges
+from graphsurgery.quantize.ranges import Range, ranges
 from graphsurgery.quantize.restore import Normalised, rounded_bias
+from graphsurgery.quantize.systolic_scales import MOST, Scales
 
 __all__ = ["check", "prepare"]
 
@@ -47,7 +46,6 @@ _LAYERS = ("Conv", "ConvTranspose")
 _PAIRS = {"MatMul": "", "Add": _MICROSOFT, "Mul": _MICROSOFT}  # operator -> domain of its integer form
 _ACTIVATIONS = ("Sigmoid", "LeakyRelu")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Tile")
-_MOST = 127  # of int8, whose -128 has no counterpart
 _MAXPOOL_INT8 = 12  # the operator set from which MaxPool takes int8
 
 
@@ -107,14 +105,9 @@ class _Integers:
         self._given, self._settings, self._found = given, settings, found
         graph = given.model.graph
         self._opset = Model(given.model).opset
-        self._weights = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT}
-        outer = {name for node in graph.node if bodies(node) for name in names_read(node)}
-        self._needed = outer | {info.name for info in graph.output}  # in float
         self._writer = {name: node for node in graph.node for name in node.output}
-        self._readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+        self._scales = Scales(given, found)
+        self._weights = self._scales.weights
         self._nodes: list[NodeProto] = []
         self._initializers: list[TensorProto] = []
         self._held: dict[str, _Held] = {}
@@ -212,9 +205,8 @@ class _Integers:
         if node.op_type == "MaxPool":
             return self._opset >= _MAXPOOL_INT8 and not any(node.output[1:])
         if node.op_type == "Gather":
-            readers = self._readers.get(node.output[0], [])
-            to_shapes = bool(readers) and all(each.op_type == "Shape" for each in readers)
-            return to_shapes and node.output[0] not in self._needed
+            readers = self._scales.readers(node.output[0])
+            return bool(readers) and all(each.op_type == "Shape" for each in readers)
         return node.op_type in _MOVES
 
     def _is_zero(self, name: str) -> bool:
@@ -237,6 +229,8 @@ class _Integers:
 
     def _move(self, node: NodeProto, held: _Held, op_type: str = "") -> None:
         """Write the node so that it reads and writes int8 of one scale."""
+        for name in node.input[1:]:  # scales of a Resize
+            self._as_float(name)
         output = self._share(node.output[0], held)
         made = _like(node, [held.numbers, *node.input[1:]], [output.numbers])
         made.op_type = op_type or node.op_type
@@ -253,6 +247,10 @@ class _Integers:
             title = f"{name}_DequantizeLinear"
             self._nodes.append(helper.make_node("DequantizeLinear", self._held[name].names, [name], title))
 
+    def _step(self, name: str, node: NodeProto) -> float:
+        """Return the scale of a tensor that `node` reads or writes."""
+        return self._held[name].step if name in self._held else self._scales.step(name, node)
+
     def _can_hold(self, *names: str) -> bool:
         """Whether these are float tensors with values or a range."""
         return all(name in self._weights or name in self._found for name in names)
@@ -263,7 +261,7 @@ class _Integers:
             held = self._parameters(name, self._step(name, node))
             if name in self._weights:
                 whole = np.rint(numpy_helper.to_array(self._weights[name]) / np.float32(held.step))
-                self._store(held.numbers, np.clip(whole, -_MOST, _MOST).astype(np.int8))
+                self._store(held.numbers, np.clip(whole, -MOST, MOST).astype(np.int8))
             else:
                 title = f"{name}_QuantizeLinear"
                 read = [name, held.scale, held.zero]
@@ -285,35 +283,6 @@ class _Integers:
     def _store(self, name: str, value: npt.NDArray[np.generic]) -> str:
         self._initializers.append(numpy_helper.from_array(np.asarray(value), name))
         return name
-
-    # --- scales ---
-
-    def _step(self, name: str, node: NodeProto) -> float:
-        """Return the scale of a tensor that `node` reads or writes."""
-        if name in self._held:
-            return self._held[name].step
-        if name in self._weights:
-            values = numpy_helper.to_array(self._weights[name])
-            low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        else:
-            low, high = self._span(name)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise no_range(self._given.text(name), node)
-        return float(np.float32(max(abs(low), abs(high)) / _MOST)) or 1.0
-
-    def _span(self, name: str) -> Range:
-        span, relu = self._found[name], self._only_reader(name, "Relu")
-        if relu is None:
-            return span
-        pool = self._only_reader(relu.output[0], "MaxPool")
-        low, high = self._found[pool.output[0]] if pool is not None else span
-        return Range(max(low, 0.0), max(high, 0.0))
-
-    def _only_reader(self, name: str, op_type: str) -> NodeProto | None:
-        """Return the node that alone reads a tensor, and once, if it is of that operator."""
-        readers = self._readers.get(name, [])
-        alone = len(readers) == 1 and name not in self._needed
-        return readers[0] if alone and (domain_of(readers[0].domain), readers[0].op_type) == ("", op_type) else None
 
 
 def _like(node: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> NodeProto:

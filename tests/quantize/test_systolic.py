@@ -11,7 +11,7 @@ from graphsurgery.devices import session
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.quantize import Settings, backend
-from quantize.test_onnxruntime import Feeds, filled, loss, node, ops, values, writer
+from quantize.small_models import Feeds, filled, loss, node, ops, values, writer
 
 NET = """
     <ir_version: 8, opset_import: ["": 13]>
@@ -158,6 +158,14 @@ def test_a_relu_is_one_of_integers() -> None:
     result = quantized(around("[it] m = Relu (t)"))
     assert (node(result, "it").op_type, node(result, "it").domain) == ("QLinearRelu", "")
     assert [node(result, "it").input, node(result, "it").output] == [["t_quantized"], ["m_quantized"]]
+
+
+def test_scales_that_are_computed_in_integers_are_read_in_float() -> None:
+    text = "z = Sub (t, t)\n r = ReduceSum <keepdims = 0> (z)\n o = Exp (r)\n"
+    text += " k = Mul (doubled, o)\n [it] m = Resize (t, , k)"
+    result = quantized(around(text))
+    assert list(node(result, "it").input) == ["t_quantized", "", "k"]
+    assert "QLinearMul" in ops(result)
 
 
 @pytest.mark.parametrize(
