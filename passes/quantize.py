@@ -2,6 +2,7 @@
 
     x -> Conv(W, b) -> Relu -> y   ->   x -> Q -> DQ -> Conv(DQ(W'), DQ(b')) -> Q -> DQ -> y      format: qdq
     x -> Conv(W, b) -> Relu -> y   ->   x -> Q -> QLinearConv(W', b') -> DQ -> y                  format: qoperator
+    x -> Conv(W, b) -> Relu -> y   ->   x -> Q -> QLinearConv(W', b') -> QLinearRelu -> DQ -> y   style: systolic
 
 Q is QuantizeLinear, DQ DequantizeLinear. In the first form, which NPU compilers read, each layer stays an operator of
 its own between a DQ and a Q; what the model computes is defined in float, and a compiler fuses the three. Inputs and
@@ -56,10 +57,12 @@ class Quantize(ModelPass):
     """`backend` is onnxruntime, quark (Ryzen AI) or vai_q_onnx; `config` one of its presets: qnn of onnxruntime, XINT8
     and others of quark. What is not given, the preset or the backend chooses.
 
-    `method` finds ranges. `exclude` names nodes that stay float, * standing for anything, `exclude_ops` operators;
-    `exclude: auto` drops the layers that lose most until every output has `sqnr_goal` dB. `samples` limits how many
-    are used. `explain` ranks the layers by the SQNR that they lose. `seconds` limits each call of the quantizer, to 600
-    for onnxruntime and 7200 for the others if not given.
+    `method` finds ranges. `style: systolic` writes what ONNX Runtime on RISC-V reads: qoperator in int8 around 0, one
+    scale per tensor, QLinearRelu and QLinearConvTranspose (`graphsurgery.quantize.systolic` says what stays float).
+    `exclude` names nodes that stay float, * standing for anything, `exclude_ops` operators; `exclude: auto` drops the
+    layers that lose most until every output has `sqnr_goal` dB. `samples` limits how many are used. `explain` ranks the
+    layers by the SQNR that they lose. `seconds` limits each call of the quantizer, to 600 for onnxruntime and 7200 for
+    the others if not given.
     """
 
     name = "quantize"
@@ -75,6 +78,7 @@ class Quantize(ModelPass):
     weights: Number | None = None
     symmetric_activations: bool | None = None
     symmetric_weights: bool | None = None
+    style: Literal["systolic"] | None = None
     exclude: tuple[str, ...] | Literal["auto"] = ()
     exclude_ops: tuple[str, ...] = ()
     sqnr_goal: float | None = None

@@ -133,7 +133,7 @@ def sort_nodes(proto: ModelProto) -> bool:
 
 def _sort(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
     writer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    reads = [{writer[name] for name in _names_read(node) if name in writer} for node in graph.node]
+    reads = [{writer[name] for name in names_read(node) if name in writer} for node in graph.node]
     if all(needed < index for index, needs in enumerate(reads) for needed in needs):
         return False
     readers: list[list[int]] = [[] for _ in reads]
@@ -155,7 +155,7 @@ def _sort(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
     return True
 
 
-def _names_read(node: onnx.NodeProto) -> Iterator[str]:
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
     """Yield what `node` reads, also from inside its bodies."""
     yield from node.input
     for body in bodies(node):

@@ -50,7 +50,7 @@ class Settings:
     """How to quantize; None leaves a choice to the backend, or to its named `config`.
 
     `exclude` are patterns of node names (`names.matches`) and `exclude_ops` operator types that stay float.
-    `seconds` limits each call of the quantizer.
+    `seconds` limits each call of the quantizer. `style` is a form that one runtime reads.
     """
 
     format: Literal["qdq", "qoperator"] | None = None
@@ -64,6 +64,7 @@ class Settings:
     exclude_ops: tuple[str, ...] = ()
     config: str | None = None
     seconds: float | None = None
+    style: Literal["systolic"] | None = None
 
 
 class Calibration(Protocol):

@@ -1,5 +1,7 @@
 """ONNX Runtime's static quantizer: QDQ or QOperator, and QDQ as Qualcomm's QNN wants it (`config: qnn`).
 
+`style: systolic`, QOperator as ONNX Runtime on RISC-V reads it, is written without that quantizer (`systolic`).
+
 What is not said is chosen for accuracy on an accelerator: QDQ, uint8 activations with a zero point, int8 weights per
 channel (per tensor before opset 13, whose DequantizeLinear takes one scale only), minimum and maximum as ranges.
 
@@ -32,10 +34,10 @@ from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies, walk_protos
 from graphsurgery.processes.worker import Running, Worker, serve
-from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded
+from graphsurgery.quantize import Calibration, Quantize, Settings, is_excluded, systolic
 from graphsurgery.quantize.failures import GRACE, attempt, failure, write
 from graphsurgery.quantize.normalise import normalise
-from graphsurgery.quantize.ranges import Range, ranges
+from graphsurgery.quantize.ranges import Range, no_range, ranges
 from graphsurgery.quantize.restore import Normalised
 
 _NAME = "backend 'onnxruntime'"
@@ -48,6 +50,8 @@ SECONDS = 600.0
 
 def check(settings: Settings) -> None:
     """Raise ValueError for settings that onnxruntime can't do."""
+    if settings.style == "systolic":
+        systolic.check(settings)
     if settings.config is not None and settings.config not in CONFIGS:
         raise ValueError(f"config: backend 'onnxruntime' has {', '.join(CONFIGS)}, not {settings.config!r}")
     if settings.method == "min_mse":
@@ -85,6 +89,8 @@ def prepare(
 ) -> Quantize:
     """Calibrate `model` and return what quantizes it but for the nodes whose names match the given patterns."""
     check(settings)
+    if settings.style == "systolic":
+        return systolic.prepare(model, calibration, settings, progress)
     settings = _decided(settings, Model(model).opset)
     _running.start()  # it gets ready while the ranges are found
     given = normalise(model, per_channel=bool(settings.per_channel))
@@ -172,10 +178,7 @@ def _require_ranges(given: Normalised, kept: set[str], found: Mapping[str, Range
         if node.name not in kept:
             for name in (*node.input, *node.output):
                 if name in found and not all(map(math.isfinite, found[name])):
-                    raise InputError(
-                        f"tensor '{given.text(name)}' becomes NaN or Inf on the samples, which have no range; add "
-                        f"'{node.name}', the {node.op_type} that reads or writes it, to exclude"
-                    )
+                    raise no_range(given.text(name), node)
 
 
 def _quantized(given: Normalised, settings: Settings, found: Mapping[str, Range], kept: list[str]) -> ModelProto:

@@ -67,6 +67,8 @@ _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"
 
 def check(settings: Settings) -> None:
     """Raise ValueError for settings that Quark, or its configuration of that name, can't do."""
+    if settings.style is not None:
+        raise ValueError(f"style: backend 'onnxruntime' has {settings.style}, 'quark' has not")
     config = settings.config or _DEFAULT
     if config not in CONFIGS:
         raise ValueError(f"config must be one of {', '.join(CONFIGS)}, not {config!r}")

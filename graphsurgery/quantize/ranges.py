@@ -20,9 +20,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from graphsurgery.devices.session import Session
+from graphsurgery.errors import InputError
 from graphsurgery.progress import Progress
 from graphsurgery.quantize import Calibration
 
@@ -64,6 +65,14 @@ def ranges(model: ModelProto, calibration: Calibration, method: Method, progress
         progress(len(calibration) + index + 1, total)
     narrow = _by_percentile if method == "percentile" else _by_entropy
     return {name: narrow(bins[name], found[name]) if name in bins else found[name] for name in names}
+
+
+def no_range(tensor: str, node: NodeProto) -> InputError:
+    """Return the error for a tensor whose range isn't finite, and that `node` would read or write in integers."""
+    return InputError(
+        f"tensor '{tensor}' becomes NaN or Inf on the samples, which have no range; add '{node.name}', the "
+        f"{node.op_type} that reads or writes it, to exclude"
+    )
 
 
 def _float_tensors(model: ModelProto) -> list[str]:

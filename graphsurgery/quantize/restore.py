@@ -22,7 +22,7 @@ from graphsurgery.graph.names import fresh, names_in, rename_in, top_names
 from graphsurgery.graph.protos import bodies, drop_unused_imports, replace_items, walk_protos
 from graphsurgery.quantize import Calibration
 
-__all__ = ["Normalised"]
+__all__ = ["Normalised", "rounded_bias"]
 
 _ZERO_POINTS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 _INT32_MOST = np.iinfo(np.int32).max
@@ -150,7 +150,7 @@ class Normalised:
                 nodes.append(node)
                 continue
             bias, read = node.input[0], [writers.get(name, NodeProto()) for name in reader.input[:2]]
-            rounded = _rounded(numpy_helper.to_array(values[bias]), [_scale(each, values) for each in read])
+            rounded = rounded_bias(numpy_helper.to_array(values[bias]), [_scale(each, values) for each in read])
             if rounded is None:
                 reader.input[2] = bias
                 continue
@@ -256,7 +256,7 @@ class _Feeds:
             yield {self.names.get(name, name): value for name, value in feed.items()}
 
 
-def _rounded(
+def rounded_bias(
     bias: npt.NDArray[np.float32], scales: Sequence[npt.NDArray[np.float32] | None]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], int] | None:
     """Return a bias in int32, its scale, and the axis of that; None where it has to stay float.

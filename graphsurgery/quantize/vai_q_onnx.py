@@ -37,6 +37,8 @@ _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"
 
 def check(settings: Settings) -> None:
     """Raise ValueError for settings that the package, or the NPU's flow in it, can't do."""
+    if settings.style is not None:
+        raise ValueError(f"style: backend 'onnxruntime' has {settings.style}, 'vai_q_onnx' has not")
     if settings.config is not None:
         raise ValueError(f"config: {_NAME} has no named configurations; backend 'quark' has")
     for field in ("activations", "weights"):

@@ -64,7 +64,7 @@ def apply(
     told: list[tuple[int, int]] = [] if steps is None else steps
     given = samples(model) if given is None else given
     applied = apply_pass(pass_, model, PassContext(given, lambda *step: told.append(step)))
-    onnx.checker.check_model(applied.model.proto)
+    applied.model.check("the quantized model")
     return applied
 
 
@@ -109,6 +109,23 @@ def test_the_details_say_what_was_done_and_what_it_cost() -> None:
     assert details["excluded"] == ["act", "second"]
     assert set(details["sqnr_db"]) == {"y", "z"}
     assert all(20 < value < 60 for value in details["sqnr_db"].values())
+
+
+def test_the_style_of_a_systolic_array_is_written_and_told_like_any_other() -> None:
+    applied = apply(Quantize(style="systolic", explain=True), filled(CONVS))
+    written = {node.op_type for node in applied.model.proto.graph.node}
+    assert written == {"QuantizeLinear", "QLinearConv", "QLinearRelu", "DequantizeLinear"}
+    assert all(value > 30 for value in applied.details["sqnr_db"].values())
+    assert {"first", "second"} <= {layer["name"] for layer in applied.details["layers"]}
+    assert_untouched(Quantize(style="systolic"), applied.model.proto, "it is quantized already")
+
+
+def test_the_style_of_a_systolic_array_leaves_layers_float_to_reach_a_goal() -> None:
+    model = filled(CONVS)
+    lost = min(apply(Quantize(style="systolic"), model).details["sqnr_db"].values())
+    applied = apply(Quantize(style="systolic", exclude="auto", sqnr_goal=lost + 1), model)
+    assert applied.details["excluded"]
+    assert all(value is None or value >= lost + 1 for value in applied.details["sqnr_db"].values())
 
 
 def test_the_figure_is_signal_to_noise_over_all_samples() -> None:
@@ -334,6 +351,9 @@ def test_a_pattern_that_fits_nothing_is_refused() -> None:
         ({"exclude": "auto", "sqnr_goal": 0.0}, "above 0"),
         ({"exclude": "auto", "sqnr_goal": float("nan")}, "above 0"),
         ({"method": "min_mse"}, "method"),
+        ({"style": "systolic", "backend": "quark"}, "style: backend 'onnxruntime' has systolic"),
+        ({"style": "systolic", "format": "qdq"}, "format: style systolic has qoperator, not qdq"),
+        ({"style": "systolic", "activations": "uint8"}, "activations: style systolic has int8, not uint8"),
     ],
     ids=str,
 )
@@ -347,6 +367,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
     [
         ("{exclude: auto, sqnr_goal: 30}", Quantize(exclude="auto", sqnr_goal=30.0)),
         ("{exclude: [head/*, stem], weights: int8}", Quantize(exclude=("head/*", "stem"), weights="int8")),
+        ("{style: systolic, exclude_ops: [Add, Mul]}", Quantize(style="systolic", exclude_ops=("Add", "Mul"))),
         ("{config: qnn, activations: uint16}", Quantize(config="qnn", activations="uint16")),
     ],
 )
