@@ -117,7 +117,7 @@ class Outline:
         if node.op_type != "Dropout":
             return True
         training = node.input[2] if len(node.input) > 2 else ""
-        return bool(training) and (training not in self.constants or bool(self.value(training)))
+        return bool(training) and (training not in self.constants or bool(np.any(self.value(training))))
 
     def _sorted(self) -> list[int]:
         order: list[int] = []

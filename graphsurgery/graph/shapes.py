@@ -7,8 +7,9 @@ resized. What follows from the shapes of the model's inputs is known; `infer` te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,29 @@ def _infer(proto: ModelProto, folder: Path | None) -> ModelProto:
     read_outside(proto, folder, SHAPE_LIKE)
     written_out = expanded(proto)
     try:
-        inferred = onnx.shape_inference.infer_shapes(written_out, data_prop=not _has_long_list(written_out))
+        inferring = partial(onnx.shape_inference.infer_shapes, data_prop=not _has_long_list(written_out))
+        inferred = _with_lengths_left_open(written_out, inferring)
         return inferred if written_out is proto else inferred_of(proto, inferred)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"shape inference: {first_line(error)}") from error
+
+
+def _with_lengths_left_open(proto: ModelProto, infer: Callable[[ModelProto], ModelProto]) -> ModelProto:
+    """Let `infer` work on `proto` without the lengths of lists that are inputs and have more than LONG elements.
+
+    As a shape, such a list is one of so many dimensions, for each of which ONNX would take memory.
+    """
+    lengths = {
+        info.name: dims[0].dim_value
+        for info in proto.graph.input
+        if len(dims := info.type.tensor_type.shape.dim) == 1 and dims[0].dim_value > LONG
+    }
+    for info in (info for info in proto.graph.input if info.name in lengths):
+        info.type.tensor_type.shape.dim[0].Clear()
+    inferred = infer(proto)
+    for info in (info for model in (proto, inferred) for info in model.graph.input if info.name in lengths):
+        info.type.tensor_type.shape.dim[0].dim_value = lengths[info.name]
+    return inferred
 
 
 def _has_long_list(proto: ModelProto) -> bool:

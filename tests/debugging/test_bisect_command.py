@@ -14,11 +14,12 @@ from onnx import ModelProto, helper, numpy_helper
 
 from debugging.faulty_models import BRANCH, CHAIN, model
 from graphsurgery.debugging.bisect import bisect, read_samples
-from graphsurgery.debugging.outline import constant_of
+from graphsurgery.debugging.outline import Outline, constant_of
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.rewrite.registry import discover
+from graphsurgery.testing import parse
 
 # --- the command ------------------------------------------------------------------------------------------------
 
@@ -160,3 +161,10 @@ def test_a_constant_that_holds_something_else_is_none(held: onnx.AttributeProto)
 
 def test_a_constant_that_nobody_can_read_is_none() -> None:
     assert constant_of(helper.make_node("Constant", [], [], value_int=1)) is None
+
+
+def test_a_dropout_that_trains_by_more_than_one_value_is_random() -> None:
+    random = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[2] x) => (float[2] y) <float rate = {0.5}, bool[2] training = {0, 1}> {
+            y = Dropout (x, rate, training) }""")
+    assert Outline(Model(random)).random == {0}

@@ -28,3 +28,11 @@ def test_values_of_a_short_list_are() -> None:
         s = Shape (x)  z = ConstantOfShape (s)  y = Reshape (z, m) }""")
     shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infer(model, None).graph.value_info}
     assert shapes["z"] == [2, 3]
+
+
+def test_a_list_of_a_declared_length_without_bounds_is_no_shape_of_so_many_dimensions() -> None:
+    model = parse("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 3] x, int64[2147483647] sizes) => (float[N] y) { y = Expand (x, sizes)  z = Neg (x) }""")
+    inferred = infer(model, None)
+    assert [info.name for info in inferred.graph.value_info] == ["z"]
+    assert inferred.graph.input[1].type.tensor_type.shape.dim[0].dim_value == 2147483647
