@@ -51,6 +51,8 @@ def admit(proto: ModelProto, place: str) -> None:
         elif isinstance(message, AttributeProto):
             if (message.HasField("g"), bool(message.graphs)) != (message.type == _GRAPH, message.type == _GRAPHS):
                 raise ModelError(f"{place}: attribute '{message.name}' is of one type and holds another")
+            if message.ref_attr_name and (message.HasField("g") or message.graphs):
+                raise ModelError(f"{place}: attribute '{message.name}' stands for one of a function and holds a body")
         elif isinstance(message, OperatorSetIdProto):
             if abs(message.version) > MAX_SIZE:
                 raise ModelError(f"{place}: domain '{message.domain}' has no version {message.version}")

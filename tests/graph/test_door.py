@@ -81,6 +81,11 @@ def graph_in_an_int(proto: ModelProto) -> None:
     proto.graph.node[0].attribute.append(AttributeProto(name="a", type=AttributeProto.INT, g=proto.graph))
 
 
+def body_and_reference(proto: ModelProto) -> None:
+    attribute = AttributeProto(name="then_branch", type=AttributeProto.GRAPH, g=proto.graph, ref_attr_name="w")
+    proto.graph.node[0].attribute.append(attribute)
+
+
 def not_utf8(field: str) -> bytes:
     """Return a model with a byte that no UTF-8 has, in the place of a mark that `field` is."""
     data = PLAIN.replace(field, "MARK").replace("MARK MARK", "MARK")
@@ -104,6 +109,7 @@ def not_utf8(field: str) -> bytes:
         (changed(lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99)), "element type 99 is not one"),
         (changed(lambda p: setattr(p.opset_import[0], "version", 1 << 40)), "domain '' has no version 1099511627776"),
         (changed(lambda p: p.graph.node.append(p.graph.node[0])), "'a' is written twice, and a tensor is written once"),
+        (changed(body_and_reference), "attribute 'then_branch' stands for one of a function and holds a body"),
         (changed(graph_in_an_int), "attribute 'a' is of one type and holds another"),
         (nested(40), "its bodies are nested deeper than the 32 levels that protobuf reads"),
         (not_utf8("N"), "in a Dimension is not UTF-8"),
