@@ -38,7 +38,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph import attribute, constant, is_op, producer, static_shape
-from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.pasting import paste_masks
 from graphsurgery.operators.dataflow import at_fixed_shapes, bottlenecks, flow, upstream, weighted_input
 from graphsurgery.operators.image_normalization import drop_normalization, image_input, shortest
 from graphsurgery.rewrite import MASKS_NOTE, Editor, GraphPass, Refuse

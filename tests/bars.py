@@ -16,7 +16,8 @@ from graphsurgery.evaluation.columns import Opened, PartsColumn
 from graphsurgery.evaluation.dataset import Dataset, open_dataset
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas, CanvasImage
-from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.parts.describe import describe_parts
+from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.parts.part import Part
 from graphsurgery.sources import SourceSpec, open_source
 from graphsurgery.testing import parse

@@ -33,7 +33,7 @@ from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import bodies
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.random_inputs import random_inputs
 

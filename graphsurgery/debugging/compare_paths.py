@@ -27,7 +27,8 @@ from graphsurgery.gate.verdicts import Comparison, TensorReport, Verdict, merge
 from graphsurgery.graph.joined_outputs import JoinedOutput, joined, joined_shapes
 from graphsurgery.graph.model import Model
 from graphsurgery.parts import manifest as manifests
-from graphsurgery.parts.manifest import Manifest, Tensor, describe_part
+from graphsurgery.parts.describe import describe_part
+from graphsurgery.parts.manifest import Manifest, Tensor
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 from graphsurgery.runtime.random_inputs import random_values

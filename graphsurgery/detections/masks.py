@@ -12,8 +12,8 @@ from graphsurgery.detections.activations import activated
 from graphsurgery.detections.pieces import Masks
 from graphsurgery.detections.views import Array, axis_of_rows, find, whole
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import resize, resized_window
 from graphsurgery.images.placement import Size
+from graphsurgery.images.resizing import resize, resized_window
 
 # Pictures are kept in half precision: they are many, and cut at a half in the end.
 _PICTURE = np.float16

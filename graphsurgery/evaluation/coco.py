@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from graphsurgery.errors import InputError, missing_extra
 from graphsurgery.images.annotations import read_annotations, refuse_mask
-from graphsurgery.images.canvas import picture_masks
+from graphsurgery.images.pasting import picture_masks
 from graphsurgery.images.run_lengths import compress_rle, encode_rle
 
 Array = npt.NDArray[Any]

@@ -36,7 +36,7 @@ from graphsurgery.gate.verdicts import Comparison, Outcome, Verdict, merge
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import in_captured_types
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
 

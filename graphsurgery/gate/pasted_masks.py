@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from graphsurgery.gate.matched_rows import Alignment
 from graphsurgery.gate.tolerances import Tolerances
-from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.pasting import paste_masks
 
 Array = NDArray[Any]
 

@@ -7,24 +7,22 @@ normalise, as `preprocessing` says; then boxes, keypoints and masks back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from graphsurgery.errors import InputError
+from graphsurgery.images.pasting import corners, paste_into, scaled_masks
 from graphsurgery.images.placement import Placement
-from graphsurgery.images.preprocessing import PLAIN, Interpolation, Preprocessing, is_number
+from graphsurgery.images.preprocessing import PLAIN, Preprocessing, is_number
+from graphsurgery.images.resizing import resize
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
-Taps = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]
 
-# Rows are scaled a band at a time: it stays in the processor's cache, and memory doesn't grow with the image.
-_BAND_ELEMENTS = 1 << 18
 _LARGEST_MARGIN = 2**10  # it fills up to a multiple of what a network shrinks its image by
 _MOST_PIXELS = 2**25  # 0.4 GB in float32, which is there several times
 
@@ -193,7 +191,7 @@ class CanvasImage:
         )
         corner = np.array([self.left, self.top], np.float32)
         ratio = np.array([ratio_x, ratio_y], np.float32)
-        boxes = (_boxes(detections["boxes"]) - np.tile(corner, 2)) * np.tile(ratio, 2)
+        boxes = (corners(detections["boxes"]) - np.tile(corner, 2)) * np.tile(ratio, 2)
         restored["boxes"] = boxes
         if "keypoints" in detections:
             keypoints = detections["keypoints"]
@@ -203,14 +201,13 @@ class CanvasImage:
             restored["keypoints"][..., :2] = (restored["keypoints"][..., :2] - corner) * ratio
         if "masks" in detections and paste:
             pasted = np.zeros((len(boxes), 1, *self.original), np.float32)
-            for picture, mask, box in zip(pasted, *_padded(detections["masks"], boxes), strict=True):
-                _paste(mask, box, picture[0])
+            paste_into(pasted[:, 0], detections["masks"], boxes)
             restored["masks"] = pasted
         elif "masks_pasted" in detections and "masks" not in detections:
             on_canvas = self._without_padding(detections["masks_pasted"], len(boxes))
             if paste:
                 pasted = np.zeros((len(boxes), 1, *self.original), np.float32)
-                for picture, mask in zip(pasted, _scaled(on_canvas, self.original), strict=True):
+                for picture, mask in zip(pasted, scaled_masks(on_canvas, self.original), strict=True):
                     picture[0] = mask
                 restored["masks"] = pasted
             else:
@@ -222,112 +219,6 @@ class CanvasImage:
         if masks.shape != expected:
             raise InputError(f"detections: masks_pasted have shape {masks.shape}, expected {list(expected)} as boxes")
         return masks[:, :, self.top : self.top + self.height, self.left : self.left + self.width]
-
-
-def picture_masks(detections: Mapping[str, Array], size: tuple[int, int]) -> Iterator[Floats] | None:
-    """Yield each mask of what restore(paste=False) gave in a picture of `size`: float32 [h,w] probabilities.
-
-    None where there are no masks. Raises InputError when the shapes don't fit.
-    """
-    if "masks" in detections:
-        return paste_masks(detections["masks"], detections["boxes"], size)
-    if "masks_pasted" in detections:
-        return _scaled(detections["masks_pasted"], size)
-    return None
-
-
-def _scaled(masks: Array, size: tuple[int, int]) -> Iterator[Floats]:
-    for mask in masks:
-        yield resize(mask.astype(np.float32), size)[0]
-
-
-def paste_masks(masks: Array, boxes: Array, size: tuple[int, int]) -> Iterator[Floats]:
-    """Yield each mask pasted into an empty picture of `size` (height, width): float32 [h,w] probabilities.
-
-    `masks` are [M,1,m,m] as the network gives them, `boxes` [M,4] in the picture's pixels. Equal to
-    torchvision's `paste_masks_in_image(padding=1)`, except that only the part inside the picture is computed:
-    a box of any size costs no more than the picture, a box wholly outside (where torchvision may raise) gives
-    an empty one, and so does a box that isn't finite. Raises InputError when the shapes don't fit.
-    """
-
-    def pictures() -> Iterator[Floats]:
-        for mask, box in zip(padded, expanded, strict=True):
-            picture = np.zeros(size, np.float32)
-            _paste(mask, box, picture)
-            yield picture
-
-    padded, expanded = _padded(masks, _boxes(boxes))
-    return pictures()
-
-
-def resize(image: Array, size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Floats:
-    """Scale [C,h,w] to [C,*size], float32; uint8 pixels become 0..1.
-
-    Bilinear is equal to `torch.nn.functional.interpolate(size=size, mode="bilinear", align_corners=False)`: half-pixel
-    centres, clamped at the edge, no antialiasing. An image that has the size already comes back as it is.
-    """
-    channels, height, width = image.shape
-    if (height, width) == size:
-        return _unit(image)
-    if interpolation != "bilinear":
-        return _resized_by_pillow(image, size, interpolation)
-    rows, (left, right, across) = _taps(height, size[0]), _taps(width, size[1])
-    result = np.empty((channels, *size), np.float32)
-    step = max(1, _BAND_ELEMENTS // (channels * width))
-    for top in range(0, size[0], step):
-        band = slice(top, top + step)
-        picked = _unit(image[:, rows[0][band]])
-        if height != size[0]:
-            picked = _blend(picked, _unit(image[:, rows[1][band]]), rows[2][band, None])
-        if width != size[1]:
-            picked = _blend(picked.take(left, 2), picked.take(right, 2), across)
-        result[:, band] = picked
-    return result
-
-
-def resized_window(image: Floats, size: tuple[int, int], rows: slice, columns: slice) -> Floats:
-    """Return `resize(image, size)[:, rows, columns]`, of which no more than that is computed."""
-    low, high, weight = _taps(image.shape[1], size[0], rows.start, rows.stop)
-    tall = _blend(image[:, low], image[:, high], weight[:, None])
-    low, high, weight = _taps(image.shape[2], size[1], columns.start, columns.stop)
-    return _blend(tall.take(low, 2), tall.take(high, 2), weight)
-
-
-def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:
-    """Scale as Pillow does, which smooths where it shrinks; pixels of uint8 are rounded to uint8 again."""
-    how = {
-        "nearest": Image.Resampling.NEAREST,
-        "pil_bilinear": Image.Resampling.BILINEAR,
-        "pil_bicubic": Image.Resampling.BICUBIC,
-    }[interpolation]
-    planes = [Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], how) for plane in image]
-    return _unit(np.stack([np.asarray(plane) for plane in planes]))
-
-
-def _taps(source: int, target: int, start: int = 0, stop: int | None = None) -> Taps:
-    """The two source positions and the weight of the second, for the target positions start..stop.
-
-    The scale is float32, as torch's, and a position is rounded once. torch's kernels round it once or twice, as the
-    number of channels, the processor and the version have it: 6e-5 apart in noise of 1333 pixels.
-    """
-    scale = float(np.float32(source / target))
-    # Python's integers and doubles take a box of 1e30 pixels; an int64 range wouldn't.
-    position: Array = scale * ((start + 0.5) + np.arange((target if stop is None else stop) - start))
-    at = np.maximum((position - 0.5).astype(np.float32), 0)
-    low = np.minimum(at.astype(np.int64), source - 1)
-    return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
-
-
-def _blend(first: Floats, second: Floats, weight: Floats) -> Floats:
-    """first * (1 - weight) + second * weight, in place; both arrays are the caller's to lose."""
-    first *= 1 - weight
-    second *= weight
-    first += second
-    return first
-
-
-def _unit(pixels: Array) -> Floats:
-    return np.ascontiguousarray(pixels, np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
 def _planes(image: Array) -> Array:
@@ -345,36 +236,3 @@ def _planes(image: Array) -> Array:
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise InputError(f"image: float32 pixels from {low:g} to {high:g}; scale them to 0..1, or give uint8")
     return planes
-
-
-def _boxes(boxes: Array) -> Floats:
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise InputError(f"detections: boxes have shape {boxes.shape}, expected [M,4]")
-    return boxes.astype(np.float32)
-
-
-def _padded(masks: Array, boxes: Floats) -> tuple[Floats, Floats]:
-    """Masks with a border of one zero, [M,m+2,m+2], and boxes grown to fit (torchvision's expand_boxes)."""
-    if masks.ndim != 4 or masks.shape[:2] != (len(boxes), 1) or 0 in masks.shape[2:]:
-        raise InputError(f"detections: masks have shape {masks.shape}, expected [{len(boxes)},1,m,m] as boxes")
-    padded = np.pad(masks[:, 0].astype(np.float32), ((0, 0), (1, 1), (1, 1)))
-    scale = (masks.shape[3] + 2) / masks.shape[3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = (boxes[:, 2:] - boxes[:, :2]) * np.float32(0.5) * np.float32(scale)
-        centre = (boxes[:, 2:] + boxes[:, :2]) * np.float32(0.5)
-        return padded, np.concatenate([centre - half, centre + half], axis=1)
-
-
-def _paste(mask: Floats, box: Floats, picture: Floats) -> None:
-    """Write a padded mask into its grown box, both ends inclusive, truncated to whole pixels."""
-    if not np.isfinite(box).all():
-        return
-    x0, y0, x1, y1 = (int(v) for v in box)
-    height, width = picture.shape
-    left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
-    if left >= right or top >= bottom:
-        return
-    low, high, weight = _taps(mask.shape[1], x1 - x0 + 1, left - x0, right - x0)
-    wide = _blend(mask[:, low], mask[:, high], weight)
-    low, high, weight = _taps(mask.shape[0], y1 - y0 + 1, top - y0, bottom - y0)
-    picture[top:bottom, left:right] = _blend(wide[low], wide[high], weight[:, None])

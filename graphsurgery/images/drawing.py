@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.pasting import paste_masks
 
 Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]

@@ -21,8 +21,9 @@ from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.static import certify_static
+from graphsurgery.parts.describe import describe_parts
 from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.parts.manifest import Manifest, describe_parts
+from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
 from graphsurgery.pipeline.judging import (

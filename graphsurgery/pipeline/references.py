@@ -20,7 +20,7 @@ from graphsurgery.graph.protos import stored_names
 from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.boundaries import Cut
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import PartPlayer
 

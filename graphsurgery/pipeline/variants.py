@@ -19,8 +19,9 @@ from graphsurgery.devices.providers import DeviceChoice, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.gate.gate import Judged
 from graphsurgery.partition import static
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.folder import OutputFolder
-from graphsurgery.parts.manifest import Manifest, describe_part
+from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline.run import Run

@@ -13,7 +13,7 @@ import psutil
 from graphsurgery.gate.gate import Judgement, Ruling
 from graphsurgery.gate.verdicts import TensorReport, Verdict
 from graphsurgery.graph.protos import walk_protos
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.report import environment
 from graphsurgery.rewrite import Skip

@@ -10,7 +10,7 @@ from graphsurgery.compiling import Job, Sample
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.testing import parse
 

@@ -15,7 +15,8 @@ from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Verdict
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.parts.describe import describe_parts
+from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.parts.part import Part
 from graphsurgery.report.run_record import Step
 from graphsurgery.rewrite import BATCH_NOTE

@@ -30,7 +30,8 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.gate.tolerances import Tolerance, Tolerances
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
-from graphsurgery.parts.manifest import FILE_NAME, describe_parts
+from graphsurgery.parts.describe import describe_parts
+from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime import player
 from graphsurgery.testing import parse

@@ -12,7 +12,8 @@ from bars import bars, write_parts
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.columns import Loaded, PartsColumn
 from graphsurgery.evaluation.tasks import Task, TaskRunner
-from graphsurgery.images.canvas import CanvasImage, paste_masks
+from graphsurgery.images.canvas import CanvasImage
+from graphsurgery.images.pasting import paste_masks
 
 pytest.importorskip("pycocotools")
 

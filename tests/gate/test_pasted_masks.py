@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gate.usual_rows import compare
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Comparison
-from graphsurgery.images.canvas import paste_masks
+from graphsurgery.images.pasting import paste_masks
 
 Array = NDArray[Any]
 SIZE = (80, 140)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from graphsurgery.errors import InputError
-from graphsurgery.images.canvas import Canvas, CanvasImage, paste_masks, picture_masks, resize, resized_window
+from graphsurgery.images.canvas import Canvas, CanvasImage
+from graphsurgery.images.pasting import paste_masks, picture_masks
 from graphsurgery.images.preprocessing import PLAIN, Preprocessing
+from graphsurgery.images.resizing import resize, resized_window
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)

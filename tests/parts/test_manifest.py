@@ -18,7 +18,8 @@ from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
-from graphsurgery.parts.manifest import FILE_NAME, Batch, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.parts.describe import describe_part, describe_parts
+from graphsurgery.parts.manifest import FILE_NAME, Batch, Manifest, PartEntry, Tensor
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.testing import parse

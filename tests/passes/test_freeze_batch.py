@@ -14,7 +14,7 @@ from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.view import table
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
 from graphsurgery.recipe.validate import plugin_options

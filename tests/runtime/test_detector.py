@@ -17,8 +17,10 @@ from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError, MissingTool, ModelError
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
-from graphsurgery.images.canvas import Canvas, paste_masks
-from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor, describe_part, describe_parts
+from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.pasting import paste_masks
+from graphsurgery.parts.describe import describe_part, describe_parts
+from graphsurgery.parts.manifest import FILE_NAME, Manifest, PartEntry, Tensor
 from graphsurgery.parts.part import Part
 from graphsurgery.rewrite import BATCH_NOTE, NORMALISATION_NOTE
 from graphsurgery.runtime.detector import Detector

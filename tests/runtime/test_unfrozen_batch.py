@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphsurgery.graph.model import Model
-from graphsurgery.parts.manifest import describe_part
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
