@@ -67,7 +67,7 @@ def steps_of(
     loaded = load_recipe(recipe, overrides, registry=registered)
     source = open_source(loaded.source)
     if isinstance(source, HasBoundary) and loaded.partition is not None:
-        source.set_boundary(pipeline.boundary_tensors(loaded, Model(source.export(), source.folder), source.canvas))
+        source.set_boundary(pipeline.boundary_tensors(loaded, source))
     taken = capture(source, images, folder / "model_io").samples
     record = Record(source.describe())
     described = DescribedOutputs(source.detections, tuple(source.output_names))

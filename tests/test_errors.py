@@ -119,7 +119,7 @@ def test_a_wrong_option_is_one_line(
     ("text", "said"),
     [
         ("raise RuntimeError('no')\n", "fails on import: RuntimeError: no"),
-        ("x = 1\n", "defines no NodePass, GraphPass or ModelPass"),
+        ("x = 1\n", "defines no NodePass, GraphPass, ModelPass or CustomOperator"),
         ("def (:\n", "fails on import: SyntaxError"),
     ],
 )

@@ -52,9 +52,10 @@ def bisect_files(
     """Search two ONNX files; `inputs` is a model_io folder, one sample of it, or None for random inputs.
 
     Samples are tried until one shows a difference. Raises InputError where there is nothing to feed the models with, or
-    where A does not run.
+    where A is no valid model or does not run.
     """
     one, other = Model.load(a), Model.load(b)
+    one.check(str(a))
     samples = list(read_samples(one, inputs))
     found = Bisection("", 0)
     notes: list[str] = []

@@ -42,6 +42,9 @@ def drop_normalization(graph: gs.Graph, edit: Editor, *, may_pad: bool = False) 
     image = image_input(graph)
     if image is None:
         raise Refuse("there is not one float32 input of rank 3 or 4, an image")
+    channels = image.shape[-3] if image.shape is not None else None
+    if isinstance(channels, int) and channels != 3:
+        raise Refuse(f"the input '{image.name}' has {channels} channels, and an image has three")
     varying = flow(graph, [image], lambda node, found: is_shape(node) or weighted_input(node, found) is not None)
     entries = {id(t): t for t in (weighted_input(node, varying) for node in graph.nodes) if t is not None}
     if not entries:
