@@ -71,6 +71,7 @@ def test_the_host_prepares_what_the_graph_did_to_the_bit(nodes: str) -> None:
     ("nodes", "image", "reason"),
     [
         ("y = Conv (image, w)", "float[1, 3, 8, 10] image", "feeds the network as it is"),
+        ("y = Relu (image)", "float[1, 16, 8, 10] image", "has 16 channels, and an image has three"),
         ("a = Sigmoid (image)  y = Conv (a, w)", "float[1, 3, 8, 10] image", "only normalises"),
         ("y = Relu (image)", "float[1, 3, 8, 10] image", "no weighted node reads"),
         ("a = Cast <to = 1> (image)  y = Conv (a, w)", "uint8[1, 3, 8, 10] image", "not one float32 input"),
