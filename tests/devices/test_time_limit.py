@@ -17,6 +17,12 @@ ENDLESS = parse(
 )
 
 
+@pytest.fixture(autouse=True)
+def nobody_else_hears_signals() -> None:
+    """Where asyncio is told of them, as after a test of a cluster, runs go on."""
+    signal.set_wakeup_fd(-1)
+
+
 def given(rounds: int) -> dict[str, np.ndarray]:
     return {"x": np.ones(2, np.float32), "n": np.array(rounds), "c": np.array(True)}
 
