@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling import Compiler, Job, Sample
-from graphsurgery.compiling.compiler import read_raw
+from graphsurgery.compiling.raw_files import read_numbered, write_raw
 from graphsurgery.errors import InputError
 from graphsurgery.parts.manifest import Tensor
 
@@ -80,9 +79,8 @@ class Ascend(Compiler):
         for name, values in sample.inputs.items():
             values = sample.pixels[None] if self.aipp and name == job.image else values
             place = "input" if len(sample.inputs) == 1 else f"input_{list(sample.inputs).index(name)}"
-            (job.folder / place).mkdir(exist_ok=True)
             file = f"{place}/{sample.stem}.bin"
-            np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tofile(job.folder / file)
+            write_raw(job.folder / file, values)
             if name == job.image:
                 _append(job.folder / f"{place}_bin.info", sample, file, job.canvas.width, job.canvas.height)
                 _append(job.folder / f"{place}_jpg.info", sample, sample.stem, width, height)
@@ -90,10 +88,7 @@ class Ascend(Compiler):
     def read_outputs(
         self, folder: Path, number: int, stem: str, outputs: Mapping[str, Tensor]
     ) -> dict[str, npt.NDArray[Any]]:
-        return {
-            name: read_raw(folder / f"{stem}_{index}.bin", tensor, name)
-            for index, (name, tensor) in enumerate(outputs.items())
-        }
+        return read_numbered(folder, stem, outputs)
 
 
 def _out_nodes(job: Job) -> list[str]:

@@ -23,11 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling import Compiler, Job, Sample
-from graphsurgery.compiling.compiler import read_raw
+from graphsurgery.compiling.raw_files import read_numbered, write_raw
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.parts.manifest import Tensor
 
@@ -145,19 +144,15 @@ class MagicMind(Compiler):
             values = sample.pixels.transpose(2, 0, 1)[None]
         if name == job.image and self.input_layout == "NHWC":
             values = values.transpose(0, 2, 3, 1)
-        (job.folder / "input").mkdir(exist_ok=True)
         file = f"input/{sample.stem}.bin"
-        np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tofile(job.folder / file)
+        write_raw(job.folder / file, values)
         with (job.folder / "calibration.txt").open("a", encoding="utf-8", newline="\n") as listed:
             listed.write(f"{file} shape[{','.join(map(str, values.shape))}]\n")
 
     def read_outputs(
         self, folder: Path, number: int, stem: str, outputs: Mapping[str, Tensor]
     ) -> dict[str, npt.NDArray[Any]]:
-        return {
-            name: read_raw(folder / f"{stem}_{index}.bin", tensor, name)
-            for index, (name, tensor) in enumerate(outputs.items())
-        }
+        return read_numbered(folder, stem, outputs)
 
 
 def _place_of_image(job: Job) -> int:

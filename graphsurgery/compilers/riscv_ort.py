@@ -23,7 +23,8 @@ import numpy.typing as npt
 from onnx import numpy_helper
 
 from graphsurgery.compiling import Compiler, Job, Sample
-from graphsurgery.compiling.compiler import Tensors, read_raw
+from graphsurgery.compiling.compiler import Tensors
+from graphsurgery.compiling.raw_files import read_raw
 from graphsurgery.graph.names import clean_name
 from graphsurgery.parts.manifest import Tensor
 

@@ -173,22 +173,3 @@ def _last_line(log: Path) -> str:
             file.seek(-4096, os.SEEK_END)
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     return shortened(lines[-1], 200) if lines else "it says nothing"
-
-
-def read_raw(path: Path, tensor: Tensor, name: str) -> npt.NDArray[Any]:
-    """Return the output `name` out of a file that holds its elements alone, as little-endian numbers.
-
-    One dimension may be open, and follows from the size of the file. Raises InputError for a file that is missing or of
-    another size.
-    """
-    dtype = np.dtype(tensor.dtype).newbyteorder("<")
-    shape = [size if isinstance(size, int) else -1 for size in tensor.shape or [-1]]
-    known = int(np.prod([size for size in shape if size >= 0], dtype=np.int64)) * dtype.itemsize
-    try:
-        size = path.stat().st_size
-        fits = shape.count(-1) <= 1 and (size % known == 0 if -1 in shape and known else size == known)
-        if not fits:
-            raise InputError(f"{path}: has {size} bytes, and output '{name}' is {tensor.dtype} {tensor.shape}")
-        return np.fromfile(path, dtype).reshape(shape).astype(tensor.dtype, copy=False)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error}); it holds output '{name}'") from error

@@ -1,18 +1,17 @@
-import json
 import random
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from notes import normalisation
 
 from graphsurgery.devices import session
 from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.view import table
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.preprocessing import Preprocessing
 from graphsurgery.passes.drop_normalization import DropNormalization
-from graphsurgery.rewrite import NORMALISATION_NOTE, Applied, apply_pass
+from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
@@ -36,21 +35,16 @@ def model(
     return f"{HEAD} g ({image}) => ({outputs}) <{', '.join(used)}> {{ {nodes} }}"
 
 
-def note(applied: Applied) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = json.loads(table(applied.model.graph()).metadata[NORMALISATION_NOTE])
-    return found
-
-
 def test_the_normalised_image_becomes_the_input() -> None:
     after = model("y = Conv (d, w)", "float[1, 3, 8, 10] d")
     applied = assert_rewrites(DropNormalization(), model(PLAIN), after, outputs_agree=False)
-    assert note(applied) == {"mean": [103.5, 116.25, 123.75], "std": [2.0, 4.0, 1.0]}
+    assert normalisation(applied) == {"mean": [103.5, 116.25, 123.75], "std": [2.0, 4.0, 1.0]}
 
 
 def test_zeros_below_and_to_the_right_are_put_there_by_the_host() -> None:
     after = model("y = Conv (d, w)", "float[1, 3, 10, 13] d")
     applied = assert_rewrites(DropNormalization(), model(DETECTRON2), after, outputs_agree=False)
-    assert note(applied)["margin"] == [2, 3]
+    assert normalisation(applied)["margin"] == [2, 3]
 
 
 @pytest.mark.parametrize("nodes", [PLAIN, DETECTRON2])
@@ -58,7 +52,7 @@ def test_the_host_prepares_what_the_graph_did_to_the_bit(nodes: str) -> None:
     before = Model(parse(model(nodes)))
     applied = apply_pass(DropNormalization(), before)
     own = Preprocessing(range=255, channels="BGR", pad=(103.5, 116.25, 123.75))
-    found = note(applied)
+    found = normalisation(applied)
     margin = tuple(int(size) for size in found.get("margin", [0, 0]))
     canvas = Canvas(8, 10, image=own).with_normalisation(tuple(found["mean"]), tuple(found["std"]), margin)  # type: ignore[arg-type]
     image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
@@ -109,7 +103,7 @@ def test_the_pad_of_a_stem_belongs_to_the_network() -> None:
     stem.raw_data = np.ones((1, 3, 3, 3), np.float32).tobytes()
     applied = apply_pass(DropNormalization(), Model(before))
     assert [node.op_type for node in applied.model.proto.graph.node] == ["Pad", "Conv"]
-    assert "margin" not in note(applied)
+    assert "margin" not in normalisation(applied)
 
 
 def test_a_size_that_is_not_fixed_is_an_error() -> None:
@@ -141,7 +135,7 @@ def test_any_chain_is_what_the_note_says(seed: int) -> None:
         weights[2] = "int64[8] pads = {0, 0, 0, 0, 0, 0, 2, 3}"
     before = Model(parse(model("  ".join([*nodes, f"y = Conv ({last}, w)"]), constants=weights)))
     applied = apply_pass(DropNormalization(), before)
-    found = note(applied)
+    found = normalisation(applied)
     image = np.random.default_rng(seed).random((3, 8, 10), dtype=np.float32)
     mean, std = (np.array(found[key], np.float32)[:, None, None] for key in ("mean", "std"))
     below, right = (int(size) for size in found.get("margin", [0, 0]))

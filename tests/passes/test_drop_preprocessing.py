@@ -1,5 +1,4 @@
 import io
-import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,15 +10,15 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from notes import normalisation
 
 from graphsurgery.devices import session
 from graphsurgery.errors import GraphSurgeryError, PassError
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.view import table
 from graphsurgery.passes.drop_preprocessing import DropPreprocessing
 from graphsurgery.passes.freeze_shapes import FreezeShapes
 from graphsurgery.passes.simplify import Simplify
-from graphsurgery.rewrite import NORMALISATION_NOTE, Applied, apply_pass
+from graphsurgery.rewrite import Applied, apply_pass
 from graphsurgery.testing import assert_rewrites, assert_same_values, assert_untouched, parse
 from graphsurgery.testing.fuzzing import Builder, Fuzzed, fuzz
 from graphsurgery.testing.fuzzing.builder import Draw
@@ -45,11 +44,6 @@ def tail(nodes: str, outputs: str = "float[n, 4] boxes", inputs: str = "float[n,
     return f"{HEAD} g ({inputs}) => ({outputs}) {f'<{constants}>' if constants else ''} {{ {nodes} }}"
 
 
-def note(applied: Applied) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = json.loads(table(applied.model.graph()).metadata[NORMALISATION_NOTE])
-    return found
-
-
 # --- the start ---
 
 
@@ -60,14 +54,14 @@ def test_the_normalised_image_becomes_the_input() -> None:
         front("y = Conv (c, w)", "float[1, 3, 8, 10] c", constants=[WEIGHTS]),
         outputs_agree=False,
     )
-    assert note(applied) == {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.25, 2.0]}
+    assert normalisation(applied) == {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.25, 2.0]}
 
 
 def test_the_network_computes_the_same_from_an_image_normalised_outside() -> None:
     before = Model(parse(front(f"{NORMALISE}  y = Conv (c, w)")))
     applied = apply_pass(DropPreprocessing(), before)
     image = np.random.default_rng(1).random((3, 8, 10), dtype=np.float32)
-    mean, std = (np.array(note(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
+    mean, std = (np.array(normalisation(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
     expected = session.run(before.proto, {"image": image})["y"]
     got = session.run(applied.model.proto, {"c": ((image - mean) / std)[None]})["y"]
     np.testing.assert_array_equal(got, expected)
@@ -77,7 +71,7 @@ def test_reads_the_normalisation_from_a_multiplication_and_an_addition() -> None
     constants = ["float m = {4}", "float[3, 1, 1] p = {-2, -1, 3}", BATCH, WEIGHTS]
     nodes = "a = Mul (m, image)  b = Add (a, p)  c = Unsqueeze (b, batch)  y = Conv (c, w)"
     applied = apply_pass(DropPreprocessing(), Model(parse(front(nodes, constants=constants))))
-    assert note(applied) == {"mean": [0.5, 0.25, -0.75], "std": [0.25, 0.25, 0.25]}
+    assert normalisation(applied) == {"mean": [0.5, 0.25, -0.75], "std": [0.25, 0.25, 0.25]}
 
 
 def test_measures_a_normalisation_that_is_no_plain_arithmetic() -> None:
@@ -93,8 +87,8 @@ def test_measures_a_normalisation_that_is_no_plain_arithmetic() -> None:
     applied = apply_pass(DropPreprocessing(), Model(parse(text)))
     assert [i.name for i in applied.model.proto.graph.input] == ["c"]
     # s * (x - m) / sqrt(v) + bias = (x - mean) / std
-    np.testing.assert_allclose(note(applied)["mean"], [0.5, -0.25, -0.875], rtol=1e-6)
-    np.testing.assert_allclose(note(applied)["std"], [1, 0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(normalisation(applied)["mean"], [0.5, -0.25, -0.875], rtol=1e-6)
+    np.testing.assert_allclose(normalisation(applied)["std"], [1, 0.5, 0.5], rtol=1e-6)
 
 
 def test_a_resize_and_a_pad_that_change_nothing_go_too() -> None:
@@ -438,7 +432,7 @@ def assert_same_detections(
     """Assert equal outputs, the canvas normalised and the masks pasted outside; returns the detections."""
     (entry,) = applied.model.proto.graph.input
     assert [d.dim_value for d in entry.type.tensor_type.shape.dim] == [1, *image.shape]
-    mean, std = (np.array(note(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
+    mean, std = (np.array(normalisation(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
     expected = session.run(model.proto, {"image": image})
     got = session.run(applied.model.proto, {entry.name: ((image - mean) / std)[None]})
     for (name, old), new in zip(expected.items(), got.values(), strict=True):
@@ -483,7 +477,7 @@ def test_removes_the_transform_of_torchvision(
         return
     applied = apply_pass(DropPreprocessing(), model)
     assert [node.op_type for node in applied.model.proto.graph.node] == ["Conv"]
-    assert note(applied) == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert normalisation(applied) == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert_same_detections(model, applied, np.random.default_rng(0).random((3, *shape), dtype=np.float32))
 
 
@@ -630,7 +624,7 @@ def normalises_as_it_notes(draw: Draw) -> str:
     new = [name for name in inputs if name not in case.inputs and len(inputs[name]) == 4]
     if new:
         (image,) = (value for value in case.inputs.values() if list(value.shape[-3:]) == SIZE[1:])
-        mean, std = (np.array(note(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
+        mean, std = (np.array(normalisation(applied)[key], np.float32)[:, None, None] for key in ("mean", "std"))
         given[new[0]] = ((image - mean) / std).reshape(SIZE)
     try:
         assert_same_values(expected, session.run(applied.model.proto, given), relative=1e-4)
