@@ -135,14 +135,14 @@ class Deadly:
         self.inner.check()
 
     def open(self, threads: int) -> Opened:
-        canvas, detect, _ = self.inner.open(threads)
+        canvas, detect = self.inner.open(threads)
 
-        def found(placed: CanvasImage) -> Any:
+        def found(placed: CanvasImage, image: Path) -> Any:
             deaths = len(list(self.notes.iterdir()))
             if placed.input[2].max() > 0.5 and deaths < self.lives:
                 (self.notes / str(deaths)).touch()
                 os._exit(1)
-            return detect(placed)
+            return detect(placed, image)
 
         return Opened(canvas, found)
 
@@ -165,7 +165,7 @@ class Slow:
     def open(self, threads: int) -> Opened:
         canvas = self.inner.open(threads).canvas
 
-        def found(placed: CanvasImage) -> Any:
+        def found(placed: CanvasImage, image: Path) -> Any:
             self.begun.touch()
             time.sleep(3600)
 

@@ -36,12 +36,11 @@ _FORMAT = 1
 class Opened(NamedTuple):
     """A detector that is ready: what it wants an image placed on, and what it finds there, in canvas pixels.
 
-    `detect_file` is given the image's file too, where what is found lies under its name; else None.
+    It is given the image's file too, for what was found elsewhere lies under its name.
     """
 
     canvas: Canvas
-    detect: Callable[[CanvasImage], Detections]
-    detect_file: Callable[[CanvasImage, Path], Detections] | None = None
+    detect: Callable[[CanvasImage, Path], Detections]
 
 
 class Column(Protocol):
@@ -68,7 +67,7 @@ class Loaded:
 
     name: str
     canvas: Canvas
-    detect: Callable[[CanvasImage], Detections]
+    detect: Callable[[CanvasImage, Path], Detections]
     fingerprint: str = ""
 
     def check(self) -> None:
@@ -143,7 +142,7 @@ class PartsColumn:
             return Detector.load(self.folder, devices, threads=threads)
 
         detector = read_whole(self.folder, FILE_NAME, load)
-        return Opened(detector.canvas, detector.on_canvas)
+        return Opened(detector.canvas, lambda placed, _: detector.on_canvas(placed))
 
 
 @dataclass(frozen=True)
@@ -218,10 +217,10 @@ class OriginalColumn:
 def opened(source: Source, kind: str, threads: int) -> Opened:
     """Return the source as a detector that computes with `threads` threads; `kind` is that of its spec."""
     if kind == "onnx":
-        return Opened(source.canvas, source.detect)
+        return Opened(source.canvas, lambda placed, _: source.detect(placed))
     from graphsurgery.sources.torch_threads import torch_threads
 
-    def detect(placed: CanvasImage) -> Detections:
+    def detect(placed: CanvasImage, _: Path) -> Detections:
         with torch_threads(threads):
             return source.detect(placed)
 

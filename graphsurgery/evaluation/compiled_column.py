@@ -57,11 +57,7 @@ class CompiledColumn:
         detector = Detector.load(self.folder, threads=threads)
         places = {part: self.results / part if len(compiled.parts) > 1 else self.results for part in compiled.parts}
         player = _Player(detector, _compiler(compiled), compiled, places)
-
-        def placed_only(placed: CanvasImage) -> Detections:
-            raise InputError(f"{self.results}: results are found by the name of an image")
-
-        return Opened(detector.canvas, placed_only, player.detect)
+        return Opened(detector.canvas, player.detect)
 
 
 @dataclass(frozen=True)

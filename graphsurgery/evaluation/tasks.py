@@ -73,8 +73,7 @@ def _detect(opened: Opened, picture: Picture) -> Found:
         return Found(unreadable=str(error))
     placed = opened.canvas.fit(image)
     begin = time.perf_counter()
-    by_name = opened.detect_file
-    found = opened.detect(placed) if by_name is None else by_name(placed, picture.path)
+    found = opened.detect(placed, picture.path)
     seconds = time.perf_counter() - begin
     restored = placed.restore(found, paste=False)
     return Found(seconds, _kinds(found), coco_results(picture.id, restored, size=placed.original))

@@ -92,8 +92,8 @@ def begun(
         workers = workers or sensible_workers((2 + variants) * len(dataset.pictures))
         store = MemoryStore()
         if workers == 1:
-            whole = opened(source, spec.kind, _THREADS)
-            yield Precision(dataset, store, Loaded(ORIGINAL, whole.canvas, whole.detect), workers, None)
+            here = Loaded(ORIGINAL, *opened(source, spec.kind, _THREADS))
+            yield Precision(dataset, store, here, workers, None)
             return
         beside = stack.enter_context(Beside(store))
         precision = Precision(dataset, store, OriginalColumn.of_source(spec, source.describe()), workers, beside)

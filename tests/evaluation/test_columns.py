@@ -63,7 +63,7 @@ def test_a_device_that_no_part_is_on_is_refused(tmp_path: Path) -> None:
 def test_parts_that_changed_since_are_refused(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "parts")
     column = PartsColumn.of("parts", folder)
-    assert len(column.open(1).detect(PLACED)["boxes"]) == 0
+    assert len(column.open(1).detect(PLACED, Path())["boxes"]) == 0
     write_parts(folder, high=2)
     with pytest.raises(InputError, match="holds other parts than when this began"):
         column.open(1)
@@ -88,9 +88,9 @@ def test_the_original_is_found_in_the_places_named(tmp_path: Path) -> None:
     folder = write_parts(tmp_path / "parts")
     manifest = Manifest.read(folder)
     column = OriginalColumn.of(manifest, [tmp_path, folder])
-    canvas, detect, _ = column.open(1)
+    canvas, detect = column.open(1)
     assert canvas == Canvas(8, 12)
-    assert len(detect(PLACED)["boxes"]) == 0
+    assert len(detect(PLACED, Path())["boxes"]) == 0
     with pytest.raises(InputError, match=r"'all\.onnx' is in none of .*; name it with --weights, or .*--no-original"):
         OriginalColumn.of(manifest, [tmp_path])
 
@@ -100,7 +100,7 @@ def test_the_original_may_lie_in_the_file_that_is_named(tmp_path: Path) -> None:
     manifest = Manifest.read(folder)
     moved = (folder / "all.onnx").rename(tmp_path / "moved.onnx")
     column = OriginalColumn.of(manifest, [folder], str(moved))
-    assert len(column.open(1).detect(PLACED)["boxes"]) == 0
+    assert len(column.open(1).detect(PLACED, Path())["boxes"]) == 0
     write_parts(folder, high=2)
     with pytest.raises(InputError, match=r"all\.onnx has weights_sha256 .*, the parts were made of one with"):
         OriginalColumn.of(manifest, [folder], str(folder / "all.onnx")).open(1)
@@ -128,7 +128,7 @@ def test_the_demo_is_built_again_from_its_manifest(tmp_path: Path) -> None:
     column = OriginalColumn.of(Manifest.read(folder), [folder])
     assert column.spec == spec
     image = CanvasImage(np.random.default_rng(0).random((3, 64, 96), np.float32), 64, 96, (64, 96))
-    found = column.open(1).detect(image)
+    found = column.open(1).detect(image, Path())
     assert {name: array.shape for name, array in found.items()} == {
         name: array.shape for name, array in source.detect(image).items()
     }
@@ -142,6 +142,6 @@ def test_a_manifest_without_a_source_has_no_original(tmp_path: Path) -> None:
 
 
 def test_what_is_open_already_is_used_as_it_is() -> None:
-    column = Loaded("original", Canvas(8, 12), lambda placed: {"boxes": placed.input})
+    column = Loaded("original", Canvas(8, 12), lambda placed, _: {"boxes": placed.input})
     column.check()
-    assert column.open(3).detect(PLACED)["boxes"] is PLACED.input
+    assert column.open(3).detect(PLACED, Path())["boxes"] is PLACED.input

@@ -123,8 +123,8 @@ def test_labels_that_are_no_category_are_left_out(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     opened = column.open(1)
 
-    def mistaken(placed: CanvasImage) -> dict[str, Any]:
-        found = dict(opened.detect(placed))
+    def mistaken(placed: CanvasImage, image: Path) -> dict[str, Any]:
+        found = dict(opened.detect(placed, image))
         return {**found, "labels": found["labels"] + 5}
 
     wrong = Loaded("int4", opened.canvas, mistaken)

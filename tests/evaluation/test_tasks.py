@@ -32,10 +32,10 @@ def test_a_task_gives_coco_results_in_pixels_of_the_image(tmp_path: Path) -> Non
 
 def test_masks_that_the_graph_pasted_are_measured_too(tmp_path: Path) -> None:
     inner, dataset = bars(tmp_path)
-    canvas, detect, _ = inner.open(1)
+    canvas, detect = inner.open(1)
 
-    def pasted(placed: CanvasImage) -> dict[str, np.ndarray]:
-        found = dict(detect(placed))
+    def pasted(placed: CanvasImage, image: Path) -> dict[str, np.ndarray]:
+        found = dict(detect(placed, image))
         masks = list(paste_masks(found.pop("masks"), found["boxes"], (canvas.height, canvas.width)))
         return {**found, "masks_pasted": np.stack(masks)[:, None]}
 
