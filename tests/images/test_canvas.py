@@ -14,11 +14,11 @@ from graphsurgery.errors import InputError
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.pasting import paste_masks, picture_masks
 from graphsurgery.images.preprocessing import PLAIN, Preprocessing
-from graphsurgery.images.resizing import resize, resized_window
+
+from .scaled import HALF_ULP, assert_within, interpolated, noise, planar, rounding
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CANVAS = Canvas(96, 160, MEAN, STD)
-HALF_ULP = 2.0**-24  # the most that rounding to float32 changes a number, as part of that number
 SIZES = [
     (96, 160),
     (50, 80),
@@ -37,42 +37,6 @@ SIZES = [
     (1080, 1920),
     (1333, 800),
 ]
-
-
-def noise(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(height * 10007 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def interpolated(image: Any, size: tuple[int, int]) -> Any:
-    """What torch's bilinear interpolation is in float64, where no rounding shows.
-
-    Its float32 is no reference: it differs between versions, processors and numbers of threads, each time by as much
-    as `rounding()` allows.
-    """
-    torch = pytest.importorskip("torch")
-    options = {"size": size, "mode": "bilinear", "align_corners": False}
-    return torch.nn.functional.interpolate(torch.from_numpy(image).double()[None], **options)[0].numpy()
-
-
-def rounding(source: tuple[int, int], size: tuple[int, int]) -> Any:
-    """How far float32 may be from float64, for each pixel of an image of values in 0..1 that is scaled to `size`.
-
-    A position p is off by 2 * HALF_ULP * p: the scale is rounded, and the position. Values in 0..1 change by 1 a pixel
-    at most, so that is the error of the value, of each axis. A blend rounds one weight, a product and the sum: 3 for
-    each axis, and one for the terms of second order.
-    """
-    rows, columns = ((np.arange(size[axis]) + 0.5) * source[axis] / size[axis] for axis in (0, 1))
-    return HALF_ULP * (2 * (rows[:, None] + columns) + 7)
-
-
-def assert_within(actual: Any, expected: Any, allowed: Any) -> None:
-    """`allowed` is for each pixel, as rounding() gives it."""
-    assert actual.shape == expected.shape
-    assert np.all(np.abs(actual - expected) <= allowed), f"{np.max(np.abs(actual - expected) / allowed):.3g} times"
-
-
-def planar(image: Any) -> Any:
-    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -166,21 +130,6 @@ def test_an_image_of_the_canvas_size_is_unchanged_to_the_bit() -> None:
 def test_uint8_and_float_images_give_the_same_canvas_to_the_bit() -> None:
     image = noise(211, 301)
     assert np.array_equal(CANVAS.fit(image).input, CANVAS.fit(planar(image)).input)
-
-
-def test_resize_leaves_its_argument_alone() -> None:
-    image = planar(noise(40, 40))
-    kept = image.copy()
-    resize(image, (40, 80))
-    resize(image, (80, 40))
-    resize(image, (17, 99))
-    assert np.array_equal(image, kept)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (600, 700)])
-def test_resize_of_one_channel_equals_interpolate(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(5).random((1, 300, 1333), dtype=np.float32)
-    assert_within(resize(image, size), interpolated(image, size), rounding((300, 1333), size))
 
 
 @pytest.mark.parametrize(
@@ -384,38 +333,6 @@ def test_restore_refuses_arrays_of_another_shape(name: str, shape: tuple[int, ..
         CanvasImage(np.zeros((3, 96, 160), np.float32), 96, 160, (96, 160)).restore(detections)
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        (200, 10, 240, 40),
-        (-300, 10, -240, 40),
-        (10, 300, 40, 320),
-        (10, -90, 40, -50),
-        (float("nan"), 0, 5, 5),
-        (0, 0, float("inf"), 5),
-        (float("-inf"), 0, 5, float("inf")),
-        (0, 0, 3.4e38, 3.4e38),
-        (50, 50, 20, 20),
-    ],
-)
-def test_a_mask_outside_the_picture_or_without_place_leaves_it_empty(box: tuple[float, ...]) -> None:
-    (picture,) = paste_masks(np.ones((1, 1, 28, 28), np.float32), np.array([box], np.float32), (60, 80))
-    assert picture.shape == (60, 80)
-    assert not picture.any()
-
-
-@pytest.mark.parametrize("far", [1e6, 1e12, 1e30])
-def test_a_huge_box_shows_its_middle_and_takes_no_memory(far: float) -> None:
-    mask = np.zeros((1, 1, 28, 28), np.float32)
-    mask[0, 0, 13:15, 13:15] = 0.75
-    tracemalloc.start()
-    (picture,) = paste_masks(mask, np.array([[-far, -far, far, far]], np.float32), (60, 80))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    np.testing.assert_allclose(picture, 0.75, rtol=0, atol=1e-5)
-    assert peak < 1e6
-
-
 def test_a_large_image_is_scaled_in_bounded_memory_and_time() -> None:
     image = np.broadcast_to(np.uint8(200), (6000, 8000, 3))
     tracemalloc.start()
@@ -435,10 +352,3 @@ def test_a_video_frame_is_placed_in_less_than_a_fifth_of_a_second() -> None:
         seconds.append(time.perf_counter() - start)
     assert (placed.height, placed.width) == (540, 960)
     assert min(seconds) < 0.2
-
-
-@pytest.mark.parametrize("size", [(9, 50), (30, 12), (20, 40)])
-def test_a_window_is_that_of_the_whole(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).random((2, 20, 40), np.float32)
-    rows, columns = slice(2, 7), slice(3, 11)
-    np.testing.assert_array_equal(resized_window(image, size, rows, columns), resize(image, size)[:, rows, columns])
