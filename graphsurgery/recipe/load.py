@@ -93,6 +93,12 @@ class Recipe:
     passes_for: PassesFor = field(default=none_known, compare=False)
     outputs_apart: PassesFor = field(default=none_known, compare=False)
 
+    @property
+    def measured(self) -> EvaluationPlan | None:
+        """What AP is measured on, None where none is: a demo source draws its images, others need some."""
+        made = self.source.kind == "demo" or (self.evaluate is not None and self.evaluate.images is not None)
+        return self.evaluate if made else None
+
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
         return {"name": self.name, **copy.deepcopy(dict(self.merged))}
@@ -221,7 +227,8 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
     if entry is None:
         return None
     plan = _section(entry, "evaluate", EvaluationPlan)
-    if bool(plan.images) != bool(plan.annotations) or not (plan.images or images_are_made):
+    without = images_are_made or plan.protocol is not None
+    if bool(plan.images) != bool(plan.annotations) or not (plan.images or without):
         raise entry.place.error("evaluate needs both images and annotations; only a demo source can do without both")
     return plan
 
