@@ -21,6 +21,7 @@ from graphsurgery.compiling import Compiler
 from graphsurgery.compiling.registry import discover as compilers
 from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
+from graphsurgery.recipe.plugin_options import PassOption, plugin_options
 from graphsurgery.recipe.schema import (
     Check,
     CutKeys,
@@ -31,7 +32,6 @@ from graphsurgery.recipe.schema import (
     VariantKeys,
     marked,
 )
-from graphsurgery.recipe.validate import PassOption, plugin_options
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
 

@@ -18,6 +18,7 @@ from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
+from graphsurgery.recipe.plugin_options import make_plugin
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
@@ -31,12 +32,12 @@ from graphsurgery.recipe.schema import (
     part_name,
 )
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.validate import check_keys, fields, make_plugin, validate
-from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.context import PassesFor, none_known
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
+from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
+from graphsurgery.strict_yaml.validate import check_keys, fields, validate
 
 __all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
 

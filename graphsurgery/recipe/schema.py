@@ -24,7 +24,7 @@ from graphsurgery.parts.ap_protocol import COCO_LIMITS, ApProtocol, Figure, Kind
 from graphsurgery.recipe.detections_schema import DetectionsKeys
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.yaml_positions import quoted
+from graphsurgery.strict_yaml.positions import quoted
 
 # A part and a variant name files. Windows opens a device when a file has one of these names, whatever its suffix.
 PART_NAME = r"^(?!(con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z][a-z0-9_]{0,63}$"

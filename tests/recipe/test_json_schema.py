@@ -22,12 +22,12 @@ from graphsurgery.gate.tolerances import Tolerance
 from graphsurgery.recipe.json_schema import json_schema
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
 from graphsurgery.recipe.load import load_recipe
+from graphsurgery.recipe.plugin_options import plugin_options
 from graphsurgery.recipe.schema import ToleranceKeys
-from graphsurgery.recipe.validate import plugin_options
-from graphsurgery.recipe.yaml_positions import Place, parse_yaml, plain
 from graphsurgery.rewrite import GraphPass
 from graphsurgery.rewrite.registry import Registry, discover
 from graphsurgery.sources import SourceSpec
+from graphsurgery.strict_yaml.positions import Place, parse_yaml, plain
 
 ROOT = Path(__file__).parent.parent.parent
 COMMITTED = ROOT / "recipes" / "recipe.schema.json"
