@@ -28,11 +28,12 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
+from graphsurgery.graph.reach import live_nodes, read
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.islands import OF_SHAPES
 from graphsurgery.partition.stages import CutPoints
-from graphsurgery.partition.weights import live_nodes, read, weighted_nodes
+from graphsurgery.partition.weights import weighted_nodes
 from graphsurgery.rewrite import Editor
 from graphsurgery.rewrite.context import PassesFor
 

@@ -24,11 +24,12 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.graph.reach import live_nodes
 from graphsurgery.partition.boundaries import Cut, boundaries, host_positions, sink
 from graphsurgery.partition.islands import Network
 from graphsurgery.partition.operator_names import is_known, unknown
 from graphsurgery.partition.stages import CutPoints, find_cuts, stages
-from graphsurgery.partition.weights import live_nodes, refuse_hidden_weights, refuse_open_weights, weighted_nodes
+from graphsurgery.partition.weights import refuse_hidden_weights, refuse_open_weights, weighted_nodes
 
 
 def find_cut(

@@ -16,9 +16,10 @@ from functools import cached_property, partial
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph.reach import read
 from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.stages import CutPoints, Cuts, quoted
-from graphsurgery.partition.weights import is_bias, label, needed, read
+from graphsurgery.partition.weights import is_bias, label, needed
 from graphsurgery.rewrite.context import PassesFor, none_known
 
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.

@@ -103,12 +103,13 @@ def cut_table(found: Candidate) -> Table:
         kind = "accelerator" if part.accelerator else "host"
         given = str(len(part.reads)) if part.reads else ""
         size = _bytes(part.bytes_read) if part.reads else ""
-        table.add_row(kind, str(part.nodes), _count(part.multiply_adds), size, given)
+        table.add_row(kind, str(part.nodes), rounded_count(part.multiply_adds), size, given)
     table.add_row("together", str(sum(part.nodes for part in found.parts)), "", _bytes(found.bytes_crossing), "")
     return table
 
 
-def _count(number: int | None) -> str:
+def rounded_count(number: int | None) -> str:
+    """Return a number of multiply-adds in words, as 1.25 G."""
     """A number of operations, unknown where a shape isn't static."""
     if number is None:
         return "unknown"
