@@ -91,6 +91,11 @@ def apply_command(
         write_json(json_, record.to_json())
     screen.print()
     screen.print(terminal.parts_table(record.parts))
+    supported = {"parts": record.support, **{made.name: made.support for made in record.variants if made.support}}
+    if loaded.target is not None:
+        title = f"What {loaded.target.target.name} takes, {loaded.target.precision}"
+        screen.print()
+        screen.print(terminal.support_table(title, supported))
     if record.evaluation:
         screen.print()
         screen.print(terminal.precision_table(record.evaluation))
@@ -99,6 +104,9 @@ def apply_command(
     steps += [(f"{made.name}, ", step) for made in record.variants for step in made.passes]
     for where, step in steps:
         warn_of_joined_ranges(step.details.get("joined", ()), f"{where}{step.part or 'the whole graph'}: ")
+        for brought in step.brings:
+            said = f"{where}{step.part}: {step.name} brings {brought}"
+            err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
     if weak:
         err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")

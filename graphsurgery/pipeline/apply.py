@@ -65,7 +65,8 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         unjudged = rewrite_whole(run, use, unjudged)
     whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [replace(part, subject=certify_static(part.subject)) for part in parts]
+    parts = [replace(part, subject=certified(run, part.subject)) for part in parts]
+    run.record.support = run.certifier.to_json()
     check_chain(run, parts, whole)
     return Parts(parts, write(run, [part.subject for part in parts], whole.subject, output))
 
@@ -170,8 +171,16 @@ def _find_cut(plan: PartitionPlan, recipe: Recipe, model: Model) -> Cut:
     return find_named_cut(graph, plan.cut_points, plan.parts, plan.include, plan.supported, recipe.passes_for)
 
 
+def certified(run: Run, part: Part) -> Part:
+    """Return a finished part with its shapes written out. Raises where it isn't static, or the target refuses it."""
+    static = certify_static(part)
+    run.certifier.certify(static)
+    return static
+
+
 def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
     """Run the recipe's passes for one part, each compared with the part's captured outputs, by the rule of the gate."""
+    run.certifier.brought(part.subject)
     for use in run.recipe.part_passes.get(part.subject.name, ()):
         before = part.subject
         with completed_first(part):
@@ -182,6 +191,7 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
             run.watcher.finished(step)
             continue
         after = Judged(replace(before, model=model), granted=part.granted)
+        step.brings = run.certifier.brought(after.subject)
         if run.gate is not None:
             own = own_grant(run.gate, use)
             part = part.complete() if own else part

@@ -29,6 +29,7 @@ from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import precision, variants
 from graphsurgery.pipeline.apply import failed_folder
+from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.run import Run, RunWatcher
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
@@ -105,7 +106,8 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         samples = calibration[: recipe.checked_samples]
         described = DescribedOutputs(source.detections, tuple(source.output_names))
         gate = Gate(samples, recipe.tolerances, recipe.grants, source.row_groups, described) if options.check else None
-        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
+        certifier = Certifier(recipe.target)
+        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration, certifier=certifier)
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts
         manifest = make_parts(run, wanted, output, required=named, made=made)

@@ -58,7 +58,7 @@ def load_target(name_or_file: str, registry: Registry) -> Named:
     files = _files()
     if name_or_file not in files:
         nearest = name_nearest(name_or_file, sorted(files))
-        raise InputError(f"unknown target '{name_or_file}'.{nearest} A file of your own ends in .yaml")
+        raise InputError(f"unknown target '{name_or_file}', and a file of your own ends in .yaml.{nearest}")
     path = files[name_or_file]
     return Named(name_or_file, _read(path, path.name, registry))
 

@@ -43,7 +43,8 @@ class Verdict:
             return ""
         if self.limit is None:
             return self.note or ("the source doesn't list it" if self.outcome == "unknown" else "never taken")
-        return f"{self.limit} {self.seen}, where {self.allowed} is taken"
+        at = f" ({self.at})" if self.at else ""
+        return f"{self.limit} {self.seen}, where {self.allowed} is taken{at}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class NodeVerdict:
             "node": self.name,
             "op": self.op,
             "outcome": verdict.outcome,
+            "why": verdict.reason,
             "multiply_adds": self.multiply_adds,
             "limit": verdict.limit,
             "seen": verdict.seen or None,

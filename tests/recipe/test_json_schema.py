@@ -212,6 +212,7 @@ WRONG = [
         "x.yaml:2: evaluate.max_detections has too few items",
         "evaluate.max_detections",
     ),
+    (SOURCE + "target: {precision: int8}", "x.yaml:2: target lacks 'name'", "target.name"),
     (SOURCE + "partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'", "partition.at"),
     (SOURCE + "partition: {at: [], parts: {a: npu}}", "x.yaml:2: partition.at should have an item", "partition.at"),
     (SOURCE + "partition: {at: {}, parts: {a: npu}}", "x.yaml:2: partition.at names nothing to cut at", "partition.at"),
