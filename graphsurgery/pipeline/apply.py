@@ -19,6 +19,7 @@ from graphsurgery.gate.gate import Judged
 from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.static import certify_static
 from graphsurgery.parts.describe import describe_parts
@@ -41,6 +42,7 @@ from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
 from graphsurgery.sources import Source
+from graphsurgery.targets.support import takes
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,14 @@ def boundary_tensors(recipe: Recipe, source: Source) -> list[str]:
 def _find_cut(plan: PartitionPlan, recipe: Recipe, model: Model) -> Cut:
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
-    return find_named_cut(graph, plan.cut_points, plan.parts, plan.include, plan.supported, recipe.passes_for)
+    at = plan.cut_points if plan.by is None else _by_target(recipe, plan, model.opset)
+    return find_named_cut(graph, at, plan.parts, plan.include, plan.supported, recipe.passes_for)
+
+
+def _by_target(recipe: Recipe, plan: PartitionPlan, opset: int) -> ByTarget:
+    chosen = recipe.target
+    assert chosen is not None
+    return ByTarget(lambda node: takes(node, opset, chosen.target.target, chosen.precision), plan.smallest)
 
 
 def certified(run: Run, part: Part) -> Part:

@@ -135,8 +135,8 @@ def load_recipe(
         image=_image(sections.get("image"), sections["source"]),
         detections=_detections(sections.get("detections"), sections["source"]),
     )
-    partition = _partition(sections.get("partition"))
     target = _target(sections.get("target"), registry)
+    partition = _partition(sections.get("partition"), target)
     check = sections.get("check")
     checked = _mapping(check, "check").entries
     return Recipe(
@@ -276,7 +276,7 @@ def _check_precision(target: ChosenTarget | None, precision: str, place: Place, 
         raise place.error(f"{path}: {error}") from error
 
 
-def _partition(entry: Entry | None) -> PartitionPlan | None:
+def _partition(entry: Entry | None, target: ChosenTarget | None) -> PartitionPlan | None:
     if entry is None:
         return None
     keys = fields(entry, "partition").entries
@@ -286,6 +286,12 @@ def _partition(entry: Entry | None) -> PartitionPlan | None:
     elif at and isinstance(at.value, Fields) and not _section(at, "partition.at", CutKeys).model_fields_set:
         raise at.place.error("partition.at names nothing to cut at; give operators, tensors or both")
     plan = _section(entry, "partition", PartitionPlan)
+    if plan.at is None and plan.by is None:
+        raise entry.place.error("partition lacks 'at', which says where to cut, or 'by: target'")
+    if plan.at is not None and plan.by is not None:
+        raise keys["by"].place.error("partition.by contradicts partition.at; an inherited one is taken away by `at:`")
+    if plan.by is not None and target is None:
+        raise keys["by"].place.error("partition.by: target needs the recipe's target; name it: target: rk3588")
     if not plan.parts:
         raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):

@@ -168,10 +168,22 @@ class PartitionPlan(Section):
     has a node between its weights which no accelerator runs is one part on the cpu, if the recipe has it so.
     """
 
-    at: Word | Words | CutKeys = Field(
+    at: Word | Words | CutKeys | None = Field(
+        None,
         description="op type at which stages end, or several; tensors, in a mapping; or `detections`: behind the raw "
         "outputs of the heads of a detector of one stage, so that what decodes them is the host's",
         examples=["RoiAlign", "detections", {"tensors": ["/model.22/Concat*"]}],
+    )
+    by: Literal["target"] | None = Field(
+        None,
+        description="in place of `at`: wherever a node stands between weights that the recipe's `target` doesn't take, "
+        "once its sizes are frozen",
+        examples=["target"],
+    )
+    smallest: Count = Field(
+        0,
+        description="with `by`: a part of fewer multiply-adds is the host's, as its tensors would cross for little",
+        examples=[1000000],
     )
     parts: Annotated[Mapping[PartName, Word], IsReplaced(), Field(json_schema_extra={"minProperties": 1})] = Field(
         description="part name -> device, in the order data flows. A part name is a file name too: lower-case letters, "
@@ -193,6 +205,7 @@ class PartitionPlan(Section):
     @property
     def cut_points(self) -> CutPoints:
         """What `at` says, in whichever form."""
+        assert self.at is not None
         if isinstance(self.at, CutKeys):
             return CutPoints.of(self.at.operators, self.at.tensors)
         return CutPoints.of(self.at)

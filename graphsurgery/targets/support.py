@@ -136,8 +136,16 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
 
 
-def judge(node: gs.Node, opset: int, target: Target, precision: str) -> Verdict:
-    """Say what becomes of a node whose shapes are inferred, in a precision of the target."""
+def takes(node: gs.Node, opset: int, target: Target, precision: str) -> bool:
+    """Whether the target takes a node once its sizes are frozen: what isn't known yet is no reason against it."""
+    return judge(node, opset, target, precision, open_sizes=True).outcome == "taken"
+
+
+def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_sizes: bool = False) -> Verdict:
+    """Say what becomes of a node whose shapes are inferred, in a precision of the target.
+
+    With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
+    """
     asked = Asked(node, opset)
     op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
     rules = target.rules(op) or (target.other,)
@@ -150,7 +158,7 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str) -> Verdict:
         fact = fact_of(asked, name)
         allowed = " or ".join(dict.fromkeys(str(rule.conditions[name]) for rule in rules if name in rule.conditions))
         return _beyond(target, last, name, _shown(fact), allowed)
-    return _judged(asked, chosen, target, precision)
+    return _judged(asked, chosen, target, precision, open_sizes)
 
 
 def _rule_for(rules: Sequence[Rule], asked: Asked) -> tuple[Rule | None, tuple[str, Fact] | None]:
@@ -169,7 +177,7 @@ def _rule_for(rules: Sequence[Rule], asked: Asked) -> tuple[Rule | None, tuple[s
     return None, None
 
 
-def _judged(asked: Asked, rule: Rule, target: Target, precision: str) -> Verdict:
+def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes: bool) -> Verdict:
     if not rule.taken:
         return _beyond(target, rule, None)
     precisions = one_or_more(rule.precisions or ())
@@ -180,7 +188,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str) -> Verdict
             if of is target.tensors and name in rule.limits:
                 continue  # the operator's own goes before
             broken = _broken(asked, name, allowed)
-            if broken is not None:
+            if broken is not None and not (open_sizes and (broken == "" or name == "static")):
                 beyond = _not_known if broken == "" else _beyond
                 return beyond(target, of, name, broken, str(allowed))
     for key, is_right, told in (("constant", _is_constant, "not constant"), ("omitted", _is_left_out, "given")):

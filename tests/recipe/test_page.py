@@ -103,6 +103,8 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
         recipe["source"] = {"onnx": "detector.onnx"}
     if section == "source" and key in ("inputs", "batch"):
         recipe["source"]["onnx"] = "detector.onnx"
+    if key == "by":
+        recipe["partition"]["at"] = None  # the inherited one
     if section.startswith("detections"):
         if section == "detections.anchors.levels":
             level = {"stride": 8, "sizes": [[32, 32]]} | recipe["detections"]["anchors"]["levels"]

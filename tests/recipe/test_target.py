@@ -73,6 +73,33 @@ def test_a_mistake_is_told_at_its_line(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+PARTS = "parts: {head: npu, rest: cpu}"
+
+
+def test_the_target_may_say_where_to_cut() -> None:
+    recipe = load(f"target: mine.yaml\npartition: {{by: target, smallest: 1000, {PARTS}}}")
+    assert recipe.partition is not None
+    assert (recipe.partition.by, recipe.partition.smallest, recipe.partition.at) == ("target", 1000, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"partition: {{by: target, {PARTS}}}", "x.yaml:2: partition.by: target needs the recipe's target; name it"),
+        (f"target: mine.yaml\npartition: {{{PARTS}}}", "x.yaml:3: partition lacks 'at', which says where to cut, or"),
+        (
+            f"target: mine.yaml\npartition: {{at: R, by: target, {PARTS}}}",
+            "x.yaml:3: partition.by contradicts partition.at",
+        ),
+        (f"target: mine.yaml\npartition: {{by: me, {PARTS}}}", "x.yaml:3: partition.by should be 'target', got 'me'"),
+    ],
+)
+def test_a_cut_is_at_something_or_by_the_target(text: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(text)
+    assert said in str(caught.value)
+
+
 def test_a_mistake_in_the_target_is_told_at_the_line_of_its_file() -> None:
     Path("recipes", "mine.yaml").write_text(MINE.replace("Conv", "Cnov"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"mine\.yaml:6: 'Cnov' is no operator of ONNX.* Did you mean 'Conv'"):
