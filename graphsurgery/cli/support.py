@@ -38,7 +38,8 @@ def support_command(
     Example: python -m graphsurgery support model/shapes --target rk3588
     """
     from graphsurgery.rewrite.registry import discover
-    from graphsurgery.targets.load import load_target, names
+    from graphsurgery.targets.find import names
+    from graphsurgery.targets.load import load_target
     from graphsurgery.targets.support import support
 
     screen = screen_for(json_)

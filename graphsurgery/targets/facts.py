@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import onnx
 
-from graphsurgery.graph import attribute, constant, is_op
+from graphsurgery.graph import attribute, constant, is_constant, is_op
 from graphsurgery.operators.axes import bounds, integers, normalised
 from graphsurgery.operators.windows import Window
 from graphsurgery.targets.asked import (
@@ -49,7 +49,9 @@ def _depthwise(asked: Asked) -> Fact:
     if asked.node.op not in WINDOWED or asked.weight_shape is None:
         return ABSENT
     channels = size_at(asked.shape(), 1)
-    return None if channels is None else _group(asked) > 1 and _group(asked) == channels
+    if _group(asked) == 1:
+        return False
+    return None if channels is None else _group(asked) == channels
 
 
 def _axes(asked: Asked) -> tuple[list[int], int] | None:
@@ -90,6 +92,11 @@ def _axis(asked: Asked) -> Fact:
     return None if found is None else tuple(found[0])
 
 
+def _axis_count(asked: Asked) -> Fact:
+    found = _axes(asked)
+    return None if found is None else len(found[0])
+
+
 def _axis_from_end(asked: Asked) -> Fact:
     found = _axes(asked)
     return None if found is None else tuple(axis - found[1] for axis in found[0])
@@ -112,6 +119,18 @@ def _padded_axes(asked: Asked) -> Fact:
         return _axis(asked)
     half = len(pads) // 2
     return tuple(axis for axis in range(half) if pads[axis] or pads[axis + half])
+
+
+def _padded_axes_from_end(asked: Asked) -> Fact:
+    axes, shape = _padded_axes(asked), asked.shape()
+    if not isinstance(axes, tuple):
+        return axes
+    return None if shape is None else tuple(int(axis) - len(shape) for axis in axes)
+
+
+def _at_an_end(asked: Asked) -> Fact:
+    read = [tensor for tensor in asked.node.inputs if not is_omitted(tensor) and not is_constant(tensor)]
+    return any(not tensor.inputs for tensor in read) or any(not tensor.outputs for tensor in asked.node.outputs)
 
 
 def _factors(asked: Asked) -> tuple[float, ...] | Absent | None:
@@ -197,6 +216,23 @@ def _rank_of_third(asked: Asked) -> Fact:
     return None if shape is None else len(shape)
 
 
+def _broadcast(asked: Asked) -> Fact:
+    """Return how two inputs are laid over each other; the smaller one is named."""
+    if len(asked.node.inputs) != 2:
+        return ABSENT
+    one, other = known_sizes(asked.shape(0)), known_sizes(asked.shape(1))
+    if one is None or other is None:
+        return None
+    if one == other:
+        return "none"
+    small, large = sorted((one, other), key=math.prod)
+    if math.prod(small) == 1:
+        return "scalar"
+    aligned = (1,) * (len(large) - len(small)) + small
+    per_channel = len(large) > 1 and aligned == (1, large[1], *[1] * (len(large) - 2))
+    return "channels" if per_channel else "other"
+
+
 def _is_multiply_add_heavy(asked: Asked) -> Fact:
     return asked.node.op in WINDOWED or is_op(asked.node, "Gemm", "MatMul")
 
@@ -226,6 +262,7 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "kernel_area": ("product of the sizes of the kernel", _of_window(lambda found: math.prod(found.kernel))),
     "kernel_span": ("how far the kernel reaches, dilation included", _of_window(lambda found: found.spans)),
     "kernel_span_area": ("product of these", _of_window(lambda found: math.prod(found.spans))),
+    "span_height": ("the same along the height alone", _of_window(lambda found: found.spans[0])),
     "square_kernel": ("whether the kernel is a square", _of_window(lambda found: len({*found.kernel}) == 1)),
     "stride": ("each stride", _of_window(lambda found: found.strides)),
     "equal_strides": ("whether the strides are one number", _of_window(lambda found: len({*found.strides}) == 1)),
@@ -244,9 +281,13 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "resized_axes": ("the axes that a Resize changes", _resized_axes),
     "along": ("the axes that it works along, from the front", _axis),
     "along_from_end": ("the same from the end: -1 is the last", _axis_from_end),
+    "axis_count": ("how many these are", _axis_count),
     "step": ("each step of a Slice", _steps),
     "padded_axes": ("the axes that a Pad pads", _padded_axes),
+    "broadcast": ("of two inputs: none, scalar, channels (one number for each) or other", _broadcast),
+    "padded_axes_from_end": ("the same from the end", _padded_axes_from_end),
     "permutation": ("of a Transpose, as text such as 0,2,3,1", _permutation),
+    "at_an_end": ("whether it reads an input of the graph, or nothing reads an output of it", _at_an_end),
     "is_layer": ("whether it is a Conv, a pool or a matrix product", _is_multiply_add_heavy),
 }
 
@@ -284,7 +325,12 @@ def input_index(asked: Asked, name: str) -> int | None:
 
 
 def fact_of(asked: Asked, name: str) -> Fact:
-    """Return what a limit of that name is about: a fact, an attribute with its default, or the value of an input."""
+    """Return what a limit of that name is about: a fact, an attribute with its default, or the value of an input.
+
+    `width * channels` is the product of what it names.
+    """
+    if "*" in name:
+        return _product_of([fact_of(asked, each) for each in factors_of(name)])
     if name in FACTS:
         return FACTS[name][1](asked)
     node = asked.node
@@ -295,6 +341,23 @@ def fact_of(asked: Asked, name: str) -> Fact:
         return ABSENT
     value = constant(node.inputs[index])
     return None if value is None else tuple(each.item() for each in np.ravel(value))
+
+
+def factors_of(name: str) -> list[str]:
+    """Return what a limit is about, one name or those of a product."""
+    return [each.strip() for each in name.split("*")]
+
+
+def _product_of(facts: Sequence[Fact]) -> Fact:
+    total: int | float = 1
+    for fact in facts:
+        if fact is None or fact is ABSENT:
+            return fact
+        for each in fact if isinstance(fact, tuple) else (fact,):
+            if isinstance(each, str):
+                return ABSENT
+            total *= each
+    return total
 
 
 def _attribute(asked: Asked, name: str) -> Fact:

@@ -17,34 +17,48 @@ that must be a constant of such a value.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-Outcome = Literal["taken", "cpu", "refused", "crash", "unknown"]
-Beyond = Literal["cpu", "refused", "crash", "unknown"]
+Outcome = Literal["taken", "cpu", "refused", "crash", "wrong", "unknown"]
+Beyond = Literal["cpu", "refused", "crash", "wrong", "unknown"]
 Basis = Literal["document", "code", "measured", "inferred"]
 Scalar = bool | int | float | str
+# what a `when` may ask for besides facts of the node
+PRECISION = "precision"
 
 _RANGE = re.compile(r"(-?\d+(?:\.\d+)?)?\.\.(-?\d+(?:\.\d+)?)?")
+_MULTIPLE = re.compile(r"multiple of ([1-9]\d*)")
 
 
-def _is_range(text: str) -> str:
+def _check_text(text: str) -> None:
     found = _RANGE.fullmatch(text)
     if ".." in text and (found is None or not any(found.groups())):
         raise ValueError(f"'{text}' is no range; write 1..8, 1.. or ..8")
     if found is not None and all(found.groups()) and float(found[1]) > float(found[2]):
         raise ValueError(f"'{text}' holds nothing: its end comes before its beginning")
-    return text
+    if text.startswith("multiple") and not _MULTIPLE.fullmatch(text):
+        raise ValueError(f"'{text}' is no multiple; write multiple of 64")
 
 
-Text = Annotated[str, AfterValidator(_is_range)]
-Value = bool | int | float | Text
-Values = Value | Annotated[tuple[Value, ...], Field(min_length=1)]
+def _is_limit(written: object) -> object:
+    """Return a value or a list of them, as a tuple. Raises ValueError for anything else."""
+    values = written if isinstance(written, list | tuple) else [written]
+    if not values or not all(isinstance(value, bool | int | float | str) for value in values):
+        raise ValueError("should be a value, a range such as 1..8, or a list of these")
+    for value in values:
+        if isinstance(value, str):
+            _check_text(value)
+    return tuple(values) if isinstance(written, list | tuple) else written
+
+
+Values = Annotated[Any, AfterValidator(_is_limit)]
 Names = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -55,7 +69,7 @@ def one_or_more(names: Names) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a limit leaves: one of `choices`, each a value or a range such as 1..8."""
+    """The values that a limit leaves: one of `choices`, each a value, a range such as 1..8, or `multiple of 64`."""
 
     choices: tuple[Scalar, ...]
 
@@ -72,8 +86,12 @@ class Allowed:
 
     def meets(self, other: Allowed) -> bool:
         """Whether a value may be among both."""
-        ends = [end for each in (self, other) for choice in each.choices for end in _ends(choice)]
-        return any(self.holds(end) and other.holds(end) for end in ends)
+        choices = [*self.choices, *other.choices]
+        ends = [end for choice in choices for end in _ends(choice)]
+        steps = [step for choice in choices if (step := _step(choice)) is not None]
+        numbers = [end for end in ends if isinstance(end, int | float)]
+        near = [(end // step + more) * step for step in steps for end in numbers for more in (0, 1)]
+        return any(self.holds(end) and other.holds(end) for end in (*ends, *near, math.prod(steps)))
 
     def __str__(self) -> str:
         """The choices as they are written."""
@@ -84,10 +102,21 @@ class Allowed:
 def _ends(choice: Scalar) -> list[Scalar]:
     """Return the ends of a range that it has, or the value itself."""
     found = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
-    return [choice] if found is None else [float(end) for end in found.groups() if end is not None]
+    if found is None:
+        return [choice] if _step(choice) is None else []
+    return [float(end) for end in found.groups() if end is not None]
+
+
+def _step(choice: Scalar) -> int | None:
+    """Return the number whose multiples a choice stands for, None where it is another one."""
+    found = _MULTIPLE.fullmatch(choice) if isinstance(choice, str) else None
+    return None if found is None else int(found[1])
 
 
 def _within(value: Scalar, choice: Scalar) -> bool:
+    step = _step(choice)
+    if step is not None:
+        return not isinstance(value, bool | str) and value % step == 0
     ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
     if ends is None:
         # in Python True is 1; in a file that would be a mistake
@@ -125,9 +154,10 @@ class Rule(BaseModel):
     Where it isn't `taken` at all, it is what `else` says: `TopK: cpu` is short for that, `Relu: taken` for a rule
     without limits. Operators that have the same rule may stand in one key, `Sin, Cos: taken`.
 
-    `precisions` are those in which the operator is taken at all. Beyond a limit the outcome is `else`. `fix` are passes
-    that help, for any limit or by its name. `constant` are inputs that must be constants, `omitted` those that must not
-    be there. `at` is the place in the source, `note` what else is to be known. All other keys are limits.
+    `precisions` are those in which the operator is taken at all. Beyond a limit the outcome is `else`, and `fix` are
+    passes that help, each for any limit or by its name. `constant` are inputs that must be constants, `omitted` those
+    that must not be there, `written` attributes or inputs that must be. `at` is the place in the source, `note` what
+    else is to be known. All other keys are limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -135,10 +165,11 @@ class Rule(BaseModel):
     taken: bool = True
     when: Mapping[str, Values] = {}
     precisions: Names | None = None
-    beyond: Beyond | None = Field(None, alias="else")
+    beyond: Beyond | Mapping[str, Beyond] | None = Field(None, alias="else")
     fix: Names | Mapping[str, Names] = ()
     constant: Names = ()
     omitted: Names = ()
+    written: Names = ()
     source: str | None = None
     at: str | int | None = None
     note: str | None = None
@@ -154,6 +185,12 @@ class Rule(BaseModel):
         """What a node must be for the rule to count."""
         return {name: Allowed.of(value) for name, value in self.when.items()}
 
+    def outcome(self, limit: str | None) -> Beyond | None:
+        """Return what becomes of a node beyond a limit, or of one never taken; None where the rule is silent."""
+        if isinstance(self.beyond, Mapping):
+            return None if limit is None else self.beyond.get(limit)
+        return self.beyond
+
     def fixes(self, limit: str | None) -> tuple[str, ...]:
         """Return the passes that help where a node is beyond a limit, or whatever it is beyond if None."""
         if isinstance(self.fix, Mapping):
@@ -161,9 +198,44 @@ class Rule(BaseModel):
         return one_or_more(self.fix)
 
 
+def parse_fix(fix: str) -> tuple[str, dict[str, Scalar]]:
+    """Return the pass that a fix such as `resize-mode to=half_pixel` names, and its options.
+
+    Raises ValueError for an option without a value.
+    """
+    name, *words = fix.split()
+    options: dict[str, Scalar] = {}
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not (option and equals and value):
+            raise ValueError(f"'{word}' should be an option with its value, such as to=half_pixel")
+        options[option] = _BOOLEANS.get(value, int(value) if value.isdecimal() else value)
+    return name, options
+
+
+_BOOLEANS = {"true": True, "false": False}
+
+
 def operators_in(key: str) -> tuple[str, ...]:
     """Return the operators that a key of `operators` names."""
     return tuple(op.strip() for op in key.split(","))
+
+
+def _kind(written: object) -> str:
+    return "rules" if isinstance(written, list | tuple) else "outcome" if isinstance(written, str) else "rule"
+
+
+# told apart before they are read, so that a mistake is told of what was meant
+_OneRule = Annotated[
+    Annotated[Outcome, Tag("outcome")] | Annotated[Rule, Tag("rule")],
+    Discriminator(lambda written: "outcome" if isinstance(written, str) else "rule"),
+]
+_Rules = Annotated[
+    Annotated[Outcome, Tag("outcome")]
+    | Annotated[Rule, Tag("rule")]
+    | Annotated[tuple[Rule, ...], Field(min_length=1), Tag("rules")],
+    Discriminator(_kind),
+]
 
 
 def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -174,7 +246,9 @@ def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 class Target(Section):
     """An accelerator. `tensors` are limits of whatever a node reads and writes, `others` stand for all operators that
-    the file doesn't name. `precisions` are the ways in which it computes, the first the usual one.
+    the file doesn't name. `else` is what becomes of a node beyond a limit whose rule doesn't say; if not given, what
+    becomes of others. `precisions` are the ways in which it computes, the first the usual one. A file that extends
+    another is laid over it before (`layers`).
     """
 
     title: str = Field(min_length=1)
@@ -182,8 +256,9 @@ class Target(Section):
     source: str
     precisions: Annotated[tuple[str, ...], Field(min_length=1)] = ("any",)
     tensors: Rule = Rule()
-    others: Outcome | Rule
-    operators: Mapping[str, Outcome | Rule | Annotated[tuple[Rule, ...], Field(min_length=1)]]
+    others: _OneRule
+    beyond: Beyond | None = Field(None, alias="else")
+    operators: Mapping[str, _Rules]
     note: str | None = None
 
     def rules(self, op: str) -> tuple[Rule, ...]:
@@ -192,12 +267,16 @@ class Target(Section):
 
     @cached_property
     def _by_operator(self) -> dict[str, tuple[Rule, ...]]:
-        return {op: _rules(written) for key, written in self.operators.items() for op in operators_in(key)}
+        return {op: _rules(written) for op, written in self.operators.items()}
 
     @cached_property
     def other(self) -> Rule:
         """The rule of all operators that the file doesn't name."""
         return _rules(self.others)[0]
+
+    def outcome(self, rule: Rule, limit: str | None) -> Beyond:
+        """Return what becomes of a node beyond a limit of a rule, or of one that is never taken."""
+        return rule.outcome(limit) or self.beyond or self.other.outcome(None) or "unknown"
 
     def source_of(self, rule: Rule) -> Source:
         """Return where a rule comes from."""

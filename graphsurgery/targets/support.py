@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,10 @@ from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
 from graphsurgery.targets.facts import fact_of, input_index
 from graphsurgery.targets.load import Named
-from graphsurgery.targets.schema import Allowed, Outcome, Rule, Source, Target, one_or_more
+from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
+
+_NO_OR_YES = ("false", "true")
+_Test = Callable[[Asked, str], bool]
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ class Verdict:
         if self.limit is None:
             return self.note or ("the source doesn't list it" if self.outcome == "unknown" else "never taken")
         at = f" ({self.at})" if self.at else ""
-        return f"{self.limit} {self.seen}, where {self.allowed} is taken{at}"
+        if self.seen in _NO_OR_YES and self.allowed in _NO_OR_YES:
+            words = self.limit.removeprefix("is_").replace("_", " ")
+            return (words if self.seen == "true" else f"not {words}") + at
+        return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "") + at
 
 
 @dataclass(frozen=True)
@@ -149,24 +155,24 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     asked = Asked(node, opset)
     op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
     rules = target.rules(op) or (target.other,)
-    chosen, unknown = _rule_for(rules, asked)
+    chosen, unknown = _rule_for(rules, asked, precision)
     if chosen is None:
         last = rules[-1]
         name, fact = unknown if unknown is not None else (next(iter(last.conditions)), None)
         if unknown is not None:
             return _not_known(target, last, name)
-        fact = fact_of(asked, name)
+        fact = precision if name == PRECISION else fact_of(asked, name)
         allowed = " or ".join(dict.fromkeys(str(rule.conditions[name]) for rule in rules if name in rule.conditions))
         return _beyond(target, last, name, _shown(fact), allowed)
     return _judged(asked, chosen, target, precision, open_sizes)
 
 
-def _rule_for(rules: Sequence[Rule], asked: Asked) -> tuple[Rule | None, tuple[str, Fact] | None]:
+def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, tuple[str, Fact] | None]:
     """Return the first rule whose conditions hold; None with the fact that isn't known, where that is why."""
     for rule in rules:
         holds = True
         for name, allowed in rule.conditions.items():
-            fact = fact_of(asked, name)
+            fact = precision if name == PRECISION else fact_of(asked, name)
             if fact is None:
                 return None, (name, fact)
             if fact is ABSENT or not allowed.holds(fact):
@@ -191,10 +197,15 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
             if broken is not None and not (open_sizes and (broken == "" or name == "static")):
                 beyond = _not_known if broken == "" else _beyond
                 return beyond(target, of, name, broken, str(allowed))
-    for key, is_right, told in (("constant", _is_constant, "not constant"), ("omitted", _is_left_out, "given")):
-        for name in one_or_more(getattr(rule, key)):
+    tests: tuple[tuple[Names, _Test, str], ...] = (
+        (rule.written, _is_written, "isn't written out"),
+        (rule.constant, _is_constant, "isn't constant"),
+        (rule.omitted, _is_left_out, "is given"),
+    )
+    for names, is_right, told in tests:
+        for name in one_or_more(names):
             if not is_right(asked, name):
-                return _beyond(target, rule, name, told, "a constant" if key == "constant" else "none")
+                return _beyond(target, rule, name, told)
     return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note)
 
 
@@ -204,6 +215,10 @@ def _broken(asked: Asked, name: str, allowed: Allowed) -> str | None:
     if fact is None:
         return ""
     return None if fact is ABSENT or allowed.holds(fact) else _shown(fact)
+
+
+def _is_written(asked: Asked, name: str) -> bool:
+    return name in asked.node.attrs or not _is_left_out(asked, name)
 
 
 def _is_constant(asked: Asked, name: str) -> bool:
@@ -219,7 +234,7 @@ def _beyond(
     target: Target, rule: Rule, limit: str | None, seen: str = "", allowed: str = "", *, called: str | None = None
 ) -> Verdict:
     return Verdict(
-        rule.beyond or target.other.beyond or "unknown",
+        target.outcome(rule, limit),
         target.source_of(rule),
         called or limit,
         seen,
@@ -240,6 +255,8 @@ def _text(at: str | int | None) -> str | None:
 
 
 def _shown(fact: Fact) -> str:
+    if fact is ABSENT:
+        return "none"
     if isinstance(fact, tuple):
         return ", ".join(dict.fromkeys(_shown(each) for each in fact)) or "none"
     if isinstance(fact, bool):
