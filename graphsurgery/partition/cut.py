@@ -65,6 +65,8 @@ def find_cut(
     refuse_open_weights(graph)
     network = _cut_at(graph, at, supported, live) if by_target is None else _cut_by(graph, by_target, live)
     weighted = sorted({stage for node, stage in network.stages.items() if node in network.weights} - {*on_host})
+    if not weighted and by_target is not None:
+        raise ModelError(f"graph '{graph.name}': the target takes none of the layers with constant weights")
     if not weighted:
         raise ModelError(
             f"graph '{graph.name}': no Conv, ConvTranspose, Gemm or MatMul with constant weights to cut by"
