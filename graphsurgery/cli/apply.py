@@ -9,6 +9,7 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import (
+    AllowFallback,
     Annotations,
     Images,
     JsonFile,
@@ -45,6 +46,7 @@ def apply_command(
         typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),
     ] = None,
     no_variants: Annotated[bool, typer.Option("--no-variants", help="Make the parts only.")] = False,
+    allow_fallback: AllowFallback = False,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that evaluate; as many as pay, if not given. 1: this one alone."),
@@ -64,7 +66,15 @@ def apply_command(
         raise InputError("--variant and --no-variants contradict each other; give one of them")
     wanted = [] if no_variants else variant or None
     options = Options(
-        folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check, wanted, workers
+        folder,
+        model_io or model_io_of(loaded.name),
+        images,
+        annotations,
+        max_samples,
+        not no_check,
+        wanted,
+        workers,
+        allow_fallback,
     )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")

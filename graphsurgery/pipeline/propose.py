@@ -118,14 +118,9 @@ class Proposer:
     ) -> Model:
         """Try what helps until nothing more does; what is kept is added to `kept`."""
         looked = self._look_at(model)
-        best = measure(model, looked)
-        tried: set[str] = set()
-        while True:
-            left = [fix for fix in self._candidates(model, looked) if fix not in tried]
-            if not left:
-                return model
-            fix = left[0]
-            tried.add(fix)
+        best, pending = measure(model, looked), self._candidates(model, looked)
+        while pending:
+            fix = pending.pop(0)
             self.watcher.begin(f"{part}: {fix}" if part else fix)
             if (part, parse_fix(fix)[0]) in self.without or self._effect(fix) != "exact":
                 continue
@@ -138,7 +133,8 @@ class Proposer:
             if score < best:
                 kept.append(pass_)
                 model, looked, best = after, seen, score
-                tried.clear()
+                pending = self._candidates(model, looked)
+        return model
 
     def _changed(self, fix: str, model: Model, context: PassContext) -> tuple[Pass, Model] | None:
         """Return the pass of a fix, in the form that suits a model, and what it makes of it; None for no change."""
