@@ -62,14 +62,14 @@ def _cuts(model: Any, target: str | None, screen: terminal.Screen) -> dict[str, 
     from graphsurgery.partition.candidates import candidate_by_target, candidates
     from graphsurgery.rewrite.registry import discover
     from graphsurgery.targets.load import load_target
-    from graphsurgery.targets.support import takes
+    from graphsurgery.targets.support import taker
 
     named = None if target is None else load_target(target, discover())
     try:
         found = candidates(model)
         if named is not None:
-            own, precision = named.target, named.target.precisions[0]
-            found.insert(0, candidate_by_target(model, lambda node: takes(node, model.opset, own, precision)))
+            own = named.target
+            found.insert(0, candidate_by_target(model, taker(model.opset, own, own.precisions[0])))
     except InputError as error:
         screen.print(f"cuts: none; {error}\n", highlight=False, markup=False, soft_wrap=True)
         return {"candidates": [], "reason": str(error)}

@@ -15,9 +15,12 @@ from graphsurgery.partition.weights import needed
 
 @dataclass(frozen=True)
 class ByTarget:
-    """Says whether the target `takes` a node, and of how many multiply-adds the `smallest` part for it is."""
+    """Says whether the target `takes` a node, and of how many multiply-adds the `smallest` part for it is.
 
-    takes: Callable[[gs.Node], bool]
+    `takes(node, True)` is about the node once sizes are frozen that are open, `takes(node, False)` about it as it is.
+    """
+
+    takes: Callable[[gs.Node, bool], bool]
     smallest: int = 0
 
 

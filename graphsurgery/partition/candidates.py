@@ -129,7 +129,7 @@ def candidates(model: Model) -> list[Candidate]:
     return [_described(each, counts) for each in reversed(unique.values())]
 
 
-def candidate_by_target(model: Model, takes: Callable[[gs.Node], bool]) -> Candidate:
+def candidate_by_target(model: Model, takes: Callable[[gs.Node, bool], bool]) -> Candidate:
     """Return the parts that a model is cut into by a target that takes such nodes. Raises as `find_cut` does."""
     graph = model.graph()
     Editor(graph, "inspect --cuts").infer_shapes()

@@ -109,7 +109,11 @@ def _cut_at(graph: gs.Graph, at: CutPoints, supported: Collection[str], live: se
 
 
 def _cut_by(graph: gs.Graph, target: ByTarget, live: set[int]) -> Network:
-    missing = {id(node): [node.op] for node in graph.nodes if id(node) in live and not target.takes(node)}
+    missing = {}
+    for node in graph.nodes:
+        # the rows of a layer can be frozen behind the cut; sizes that what selects makes up can't
+        if id(node) in live and not target.takes(node, not lacking(node, ())):
+            missing[id(node)] = [node.op]
     weights = weighted_nodes(graph, live, without_decode=False) - missing.keys()
     found = stages_by_target(graph, live, weights, {*missing})
     welcome = {id(node) for node in graph.nodes if id(node) not in missing and lacking(node, ())}

@@ -42,7 +42,7 @@ from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
 from graphsurgery.sources import Source
-from graphsurgery.targets.support import takes
+from graphsurgery.targets.support import taker
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _find_cut(plan: PartitionPlan, recipe: Recipe, model: Model) -> Cut:
 def _by_target(recipe: Recipe, plan: PartitionPlan, opset: int) -> ByTarget:
     chosen = recipe.target
     assert chosen is not None
-    return ByTarget(lambda node: takes(node, opset, chosen.target.target, chosen.precision), plan.smallest)
+    return ByTarget(taker(opset, chosen.target.target, chosen.precision), plan.smallest)
 
 
 def certified(run: Run, part: Part) -> Part:

@@ -32,7 +32,7 @@ from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import Source
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.schema import parse_fix
-from graphsurgery.targets.support import Support, support, takes
+from graphsurgery.targets.support import Support, support, taker
 
 _WORTH = 100  # a part for the target has at least this share of the multiply-adds
 
@@ -161,8 +161,7 @@ class Proposer:
         return support(model, self.chosen.target, self.chosen.precision)
 
     def _by_target(self, model: Model, smallest: int = 0) -> ByTarget:
-        target, precision = self.chosen.target.target, self.chosen.precision
-        return ByTarget(lambda node: takes(node, model.opset, target, precision), smallest)
+        return ByTarget(taker(model.opset, self.chosen.target.target, self.chosen.precision), smallest)
 
     def _values(self, model: Model, image: Tensors, names: Sequence[str]) -> Tensors:
         """Return what tensors hold of an image, the inputs of the graph included."""

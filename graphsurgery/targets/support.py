@@ -142,9 +142,12 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
 
 
-def takes(node: gs.Node, opset: int, target: Target, precision: str) -> bool:
-    """Whether the target takes a node once its sizes are frozen: what isn't known yet is no reason against it."""
-    return judge(node, opset, target, precision, open_sizes=True).outcome == "taken"
+def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
+    """Return what says whether the target takes a node.
+
+    With True, once its sizes are frozen: what isn't known yet is no reason against it.
+    """
+    return lambda node, open_sizes: judge(node, opset, target, precision, open_sizes=open_sizes).outcome == "taken"
 
 
 def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_sizes: bool = False) -> Verdict:

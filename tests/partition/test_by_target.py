@@ -29,11 +29,12 @@ BOXES = {"rois": np.array([[0, 0, 4, 4], [1, 1, 7, 6]], np.float32), "batch": np
 IMAGE = {"image": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 
 
-def without(*ops: str, smallest: int = 0) -> ByTarget:
-    """A target that runs all operators but these."""
+def without(*ops: str, smallest: int = 0, static: bool = False) -> ByTarget:
+    """A target that runs all operators but these; where it wants them `static`, only with known sizes."""
 
-    def takes(node: gs.Node) -> bool:
-        return node.op not in ops
+    def takes(node: gs.Node, open_sizes: bool) -> bool:
+        known = all(isinstance(size, int) for tensor in node.outputs for size in tensor.shape or [None])
+        return node.op not in ops and (open_sizes or known or not static)
 
     return ByTarget(takes, smallest)
 
@@ -95,6 +96,14 @@ def test_what_no_accelerator_runs_as_a_rule_goes_into_the_part_where_the_target_
     ]
     assert "RoiAlign" in ops_of(2, cut)
     assert_parts_give_what_the_whole_gives(cut, {**IMAGE, **BOXES})
+
+
+def test_what_no_accelerator_runs_as_a_rule_is_the_hosts_where_its_sizes_are_open() -> None:
+    by_target = without("Softmax", static=True)
+    assert described(cut_of(TWO_STAGE, weights=WEIGHTS, at=by_target)) == described(cut_of(TWO_STAGE, weights=WEIGHTS))
+    text = TWO_STAGE.replace("float[n, 4] rois, int64[n] batch", "float[2, 4] rois, int64[2] batch")
+    cut = cut_of(text.replace("float[n, 5]", "float[2, 5]"), weights=WEIGHTS, at=by_target)
+    assert described(cut) == ["accelerator: batch,image,rois -> logits", "host: logits -> scores"]
 
 
 def test_a_result_that_the_graph_gives_out_is_not_taken_along() -> None:
