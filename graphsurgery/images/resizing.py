@@ -60,8 +60,8 @@ def _resized_by_opencv(image: Array, size: tuple[int, int]) -> Floats:
     """
     if image.dtype != np.uint8:
         return resize(image, size)
-    levels = resize(image.astype(np.float32), size)
-    return np.floor(levels + np.float32(0.5)) / np.float32(255)
+    levels: Floats = np.floor(resize(image.astype(np.float32), size) + np.float32(0.5))
+    return levels / np.float32(255)
 
 
 def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:
