@@ -102,7 +102,7 @@ def test_ap_stays(cli: Cli, ascend: Applied) -> None:
     outcome = cli("evaluate", ascend.folder, *data(ascend), "--weights", weights)
     assert outcome.code == 0, outcome.err
     original, parts, *published = ap(outcome.out)["bbox"]
-    assert published[-1:] == [0.32739]
+    assert published[-1:] == [0.3274]  # Huawei's, on COCO
     assert original > 0.75
     assert abs(original - parts) < 0.02
 
