@@ -16,7 +16,7 @@ from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import in_captured_types
+from graphsurgery.graph.notes import as_captured
 from graphsurgery.rewrite import Pass, apply_pass
 
 Kind = Literal["crash", "stop", "invalid", "difference"]
@@ -98,7 +98,7 @@ def judge(pass_: Pass, model: Model, given: Values, tolerances: Tolerances) -> B
         absent = [name for name in after.inputs if name not in given]
         steps = Steps(inner, given, absent)
         fed = {name: steps.get(name) if name in absent else given[name] for name in after.inputs}
-        got = in_captured_types(after.proto, run(after.proto, fed, name=f"what pass '{pass_.name}' leaves"))
+        got = as_captured(after.proto, run(after.proto, fed, name=f"what pass '{pass_.name}' leaves"))
     except GraphSurgeryError as error:
         return Break("invalid", "", str(error), after)
     found = [difference(n, expected[n], got[n], tolerances, figures=True) for n in expected if n in got]

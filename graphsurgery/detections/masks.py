@@ -64,15 +64,21 @@ def _rows(array: Array, name: str, count: int, rows: Array, labels: Array) -> Ar
             f"detections.masks: '{name}' {seen}; expected one mask for each of {count} rows, "
             f"[{count}, m, m] or [{count}, 1, m, m]"
         )
-    if array.ndim == 3:
-        return array[rows]
-    of_class = labels if array.shape[1] > 1 else np.zeros(len(rows), np.intp)
-    if len(of_class) and not 0 <= of_class.min() <= of_class.max() < array.shape[1]:
+    return array[rows] if array.ndim == 3 else of_labels(array, rows, labels, name)
+
+
+def of_labels(masks: Array, rows: Array, labels: Array, name: str) -> Array:
+    """Return of some rows of masks [N, C, m, m] those of the labels, [M, m, m]; where C is 1 they are of any label.
+
+    Raises InputError that names the tensor where there is none of a label.
+    """
+    of_class = labels if masks.shape[1] > 1 else np.zeros(len(rows), np.intp)
+    if len(of_class) and not 0 <= of_class.min() <= of_class.max() < masks.shape[1]:
         raise InputError(
-            f"detections.masks: '{name}' {list(array.shape)} has masks of {array.shape[1]} classes, and a label is "
+            f"detections.masks: '{name}' {list(masks.shape)} has masks of {masks.shape[1]} classes, and a label is "
             f"{labels.max()}"
         )
-    chosen: Array = array[rows, of_class]
+    chosen: Array = masks[rows, of_class]
     return chosen
 
 

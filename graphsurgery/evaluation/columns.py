@@ -191,7 +191,8 @@ class OriginalColumn:
             image = Preprocessing.from_json(source.get("image", {}))
             path = str(_find(weights or name, places).resolve())
             spec = SourceSpec("onnx", path, None, (size[0], size[1]), image=image, detections=manifest.postprocessing)
-            spec = replace(spec, inputs=source.get("inputs", {}), batch=source.get("batch"))
+            outputs = tuple(source["outputs"]) if "outputs" in source else None
+            spec = replace(spec, inputs=source.get("inputs", {}), batch=source.get("batch"), outputs=outputs)
         else:
             chosen = weights or source.get("weights")
             if chosen is not None and Path(chosen).suffix:

@@ -35,7 +35,7 @@ from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import Comparison, Outcome, Verdict, merge
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import in_captured_types
+from graphsurgery.graph.notes import as_captured, choosing
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import Chain, PartPlayer
@@ -115,7 +115,8 @@ class Gate:
         player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
         for sample in self.samples if samples is None else samples:
             played = player.play({name: sample.load(name) for name in player.entry.inputs})
-            yield in_captured_types(part.model.proto, played)
+            beside = {name: sample.load(name) for name in choosing(part.model.proto) if name in sample}
+            yield as_captured(part.model.proto, played, beside)
 
     def play_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[Tensors]:
         """Yield what all parts, played one after another, make of each sample's image."""
@@ -124,7 +125,7 @@ class Gate:
         for sample in self.samples:
             played = chain.play({name: sample.load(name) for name in inputs})
             for part in parts:
-                played = in_captured_types(part.model.proto, played)
+                played = as_captured(part.model.proto, played)
             yield played
 
     def judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -20,6 +21,7 @@ MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities,
 # that have none and are given to each run as they are.
 BATCH_NOTE = "graphsurgery.batch"
 TYPES_NOTE = "graphsurgery.types"  # {"labels": ["int64", "int32"]}: the type that an output had, and has
+CHOICES_NOTE = "graphsurgery.choices"  # {"masks": "labels"}: masks [N,C,h,w], where [N,1,h,w] by the labels were
 NOTES = "graphsurgery."  # what the keys of all such notes begin with
 
 
@@ -32,6 +34,8 @@ def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
         return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
     if key == TYPES_NOTE:
         return json.dumps({names.get(name, name): types for name, types in json.loads(value).items()})
+    if key == CHOICES_NOTE:
+        return json.dumps({names.get(one, one): names.get(by, by) for one, by in json.loads(value).items()})
     return value if key != JOINS_NOTE else write_note(renamed(read_note(value), names))
 
 
@@ -40,6 +44,9 @@ def kept_notes(notes: Mapping[str, str], outputs: Collection[str]) -> dict[str, 
     kept = dict(notes)
     if MASKS_NOTE in kept and json.loads(kept[MASKS_NOTE]) not in outputs:
         del kept[MASKS_NOTE]  # no masks, nothing to paste
+    if CHOICES_NOTE in kept:
+        choices = {name: by for name, by in json.loads(kept.pop(CHOICES_NOTE)).items() if name in outputs}
+        kept |= {CHOICES_NOTE: json.dumps(choices)} if choices else {}
     if JOINS_NOTE in kept:
         joins = read_note(kept.pop(JOINS_NOTE))
         whole = with_all_pieces(joins, outputs)
@@ -55,20 +62,46 @@ def drop_notes(model: ModelProto) -> None:
         model.metadata_props.extend(kept)
 
 
-def in_captured_types(model: ModelProto, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what `model` computed with the integers that a pass widened or narrowed in the type that they had.
+def as_captured(
+    model: ModelProto, tensors: Mapping[str, np.ndarray], beside: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Return what `model` computed in the form that its outputs had when they were captured, before passes.
 
-    A number that this type can't hold stays, and so does the type then.
+    Integers that a pass widened or narrowed get the type back that they had; a number that it can't hold stays, and so
+    does the type then. Of masks [N,C,h,w] for each class, that of the label is taken, [N,1,h,w]. Labels that are not
+    among the `tensors` are `beside` them, which needs no more than `choosing` says.
     """
-    types: dict[str, list[str]] = next(
-        (json.loads(entry.value) for entry in model.metadata_props if entry.key == TYPES_NOTE), {}
-    )
+    types: dict[str, list[str]] = _note(model, TYPES_NOTE) or {}
     found = dict(tensors)
     for name, (had, has) in types.items():
         value = found.get(name)
         if value is not None and value.dtype == has and np.array_equal(value.astype(had), value):
             found[name] = value.astype(had)
+    for name, by in _choices(model).items():
+        masks, labels = found.get(name), found.get(by, (beside or {}).get(by))
+        if masks is not None and labels is not None and _may_choose(masks, labels):
+            found[name] = masks[np.arange(len(labels)), labels][:, None]
     return found
+
+
+def choosing(model: ModelProto) -> list[str]:
+    """Return the tensors by which the host chooses among outputs of `model`: labels, as a rule."""
+    return list(dict.fromkeys(_choices(model).values()))
+
+
+def _choices(model: ModelProto) -> dict[str, str]:
+    return _note(model, CHOICES_NOTE) or {}
+
+
+def _may_choose(masks: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether there is a mask of each label: else they stay as they are, which the comparison tells."""
+    if masks.ndim != 4 or labels.shape != masks.shape[:1] or labels.dtype.kind not in "iu":
+        return False
+    return bool(((labels >= 0) & (labels < masks.shape[1])).all())
+
+
+def _note(model: ModelProto, key: str) -> Any:
+    return next((json.loads(entry.value) for entry in model.metadata_props if entry.key == key), None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +115,7 @@ class FrozenBatch:
 
 def frozen_batch(model: ModelProto) -> FrozenBatch | None:
     """Return the batch that a pass froze; None where none did, or where what was cut off has no rows."""
-    note = next((json.loads(entry.value) for entry in model.metadata_props if entry.key == BATCH_NOTE), None)
+    note = _note(model, BATCH_NOTE)
     if note is None:
         return None
     inputs = [info.name for info in required_inputs(model.graph)]

@@ -19,8 +19,8 @@ from graphsurgery.errors import InputError
 Array = npt.NDArray[Any]
 
 Resize = Literal["fit", "stretch", "none"]
-Rounding = Literal["down", "half_up", "half_even"]
-Interpolation = Literal["bilinear", "nearest", "pil_bilinear", "pil_bicubic"]
+Rounding = Literal["down", "half_up", "half_even", "down_then_half_up"]
+Interpolation = Literal["bilinear", "nearest", "cv2_bilinear", "pil_bilinear", "pil_bicubic"]
 Place = Literal["top_left", "centre"]
 Channels = Literal["RGB", "BGR"]
 Layout = Literal["NCHW", "NHWC"]
@@ -98,8 +98,9 @@ class Preprocessing:
         """Return height, width, top and left, in canvas pixels, of an image of `size` (height, width).
 
         Down, as torchvision rounds (`_resize_image_and_masks`, in double precision), half up as detectron2 does
-        (`ResizeShortestEdge`), half to even as ultralytics does (`LetterBox`); so is the centre. Raises InputError for
-        an image that is not resized and larger than the canvas.
+        (`ResizeShortestEdge`), half to even as ultralytics does (`LetterBox`); so is the centre. Down, then half up is
+        for two steps: to the shorter edge, and where the result is too long, from its whole pixels to the longer one.
+        Raises InputError for an image that is not resized and larger than the canvas.
         """
         if self.resize == "none":
             if size[0] > canvas[0] or size[1] > canvas[1]:
@@ -107,6 +108,11 @@ class Preprocessing:
             height, width = size
         elif self.resize == "stretch":
             height, width = canvas
+        elif self.rounding == "down_then_half_up" and self.shortest is not None:
+            height, width = (math.floor(edge * (self.shortest / min(size))) for edge in size)
+            scale = min(canvas[0] / height, canvas[1] / width, (self.longest or math.inf) / max(height, width))
+            if scale < 1:
+                height, width = (math.floor(edge * scale + 0.5) for edge in (height, width))
         else:
             scale = min(canvas[0] / size[0], canvas[1] / size[1])
             scale = min(scale, (self.shortest or math.inf) / min(size), (self.longest or math.inf) / max(size))
@@ -143,6 +149,7 @@ _ROUNDED: Mapping[str, Callable[[float], int]] = {
     "down": math.floor,
     "half_up": lambda size: math.floor(size + 0.5),
     "half_even": round,
+    "down_then_half_up": math.floor,  # without a shorter edge there is one step
 }
 _CHOICES = {
     "resize": Resize,
@@ -190,6 +197,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "shortest": 800,
         "longest": 1333,
         "interpolation": "pil_bilinear",
+        "pad": (103.53, 116.28, 123.675),
+        "range": 255,
+        "channels": "BGR",
+    },
+    # Ascend/ModelZoo-PyTorch 6a2804a, maskrcnn_pth_preprocess_detectron2.py: with OpenCV, in two steps. The script also
+    # subtracts the mean, which is in detectron2's export, and pads with 0 behind it
+    "detectron2_cv2": {
+        "rounding": "down_then_half_up",
+        "shortest": 800,
+        "longest": 1333,
+        "interpolation": "cv2_bilinear",
         "pad": (103.53, 116.28, 123.675),
         "range": 255,
         "channels": "BGR",

@@ -27,6 +27,8 @@ def resize(image: Array, size: tuple[int, int], interpolation: Interpolation = "
     channels, height, width = image.shape
     if (height, width) == size:
         return _unit(image)
+    if interpolation == "cv2_bilinear":
+        return _resized_by_opencv(image, size)
     if interpolation != "bilinear":
         return _resized_by_pillow(image, size, interpolation)
     rows, (left, right, across) = taps(height, size[0]), taps(width, size[1])
@@ -49,6 +51,17 @@ def resized_window(image: Floats, size: tuple[int, int], rows: slice, columns: s
     tall = blend(image[:, low], image[:, high], weight[:, None])
     low, high, weight = taps(image.shape[2], size[1], columns.start, columns.stop)
     return blend(tall.take(low, 2), tall.take(high, 2), weight)
+
+
+def _resized_by_opencv(image: Array, size: tuple[int, int]) -> Floats:
+    """Scale bilinearly; pixels of uint8 are rounded to uint8 again, as OpenCV does it.
+
+    Its weights are 11 bits wide (INTER_RESIZE_COEF_BITS), so a pixel next to a half may be one level off.
+    """
+    if image.dtype != np.uint8:
+        return resize(image, size)
+    levels: Floats = np.floor(resize(image.astype(np.float32), size) + np.float32(0.5))
+    return levels / np.float32(255)
 
 
 def _resized_by_pillow(image: Array, size: tuple[int, int], interpolation: Interpolation) -> Floats:

@@ -20,7 +20,7 @@ from graphsurgery.gate.matched_rows import Alignment, RowMatch, align
 from graphsurgery.gate.ties import resolve_ties
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import in_captured_types
+from graphsurgery.graph.notes import as_captured
 
 # Of the largest magnitude in the captured tensor: well above what another summation order does to a deep network,
 # well below what tells one feature map from another.
@@ -50,7 +50,7 @@ def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Ite
     session = Session(expose(model, computed), name="the whole graph") if computed else None
     for sample in samples:
         given = {name: sample.load(name) for name in inputs}
-        values = in_captured_types(model.proto, session.run(given, computed)) if session else {}
+        values = as_captured(model.proto, session.run(given, computed)) if session else {}
         yield {**values, **{name: given[name] for name in (*model.outputs, *names) if name in inputs}}
 
 

@@ -34,7 +34,8 @@ class ImageKeys(Section):
     )
     rounding: Rounding = Field(
         "down",
-        description="of the sizes of an image that fits; half_up and half_even to the nearest",
+        description="of the sizes of an image that fits; half_up and half_even to the nearest. down_then_half_up goes "
+        "to `shortest` first, and where that is longer than `longest`, from there to it",
         examples=["half_up"],
     )
     shortest: PositiveInt | None = Field(
@@ -43,8 +44,8 @@ class ImageKeys(Section):
     longest: PositiveInt | None = Field(None, description="the same of the longer edge", examples=[1333])
     interpolation: Interpolation = Field(
         "bilinear",
-        description="bilinear (torch's and OpenCV's: nothing is smoothed), nearest, pil_bilinear or pil_bicubic "
-        "(Pillow's, which smooth where they shrink)",
+        description="bilinear (torch's and OpenCV's: nothing is smoothed), cv2_bilinear (the same in whole levels of 8 "
+        "bits), nearest, pil_bilinear or pil_bicubic (Pillow's, which smooth where they shrink)",
         examples=["pil_bilinear"],
     )
     place: Place = Field("top_left", description="where the image lies on the canvas", examples=["centre"])

@@ -184,6 +184,8 @@ def _source(entry: Entry) -> SourceSpec:
     own = fields(entry, "source").entries
     if section.inputs and section.onnx is None:
         raise own["inputs"].place.error("source.inputs is for an ONNX file; the others have an image alone")
+    if section.outputs is not None and section.onnx is None:
+        raise own["outputs"].place.error("source.outputs is for an ONNX file; the others name theirs themselves")
     if section.batch is not None and section.onnx is None:
         raise own["batch"].place.error("source.batch is for an ONNX file; the others take one image at a time")
     weights = own.get("weights", entry)
@@ -195,6 +197,7 @@ def _source(entry: Entry) -> SourceSpec:
         opset=section.opset,
         folder=weights.place.folder,
         inputs=section.inputs,
+        outputs=section.outputs,
         batch=section.batch,
     )
 

@@ -133,6 +133,13 @@ class Source(Section):
             {"pixel_mask": "mask"},
         ],
     )
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="names for the outputs of an ONNX file, in its order, in place of those that an exporter made up. "
+        "Tensors are called so from then on, in tolerances, passes and `detections` too; what is called boxes, labels, "
+        "scores and masks needs no `detections`",
+        examples=[["boxes", "labels", "masks", "scores", "size"]],
+    )
 
 
 class CapturePlan(Section):

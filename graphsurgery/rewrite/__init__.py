@@ -12,7 +12,7 @@ registry        finds passes: the built-in ones, those of other packages, plug-i
 adapters        passes made of other libraries' rewrites, one line each
 """
 
-from graphsurgery.graph.notes import BATCH_NOTE, MASKS_NOTE, NORMALISATION_NOTE, TYPES_NOTE
+from graphsurgery.graph.notes import BATCH_NOTE, CHOICES_NOTE, MASKS_NOTE, NORMALISATION_NOTE, TYPES_NOTE
 from graphsurgery.rewrite.apply import Applied, apply_pass, apply_passes
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.editor import Editor, Skip
@@ -20,6 +20,7 @@ from graphsurgery.rewrite.kinds import Effect, GraphPass, ModelPass, NodePass, P
 
 __all__ = [
     "BATCH_NOTE",
+    "CHOICES_NOTE",
     "MASKS_NOTE",
     "NORMALISATION_NOTE",
     "TYPES_NOTE",

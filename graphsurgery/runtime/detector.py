@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from graphsurgery.detections.decode import decode
+from graphsurgery.detections.masks import of_labels
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.devices.providers import CPU, DeviceChoice, refuse_unknown_devices, require_installed
 from graphsurgery.graph.joined_outputs import joined
@@ -133,6 +134,9 @@ class Detector:
             found["masks"] = found.pop(self.manifest.masks)
         if "masks" in found and found["masks"].shape[-2:] == (self.canvas.height, self.canvas.width):
             found["masks_pasted"] = found.pop("masks")  # by the graph itself
+        if "masks" in found and found["masks"].ndim == 4 and found["masks"].shape[1] > 1:
+            every, labels = found["masks"], found["labels"]
+            found["masks"] = of_labels(every, np.arange(len(labels)), labels, "masks")[:, None]
         return found
 
     def warm_up(self, image: np.ndarray, runs: int = 1) -> None:

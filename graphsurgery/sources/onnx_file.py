@@ -27,6 +27,7 @@ from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.preprocessing import DType, Layout, Preprocessing
 from graphsurgery.sources.given_inputs import give, require_inputs
+from graphsurgery.sources.named_outputs import with_named_outputs
 from graphsurgery.sources.row_groups import ROW_GROUPS
 from graphsurgery.sources.source import SourceSpec, Tensors
 
@@ -41,6 +42,7 @@ class OnnxSource:
     counts. Other inputs are what `spec.inputs` say, its outputs detections as `spec.detections` says. Raises ModelError
     for a file that is missing, damaged, no valid model, reaches outside its folder for its weights, or has no such
     input; InputError for a size or a batch that isn't the input's, for other inputs and outputs than are said.
+    Outputs are called as `spec.outputs` says, if it does.
     """
 
     row_groups: Sequence[Group] = ROW_GROUPS
@@ -52,6 +54,9 @@ class OnnxSource:
         _check(loaded, self.path)
         self.folder: Path | None = loaded.folder if stored_outside(loaded.proto) else None
         self._model, self._as_in_file = loaded.proto, loaded.as_in_file
+        self._said_outputs = spec.outputs
+        if spec.outputs is not None:
+            self._model, self._as_in_file = with_named_outputs(self._model, spec.outputs, str(self.path)), False
         require_inputs(self._model, spec.inputs, str(self.path))
         self._input = _image_input(self._model, spec, self.path)
         self.canvas = _canvas(self._input, spec, self.path)
@@ -101,6 +106,7 @@ class OnnxSource:
         }
         described |= {"batch": self._said_batch} if self._said_batch is not None else {}
         described |= {"inputs": dict(self._given)} if self._given else {}
+        described |= {"outputs": list(self._said_outputs)} if self._said_outputs is not None else {}
         described |= {"image": image} if image else {}
         return described | ({"detections": self.detections.to_json()} if self.detections is not None else {})
 

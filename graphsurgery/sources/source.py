@@ -31,8 +31,9 @@ class SourceSpec:
     name of a torchvision weights enum entry, a .pth, .pt or .safetensors file, or `random:<seed>`. `size` is the
     canvas, height and width in pixels; where it is None the network's or the file's own size is taken, if it has one.
     `folder` is what relative paths are relative to. `image` says what an ONNX file wants of an image, `detections` what
-    its outputs are, None where nobody says, `inputs` what inputs besides the image are (`images.other_inputs`), `batch`
-    how many images one that takes any number is fed at once.
+    its outputs are, None where nobody says, `inputs` what inputs besides the image are (`images.other_inputs`),
+    `outputs` what its outputs shall be called, in their order, `batch` how many images one that takes any number is fed
+    at once.
     """
 
     kind: Literal["torchvision", "demo", "onnx"]
@@ -45,6 +46,7 @@ class SourceSpec:
     detections: Postprocessing | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    outputs: tuple[str, ...] | None = None
 
 
 class Source(Protocol):

@@ -78,6 +78,44 @@ def test_rtdetr_is_stretched_by_pillow() -> None:
     np.testing.assert_allclose(laid_out(image, (64, 48), "rtdetr"), expected.transpose(2, 0, 1), atol=1e-5)
 
 
+def ascends_script(image: np.ndarray, size: int) -> np.ndarray:
+    """maskrcnn_pth_preprocess_detectron2.py: OpenCV reads blue first, scales to whole levels; zeros behind the mean."""
+    height, width = image.shape[:2]
+    scale = 800 / min(height, width)
+    new = math.floor(height * scale), math.floor(width * scale)
+    if max(new) > 1333:
+        share = 1333 / max(new)
+        new = int(new[0] * share + 0.5), int(new[1] * share + 0.5)
+    resized = np.floor(bilinear(image[..., ::-1].astype(np.float32), new).astype(np.float32) + 0.5)
+    network = np.zeros((3, size, size), np.float32)
+    network[:, : new[0], : new[1]] = (resized - np.array([103.53, 116.28, 123.675], np.float32)).transpose(2, 0, 1)
+    return network
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (385, 500), (640, 333), (57, 31), (235, 640), (1000, 1500)])
+def test_detectron2_cv2_is_ascends_script(height: int, width: int) -> None:
+    image = picture(height, width)
+    network = laid_out(image, (1344, 1344), "detectron2_cv2", mean=(103.53, 116.28, 123.675))
+    off = np.abs(network - ascends_script(image, 1344))
+    # noise that lies within 0.02 of a half is rounded the other way, as `taps` has float32 positions like torch's
+    assert (off > 1e-4).mean() < 1e-3
+    assert off.max() < 1 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("size", "placed"), [((427, 640), (800, 1199)), ((235, 640), (490, 1333)), ((385, 500), (799, 1038))]
+)
+def test_two_steps_round_twice(size: tuple[int, int], placed: tuple[int, int]) -> None:
+    wanted = Preprocessing(**PRESETS["detectron2_cv2"])
+    assert wanted.placement(size, (1344, 1344))[:2] == placed  # in one step (490, 1333) is (489, 1333)
+
+
+def test_two_steps_stay_on_a_small_canvas() -> None:
+    wanted = Preprocessing(**PRESETS["detectron2_cv2"])
+    assert wanted.placement((480, 640), (320, 320))[:2] == (240, 320)
+    assert Preprocessing(rounding="down_then_half_up").placement((480, 640), (320, 320))[:2] == (240, 320)
+
+
 @pytest.mark.parametrize("preset", ["mmdet", "detectron2"])
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (640, 480), (300, 1200)])
 def test_edges_grow_to_the_shortest_and_the_longest(preset: str, height: int, width: int) -> None:

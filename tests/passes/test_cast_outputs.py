@@ -7,7 +7,7 @@ import pytest
 from graphsurgery.devices import session
 from graphsurgery.errors import PassError
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import in_captured_types
+from graphsurgery.graph.notes import as_captured
 from graphsurgery.graph.view import table
 from graphsurgery.passes.cast_outputs import CastOutputs
 from graphsurgery.rewrite import TYPES_NOTE, Applied, apply_pass
@@ -121,7 +121,7 @@ def test_the_gate_sees_the_numbers_in_the_type_that_was_captured(given: list[int
     values = {"n": np.array(given)}
     expected, got = (session.run(each.proto, values) for each in (before, after))
     assert got["y"].dtype == np.int32
-    seen = in_captured_types(after.proto, got)
+    seen = as_captured(after.proto, got)
     assert seen["y"].dtype == np.int64
     assert np.array_equal(seen["y"], expected["y"]) == fits
     assert np.array_equal(seen["m"], expected["m"])
@@ -130,5 +130,5 @@ def test_the_gate_sees_the_numbers_in_the_type_that_was_captured(given: list[int
 def test_a_number_that_the_captured_type_can_not_hold_keeps_its_type() -> None:
     before = Model(parse(model("y = Neg (n)", "int32[3] y", "int32[3] n")))
     after = apply_pass(narrowed(y="int64"), before).model
-    assert in_captured_types(after.proto, {"y": np.array([1, 2**40])})["y"].dtype == np.int64
-    assert in_captured_types(after.proto, {"y": np.array([1, 2**30])})["y"].dtype == np.int32
+    assert as_captured(after.proto, {"y": np.array([1, 2**40])})["y"].dtype == np.int64
+    assert as_captured(after.proto, {"y": np.array([1, 2**30])})["y"].dtype == np.int32

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,18 @@ import pytest
 from conftest import Cli, Outcome
 from every_pass import exact_passes, steps_of
 from PIL import Image
+from spellings.detectron2 import exported
 
 from graphsurgery.capture.take import embedded_samples
 from graphsurgery.demo.shapes import draw
+from graphsurgery.detections.row_groups import Keys
+from graphsurgery.devices import session
 from graphsurgery.errors import InputError
+from graphsurgery.gate.matched_rows import match_rows
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.protos import declared_shape
 from graphsurgery.recipe.load import load_recipe
-from graphsurgery.rewrite import apply_passes, registry
+from graphsurgery.rewrite import PassContext, apply_passes, registry
 from graphsurgery.sources import SourceSpec, open_source
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +225,94 @@ def test_no_exact_pass_trips_over_custom_operators() -> None:
     model = Model.load(FOLDER / "detectron2_04_maskrcnn_ascend.onnx")
     after = apply_passes([registry.discover().get(each)() for each in exact_passes()], model).model
     assert [value.name for value in after.proto.graph.output] == [value.name for value in model.proto.graph.output]
+
+
+# --- Ascend's flow for detectron2, against what Huawei's changes to detectron2 export
+
+# Operators of ours and of theirs, both simplified, where they are not as many
+DIFFERENT = {
+    # theirs sorts [HWA] in place of [1, HWA]: a Reshape before each TopK, where ours has a Flatten, and two behind it
+    "Flatten": (6, 1),
+    "Reshape": (29, 29 + 5 + 2 * 5 + 1),  # and one of the RPN's scores, which nothing reads in the end
+    # theirs joins boxes and scores [n, 5], and takes them apart again: of the proposals, and of the detections
+    "Concat": (12, 12 + 2),
+    "Slice": (25, 25 + 2),
+    "Transpose": (13, 13 + 1),  # the scores of the detections are a row of what is transposed
+    "Gather": (19, 19 + 1),
+    "Cast": (8, 8 + 1),  # the RPN's scores
+}
+
+
+def ascends(name: str, *, sigmoid: bool) -> Model:
+    """Return what the recipe's passes make of a file; without the `sigmoid` as Huawei has it."""
+    recipe = load_recipe("ascend_detectron2", [f"source.onnx={FOLDER / name}.onnx"], registry=registry.discover())
+    passes = [use.pass_ for use in recipe.passes]
+    passes = [replace(each, sigmoid=sigmoid) if hasattr(each, "sigmoid") else each for each in passes]
+    source = open_source(recipe.source)
+    return apply_passes(passes, Model(source.export()), PassContext(canvas=(320, 320))).model
+
+
+def operators_of(model: Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.proto.graph.node)
+
+
+def test_ascends_recipe_gives_the_graph_that_huawei_exports() -> None:
+    theirs = Model.load(FOLDER / "detectron2_04_maskrcnn_ascend.onnx")
+    known = registry.discover()
+    theirs = apply_passes([known.get("freeze-shapes")(batch=1), known.get("simplify")()], theirs).model
+    ours = ascends("detectron2_04_maskrcnn_stock", sigmoid=False)
+    count, other = operators_of(ours), operators_of(theirs)
+    assert {op: (count[op], other[op]) for op in {*count, *other} if count[op] != other[op]} == DIFFERENT
+    for model in (ours, theirs):
+        shapes = [declared_shape(value) for value in model.proto.graph.output]
+        assert shapes == [[100, 4], [100], [100], [100, 80, 28, 28]]
+    assert [declared_shape(value) for value in ours.proto.graph.input] == [[1, 3, 320, 320]]
+    kept = operators_of(ascends("detectron2_04_maskrcnn_stock", sigmoid=True)) - count
+    assert kept == {"Sigmoid": 1}
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_ascends_recipe_finds_what_huaweis_graph_finds(sigmoid: bool) -> None:
+    theirs = Model.load(FOLDER / "detectron2_04_maskrcnn_ascend.onnx")
+    ours = ascends("detectron2_04_maskrcnn_stock", sigmoid=sigmoid)
+    for number in range(2):
+        image = np.asarray(Image.fromarray(draw(0, number).image).resize((320, 320)), np.float32)
+        given = (
+            image[None, ..., ::-1].transpose(0, 3, 1, 2)
+            - np.array([103.53, 116.28, 123.675], np.float32)[:, None, None]
+        )
+        found = [list(session.run(each.proto, {each.inputs[0]: given}).values()) for each in (ours, theirs)]
+        (boxes, scores, labels, masks), (other_boxes, other_scores, other_labels, other_masks) = found
+        match = match_rows(Keys(boxes, labels, scores), Keys(other_boxes, other_labels, other_scores))
+        mine, other = match.reference, match.candidate
+        near = np.abs(boxes[mine] - other_boxes[other]).max(axis=1) <= 0.05
+        alike = near & (np.abs(scores[mine] - other_scores[other]) <= 1e-3)
+        alike &= np.abs(masks[mine] - other_masks[other]).max(axis=(1, 2, 3)) <= 1e-3
+        assert alike.sum() >= (95 if sigmoid else 100)
+
+
+@pytest.mark.parametrize("name", ["detectron2_04_maskrcnn_stock", "detectron2_maskrcnn_opset17"])
+def test_ascends_recipe_passes_its_checks(cli: Cli, tmp_path: Path, name: str) -> None:
+    outcome = apply(cli, tmp_path, "ascend_detectron2", f"source.onnx={FOLDER / name}.onnx", "capture.samples=1")
+    assert outcome.code == 0, outcome.err
+    left = operators_of(Model.load(tmp_path / "parts" / "ascend_detectron2.onnx"))
+    assert not {"If", "Loop", "NonZero", "NonMaxSuppression", "RoiAlign", "Shape"} & set(left)
+
+
+def test_the_shapes_in_detectron2s_spelling_have_its_operators_in_its_order() -> None:
+    scopes = ("proposal_generator", "anchor_generator", "box_pooler", "mask_pooler", "roi_heads", "mask_head", "")
+    files = Model.load(FOLDER / "detectron2_04_maskrcnn_stock.onnx").proto, exported(11)
+    for scope in scopes:
+        own, theirs = (
+            [
+                node.op_type
+                for node in proto.graph.node
+                if node.op_type != "Constant" and node.name.startswith("/") and node.name.split("/")[-2] == scope
+            ]
+            for proto in files
+        )
+        assert own == theirs
+        assert own
 
 
 @pytest.mark.parametrize("name", INPUTS)
