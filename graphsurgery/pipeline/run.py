@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from graphsurgery.capture.samples import Sample
+from graphsurgery.capture.samples import Request, Sample
 from graphsurgery.gate.gate import Gate, Grant, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.progress import Silent, Watcher
@@ -57,6 +57,7 @@ class Run:
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far.
+    `request` says which images were captured.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Run:
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
     half_judged: list[Unjudged] = field(default_factory=list)
+    request: Request | None = None
 
 
 @contextmanager
