@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 from bars import write_images, write_parts
 from conftest import Cli
 from PIL import Image
 from zoo.one_stage import written
 
+from graphsurgery.demo.shapes import VAL_SEED, write_dataset
 from graphsurgery.graph.expansion.registry import operators
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
@@ -128,6 +130,20 @@ def test_the_page_on_compilers_does_what_it_shows(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts")
     write_images(tmp_path, 2)[0].rename(tmp_path / "photos")
     assert follow(ROOT / "docs" / "compilers.md", tmp_path) == 2
+
+
+@pytest.mark.whole
+def test_the_page_on_magicmind_does_what_it_shows(tmp_path: Path) -> None:
+    for package in ("torch", "pycocotools"):
+        pytest.importorskip(package)
+    from spellings import mmdet
+
+    mmdet.written(tmp_path / "mmdet_maskrcnn.onnx")
+    write_dataset(tmp_path, 3, VAL_SEED)
+    (tmp_path / "images").rename(tmp_path / "photos")
+    assert follow(ROOT / "docs" / "flows" / "magicmind.md", tmp_path) == 4
+    graph = onnx.load(tmp_path / "mine" / "compiled" / "magicmind" / "mine" / "mine.onnx").graph
+    assert "grid_sampler" in {node.op_type for node in graph.node}
 
 
 def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:

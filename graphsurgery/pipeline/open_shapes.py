@@ -7,9 +7,11 @@ canvas of that size. In a batch each image is another, and each is compared by i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.capture.take import picture_of
@@ -98,7 +100,7 @@ def _check(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model], step: 
             fed = replace(run.gate, samples=[_sample(at, traced)])
             (played,) = fed.play_chain(chain, whole.subject.inputs, ends)
             expected = of_each({name: traced[name] for name in ends}, at.images)
-            got = of_each({name: played[name] for name in ends}, at.images)
+            got = of_each(_copied(played, ends), at.images)
     except CaptureError:
         raise
     except InputError as error:
@@ -122,7 +124,12 @@ def _traced(run: Run, at: _At, whole: Model) -> Tensors:
     unknown = sorted(ends - traced.keys())
     if unknown:
         raise InputError(f"the original has no '{unknown[0]}', which an end of the graph could be compared with")
-    return traced
+    return _copied(traced, ends)
+
+
+def _copied(tensors: Tensors, names: Collection[str]) -> Tensors:
+    """Return copies of some tensors: what ONNX Runtime hands out keeps all the memory alive that a run took."""
+    return {name: np.array(tensors[name]) for name in names}
 
 
 def _sample(at: _At, tensors: Tensors, number: int = 0) -> Sample:
