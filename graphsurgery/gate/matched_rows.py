@@ -4,6 +4,8 @@ Two rows can be partners when their labels are equal and their boxes overlap by 
 Partners are taken greedily, cheapest pair first; a pair costs 1 - IoU plus the distance of the scores, so
 that near-duplicates are told apart by score. Rows that are equal in place are settled first, then equal costs
 go to the lowest index. The order that is there already wins unless the pairs found are cheaper.
+
+A row of score 0 is no detection: it fills up a list of fixed length, and needs no partner.
 """
 
 from __future__ import annotations
@@ -81,8 +83,16 @@ class Alignment:
 
     @property
     def unexplained(self) -> int:
-        """Number of rows without partner for which no tie is to blame, on both sides together."""
-        return self.match.unmatched - self.tied
+        """Number of rows without partner that are missed: no tie is to blame, and their score is not 0."""
+        return len(self._missed_captured) + len(self._missed_computed)
+
+    @property
+    def _missed_captured(self) -> Array:
+        return _missed(self.match.missing, self.tied_missing, self.captured)
+
+    @property
+    def _missed_computed(self) -> Array:
+        return _missed(self.match.extra, self.tied_extra, self.computed)
 
     def pastes(self, name: str) -> bool:
         """Whether a tensor follows from the group's boxes by pasting."""
@@ -98,10 +108,10 @@ class Alignment:
         return reference, candidate
 
     def describe_unmatched(self) -> str:
-        """Count the rows without partner or tie on each side and show the first of each."""
+        """Count the rows that are missed on each side and show the first of each."""
         sides = (
-            ("captured", self.captured, np.setdiff1d(self.match.missing, self.tied_missing)),
-            ("computed", self.computed, np.setdiff1d(self.match.extra, self.tied_extra)),
+            ("captured", self.captured, self._missed_captured),
+            ("computed", self.computed, self._missed_computed),
         )
         return ", ".join(
             f"{len(rows)} of {len(keys.boxes)} {side} {self.group.noun}"
@@ -118,6 +128,12 @@ class Alignment:
                 if tensor.dtype.kind == "f" and not np.isfinite(np.take(tensor, rows, axis)).all():
                     return name
         return None
+
+
+def _missed(rows: Array, tied: Array, keys: Keys) -> Array:
+    """Return which of `rows`, those without partner, matter: one of score 0 fills up a list of fixed length."""
+    untied = np.setdiff1d(rows, tied)
+    return untied if keys.scores is None else untied[keys.scores[untied] != 0]
 
 
 def _describe_row(keys: Keys, row: int) -> str:

@@ -500,6 +500,21 @@ def test_unmatched_detections_within_the_count_pass_with_a_note() -> None:
     assert compare(reference, candidate, wide).verdict == "passed"
 
 
+def test_rows_of_score_0_fill_up_a_list_and_need_no_partner() -> None:
+    reference = detections(0)
+    filled = rows(reference, np.array([*range(12), 0, 1, 2]))
+    for name in ("boxes", "scores"):
+        filled[name][12:] = 0
+    assert compare(reference, filled, Tolerances.parse({"*": 0})).verdict == "passed"
+    assert compare(filled, reference, Tolerances.parse({"*": 0})).verdict == "passed"
+    lost = rows(filled, np.array([*range(4), *range(5, 15)]))
+    assert "1 of 12 captured detections" in named(compare(reference, lost, EXACT), "boxes").reason
+    filled["scores"][13] = 1e-6
+    assert "1 of 15 computed detections" in named(compare(reference, filled, EXACT), "boxes").reason
+    filled["scores"][:] = 0
+    assert compare(reference, filled, EXACT).verdict == "failed"
+
+
 def test_all_detections_lost_within_the_count_prove_nothing() -> None:
     reference = {name: tensor[:1] for name, tensor in detections(0).items() if name in DETECTION_NAMES}
     candidate = rows(reference, slice(0, 0))
