@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, Outcome
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
@@ -80,6 +80,44 @@ def test_magicmind_gets_a_graph_that_finds_the_same(cli: Cli, tmp_path: Path, im
 
 
 @pytest.mark.whole
+def test_ascend_gets_its_own_operators_and_no_number_of_rows_that_depends(
+    cli: Cli, tmp_path: Path, images: Path
+) -> None:
+    network = mmdet.written(tmp_path / "network.onnx")
+    outcome = applied(cli, tmp_path, "ascend_mmdet", network, *measured(images))
+    assert outcome.code == 0, outcome.err
+    run = run_of(tmp_path)
+    assert {step["verdict"] for step in (*run["passes"], *run["checks"])} == {"passed"}
+    ap = run["evaluation"]["ap"]["bbox"]
+    assert ap["original"] > 0.6
+    assert ap["parts"] == pytest.approx(ap["original"], abs=0.02)
+    place = tmp_path / "parts" / "compiled" / "ascend" / "network"
+    proto = onnx.load(place / "network.onnx")
+    kinds = Counter(node.op_type for node in proto.graph.node)
+    assert (kinds["RoiExtractor"], kinds["BatchMultiClassNMS"]) == (2, 2)
+    assert not {"If", "Loop", "NonZero", "NonMaxSuppression", "ScatterND", "RoiAlign", "Shape", "Where"} & kinds.keys()
+    assert not [node.op_type for node in proto.graph.node if node.domain]
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in proto.graph.output}
+    assert (shapes["dets"], shapes["labels"]) == ([1, 100, 5], [1, 100])
+    assert all(min(shape) > 0 for shape in shapes.values())
+    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.output}
+    assert types["labels"] == TensorProto.INT32
+    line = (place / "atc.sh").read_text("utf-8")
+    assert "--input_shape=input:1,3,256,320" in line
+    assert "--soc_version=Ascend310P3" in line
+
+
+@pytest.mark.whole
+def test_a_level_rule_that_is_not_known_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    network = edited(tmp_path, with_levels_that_triple)
+    outcome = applied(cli, tmp_path, "ascend_mmdet", network)
+    assert outcome.code == 2
+    assert "(RoiAlign) stands between the weights of one part, and no accelerator runs it" in outcome.last_line
+    assert "passes that look at RoiAlign: " in outcome.last_line
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.whole
 def test_results_of_another_run_are_refused(cli: Cli, tmp_path: Path, images: Path) -> None:
     network = mmdet.written(tmp_path / "network.onnx")
     assert applied(cli, tmp_path, "magicmind_mmdet_800", network).code == 0
@@ -120,6 +158,15 @@ def with_an_unknown_operator(proto: ModelProto) -> None:
     """Let masks be pasted by an operator that nobody defines."""
     for node in proto.graph.node:
         node.op_type = "paste_masks" if node.op_type == "grid_sampler" else node.op_type
+
+
+def with_levels_that_triple(proto: ModelProto) -> None:
+    """Let a region be of the next level where it is three times as large, not twice."""
+    for node in proto.graph.node:
+        for held in node.attribute if node.op_type == "Constant" else ():
+            value = numpy_helper.to_array(held.t)
+            if value.size == 1 and np.allclose(value, np.log(2), rtol=1e-6):
+                held.t.CopyFrom(numpy_helper.from_array(np.full_like(value, np.log(3))))
 
 
 def without_masks(proto: ModelProto) -> None:

@@ -177,8 +177,7 @@ class Mmdet(nn.Module):
         logits = heads.mask_predictor(heads.mask_head(self.pooled(features, rois, 14)))
         each = found.shape[1]
         masks, boxes, classes = logits.sigmoid(), found.reshape(-1, 4), labels.reshape(-1)
-        rows = torch.arange(masks.shape[0]) * masks.shape[1] + classes
-        masks = masks.flatten(0, 1)[rows][:, None]
+        masks = masks[torch.arange(masks.shape[0]), classes][:, None]
         pasted = _pasted(masks, boxes, shape)
         return (pasted >= _MASK).to(torch.float).reshape(count, each, shape[0], shape[1])
 
