@@ -142,6 +142,20 @@ def test_the_page_on_ascends_flow_does_what_it_shows(tmp_path: Path) -> None:
     assert follow(ROOT / "docs" / "flows" / "ascend.md", tmp_path) == 3
 
 
+@pytest.mark.whole
+def test_the_page_on_magicmind_does_what_it_shows(tmp_path: Path) -> None:
+    for package in ("torch", "pycocotools"):
+        pytest.importorskip(package)
+    from spellings import mmdet
+
+    mmdet.written(tmp_path / "mmdet_maskrcnn.onnx")
+    write_dataset(tmp_path, 3, VAL_SEED)
+    (tmp_path / "images").rename(tmp_path / "photos")
+    assert follow(ROOT / "docs" / "flows" / "magicmind.md", tmp_path) == 4
+    graph = onnx.load(tmp_path / "mine" / "compiled" / "magicmind" / "mine" / "mine.onnx").graph
+    assert "grid_sampler" in {node.op_type for node in graph.node}
+
+
 def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:
     page = ROOT / "docs" / "custom-operators.md"
     assert follow(page, tmp_path) == 3

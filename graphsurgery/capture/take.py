@@ -30,6 +30,7 @@ from graphsurgery.demo.shapes import embedded_images
 from graphsurgery.errors import CaptureError
 from graphsurgery.files.commit import Draft, writing
 from graphsurgery.images.canvas import Canvas
+from graphsurgery.images.files import load_image, read_images
 from graphsurgery.progress import Progress
 from graphsurgery.sources import Source, Tensors
 
@@ -106,6 +107,20 @@ def embedded_samples(count: int) -> Iterator[InputImage]:
     """Yield the images that a capture takes unless others are named: `demo.shapes.embedded_images`."""
     for shown in embedded_images(count):
         yield InputImage(str(shown.image_id), shown.image)
+
+
+def picture_of(request: Request | None, name: str) -> Array:
+    """Return the pixels of the captured image `name`, uint8 [h, w, 3]; where its file is gone, of an embedded one.
+
+    Raises InputError for a file that can't be read.
+    """
+    if request is not None and request.images is not None and Path(request.images).exists():
+        annotations = None if request.annotations is None else Path(request.annotations)
+        for image in read_images(Path(request.images), annotations):
+            if image.id == name:
+                return load_image(image.path)
+    samples = list(embedded_samples(1 if request is None else max(1, request.samples)))
+    return next((image.pixels for image in samples if image.id == name), samples[0].pixels)
 
 
 def _write_sample(folder: Path, tensors: Tensors) -> None:

@@ -7,7 +7,7 @@
 
     results                 STEM_0.bin, STEM_1.bin, ... in the order of the part's outputs
 
-Inputs may stay open: `dim_range` says from which sizes to which, and the graph must hold at both ends.
+Inputs may stay open: `dim_range` says from which sizes to which, and the graph must hold at both ends and in between.
 
 Source: magicmind_cloud dc085c1, buildin/cv/detection/maskrcnn_pytorch/gen_model and buildin/python_common
 (build_param.py, model_process.py).
@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from graphsurgery.compiling import Compiler, Job, Sample
+from graphsurgery.compiling import Compiler, Job, OpenShape, Sample
 from graphsurgery.compiling.raw_files import read_numbered, write_raw
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.parts.manifest import Tensor
@@ -71,10 +71,17 @@ class MagicMind(Compiler):
                 raise ValueError(f"archs: there is no '{arch}'.{did_you_mean(arch, _ARCHITECTURES)}")
             if not clusters or min(clusters) < 1:
                 raise ValueError(f"archs: {arch} has clusters {list(clusters)}; give how many, 1 or more")
+        self.open_shapes()
+
+    def open_shapes(self) -> Mapping[str, OpenShape]:
+        """As Compiler. Raises ValueError for a range that is none."""
+        found = {}
         for name, sizes in self.dim_range.items():
-            low, high = (sizes.get(end, ()) for end in ("min", "max"))
-            if not low or len(low) != len(high) or any(not 0 < a <= b for a, b in zip(low, high, strict=True)):
-                raise ValueError(f"dim_range: '{name}' goes from {list(low)} to {list(high)}; give min and max of each")
+            try:
+                found[name] = OpenShape(tuple(sizes.get("min", ())), tuple(sizes.get("max", ())))
+            except ValueError as error:
+                raise ValueError(f"dim_range: '{name}' {error}") from error
+        return found
 
     def write(self, job: Job) -> None:
         job.write_text("build.json", json.dumps(self._options(job), indent=1) + "\n")
@@ -106,26 +113,10 @@ class MagicMind(Compiler):
         return options
 
     def _ranges(self, job: Job) -> dict[str, Any]:
-        found = {}
-        for name, sizes in self.dim_range.items():
-            if name not in job.entry.inputs:
-                raise InputError(
-                    f"part '{job.name}': dim_range: no input '{name}'.{did_you_mean(name, job.entry.inputs)}"
-                )
-            shape = job.entry.inputs[name].shape
-            low, high = list(sizes["min"]), list(sizes["max"])
-            fits = shape is None or (
-                len(shape) == len(low)
-                and all(not isinstance(s, int) or a == b == s for s, a, b in zip(shape, low, high, strict=True))
-            )
-            if not fits:
-                raise InputError(f"part '{job.name}': dim_range: '{name}' is {shape}, not {low} to {high}")
-            found[name] = {"min": low, "max": high}
-        for name in set(job.entry.inputs) - set(found):
+        for name in set(job.entry.inputs) - set(self.dim_range):
             job.static_shape(name)
-        for end in ("min", "max"):
-            job.require_runs({name: sizes[end] for name, sizes in found.items()})
-        return found
+        ranges = self.open_shapes()
+        return {name: {"min": list(each.low), "max": list(each.high)} for name, each in ranges.items()}
 
     def command(self, job: Job) -> list[str]:
         return [sys.executable, "build.py"]

@@ -4,5 +4,6 @@ A compiler is a frozen dataclass whose fields are its options, in a file of its 
 """
 
 from graphsurgery.compiling.compiler import Compiler, Job, Sample
+from graphsurgery.compiling.open_shapes import OpenShape
 
-__all__ = ["Compiler", "Job", "Sample"]
+__all__ = ["Compiler", "Job", "OpenShape", "Sample"]

@@ -13,11 +13,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
+from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
 from graphsurgery.compiling.samples import samples_of
+from graphsurgery.devices import session
 from graphsurgery.devices.providers import CPU
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.files import reason
@@ -28,6 +31,7 @@ from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.files import ImageFile
 from graphsurgery.parts.folder import files_of_compiler, read_parts, sha256_of
 from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, Manifest, PartEntry
+from graphsurgery.processes.peak_memory import Room
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.runtime.detector import Detector
 
@@ -39,14 +43,17 @@ def compile_parts(
     parts: Sequence[str] = (),
     images: Sequence[ImageFile] = (),
     run: bool = True,
+    tried: bool = False,
     out: Path | None = None,
     watcher: Watcher | None = None,
 ) -> tuple[Path, Compiled]:
     """Compile `parts` in `folder`, those for an accelerator if none is named, or all where none is; return where to.
 
-    `images` are written as the parts read them. Without `run` only the files are written. What lies in `out`, or in
-    `folder` itself where that isn't given, is replaced at one point. Raises InputError for a part that isn't there or
-    that the compiler can't take, for parts that change meanwhile, and for a folder that can't be written; MissingTool.
+    `images` are written as the parts read them. Without `run` only the files are written. `tried` says that they
+    were compared with the original at the shapes of the image that are open; else they are run there. What lies in
+    `out`, or in `folder` itself where that isn't given, is replaced at one point. Raises InputError for a part that
+    isn't there or that the compiler can't take, for parts that change meanwhile, and for a folder that can't be
+    written; MissingTool.
     """
     watcher = watcher or Silent()
     place = out or folder / COMPILED / compiler.name
@@ -58,6 +65,7 @@ def compile_parts(
             ran = False
             for name, job in jobs.items():
                 watcher.begin(f"{compiler.name}: {name}")
+                _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
             stems = list(_write_samples(folder, compiler, jobs, images, watcher))
             for name, job in jobs.items() if run else ():
@@ -100,6 +108,34 @@ def _job(manifest: Manifest, name: str, model: Model, work: Path) -> Job:
     job = Job(entry, _with_node_names(model), Canvas.from_json(manifest.canvas), image, place)
     job.model.save(place / job.file)
     return job
+
+
+def _require_open_shapes(compiler: Compiler, job: Job, tried: Collection[str]) -> None:
+    """Raise InputError where inputs don't take the shapes that the compiler wants open, or the part doesn't run there.
+
+    It runs on zeros, all inputs at their smallest shape, then at their next, and so on, unless all were `tried`; where
+    memory is short with fewer images, or not at all.
+    """
+    place, wanted = f"compiler '{compiler.name}': part '{job.name}'", compiler.open_shapes()
+    require_fit(place, wanted, {name: each.shape for name, each in job.entry.inputs.items()})
+    if set(wanted) <= set(tried):
+        return
+    room, shapes = Room(), {name: each.tried() for name, each in wanted.items()}
+    for number in range(max(map(len, shapes.values()))):
+        each = {name: some[min(number, len(some) - 1)] for name, some in shapes.items()}
+        with contextlib.suppress(NoRoom):
+            at = fitting(wanted, each, room)
+            with room.measured(elements(at)):
+                _run_on_zeros(job, place, at)
+
+
+def _run_on_zeros(job: Job, place: str, shapes: Mapping[str, Sequence[int]]) -> None:
+    inputs = {
+        name: np.zeros(shapes[name] if name in shapes else job.static_shape(name), tensor.dtype)
+        for name, tensor in job.entry.inputs.items()
+    }
+    listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    session.run(job.model.proto, inputs, name=f"{place} on {listed}")
 
 
 def _with_node_names(model: Model) -> Model:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from graphsurgery.devices import session
+from graphsurgery.compiling.open_shapes import OpenShape
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
@@ -54,14 +54,6 @@ class Job:
         """Write a text file into `folder`, with the line ends that a Linux tool wants."""
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
-    def require_runs(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Raise InputError where the part can't be run on inputs of zeros of these shapes, others as they are."""
-        inputs = {}
-        for name, tensor in self.entry.inputs.items():
-            inputs[name] = np.zeros(shapes[name] if name in shapes else self.static_shape(name), tensor.dtype)
-        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        session.run(self.model.proto, inputs, name=f"part '{self.name}' on {listed}")
-
     def static_shape(self, name: str) -> list[int]:
         """Return the shape of an input or output. Raises InputError where a dimension is open."""
         shape = (self.entry.inputs | self.entry.outputs)[name].shape
@@ -100,10 +92,19 @@ class Compiler:
     write_sample    an image, in the form that the tool reads
     command         how the tool is called, in the job's folder; None where it runs nothing
     read_outputs    what the tool, or its device, computed of a sample
+    open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
+
+    def open_shapes(self) -> Mapping[str, OpenShape]:
+        """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
+
+        A recipe holds the parts against the original model at shapes of it; `compile` by itself has no original, and
+        sees whether the parts run there.
+        """
+        return {}
 
     def write(self, job: Job) -> None:
         """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""

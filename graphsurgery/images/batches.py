@@ -46,16 +46,20 @@ def of_first(outputs: Mapping[str, Array], shape: Sequence[int | str | None] | N
 
     Raises InputError for one that isn't a row for each image.
     """
-    size = _size(shape) if shape is not None and len(shape) == rank + 1 else 1
+    return of_each(outputs, _size(shape) if shape is not None and len(shape) == rank + 1 else 1)[0]
+
+
+def of_each(outputs: Mapping[str, Array], size: int) -> list[dict[str, Array]]:
+    """Return what `outputs` say of each of so many images. Raises as `of_first`."""
     if size == 1:
-        return dict(outputs)
+        return [dict(outputs)]
     for name, output in outputs.items():
         if output.shape[:1] != (size,):
             raise InputError(
                 f"output '{name}' {list(output.shape)} has no row for each of the {size} images of a batch, so that "
                 "nobody can tell which is of the first; export the model with batch 1, or a dynamic one"
             )
-    return {name: output[:1] for name, output in outputs.items()}
+    return [{name: output[row : row + 1] for name, output in outputs.items()} for row in range(size)]
 
 
 def _size(shape: Sequence[int | str | None]) -> int:

@@ -1,10 +1,10 @@
 """The pass manager. `apply` reads top to bottom: the whole way from a recipe to a folder of parts.
 
-    export -> capture -> passes on the whole graph -> cut -> passes on the parts -> chain -> write
+    export -> capture -> passes on the whole graph -> cut -> passes on the parts -> chain -> write -> other sizes
 
 After every step the gate compares the graph with the captured tensors, and the first difference ends the run; what
 was in the output folder stays as it was. `judging` says how; what a graph is worth comparing with travels with it
-(`gate.Judged`).
+(`gate.Judged`). Other sizes are those that a compiler of the recipe leaves open, if it does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from graphsurgery.pipeline.judging import (
     looking_back,
     own_grant,
 )
+from graphsurgery.pipeline.open_shapes import check_open_shapes
 from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
@@ -70,7 +71,9 @@ def apply(run: Run, output: OutputFolder) -> Parts:
     parts = [replace(part, subject=certified(run, part.subject)) for part in parts]
     run.record.support = run.certifier.to_json()
     check_chain(run, parts, whole)
-    return Parts(parts, write(run, [part.subject for part in parts], whole.subject, output))
+    manifest = write(run, [part.subject for part in parts], whole.subject, output)
+    check_open_shapes(run, parts, whole, manifest)
+    return Parts(parts, manifest)
 
 
 def failed_folder(out: Path) -> Path:

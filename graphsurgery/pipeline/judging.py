@@ -49,7 +49,7 @@ def judge_whole(
         run.watcher.begin(f"check {whole.step.name}")
         size = sum(each.subject.proto.ByteSize() for each in (whole, *run.half_judged))
         everywhere = complete or bool(names) or bool(whole.granted) or size > _MOST_BYTES
-        samples = run.samples if everywhere else [_telling(run.samples, whole.subject.outputs)]
+        samples = run.samples if everywhere else [telling(run.samples, whole.subject.outputs)]
         try:
             verdict = _judge_on(run, whole, samples, names, values)
         except Difference:
@@ -94,7 +94,7 @@ def _graphs_left_behind(run: Run, whole: Unjudged) -> AbstractContextManager[Non
     return graphs_left_behind(run, whole.step, whole.graph_before, whole.subject)
 
 
-def _telling(samples: Sequence[Sample], outputs: Sequence[str]) -> Sample:
+def telling(samples: Sequence[Sample], outputs: Sequence[str]) -> Sample:
     """Return the sample with most in it, the first of equals: on an image without objects nothing can be wrong."""
     return max(samples, key=lambda sample: sum(math.prod(sample.shape(name)) for name in outputs if name in sample))
 
@@ -184,7 +184,7 @@ def judge_as_cut(run: Run, step: Step, part: Judged[Part], place: str, *, follow
 
     if not followed or part.granted:
         return judged(run.samples)
-    found = judged([_telling(run.samples, part.subject.model.outputs)])
+    found = judged([telling(run.samples, part.subject.model.outputs)])
     return replace(found, on_all=lambda: judged(run.samples))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from graphsurgery.capture.samples import Sample
+from graphsurgery.capture.samples import Request, Sample
 from graphsurgery.gate.gate import Gate, Grant, Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.pipeline.certify import Certifier
@@ -58,7 +58,7 @@ class Run:
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
-    `certifier` holds parts against the recipe's target.
+    `certifier` holds parts against the recipe's target, `request` says which images were captured.
     """
 
     recipe: Recipe
@@ -71,6 +71,7 @@ class Run:
     calibration: Sequence[Sample] = ()
     half_judged: list[Unjudged] = field(default_factory=list)
     certifier: Certifier = field(default_factory=lambda: Certifier(None))
+    request: Request | None = None
 
 
 @contextmanager

@@ -76,16 +76,16 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
         _leave_record(record, failed_folder(options.out))
         raise
     for compiler in recipe.compilers:
-        record.compiled[compiler.name] = _compile(options.out, compiler, watcher)
+        record.compiled[compiler.name] = _compile(options, compiler, watcher)
     return options.out
 
 
-def _compile(folder: Path, compiler: Compiler, watcher: RunWatcher) -> str:
-    """Let a compiler have the parts in `folder`, and say what came of it: its tool may not be here."""
+def _compile(options: Options, compiler: Compiler, watcher: RunWatcher) -> str:
+    """Let a compiler have the finished parts, and say what came of it: its tool may not be here."""
     try:
-        place, compiled = compile_parts(folder, compiler, watcher=watcher)
+        place, compiled = compile_parts(options.out, compiler, tried=options.check, watcher=watcher)
     except MissingTool as error:
-        place, _ = compile_parts(folder, compiler, run=False, watcher=watcher)
+        place, _ = compile_parts(options.out, compiler, run=False, tried=options.check, watcher=watcher)
         return f"{place}, files alone: {error}"
     return f"{place}, compiled" if compiled.ran else str(place)
 
@@ -108,8 +108,17 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         samples = calibration[: recipe.checked_samples]
         described = DescribedOutputs(source.detections, tuple(source.output_names))
         gate = Gate(samples, recipe.tolerances, recipe.grants, source.row_groups, described) if options.check else None
-        certifier = Certifier(recipe.target)
-        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration, certifier=certifier)
+        run = Run(
+            recipe,
+            source,
+            samples,
+            gate,
+            record,
+            watcher,
+            calibration=calibration,
+            certifier=Certifier(recipe.target),
+            request=capture.request,
+        )
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts
         manifest = make_parts(run, wanted, output, required=named, made=made)

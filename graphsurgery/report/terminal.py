@@ -75,6 +75,9 @@ def steps_table(title: str, steps: Sequence[Step]) -> Table:
         captions.append("~ approximate: judged by what the recipe grants it")
     if any(step.before is not None for step in steps):
         captions.append("before: compared with the graph before it too, by its own tolerance alone")
+    for step in steps:
+        if not step.effect and step.verdict == "unchecked":
+            captions += [f"{step.name}: {skip.reason}" for skip in step.skips]
     if captions:
         table.caption = "\n".join(captions)
     return table

@@ -13,7 +13,6 @@ from .parts import job, sample
 GRAPH = """<ir_version: 8, opset_import: ["": 17]>
     g (float[batch, 3, height, width] x) => (float[batch, 3, height, width] y) { y = Neg (x) }"""
 STATIC = GRAPH.replace("batch", "1").replace("height", "4").replace("width", "6")
-RANGE = {"x": {"min": (1, 3, 224, 224), "max": (16, 3, 1344, 1920)}}
 # typed by hand from gen_model.py of the vendor's own flow, for a dynamic model in float
 AS_THEY_WRITE_IT = {
     "archs": [{"mtp_372": [2, 6, 8]}],
@@ -60,28 +59,9 @@ def test_8_bit_pixels_are_normalised_by_mean_and_variance(tmp_path: Path) -> Non
     assert np.array_equal(written.reshape(4, 6, 3), sample().pixels)
 
 
-@pytest.mark.parametrize(
-    ("ranges", "message"),
-    [
-        ({"z": RANGE["x"]}, r"dim_range: no input 'z'"),
-        (
-            {"x": {"min": (1, 4, 2, 2), "max": (1, 4, 2, 2)}},
-            r"dim_range: 'x' is \['batch', 3, .*\], not \[1, 4, 2, 2\]",
-        ),
-        ({}, r"the shape of 'x' is \['batch', 3, 'height', 'width'\]"),
-    ],
-)
-def test_ranges_that_the_part_does_not_have_are_refused(tmp_path: Path, ranges: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        MagicMind(dim_range=ranges).write(job(GRAPH, tmp_path))  # type: ignore[arg-type]
-
-
-def test_a_graph_that_does_not_hold_at_an_end_of_the_range_is_refused(tmp_path: Path) -> None:
-    baked = """<ir_version: 8, opset_import: ["": 17]>
-        g (float[batch, 3, 4, 6] x) => (float[2, 36] y) <int64[2] s = {2, 36}> { y = Reshape (x, s) }"""
-    ranges = {"x": {"min": (1, 3, 4, 6), "max": (4, 3, 4, 6)}}
-    with pytest.raises(InputError, match=r"part 'network' on x \[4, 3, 4, 6\]: .*Reshape"):
-        MagicMind(dim_range=ranges).write(job(baked, tmp_path))  # type: ignore[arg-type]
+def test_an_input_that_is_open_without_a_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the shape of 'x' is \['batch', 3, 'height', 'width'\]"):
+        MagicMind().write(job(GRAPH, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import Cli, Outcome
 from every_pass import exact_passes, steps_of
@@ -99,6 +100,16 @@ CUSTOM = {
 }
 # One detector of two stages goes all the way; what is measured and reported of the others' parts would be the same
 CUT_ONLY = [name for name in RUN if "rcnn" in name and name != "detectron2_04_maskrcnn_stock"]
+# The vendors' flows on their own files; random weights tell nothing of what their approximations cost
+_ANYTHING = "{boxes: 1000, labels: 1000, scores: 1, masks: {sqnr: 0}, unmatched: 200}"
+FLOWS = {
+    "magicmind_mmdet": (
+        "compile.magicmind.dim_range={input: {min: [1, 3, 128, 128], max: [2, 3, 256, 320]}}",
+        ("mmdet_maskrcnn_dynamic", "mmdet_maskrcnn_mmcvroialign"),
+    ),
+    "magicmind_mmdet_800": ("", ("mmdet_maskrcnn_dynamic", "mmdet_maskrcnn_mmcvroialign")),
+    "ascend_mmdet": (f"check.grant.fuse-batch-multiclass-nms={_ANYTHING}", ("mmdet_maskrcnn_dynamic",)),
+}
 # What an input of another kind needs in the recipe, and what its absence is told with
 INPUTS = {
     "in_batch4": ("", "", ""),
@@ -168,6 +179,46 @@ def test_files_with_custom_operators_are_looked_at_and_run(cli: Cli, tmp_path: P
     traced = trace(recipe.source)
     outputs = [value.name for value in Model.load(FOLDER / f"{name}.onnx").proto.graph.output]
     assert all(np.isfinite(traced[output]).all() for output in outputs)
+
+
+@pytest.mark.parametrize(("recipe", "name"), [(recipe, name) for recipe in FLOWS for name in FLOWS[recipe][1]])
+def test_the_flow_of_a_vendor_runs_on_its_file(cli: Cli, tmp_path: Path, recipe: str, name: str) -> None:
+    values = [f"source.onnx={FOLDER / name}.onnx", "source.size=[256, 320]", "capture.samples=1", FLOWS[recipe][0]]
+    outcome = apply(cli, tmp_path, recipe, *filter(None, values))
+    assert outcome.code == 0, outcome.err
+    run = json.loads((tmp_path / "parts" / "run.json").read_text("utf-8"))
+    assert {step["verdict"] for step in (*run["passes"], *run["checks"])} == {"passed"}
+    assert (tmp_path / "parts" / "compiled" / recipe.partition("_")[0] / "compiled.json").is_file()
+
+
+@pytest.mark.parametrize("mmcv_ops", [False, True])
+def test_the_embedded_detector_is_spelled_as_the_tool_spells_its_own(tmp_path: Path, mmcv_ops: bool) -> None:
+    pytest.importorskip("torch")
+    from spellings import mmdet
+
+    own = mmdet.written(tmp_path / "own.onnx", mmdet.Export(aligned=True, mmcv_ops=mmcv_ops))
+    theirs = FOLDER / f"mmdet_maskrcnn_{'mmcvroialign' if mmcv_ops else 'dynamic'}.onnx"
+    spelled, wanted = (words_of(onnx.load(path)) for path in (own, theirs))
+    assert spelled == wanted
+
+
+def words_of(model: onnx.ModelProto) -> dict[str, set[tuple[str, ...]]]:
+    """Return the operators around those that tell a spelling: before each of their inputs, and behind them."""
+    writers = {name: node for node in model.graph.node for name in node.output}
+    telling = ("NonMaxSuppression", "ScatterND", "RoiAlign", "MMCVRoiAlign", "Resize", "grid_sampler")
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for node in model.graph.node:
+        if node.op_type in telling:
+            around = found.setdefault(node.op_type, set())
+            for index, name in enumerate(node.input):
+                chain = [str(index)]
+                while name in writers and len(chain) < 5 and writers[name].op_type not in ("Conv", "Add"):
+                    chain.append(writers[name].op_type)
+                    name = next(iter(writers[name].input), "")
+                around.add(tuple(chain))
+            readers = [each.op_type for each in model.graph.node if set(node.output) & set(each.input)]
+            around.add(("behind", *sorted(readers)))
+    return found
 
 
 @pytest.mark.parametrize("name", [name for name in RUN if CASES[name].looks_like])
