@@ -20,6 +20,8 @@ MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities,
 # that have none and are given to each run as they are.
 BATCH_NOTE = "graphsurgery.batch"
 TYPES_NOTE = "graphsurgery.types"  # {"labels": ["int64", "int32"]}: the type that an output had, and has
+# {"features": [1, 2, 3]}: axes of inputs and outputs whose sizes the captured samples tell, all of them, not the graph
+SAMPLED_NOTE = "graphsurgery.sampled"
 NOTES = "graphsurgery."  # what the keys of all such notes begin with
 
 
@@ -30,8 +32,8 @@ def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
         return json.dumps(names.get(name, name))
     if key == BATCH_NOTE and "parameters" in (batch := json.loads(value)):
         return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
-    if key == TYPES_NOTE:
-        return json.dumps({names.get(name, name): types for name, types in json.loads(value).items()})
+    if key in (TYPES_NOTE, SAMPLED_NOTE):
+        return json.dumps({names.get(name, name): each for name, each in json.loads(value).items()})
     return value if key != JOINS_NOTE else write_note(renamed(read_note(value), names))
 
 

@@ -20,8 +20,9 @@ from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
+from graphsurgery.partition.sampled_shapes import explain
 from graphsurgery.partition.static import certify_static
-from graphsurgery.parts.describe import describe_parts
+from graphsurgery.parts.describe import describe_part, describe_parts
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
@@ -124,12 +125,22 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     judged_whole, values = judge_whole(run, whole, names)
     run.watcher.begin("partition")
     with timed(run.record, "surgery"):
-        references.name_boundary(found, values, run.samples, run.source.row_groups)
+        captured = run.calibration or run.samples
+        references.name_boundary(found, values, run.samples, run.source.row_groups, captured)
         parts = extract_parts(found, plan.parts)
     judged = []
     for part in parts:
-        references.remember_unnamed(part, run.calibration or run.samples, run.source.row_groups)
-        step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
+        references.remember_unnamed(part, captured, run.source.row_groups)
+        entry = describe_part(part)
+        shapes = {name: tensor.shape for name, tensor in (entry.inputs | entry.outputs).items()}
+        said = explain(entry.sampled, shapes, len(captured))
+        step = Step(
+            "partition",
+            part.name,
+            nodes_before=part.model.nodes,
+            nodes_after=part.model.nodes,
+            details={"sampled": said} if said else {},
+        )
         run.record.checks.append(step)
         cut_out = Judged(part, granted=whole.granted)
         if run.gate is not None:
