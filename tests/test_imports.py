@@ -19,7 +19,7 @@ TOP_FILES = 8
 # The rooms, the lowest first: one imports from itself and from those before it. passes/ stands where its imports end;
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
-    *("text", "errors", "plugins", "files", "progress", "version"),
+    *("text", "errors", "plugins", "files", "strict_yaml", "progress", "version"),
     *("graph", "custom_ops", "images", "detections", "devices", "rewrite", "operators"),
     *("processes", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "partition"),

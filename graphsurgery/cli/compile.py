@@ -41,7 +41,7 @@ def compile_command(
     from graphsurgery.compiling.compile import compile_parts
     from graphsurgery.compiling.registry import discover
     from graphsurgery.images.files import read_images
-    from graphsurgery.recipe.validate import make_plugin, options_of
+    from graphsurgery.recipe.plugin_options import make_plugin, options_of
 
     screen = screen_for(json_)
     kind = discover(plugin or []).get(with_)

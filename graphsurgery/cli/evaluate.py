@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphsurgery.evaluation.compiled_column import CompiledColumn
     from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.evaluation.workers import Runner
+    from graphsurgery.parts.ap_protocol import ApProtocol
     from graphsurgery.parts.manifest import Manifest
     from graphsurgery.recipe.load import Recipe
 
@@ -123,6 +124,7 @@ def evaluate_command(
                 classes=manifest.classes,
                 detections=manifest.postprocessing,
                 labels=manifest.labels,
+                protocol=_protocol(recipe, manifest),
                 threads=threads,
                 store=store,
                 run=run,
@@ -136,7 +138,9 @@ def evaluate_command(
     evaluation = measured.evaluation
     write_json(json_, evaluation)
     for kind, lines in evaluation["lines"].items():
-        _print_numbers(f"{kind} on {evaluation['samples']} images", "line", lines, screen)
+        published = evaluation.get("published", {}).get(kind)
+        shown = lines if published is None else {**lines, "published": published}
+        _print_numbers(f"{kind} on {evaluation['samples']} images", "line", shown, screen)
     for kind, lines in evaluation.get("per_category", {}).items():
         _print_numbers(f"{kind} AP by category", "category", lines, screen)
     if evaluation.get("skipped"):
@@ -203,6 +207,12 @@ def _images(
     return None, None, samples or (plan.samples if plan is not None else 100)
 
 
+def _protocol(recipe: Recipe | None, manifest: Manifest) -> ApProtocol | None:
+    """Return how AP is measured: what the recipe says, else what it said when the parts were made."""
+    said = None if recipe is None or recipe.evaluate is None else recipe.evaluate.protocol
+    return said or manifest.evaluation
+
+
 def _original(manifest: Manifest, folder: Path, recipe: Recipe | None, weights: str | None) -> OriginalColumn:
     from graphsurgery.evaluation.columns import OriginalColumn
 
@@ -227,8 +237,8 @@ def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool
 def _print_numbers(
     title: str, first: str, columns: Mapping[str, Mapping[str, float | None]], screen: terminal.Screen
 ) -> None:
-    names = list(next(iter(columns.values())))
-    rows = [[name, *(_number(column[name]) for column in columns.values())] for name in names]
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(_number(column.get(name)) for column in columns.values())] for name in names]
     screen.print(terminal.plain_table(title, [first, *columns], rows))
     screen.print()
 

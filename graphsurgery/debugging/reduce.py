@@ -32,7 +32,7 @@ from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import walk_protos
-from graphsurgery.recipe.validate import make_plugin, options_of
+from graphsurgery.recipe.plugin_options import make_plugin, options_of
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.editor import Editor
 from graphsurgery.rewrite.registry import discover

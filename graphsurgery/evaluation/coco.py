@@ -17,12 +17,10 @@ from graphsurgery.errors import InputError, missing_extra
 from graphsurgery.images.annotations import read_annotations, refuse_mask
 from graphsurgery.images.pasting import picture_masks
 from graphsurgery.images.run_lengths import compress_rle, encode_rle
+from graphsurgery.parts.ap_protocol import COCO_LIMITS, lines_of
 
 Array = npt.NDArray[Any]
 
-# What COCOeval.summarize() computes, in its order.
-_LINES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_KEYPOINT_LINES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 # The part of a result, and of an annotation, that each kind of evaluation compares.
 _COMPARED = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
@@ -172,11 +170,13 @@ def evaluate(
     results: Sequence[Mapping[str, Any]],
     iou_types: Sequence[str] = ("bbox", "segm"),
     image_ids: Sequence[int] | None = None,
+    max_detections: tuple[int, int, int] = COCO_LIMITS,
 ) -> dict[str, AveragePrecision]:
     """Average precision per kind of IoU ("bbox", "segm", "keypoints") over some images, all of them if None.
 
     `annotations` is a COCO JSON file, or what read_annotations() made of one; neither is changed. `results`
-    are those of coco_results(); the ones of other images don't count, and where there are none AP is 0.
+    are those of coco_results(); the ones of other images don't count, and where there are none AP is 0. Of an image's
+    boxes and masks the best `max_detections[2]` count, and each of the three limits has its recall.
     Raises InputError for annotations that are broken or hold nothing to evaluate on, for an image that they
     don't know, and when no result has one of their categories; MissingTool without pycocotools.
     """
@@ -204,11 +204,16 @@ def evaluate(
         "annotations": [entry for entry in dataset["annotations"] if entry["image_id"] in wanted],
     }
     found = [result for result in results if result["image_id"] in wanted]
-    return {kind: _average_precision(tools, dataset, found, kind, place) for kind in iou_types}
+    return {kind: _average_precision(tools, dataset, found, kind, place, max_detections) for kind in iou_types}
 
 
 def _average_precision(
-    tools: _Cocotools, dataset: Mapping[str, Any], results: list[Mapping[str, Any]], kind: str, place: str
+    tools: _Cocotools,
+    dataset: Mapping[str, Any],
+    results: list[Mapping[str, Any]],
+    kind: str,
+    place: str,
+    limits: tuple[int, int, int],
 ) -> AveragePrecision:
     compared = _COMPARED[kind]
     for holder, entries in (("an annotation", dataset["annotations"]), ("a result", results)):
@@ -236,17 +241,19 @@ def _average_precision(
             found.dataset = {**truth.dataset, "annotations": []}
             found.createIndex()
         evaluation = tools.cocoeval.COCOeval(truth, found, kind)
+        if kind != "keypoints":
+            evaluation.params.maxDets = list(limits)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    stats = [float(value) for value in evaluation.stats]
-    # pycocotools' word for nothing to find is -1.
-    if stats[0] < 0:
-        raise InputError(f"{place}: no object to find for {kind} in {len(dataset['images'])} images")
-    names = _KEYPOINT_LINES if kind == "keypoints" else _LINES
-    lines = {n: None if v < 0 else v for n, v in zip(names, stats, strict=True)}
     # [IoU threshold, recall, category, size, most detections]: all sizes, and as many detections as AP counts
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    ap = _mean(precision)
+    if ap is None:
+        raise InputError(f"{place}: no object to find for {kind} in {len(dataset['images'])} images")
+    stats = [float(value) for value in evaluation.stats]
+    # pycocotools' word for nothing to find is -1, and its first line counts 100 detections, whatever the limits
+    lines = {n: None if v < 0 else v for n, v in zip(lines_of(kind, limits), stats, strict=True)} | {"AP": ap}
     return AveragePrecision(
         lines,
         {int(category): _mean(precision[:, :, k]) for k, category in enumerate(evaluation.params.catIds)},

@@ -113,7 +113,13 @@ class PartsColumn:
         content = {
             "format": _FORMAT,
             "manifest": manifest.model_dump(
-                mode="json", exclude={"variants": True, "devices": True, "parts": {"__all__": {"size", "sha256"}}}
+                mode="json",
+                exclude={
+                    "variants": True,
+                    "devices": True,
+                    "evaluation": True,
+                    "parts": {"__all__": {"size", "sha256"}},
+                },
             ),
             "files": {
                 file.name: read.get(file.name) or sha256_of(file)

@@ -19,6 +19,7 @@ from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Runner, in_process
 from graphsurgery.files.commit import Draft, writing
+from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.progress import Watcher
 
 # the field of an annotation without which there is nothing to measure a kind by
@@ -54,6 +55,7 @@ def measure(
     classes: Sequence[str] | None = None,
     detections: Postprocessing | None = None,
     labels: range | None = None,
+    protocol: ApProtocol | None = None,
     threads: int = 1,
     store: Store | None = None,
     run: Runner = in_process,
@@ -64,9 +66,9 @@ def measure(
     """Detect what `store` has no results of, by `run`, and measure the AP of each column on the same images.
 
     `classes` are the names of the labels, `detections` what the recipe says of them, `labels` all that there are, each
-    None where it isn't known. With `results`, that folder gets a results_<column>.json in COCO's format for each
-    column, and summary.json. Raises BadImages where there are some and `skip_bad` isn't set, InputError for annotations
-    that don't fit the model, and what detecting raises.
+    None where it isn't known. `protocol` is how AP is measured, COCO's way if None. With `results`, that folder gets a
+    results_<column>.json in COCO's format for each column, and summary.json. Raises BadImages where there are some and
+    `skip_bad` isn't set, InputError for annotations that don't fit the model, and what detecting raises.
     """
     require_pycocotools()
     categories = category_of_label(dataset.annotations, classes, dataset.place, detections)
@@ -93,7 +95,18 @@ def measure(
         raise InputError(f"{dataset.place}: none of its images can be read ({unreadable[0].reason}); give others")
     with _results(results) as draft:
         folder = None if draft is None else draft.work
-        evaluation = _judge(columns, dataset, pictures, watcher, categories, store, threads, folder, per_category)
+        evaluation = _judge(
+            columns,
+            dataset,
+            pictures,
+            watcher,
+            categories,
+            store,
+            threads,
+            folder,
+            per_category,
+            protocol or ApProtocol(),
+        )
         evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
         if draft is not None:
             _write(draft.work / "summary.json", evaluation, indent=1)
@@ -120,6 +133,7 @@ def _judge(
     threads: int,
     folder: Path | None,
     per_category: bool,
+    protocol: ApProtocol,
 ) -> dict[str, Any]:
     """Measure each column by all that was found of it; of one column at a time, as that may be a lot."""
     ids = [picture.id for picture in pictures]
@@ -133,9 +147,11 @@ def _judge(
             seen = {result["category_id"] for identity in ids for result in found[identity].results}
             require_categories(dataset.annotations, seen, dataset.place, all_=False)
         results = [result for identity in ids for result in _translated(found[identity].results, categories)]
+        results = [result for result in results if result["score"] >= protocol.min_score]
         if folder is not None:
             _write(folder / f"results_{column.name}.json", results)
-        scores[column.name] = evaluate(dataset.annotations, results, _kinds(found.values(), dataset, ids), ids)
+        compared = _kinds(found.values(), dataset, ids, protocol)
+        scores[column.name] = evaluate(dataset.annotations, results, compared, ids, protocol.max_detections)
         seconds[column.name] = sum(each.seconds for each in found.values()) / len(found)
     kinds = [kind for kind in next(iter(scores.values())) if all(kind in score for score in scores.values())]
     table = {kind: {name: score[kind] for name, score in scores.items()} for kind in kinds}
@@ -145,6 +161,8 @@ def _judge(
         "lines": {kind: {name: dict(score.lines) for name, score in row.items()} for kind, row in table.items()},
         "seconds_per_image": seconds,
     }
+    published = {kind: figures for kind in kinds if (figures := protocol.figures(kind))}
+    evaluation |= {"published": published} if published else {}
     if per_category:
         names = {each["id"]: str(each.get("name", each["id"])) for each in dataset.annotations["categories"]}
         evaluation["per_category"] = {
@@ -168,12 +186,22 @@ def _translated(results: Iterable[dict[str, Any]], categories: Mapping[int, int]
     ]
 
 
-def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int]) -> list[str]:
-    """Return what both the detections and the annotations can be compared by: boxes, and masks or keypoints if any."""
+def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int], protocol: ApProtocol) -> list[str]:
+    """Return what both the detections and the annotations can be compared by: boxes, and masks or keypoints if any.
+
+    Raises InputError where the protocol asks for something else alone.
+    """
     given = next(iter(found)).kinds
     wanted = set(ids)
     entries = [entry for entry in dataset.annotations["annotations"] if entry["image_id"] in wanted]
-    return [kind for kind in given if kind == "bbox" or any(entry.get(_NEEDS[kind]) for entry in entries)]
+    there = [kind for kind in given if kind == "bbox" or any(entry.get(_NEEDS[kind]) for entry in entries)]
+    asked = [kind for kind in there if protocol.iou is None or kind in protocol.iou]
+    if not asked:
+        raise InputError(
+            f"{dataset.place}: the recipe's evaluate.iou asks for {', '.join(protocol.iou or ())}, and the detections "
+            f"and these annotations have {', '.join(there)}"
+        )
+    return asked
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, SAMPLED_NOTE, frozen_batch
 from graphsurgery.graph.protos import declared_shape, required_inputs
 from graphsurgery.images.canvas import Canvas
+from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.parts.manifest import Batch, Manifest, PartEntry, Tensor
 from graphsurgery.parts.part import Part, is_numpys
 
@@ -30,11 +31,13 @@ def describe_parts(
     outputs: list[str],
     classes: list[str] | None = None,
     joins: Sequence[JoinedOutput] = (),
+    evaluation: ApProtocol | None = None,
 ) -> Manifest:
     """Return the manifest of `parts`, whose graph had `inputs` and `outputs`; `classes` name its labels.
 
-    `joins` says how those of its outputs are joined that a pass took apart. What `source` says of inputs besides the
-    image goes with them. Raises InputError when there is not exactly one image input.
+    `joins` says how those of its outputs are joined that a pass took apart, `evaluation` how AP is measured. What
+    `source` says of inputs besides the image goes with them. Raises InputError when there isn't exactly one image
+    input.
     """
     given = source.get("inputs", {})
     images = [name for name in inputs if name not in given]
@@ -61,6 +64,7 @@ def describe_parts(
         joins=list(joins),
         masks=_mask_output(parts, canvas, outputs),
         parts=[describe_part(part) for part in parts],
+        evaluation=evaluation,
     )
 
 

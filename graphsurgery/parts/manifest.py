@@ -21,6 +21,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.graph.joined_outputs import JoinedOutput, joined_shapes
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.other_inputs import OtherInput
+from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.parts.part import is_numpys
 from graphsurgery.version import __version__
 
@@ -134,7 +135,8 @@ class Manifest(_Section):
     speak of, are those behind that. `devices` are the providers that a device is mapped to unless somebody says
     otherwise, as --device has them; `variants` are folders in this one that hold the same parts made otherwise,
     quantized for example. `compiled` are the SHA-256 of what compilers made of the parts, by their names: of
-    compiled/NAME/compiled.json, which has those of the files.
+    compiled/NAME/compiled.json, which has those of the files. `evaluation` is how AP is measured, where the recipe says
+    so.
     """
 
     format: Literal[1] = 1
@@ -153,6 +155,7 @@ class Manifest(_Section):
     parts: list[PartEntry]
     devices: dict[str, str] = {}
     variants: list[str] = []
+    evaluation: ApProtocol | None = None
     compiled: dict[str, str] = {}
 
     @staticmethod

@@ -249,6 +249,7 @@ def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -
             list(whole.outputs),
             source.classes,
             joins_of(whole.proto),
+            None if run.recipe.evaluate is None else run.recipe.evaluate.protocol,
         )
         manifest = output.write_manifest(manifest)
     run.record.describe(parts)

@@ -67,6 +67,7 @@ class Precision:
             classes=manifest.classes,
             detections=manifest.postprocessing,
             labels=manifest.labels,
+            protocol=manifest.evaluation,
             threads=_THREADS,
             store=self.store,
             run=run,

@@ -90,15 +90,15 @@ def _compile(folder: Path, compiler: Compiler, watcher: RunWatcher) -> str:
 def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> None:
     begin = time.perf_counter()
     wanted = variants.chosen(recipe, options.variants)
-    if recipe.evaluate is not None:
+    if recipe.measured is not None:
         require_pycocotools()
     with OutputFolder(options.out) as output, contextlib.ExitStack() as stack:
         watcher.begin("open the source")
         source = open_source(recipe.source)
         record.source = source.describe()
         evaluation = None
-        if recipe.evaluate is not None:
-            begun = precision.begun(recipe.evaluate, source, recipe.source, len(wanted), options.workers, watcher)
+        if recipe.measured is not None:
+            begun = precision.begun(recipe.measured, source, recipe.source, len(wanted), options.workers, watcher)
             evaluation = stack.enter_context(begun)
         capture = captured(recipe, source, options, watcher, record)
         calibration = capture.samples

@@ -11,8 +11,8 @@ from graphsurgery.detections.presets import PRESETS, laid_under
 from graphsurgery.errors import InputError
 from graphsurgery.recipe.detections_schema import DetectionsKeys
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.validate import check_keys, fields, validate
-from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, plain
+from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, plain
+from graphsurgery.strict_yaml.validate import check_keys, fields, validate
 
 
 def postprocessing(entry: Entry) -> Postprocessing:

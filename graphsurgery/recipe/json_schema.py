@@ -19,7 +19,9 @@ from pydantic_core import to_jsonable_python
 
 from graphsurgery.compiling import Compiler
 from graphsurgery.compiling.registry import discover as compilers
+from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
+from graphsurgery.recipe.plugin_options import PassOption, plugin_options
 from graphsurgery.recipe.schema import (
     Check,
     CutKeys,
@@ -30,7 +32,6 @@ from graphsurgery.recipe.schema import (
     VariantKeys,
     marked,
 )
-from graphsurgery.recipe.validate import PassOption, plugin_options
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import Registry, picture
 
@@ -249,12 +250,13 @@ def _add_rules(root: Schema, shared: Mapping[str, Schema]) -> None:
     shared["CapturePlan"] |= {"if": _given("annotations"), "then": _given("images")}
     both = [_given("images"), _given("annotations")]
     shared["EvaluationPlan"] |= {"if": {"anyOf": both}, "then": {"allOf": both}}
+    protocol = [_given(key) for key in ApProtocol.model_fields]
     is_demo = {"required": ["source"], "properties": {"source": {"type": "object"} | _given("demo")}}
     of_parts = {"anyOf": [{"required": ["part_passes"]}, {"not": {"properties": {"devices": {"maxProperties": 0}}}}]}
     # with all that is said of the key, so that an editor takes both for one
     evaluate, variants = root["properties"]["evaluate"], root["properties"]["variants"]
     root["allOf"] = [
-        {"if": is_demo, "else": {"properties": {"evaluate": evaluate | {"allOf": both}}}},
+        {"if": is_demo, "else": {"properties": {"evaluate": evaluate | {"anyOf": [{"allOf": both}, *protocol]}}}},
         {
             "if": {"not": {"required": ["partition"]}},
             "then": {

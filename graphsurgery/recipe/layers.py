@@ -22,7 +22,7 @@ from typing import Any
 from graphsurgery.devices.choices import with_paths_in
 from graphsurgery.errors import RecipeError, did_you_mean
 from graphsurgery.recipe.schema import HasPresets, IsModel, IsPath, IsReplaced, marked
-from graphsurgery.recipe.yaml_positions import (
+from graphsurgery.strict_yaml.positions import (
     Entry,
     Fields,
     Items,

@@ -18,6 +18,7 @@ from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
+from graphsurgery.recipe.plugin_options import make_plugin
 from graphsurgery.recipe.schema import (
     CapturePlan,
     Check,
@@ -31,12 +32,12 @@ from graphsurgery.recipe.schema import (
     part_name,
 )
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.validate import check_keys, fields, make_plugin, validate
-from graphsurgery.recipe.yaml_positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.context import PassesFor, none_known
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
+from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
+from graphsurgery.strict_yaml.validate import check_keys, fields, validate
 
 __all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
 
@@ -92,6 +93,12 @@ class Recipe:
     compilers: tuple[Compiler, ...] = ()
     passes_for: PassesFor = field(default=none_known, compare=False)
     outputs_apart: PassesFor = field(default=none_known, compare=False)
+
+    @property
+    def measured(self) -> EvaluationPlan | None:
+        """What AP is measured on, None where none is: a demo source draws its images, others need some."""
+        made = self.source.kind == "demo" or (self.evaluate is not None and self.evaluate.images is not None)
+        return self.evaluate if made else None
 
     def to_json(self) -> dict[str, Any]:
         """The merged recipe as plain data, paths absolute, for run.json."""
@@ -221,7 +228,8 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
     if entry is None:
         return None
     plan = _section(entry, "evaluate", EvaluationPlan)
-    if bool(plan.images) != bool(plan.annotations) or not (plan.images or images_are_made):
+    without = images_are_made or plan.protocol is not None
+    if bool(plan.images) != bool(plan.annotations) or not (plan.images or without):
         raise entry.place.error("evaluate needs both images and annotations; only a demo source can do without both")
     return plan
 

@@ -20,10 +20,11 @@ from graphsurgery.detections.presets import PRESETS as DETECTION_PRESETS
 from graphsurgery.images.other_inputs import CANVAS, MASK, NUMBER_WORDS
 from graphsurgery.images.preprocessing import PRESETS
 from graphsurgery.partition.stages import CutPoints
+from graphsurgery.parts.ap_protocol import COCO_LIMITS, ApProtocol, Figure, Kind, Limits, Share
 from graphsurgery.recipe.detections_schema import DetectionsKeys
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.section import Section
-from graphsurgery.recipe.yaml_positions import quoted
+from graphsurgery.strict_yaml.positions import quoted
 
 # A part and a variant name files. Windows opens a device when a file has one of these names, whatever its suffix.
 PART_NAME = r"^(?!(con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z][a-z0-9_]{0,63}$"
@@ -68,7 +69,6 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
 Words = Annotated[tuple[Word, ...], Field(min_length=1)]
 # The rows of a set by their first tensor; what counts them has no keys of a tolerance.
 RowsName = Annotated[str, Field(json_schema_extra={"pattern": r"^(?!(absolute|relative|sqnr)$)"})]
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 InputRow = Annotated[tuple[float | Literal[*NUMBER_WORDS], ...], Field(min_length=1)]  # type: ignore[valid-type]
@@ -289,7 +289,10 @@ class VariantKeys(Section):
 
 
 class EvaluationPlan(Section):
-    """COCO AP of the original, of the parts and of each variant, and how much of it may be lost."""
+    """COCO AP of the original, of the parts and of each variant, and how much of it may be lost.
+
+    A recipe without images may say how `evaluate` measures, on images that are given to it then; `apply` measures none.
+    """
 
     samples: PositiveInt = Field(100, description="number of images", examples=[500])
     images: Annotated[Path | None, IsPath()] = Field(
@@ -303,6 +306,29 @@ class EvaluationPlan(Section):
         description="how much lower than the original's an AP may be, 0 to 1; more fails the run",
         examples=[0.01],
     )
+    iou: tuple[Kind, ...] | None = Field(
+        None,
+        description="what is compared; without it all that the model and the annotations have",
+        examples=[["bbox"]],
+    )
+    max_detections: Limits = Field(
+        COCO_LIMITS,
+        description="in place of COCO's 1, 10 and 100: how many of an image's best detections count. AP goes by the "
+        "last, and each has its recall",
+        examples=[[100, 300, 1000]],
+    )
+    min_score: Share = Field(0.0, description="detections with a lower score don't count", examples=[0.05])
+    published: Annotated[Mapping[Figure, Share], IsReplaced()] = Field(
+        {},
+        description="figure -> what was published of the original, 0 to 1; it is shown beside what is measured",
+        examples=[{"bbox_ap": 0.381, "bbox_ap50": 0.588}],
+    )
+
+    @property
+    def protocol(self) -> ApProtocol | None:
+        """How AP is measured, None where nothing is said of it."""
+        said = self.model_fields_set & ApProtocol.model_fields.keys()
+        return ApProtocol(**{name: getattr(self, name) for name in said}) if said else None
 
 
 # What stands for a section that is left out and has no default of its own. No RecipeKeys is ever made: sections are

@@ -98,6 +98,7 @@ class _Evaluation(TypedDict):
     samples: int
     ap: Some[Some[Number | None]]
     lines: NotRequired[dict[str, dict[str, dict[str, Number | None]]] | None]
+    published: NotRequired[dict[str, dict[str, Number]] | None]
     seconds_per_image: NotRequired[dict[str, Finite] | None]
 
 

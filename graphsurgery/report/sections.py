@@ -25,9 +25,6 @@ _LINES = {
     "AR": "recall",
     "AR50": "recall, IoU 0.50",
     "AR75": "recall, IoU 0.75",
-    "AR1": "recall, 1 per image",
-    "AR10": "recall, 10 per image",
-    "AR100": "recall, 100 per image",
     "ARs": "recall, small objects",
     "ARm": "recall, medium objects",
     "ARl": "recall, large objects",
@@ -198,6 +195,7 @@ def precision(evaluation: Data | None, recipe: Data) -> dict[str, Any] | None:
         return None
     columns = list(dict.fromkeys(column for row in evaluation["ap"].values() for column in row))
     limits = {column: _limit(recipe, column) for column in columns if column != "original"}
+    published: Mapping[str, Mapping[str, float]] = evaluation.get("published") or {}
     rows = []
     for kind, row in evaluation["ap"].items():
         reference = row.get("original")
@@ -207,22 +205,34 @@ def precision(evaluation: Data | None, recipe: Data) -> dict[str, Any] | None:
             else (numbers.difference(row.get(column), reference), _too_much(row.get(column), reference, limits[column]))
             for column in columns
         ]
-        rows.append((KINDS.get(kind, kind), [numbers.precision(row.get(column)) for column in columns], against))
+        figure = (published.get(kind) or {}).get("AP")
+        shown = [numbers.precision(row.get(column)) for column in columns]
+        rows.append((KINDS.get(kind, kind), shown, against, None if figure is None else numbers.precision(figure)))
+    beside = [*columns, "published"] if published else columns
     lines = {
         KINDS.get(kind, kind).removesuffix(" AP"): [
-            (line, _LINES.get(line, ""), [numbers.precision(found.get(column, {}).get(line)) for column in columns])
-            for line in next(iter(found.values()), {})
+            (line, _over(kind, line), [numbers.precision(each.get(column, {}).get(line)) for column in beside])
+            for line in dict.fromkeys(line for one in each.values() for line in one)
         ]
         for kind, found in (evaluation.get("lines") or {}).items()
+        for each in [{**found, "published": published.get(kind, {})}]
     }
     return {
         "columns": columns,
         "samples": evaluation["samples"],
         "rows": rows,
         "lines": lines,
+        "line_columns": beside,
         "limits": {column: limit for column, limit in limits.items() if limit is not None},
         "seconds": evaluation.get("seconds_per_image") or {},
     }
+
+
+def _over(kind: str, line: str) -> str:
+    """Return what a line of COCO's figures is over: a number in a recall is a limit, or for keypoints an IoU."""
+    limit = line.removeprefix("AR")
+    is_limit = kind != "keypoints" and line != limit and limit.isdecimal()
+    return f"recall, {limit} per image" if is_limit else _LINES.get(line, "")
 
 
 def _limit(recipe: Data, column: str) -> float | None:

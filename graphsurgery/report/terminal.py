@@ -122,15 +122,22 @@ def _bytes(number: int | None) -> str:
 
 
 def precision_table(evaluation: Mapping[str, Any]) -> Table:
-    """AP of the original model, of the parts and of each variant, side by side, and how far off the original."""
+    """AP of the original model, of the parts and of each variant, side by side, and how far off the original.
+
+    Beside them stands what the recipe says was published of the original.
+    """
     columns = list(next(iter(evaluation["ap"].values()), {}))
-    table = _table(f"Average precision on {evaluation['samples']} images", "what", *columns)
+    published: Mapping[str, Mapping[str, float]] = evaluation.get("published") or {}
+    shown_columns = [*columns, "published"] if published else columns
+    table = _table(f"Average precision on {evaluation['samples']} images", "what", *shown_columns)
     for kind, row in evaluation["ap"].items():
         reference = row.get("original")
         cells = []
         for column, value in row.items():
             shown = column != "original" and reference is not None
             cells.append(f"{value:.4f}" + (f"\n{value - reference:+.4f}" if shown else ""))
+        figures = published.get(kind, {})
+        cells += [f"{figures['AP']:.4f}" if "AP" in figures else ""] if published else []
         table.add_row(f"{kind} AP", *cells)
     return table
 

@@ -56,6 +56,27 @@ def test_all_columns_stand_side_by_side(cli: Cli, place: Path) -> None:
     assert {file.name for file in out.iterdir()} == expected
 
 
+def test_what_the_recipe_says_of_the_measurement_goes_with_the_parts(cli: Cli, place: Path) -> None:
+    said = {"iou": ["bbox"], "max_detections": [100, 300, 1000], "published": {"bbox_ap": 0.381, "bbox_ap50": 0.588}}
+    change(place / "parts" / "manifest.json", evaluation=said)
+    outcome = cli("evaluate", *GIVEN, "--no-original")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert lines[1:4] == [
+        ["line", "parts", "short", "published"],
+        ["AP", "1.0000", "0.6000", "0.3810"],
+        ["AP50", "1.0000", "1.0000", "0.5880"],
+    ]
+    assert ["AR1000", "1.0000", "0.6000", "-"] in lines
+    assert "segm" not in outcome.out
+    # another way of measuring what was found computes nothing again
+    change(place / "parts" / "manifest.json", evaluation=None)
+    outcome = cli("evaluate", *GIVEN, "--no-original")
+    assert "nothing to compute" in outcome.out
+    assert "segm on 4 images" in outcome.out
+    assert "published" not in outcome.out
+
+
 def test_a_finished_run_computes_nothing_again_and_says_so(cli: Cli, place: Path) -> None:
     first = cli("evaluate", *GIVEN, "--max-samples", 3)
     again = cli("evaluate", *GIVEN, "--max-samples", 3)

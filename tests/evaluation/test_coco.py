@@ -93,6 +93,18 @@ def test_perfect_detections_have_an_average_precision_of_one(instances: Path) ->
         assert found.lines["APm"] == pytest.approx(1)
 
 
+def test_only_so_many_of_the_best_detections_of_an_image_count(instances: Path) -> None:
+    needs_coco()
+    # image 7 has two objects of different categories, and before each comes one that is nowhere
+    wrong = [{**result, "bbox": [0, 90, 5, 5], "score": 0.99} for result in coco_results(7, perfect(7))]
+    results = [*wrong, *coco_results(7, perfect(7))]
+    only_one = evaluate(instances, results, ("bbox",), [7], (1, 2, 3))["bbox"]
+    assert " ".join(only_one.lines) == "AP AP50 AP75 APs APm APl AR1 AR2 AR3 ARs ARm ARl"
+    assert only_one.lines["AR1"] == 0
+    assert only_one.lines["AR2"] == only_one.lines["AR3"] == pytest.approx(1)
+    assert only_one.ap == only_one.lines["AP50"] == evaluate(instances, results, ("bbox",), [7])["bbox"].ap > 0.4
+
+
 def test_nothing_found_has_an_average_precision_of_zero(instances: Path) -> None:
     needs_coco()
     empty = {name: array[:0] for name, array in perfect(7).items()}

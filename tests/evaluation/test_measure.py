@@ -18,6 +18,7 @@ from graphsurgery.evaluation.store import FileStore
 from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Done, in_process
 from graphsurgery.images.canvas import CanvasImage
+from graphsurgery.parts.ap_protocol import ApProtocol
 
 pytest.importorskip("pycocotools")
 
@@ -169,3 +170,21 @@ def test_masks_are_left_out_where_the_annotations_have_none(tmp_path: Path) -> N
     change(annotations, annotations=content["annotations"])
     evaluation = measure([column], open_dataset(images, annotations), Quiet()).evaluation
     assert list(evaluation["ap"]) == ["bbox"]
+
+
+def test_a_protocol_says_what_is_compared_and_which_detections_count(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    protocol = ApProtocol(iou=("bbox",), max_detections=(2, 3, 4), published={"bbox_ap": 0.5, "bbox_ar4": 0.6})
+    evaluation = measure([column], dataset, Quiet(), protocol=protocol).evaluation
+    assert evaluation["ap"] == {"bbox": {"parts": pytest.approx(1)}}
+    assert {"AR2", "AR3", "AR4"} < set(evaluation["lines"]["bbox"]["parts"])
+    assert evaluation["published"] == {"bbox": {"AP": 0.5, "AR4": 0.6}}
+    assert "published" not in measure([column], dataset, Quiet(), protocol=ApProtocol(iou=("bbox",))).evaluation
+    nothing = measure([column], dataset, Quiet(), protocol=ApProtocol(min_score=1.0)).evaluation
+    assert nothing["ap"]["bbox"] == {"parts": 0}
+
+
+def test_a_protocol_that_asks_for_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path)
+    with pytest.raises(InputError, match=r"evaluate\.iou asks for keypoints, and the detections and .* bbox, segm"):
+        measure([column], dataset, Quiet(), protocol=ApProtocol(iou=("keypoints",)))

@@ -17,7 +17,7 @@ from graphsurgery.graph.view import table
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.passes.freeze_batch import FreezeBatch
-from graphsurgery.recipe.validate import plugin_options
+from graphsurgery.recipe.plugin_options import plugin_options
 from graphsurgery.rewrite import BATCH_NOTE, PassContext, apply_pass
 from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.testing import assert_rewrites, parse

@@ -24,11 +24,11 @@ from graphsurgery.sources import SourceSpec, open_source
 
 pytest.importorskip("pycocotools")
 
-RECIPE = """\
-source: {onnx: all.onnx}
-capture: {images: images, samples: 2}
-evaluate: {images: images, annotations: instances.json}
-check: {tolerance: {boxes: 0, labels: 0, scores: 0, masks: 0}}
+EVALUATE = "evaluate: {images: images, annotations: instances.json}\n"
+RECIPE = f"""\
+source: {{onnx: all.onnx}}
+capture: {{images: images, samples: 2}}
+{EVALUATE}check: {{tolerance: {{boxes: 0, labels: 0, scores: 0, masks: 0}}}}
 """
 
 
@@ -163,3 +163,28 @@ def test_ctrl_c_ends_a_run_and_its_processes(place: Path, wait: float) -> None:
     assert not psutil.wait_procs(children, timeout=20)[1]
     assert not (place / "out").exists()
     assert not [entry.name for entry in place.iterdir() if entry.name.startswith(".graphsurgery")]
+
+
+def test_a_recipe_without_images_says_how_to_measure_and_measures_nothing(cli: Cli, place: Path) -> None:
+    recipe = (place / "bars.yaml").read_text(encoding="utf-8")
+    said = "evaluate: {iou: [bbox], published: {bbox_ap: 0.5}}\n"
+    (place / "told.yaml").write_text(recipe.replace(EVALUATE, said), encoding="utf-8")
+    outcome = cli("apply", place / "told.yaml", "--out", place / "made", "--model-io", place / "io")
+    assert outcome.code == 0, outcome.err
+    assert "evaluation" not in json.loads((place / "made" / "run.json").read_text(encoding="utf-8"))["seconds"]
+    assert "Average precision" not in outcome.out
+    images = ("--images", place / "images", "--annotations", place / "instances.json")
+    outcome = cli("evaluate", place / "made", *images, "--no-original")
+    assert outcome.code == 0, outcome.err
+    assert "published" in outcome.out
+    # with images the run measures the same way
+    given = [
+        f"evaluate.{key}={place / value}" for key, value in (("images", "images"), ("annotations", "instances.json"))
+    ]
+    sets = [word for value in given for word in ("--set", value)]
+    outcome = cli("apply", place / "told.yaml", *sets, "--out", place / "made", "--model-io", place / "io")
+    assert outcome.code == 0, outcome.err
+    table = outcome.out[outcome.out.index("Average precision") :]
+    assert "bbox AP" in table
+    assert "segm AP" not in table
+    assert "0.5000" in table

@@ -22,12 +22,12 @@ from graphsurgery.gate.tolerances import Tolerance
 from graphsurgery.recipe.json_schema import json_schema
 from graphsurgery.recipe.layers import SOURCE_KINDS, packaged_recipes
 from graphsurgery.recipe.load import load_recipe
+from graphsurgery.recipe.plugin_options import plugin_options
 from graphsurgery.recipe.schema import ToleranceKeys
-from graphsurgery.recipe.validate import plugin_options
-from graphsurgery.recipe.yaml_positions import Place, parse_yaml, plain
 from graphsurgery.rewrite import GraphPass
 from graphsurgery.rewrite.registry import Registry, discover
 from graphsurgery.sources import SourceSpec
+from graphsurgery.strict_yaml.positions import Place, parse_yaml, plain
 
 ROOT = Path(__file__).parent.parent.parent
 COMMITTED = ROOT / "recipes" / "recipe.schema.json"
@@ -126,6 +126,8 @@ def test_a_packaged_recipe_fits_and_tells_editors_where_the_schema_is(name: str)
         "source: {demo: shapes, torchvision: , size: , weights: }",
         "source: {torchvision: ssd300_vgg16, weights: random:0, size: [300, 300], opset: 18}",
         "source: {onnx: a.onnx}\nevaluate: {images: a, annotations: b.json}",
+        "source: {onnx: a.onnx}\nevaluate: {iou: [bbox], max_detections: [100, 300, 1000], min_score: 0.05}",
+        "source: {onnx: a.onnx}\nevaluate: {published: {bbox_ap: 0.381, bbox_ap50: 0.588, keypoints_ap: 0.5}}",
         SOURCE + "capture: {annotations: }\nevaluate: {}",
         SOURCE + "passes: [simplify, simplify: , simplify: {}, {simplify: {seconds: 5, skip: [a]}}]",
         SOURCE + "passes: [{freeze-shapes: {batch: , inputs: {a: [1, 2]}}}, {quantize: {exclude: auto, sqnr_goal: 3}}]",
@@ -193,6 +195,22 @@ WRONG = [
         SOURCE + "evaluate: {max_ap_drop: 2}",
         "x.yaml:2: evaluate.max_ap_drop should be less than",
         "evaluate.max_ap_drop",
+    ),
+    (SOURCE + "evaluate: {iou: [box]}", "x.yaml:2: evaluate.iou[0] should be 'bbox', 'segm' or", "evaluate.iou.0"),
+    (
+        SOURCE + "evaluate: {published: {bbox_ap: 38.1}}",
+        "x.yaml:2: evaluate.published.bbox_ap should be less than or equal to 1, got 38.1",
+        "evaluate.published.bbox_ap",
+    ),
+    (
+        SOURCE + "evaluate: {published: {box_ap: 0.381}}",
+        "x.yaml:2: evaluate.published.box_ap: 'box_ap' is no figure of COCO's; write it as bbox_ap",
+        "evaluate.published",
+    ),
+    (
+        SOURCE + "evaluate: {max_detections: [100]}",
+        "x.yaml:2: evaluate.max_detections has too few items",
+        "evaluate.max_detections",
     ),
     (SOURCE + "partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'", "partition.at"),
     (SOURCE + "partition: {at: [], parts: {a: npu}}", "x.yaml:2: partition.at should have an item", "partition.at"),

@@ -325,6 +325,16 @@ def test_all_lines_of_the_evaluation_are_there_and_what_no_image_holds_is_a_dash
     assert "APl large objects – – –" in text  # noqa: RUF001
 
 
+def test_published_figures_stand_beside_what_was_measured() -> None:
+    run = good_run()
+    run["evaluation"]["published"] = {"bbox": {"AP": 0.381, "AR300": 0.523}}
+    text = Page(render(run, None)).text
+    assert "published 0.3810" in text
+    assert re.search(r"AP IoU 0\.50 to 0\.95 [0-9.]+ [0-9.]+ [0-9.]+ 0\.3810", text)
+    assert "AR300 recall, 300 per image – – – 0.5230" in text  # noqa: RUF001
+    assert "published" not in Page(render(good_run(), None)).text
+
+
 def test_latencies_far_apart_have_a_scale_each_and_the_page_says_so() -> None:
     run = good_run()
     assert "All bars are on one scale." in Page(render(run, None)).text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from graphsurgery.errors import RecipeError
-from graphsurgery.recipe.yaml_positions import (
+from graphsurgery.strict_yaml.positions import (
     MAX_BYTES,
     MAX_DEPTH,
     Fields,
