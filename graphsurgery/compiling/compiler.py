@@ -100,10 +100,12 @@ class Compiler:
     write_sample    an image, in the form that the tool reads
     command         how the tool is called, in the job's folder; None where it runs nothing
     read_outputs    what the tool, or its device, computed of a sample
+    takes_whole     whether it has all parts as one model, since the tool itself says what runs where
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
+    takes_whole: ClassVar[bool] = False
 
     def write(self, job: Job) -> None:
         """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""

@@ -66,7 +66,7 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         unjudged = rewrite_whole(run, use, unjudged)
     whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [replace(part, subject=certify_static(part.subject)) for part in parts]
+    parts = [replace(part, subject=certified(run.recipe, part.subject)) for part in parts]
     check_chain(run, parts, whole)
     return Parts(parts, write(run, [part.subject for part in parts], whole.subject, output))
 
@@ -212,6 +212,11 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
         run.watcher.finished(step)
         part = after
     return replace(part.complete(), outputs=None)
+
+
+def certified(recipe: Recipe, part: Part) -> Part:
+    """Return a finished part, as `certify_static` does, unless the recipe lets parts keep open shapes."""
+    return part if recipe.partition is not None and not recipe.partition.static else certify_static(part)
 
 
 def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -> None:

@@ -18,7 +18,6 @@ from graphsurgery.devices.choices import for_manifest, parse_devices
 from graphsurgery.devices.providers import DeviceChoice, require_installed
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.gate.gate import Judged
-from graphsurgery.partition import static
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
@@ -86,7 +85,7 @@ def make_variant(
     finally:
         record.passes = inner.record.passes
         run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
-    made = [static.certify_static(part.subject) for part in judged]
+    made = [pipeline.certified(recipe, part.subject) for part in judged]
     _write(made, variant, manifest, output)
     described = Record({})
     described.describe(made)

@@ -72,8 +72,11 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
         record.error = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
         _leave_record(record, failed_folder(options.out))
         raise
+    made = {each.name for each in record.variants if each.verdict == "passed"}
     for compiler in recipe.compilers:
         record.compiled[compiler.name] = _compile(options.out, compiler, watcher)
+        for variant in (each.name for each in recipe.variants if each.compile and each.name in made):
+            record.compiled[f"{compiler.name}, {variant}"] = _compile(options.out / variant, compiler, watcher)
     return options.out
 
 

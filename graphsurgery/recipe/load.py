@@ -58,7 +58,8 @@ class PassUse:
 class Variant:
     """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them.
 
-    `grants` stand in the place of the recipe's for the passes that they name.
+    `grants` stand in the place of the recipe's for the passes that they name. `compile` lets the recipe's compilers
+    have them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Variant:
     grants: Mapping[str, Tolerances]
     max_ap_drop: float | None
     on_request: bool
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,8 @@ def _variants(
         if plan is not None and name in plan.parts:
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
         grants = _grants(keys.get("grant"), f"{path}.grant", registry)
-        variants.append(Variant(name, passes, section.devices, grants, section.max_ap_drop, section.on_request))
+        limit, asked = section.max_ap_drop, section.on_request
+        variants.append(Variant(name, passes, section.devices, grants, limit, asked, section.compile))
     return tuple(variants)
 
 
