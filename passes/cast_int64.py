@@ -44,7 +44,7 @@ _GROUPS: dict[str, list[_Signature]] = {
     **{op: [(None, False)] for op in ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual")},
     **{op: [((0,), True), ((1,), False)] for op in ("Gather", "GatherElements")},
     **{op: [((), True)] for op in ("Cast", "ConstantOfShape")},
-    "ScatterElements": [((1,), False)],
+    **{op: [((1,), False)] for op in ("Scatter", "ScatterElements")},
     "Slice": [((0,), True), ((1, 2, 3, 4), False)],
 }
 # Range could give int32, but ONNX Runtime (1.31) takes what it finds out about a Range's inputs for int64.

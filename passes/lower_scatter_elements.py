@@ -16,6 +16,8 @@ It does not fire when
 3. the indices are not row numbers that an Expand spreads
 4. nothing tells the shapes, or the rows that are written are narrower than those of the data
 5. the indices are not int64, the only type that ScatterND takes
+
+A Scatter, what the operator was called before operator set 11, becomes a ScatterElements by raise-opset.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ It does not fire when
 1. what the first level is written into is not the same everywhere, or anything but the next level reads one in between
 2. a level does not write whole rows, or combines them with what is there
 3. a row number may be negative: nothing tells that it comes from NonZero
-4. nothing tells how large a row is, or the operator set is below 11
+4. nothing tells how large a row is, or the operator set is below 11: put raise-opset before it, which also makes a
+   ScatterElements of each Scatter
 """
 
 from __future__ import annotations

@@ -156,6 +156,24 @@ def test_the_page_on_magicmind_does_what_it_shows(tmp_path: Path) -> None:
     assert "grid_sampler" in {node.op_type for node in graph.node}
 
 
+@pytest.mark.whole
+def test_the_page_on_riscv_does_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("pycocotools")
+    from spellings.unrolled_batchnorm import write
+
+    from graphsurgery.demo.shapes import VAL_SEED, write_dataset
+
+    write("zoo", tmp_path / "detector.onnx")
+    annotations = write_dataset(tmp_path / "set", 2, VAL_SEED)
+    (annotations.parent / "images").rename(tmp_path / "photos")
+    annotations.rename(tmp_path / "instances.json")
+    (tmp_path / "drawn").mkdir()
+    assert follow(ROOT / "docs" / "flows" / "riscv.md", tmp_path) == 5
+    assert (tmp_path / "data" / "box_head" / "test_data_set_1" / "output_0.pb").is_file()
+    assert (tmp_path / "device.png").is_file()
+
+
 def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:
     page = ROOT / "docs" / "custom-operators.md"
     assert follow(page, tmp_path) == 3

@@ -10,6 +10,7 @@ import typer
 from graphsurgery.errors import InputError
 
 if TYPE_CHECKING:
+    from graphsurgery.evaluation.compiled_column import CompiledColumn
     from graphsurgery.recipe.load import Recipe
 
 RecipeName = Annotated[str, typer.Argument(help="A name under recipes/, or a .yaml file.")]
@@ -80,3 +81,13 @@ def recipe_of(name: str, weights: str | None, overrides: list[str] | None, plugi
 def model_io_of(recipe: str) -> Path:
     """Return where a recipe's captured tensors lie unless an option says otherwise."""
     return Path("model") / "model_io" / recipe
+
+
+def compiled_column(text: str, folder: Path) -> CompiledColumn:
+    """Return the results that --results names, of the parts in `folder`. Raises InputError as `CompiledColumn.of`."""
+    from graphsurgery.evaluation.compiled_column import CompiledColumn
+
+    name, equals, place = text.partition("=")
+    if not equals or not place:
+        raise InputError(f"--results {text}: write it as --results NAME=DIR, the compiler and where its results lie")
+    return CompiledColumn.of(name, folder, Path(place))

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Plugins, recipe_of
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Plugins, compiled_column, recipe_of
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.evaluation.columns import Column, OriginalColumn
-    from graphsurgery.evaluation.compiled_column import CompiledColumn
     from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.evaluation.workers import Runner
     from graphsurgery.parts.ap_protocol import ApProtocol
@@ -96,7 +95,7 @@ def evaluate_command(
         images, annotations = draw_shapes(place / "drawn", samples or 100)
     dataset = open_dataset(images, annotations, samples, skip_bad=skip_bad)
 
-    computed = [_of_compiler(each, folder) for each in results or ()]
+    computed = [compiled_column(each, folder) for each in results or ()]
     columns: list[Column] = [*parts, *computed]
     left_out, runner = None, TaskRunner()
     with Display() as display:
@@ -164,16 +163,6 @@ def _devices(choices: list[str]) -> dict[str, str]:
 
     parse_devices(choices)
     return {device: provider for device, _, provider in (choice.partition("=") for choice in choices)}
-
-
-def _of_compiler(text: str, folder: Path) -> CompiledColumn:
-    """Return the column of what --results names."""
-    from graphsurgery.evaluation.compiled_column import CompiledColumn
-
-    name, equals, place = text.partition("=")
-    if not equals or not place:
-        raise InputError(f"--results {text}: write it as --results NAME=DIR, the compiler and where its results lie")
-    return CompiledColumn.of(name, folder, Path(place))
 
 
 def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | None]:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Operators, PartsFolder, PipelineDepth, Threads
+from graphsurgery.cli.arguments import (
+    AllowFallback,
+    Devices,
+    JsonFile,
+    Operators,
+    PartsFolder,
+    PipelineDepth,
+    Threads,
+    compiled_column,
+)
 from graphsurgery.cli.screen import Display, save, screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -21,6 +30,7 @@ from graphsurgery.report import terminal
 if TYPE_CHECKING:
     import numpy as np
 
+    from graphsurgery.evaluation.columns import Opened
     from graphsurgery.runtime.detector import Detector
 
 
@@ -36,6 +46,14 @@ def run_command(
         bool,
         typer.Option("--raw", help="Write the network's outputs as they are, OUTPUT.npy in a folder NAME.outputs."),
     ] = False,
+    results: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=DIR", help="Draw what a compiler's tool computed of the images; no part is played."),
+    ] = None,
+    dump_test_data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write what all and each part reads and gives, as ONNX's test data."),
+    ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
     device: Devices = None,
     threads: Threads = 0,
@@ -60,9 +78,14 @@ def run_command(
     targets = _targets(files, out_, several, "outputs" if raw else "detections.png")
     if raw and pipeline is not None:
         raise InputError("--raw and --pipeline exclude each other: outputs are written one image after another")
+    if results is not None and (raw or pipeline is not None or device or dump_test_data is not None):
+        raise InputError("--results plays no parts; leave out --raw, --pipeline, --device and --dump-test-data")
     first = load_image(files[0])  # what is no image is told before the parts are loaded
     devices = parse_devices(device or [])
+    read = None if results is None else compiled_column(results, folder).open(threads)
     detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
+    if dump_test_data is not None:
+        _dump(detector, files, dump_test_data)
     if raw:
         _write_outputs(detector, chain([first], map(load_image, files[1:])), files, targets, folder, json_)
         return
@@ -71,9 +94,10 @@ def run_command(
             detector.manifest.require_detections(folder)
         except InputError as error:
             raise InputError(f"{error}; --raw writes the outputs as they are") from error
-    results: list[dict[str, Any]] = []  # of several images for --json alone: masks of thousands take the memory
+    found_ones: list[dict[str, Any]] = []  # of several images for --json alone: masks of thousands take the memory
     rows: list[list[str]] = []
-    with Display() as display, closing(_detect(detector, first, files[1:], pipeline)) as found_in:
+    detected = _detect(detector, first, files[1:], pipeline) if read is None else _read(read, first, files)
+    with Display() as display, closing(detected) as found_in:
         display.begin("run")
         for file, target, (picture, found) in zip(files, targets, found_in, strict=True):
             drawn = draw_detections(picture, found, detector.manifest.classes, score)
@@ -83,20 +107,21 @@ def run_command(
             if several:
                 write_json(str(target.with_suffix(".json")), result)
             if json_ or not several:
-                results.append(result)
+                found_ones.append(result)
             rows.append([file.name, str(len(_shown(result, score)))])
             display.advance(len(rows), len(files))
     if several:
         if json_:
-            write_json(json_, {"folder": str(folder), "images": results, "seconds": detector.seconds})
+            write_json(json_, {"folder": str(folder), "images": found_ones, "seconds": detector.seconds})
         screen.print(terminal.plain_table(f"Detections in {len(files)} images", ["image", "detections"], rows))
         written = [targets[0].parent] if json_ in (None, "-") else [Path(str(json_)), targets[0].parent]
     else:
         target = Path(json_) if json_ and json_ != "-" else targets[0].with_suffix(".json")
-        write_json("-" if json_ == "-" else str(target), {**results[0], "seconds": detector.seconds})
-        shown = _shown(results[0], score)
+        write_json("-" if json_ == "-" else str(target), {**found_ones[0], "seconds": detector.seconds})
+        shown = _shown(found_ones[0], score)
         screen.print(terminal.detections_table(f"{len(shown)} detections", shown[:20]))
         written = targets if json_ == "-" else [target, *targets]
+    written += [dump_test_data] if dump_test_data is not None else []
     screen.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -122,6 +147,33 @@ def _detect(
     with closing(Pipelined(detector, pipeline).run(noted())) as found_in:
         for found in found_in:
             yield waiting.popleft(), found
+
+
+def _read(
+    column: Opened, first: np.ndarray, files: Sequence[Path]
+) -> Generator[tuple[np.ndarray, dict[str, np.ndarray]], None, None]:
+    """Yield each image with what was found in it elsewhere."""
+    from graphsurgery.images.files import load_image
+
+    for file, image in zip(files, chain([first], map(load_image, files[1:])), strict=True):
+        placed = column.canvas.fit(image)
+        yield image, placed.restore(dict(column.detect(placed, file)))
+
+
+def _dump(detector: Detector, files: Sequence[Path], folder: Path) -> None:
+    """Write test_data_set_K of all parts together into `folder`, and of each into a folder of its name, or nothing."""
+    from graphsurgery.compiling.samples import dump
+    from graphsurgery.compiling.test_data_sets import files_in
+    from graphsurgery.files.commit import writing
+
+    try:
+        with Display() as display, writing(folder) as draft:
+            display.begin("test data")
+            dump(detector, files, draft.work, display.advance)
+            earlier = [each for name in ("", *detector.seconds) for each in files_in(folder, name)]
+            draft.publish(earlier, files_in(draft.work)[-1])
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written ({error.strerror or error})") from error
 
 
 def _write_outputs(

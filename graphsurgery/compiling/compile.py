@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,7 +19,7 @@ from onnx import ModelProto
 from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
 from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
-from graphsurgery.compiling.samples import samples_of
+from graphsurgery.compiling.samples import samples_of, samples_of_whole
 from graphsurgery.devices import session
 from graphsurgery.devices.providers import CPU
 from graphsurgery.errors import InputError, did_you_mean
@@ -29,11 +29,17 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import clean_name, fresh
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.images.files import ImageFile
+from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.folder import files_of_compiler, read_parts, sha256_of
-from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, Manifest, PartEntry
+from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, Manifest, PartEntry, Tensor
+from graphsurgery.parts.part import Part
+from graphsurgery.parts.whole import whole_of
 from graphsurgery.processes.peak_memory import Room
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.runtime.detector import Detector
+
+WHOLE = "whole"  # what all parts as one model are called
+Shapes = list[dict[str, tuple[int, ...]]]  # of what was computed of each image, by name
 
 
 def compile_parts(
@@ -49,34 +55,35 @@ def compile_parts(
 ) -> tuple[Path, Compiled]:
     """Compile `parts` in `folder`, those for an accelerator if none is named, or all where none is; return where to.
 
-    `images` are written as the parts read them. Without `run` only the files are written. `tried` says that they
-    were compared with the original at the shapes of the image that are open; else they are run there. What lies in
-    `out`, or in `folder` itself where that isn't given, is replaced at one point. Raises InputError for a part that
-    isn't there or that the compiler can't take, for parts that change meanwhile, and for a folder that can't be
-    written; MissingTool.
+    A compiler that takes the whole detector gets all of them as one model. `images` are written as the parts read them.
+    Without `run` only the files are written. `tried` says that they were compared with the original at the shapes of
+    the image that are open; else they are run there. What lies in `out`, or in `folder` itself where that isn't given,
+    is replaced at one point. Raises InputError for a part that isn't there or that the compiler can't take, for parts
+    that change meanwhile or can't be one model, and for a folder that can't be written; MissingTool.
     """
     watcher = watcher or Silent()
     place = out or folder / COMPILED / compiler.name
     try:
         with writing(folder if out is None else out) as draft:
-            manifest, models = read_parts(folder, lambda read: (read, _models(folder, read, parts)))
+            manifest, models = read_parts(folder, lambda read: (read, _models(folder, read, compiler, parts)))
             work = draft.work / COMPILED / compiler.name if out is None else draft.work
-            jobs = {name: _job(manifest, name, model, work) for name, model in models.items()}
+            jobs = _jobs(manifest, models, compiler, work)
             ran = False
             for name, job in jobs.items():
                 watcher.begin(f"{compiler.name}: {name}")
                 _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
-            stems = list(_write_samples(folder, compiler, jobs, images, watcher))
+            stems, shapes = _write_samples(folder, compiler, jobs, images, watcher)
             for name, job in jobs.items() if run else ():
                 watcher.begin(f"{compiler.name}: compile {name}")
                 ran = compiler.run(job) or ran
             compiled = Compiled(
                 compiler=compiler.name,
                 options=_plain(compiler),
-                parts={part.name: part.sha256 for part in manifest.parts if part.name in jobs},
+                parts={part.name: part.sha256 for part in manifest.parts if part.name in models},
                 ran=ran,
                 samples=stems,
+                whole=_described(jobs[WHOLE].entry.outputs, shapes) if WHOLE in jobs else None,
             ).write(work)
             if out is not None:
                 draft.publish(_earlier(out), COMPILED_FILE)
@@ -90,19 +97,29 @@ def compile_parts(
     return place, compiled
 
 
-def _models(folder: Path, manifest: Manifest, parts: Sequence[str]) -> dict[str, Model]:
+def _models(folder: Path, manifest: Manifest, compiler: Compiler, parts: Sequence[str]) -> dict[str, Model]:
     there = {part.name: part for part in manifest.parts}
+    if compiler.takes_whole and parts:
+        raise InputError(f"compiler '{compiler.name}' takes all parts as one model; leave --part out")
     for name in parts:
         if name not in there:
             raise InputError(f"{folder}: has no part '{name}'.{did_you_mean(name, there)}")
     chosen: Collection[PartEntry] = [there[name] for name in parts]
-    chosen = chosen or [part for part in manifest.parts if part.accelerator] or manifest.parts
+    if not chosen:
+        accelerated = [part for part in manifest.parts if part.accelerator]
+        chosen = manifest.parts if compiler.takes_whole or not accelerated else accelerated
     return {part.name: Model.load(folder / part.file).with_values_inside() for part in chosen}
 
 
-def _job(manifest: Manifest, name: str, model: Model, work: Path) -> Job:
-    entry = next(part for part in manifest.parts if part.name == name)
-    place = work / name
+def _jobs(manifest: Manifest, models: Mapping[str, Model], compiler: Compiler, work: Path) -> dict[str, Job]:
+    if compiler.takes_whole:
+        model = whole_of(manifest, models)
+        return {WHOLE: _job(manifest, describe_part(Part(WHOLE, "cpu", False, model)), model, work)}
+    return {part.name: _job(manifest, part, models[part.name], work) for part in manifest.parts if part.name in models}
+
+
+def _job(manifest: Manifest, entry: PartEntry, model: Model, work: Path) -> Job:
+    place = work / entry.name
     place.mkdir(parents=True)
     image = manifest.input if manifest.input in entry.inputs else None
     job = Job(entry, _with_node_names(model), Canvas.from_json(manifest.canvas), image, place)
@@ -155,16 +172,36 @@ def _with_node_names(model: Model) -> Model:
 
 def _write_samples(
     folder: Path, compiler: Compiler, jobs: Mapping[str, Job], images: Sequence[ImageFile], watcher: Watcher
-) -> Iterator[str]:
-    if not images:
-        return
-    watcher.begin(f"{compiler.name}: images")
-    detector = Detector.load(folder, {device: CPU for device in {job.entry.device for job in jobs.values()}})
-    for number, (image, found) in enumerate(zip(images, samples_of(detector, images, jobs), strict=True), start=1):
-        for name, sample in found.items():
-            compiler.write_sample(jobs[name], sample)
-        yield image.path.stem
-        watcher.advance(number, len(images))
+) -> tuple[list[str], Shapes]:
+    """Write the images, and return their stems and the shapes of what was computed of each."""
+    stems, shapes = [], []
+    if images:
+        watcher.begin(f"{compiler.name}: images")
+        devices = {part.device for part in Manifest.read(folder).parts}
+        detector = Detector.load(folder, dict.fromkeys(devices, CPU))
+        whole = jobs.get(WHOLE)
+        samples = samples_of_whole(detector, images, whole) if whole else samples_of(detector, images, jobs)
+        for number, (image, found) in enumerate(zip(images, samples, strict=True), start=1):
+            for name, sample in found.items():
+                compiler.write_sample(jobs[name], sample)
+            stems.append(image.path.stem)
+            shapes.append({name: value.shape for each in found.values() for name, value in each.outputs.items()})
+            watcher.advance(number, len(images))
+    return stems, shapes
+
+
+def _described(outputs: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+    """Return outputs with the sizes behind the first filled in that nothing tells but all images have."""
+    if not shapes:
+        return dict(outputs)
+    found = {}
+    for name, tensor in outputs.items():
+        sizes: list[int | str | None] = []
+        for axis, seen in enumerate(zip(*(each[name] for each in shapes), strict=True)):
+            known = tensor.shape[axis] if tensor.shape is not None else None
+            sizes.append(seen[0] if axis and not isinstance(known, int) and len(set(seen)) == 1 else known)
+        found[name] = Tensor(shape=sizes, dtype=tensor.dtype)
+    return found
 
 
 def _earlier(out: Path) -> list[str]:

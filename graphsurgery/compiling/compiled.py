@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.parts.folder import sha256_of
-from graphsurgery.parts.manifest import COMPILED_FILE
+from graphsurgery.parts.manifest import COMPILED_FILE, Tensor
 
 _MOST_BYTES = 16 * files.MB
 
@@ -29,7 +29,9 @@ class Compiled(BaseModel):
     """What a compiler made.
 
     `parts` are the SHA-256 of the parts by name, `ran` says whether its tool was run, `samples` are the stems of the
-    images that were written for it, in their order, `files` are all others by their paths from here.
+    images that were written for it, in their order, `files` are all others by their paths from here. `whole` are the
+    outputs of all parts as one model, where it was that which the compiler had, with their sizes as far as the graph or
+    all images tell them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,7 @@ class Compiled(BaseModel):
     parts: dict[str, str | None]
     ran: bool
     samples: list[str]
+    whole: dict[str, Tensor] | None = None
     files: dict[str, File] = {}
 
     @field_validator("files")

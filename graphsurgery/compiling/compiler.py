@@ -93,10 +93,12 @@ class Compiler:
     command         how the tool is called, in the job's folder; None where it runs nothing
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
+    takes_whole     whether it has all parts as one model, since the tool itself says what runs where
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
+    takes_whole: ClassVar[bool] = False
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from graphsurgery.compiling.compiler import Sample, Tensors
+from graphsurgery.compiling.compiler import Job, Sample, Tensors
+from graphsurgery.compiling.test_data_sets import write_test_data
+from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError
 from graphsurgery.images.files import ImageFile, load_image
 from graphsurgery.parts.manifest import PartEntry
+from graphsurgery.progress import Progress
 from graphsurgery.runtime.detector import Detector
 
 
@@ -30,6 +34,36 @@ def samples_of(detector: Detector, images: Sequence[ImageFile], parts: Collectio
                 outputs = player.session.run(inputs)
                 found[entry.name] = Sample(number, image.path.stem, placed.original, placed.pixels, inputs, outputs)
         yield found
+
+
+def dump(detector: Detector, images: Sequence[Path], folder: Path, progress: Progress) -> None:
+    """Write what the detector reads and gives of each image into `folder`, and each part into a folder of its name.
+
+    A part with a frozen batch gets its first slice. Raises InputError for an image that can't be read; OSError.
+    """
+    for number, path in enumerate(images):
+        inputs = detector.inputs(detector.canvas.fit(load_image(path)))
+        tensors = dict(inputs)
+        for index, player in enumerate(detector.chain.players):
+            entry, size = player.entry, player.size
+            read = {name: tensors[name] for name in entry.inputs}
+            detector.chain.play_part(index, tensors)
+            if entry.batch is not None:
+                read |= {name: read[name][:size] for name in entry.batch.inputs}
+                read = dict(with_whole_batch(entry, read, str(path)))
+            write_test_data(folder / entry.name, number, read, player.session.run(read))
+        write_test_data(folder, number, inputs, {name: tensors[name] for name in detector.manifest.outputs})
+        progress(number + 1, len(images))
+
+
+def samples_of_whole(detector: Detector, images: Sequence[ImageFile], job: Job) -> Iterator[dict[str, Sample]]:
+    """Yield for each image the sample of all parts as one model, whose job is given. Raises as `samples_of`."""
+    session = Session(job.model.proto, name=f"part '{job.name}'")
+    for number, image in enumerate(images):
+        placed = detector.canvas.fit(load_image(image.path))
+        inputs = detector.inputs(placed)
+        outputs = session.run(inputs)
+        yield {job.name: Sample(number, image.path.stem, placed.original, placed.pixels, inputs, outputs)}
 
 
 def with_whole_batch(entry: PartEntry, inputs: Tensors, place: str) -> Tensors:

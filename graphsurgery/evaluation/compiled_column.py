@@ -32,7 +32,7 @@ class CompiledColumn:
 
     @staticmethod
     def of(name: str, folder: Path, results: Path) -> CompiledColumn:
-        """Describe results in a folder, or where several parts were compiled, in folders of their names.
+        """Describe results in a folder, or where several parts were compiled each, in folders of their names.
 
         Raises InputError where nothing was compiled by that name, or of other parts, or no results are there.
         """
@@ -55,8 +55,7 @@ class CompiledColumn:
         self.check()
         compiled = read_parts(self.folder, lambda manifest: _compiled(self.name, self.folder, manifest))
         detector = Detector.load(self.folder, threads=threads)
-        places = {part: self.results / part if len(compiled.parts) > 1 else self.results for part in compiled.parts}
-        player = _Player(detector, _compiler(compiled), compiled, places)
+        player = _Player(detector, _compiler(compiled), compiled, self.results)
         return Opened(detector.canvas, player.detect)
 
 
@@ -65,7 +64,7 @@ class _Player:
     detector: Detector
     compiler: Compiler
     compiled: Compiled
-    places: dict[str, Path]
+    results: Path
 
     def detect(self, placed: CanvasImage, image: Path) -> Detections:
         """Return what is found on the canvas; what compiled parts computed is read by the name of the image's file."""
@@ -75,13 +74,17 @@ class _Player:
                 "those, or write it too"
             )
         number = self.compiled.samples.index(image.stem)
+        if self.compiled.whole is not None:
+            found = self.compiler.read_outputs(self.results, number, image.stem, self.compiled.whole)
+            return self.detector.detections(self.detector.outputs(found), placed)
         tensors = self.detector.inputs(placed)
         for player in self.detector.chain.players:
             entry = player.entry
-            if entry.name not in self.places:
+            if entry.name not in self.compiled.parts:
                 tensors |= player.play(tensors)
                 continue
-            found = self.compiler.read_outputs(self.places[entry.name], number, image.stem, entry.outputs)
+            place = self.results / entry.name if len(self.compiled.parts) > 1 else self.results
+            found = self.compiler.read_outputs(place, number, image.stem, entry.outputs)
             tensors |= found if entry.batch is None else _with_rows(found, entry.batch, tensors)
         return self.detector.detections(self.detector.outputs(tensors), placed)
 

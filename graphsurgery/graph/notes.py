@@ -22,6 +22,8 @@ MASKS_NOTE = "graphsurgery.masks"  # name of the output with mask probabilities,
 BATCH_NOTE = "graphsurgery.batch"
 TYPES_NOTE = "graphsurgery.types"  # {"labels": ["int64", "int32"]}: the type that an output had, and has
 CHOICES_NOTE = "graphsurgery.choices"  # {"masks": "labels"}: masks [N,C,h,w], where [N,1,h,w] by the labels were
+# {"features": [1, 2, 3]}: axes of inputs and outputs whose sizes the captured samples tell, all of them, not the graph
+SAMPLED_NOTE = "graphsurgery.sampled"
 NOTES = "graphsurgery."  # what the keys of all such notes begin with
 
 
@@ -32,8 +34,8 @@ def renamed_note(key: str, value: str, names: Mapping[str, str]) -> str:
         return json.dumps(names.get(name, name))
     if key == BATCH_NOTE and "parameters" in (batch := json.loads(value)):
         return json.dumps(batch | {"parameters": [names.get(name, name) for name in batch["parameters"]]})
-    if key == TYPES_NOTE:
-        return json.dumps({names.get(name, name): types for name, types in json.loads(value).items()})
+    if key in (TYPES_NOTE, SAMPLED_NOTE):
+        return json.dumps({names.get(name, name): each for name, each in json.loads(value).items()})
     if key == CHOICES_NOTE:
         return json.dumps({names.get(one, one): names.get(by, by) for one, by in json.loads(value).items()})
     return value if key != JOINS_NOTE else write_note(renamed(read_note(value), names))

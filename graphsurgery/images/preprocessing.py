@@ -212,6 +212,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "range": 255,
         "channels": "BGR",
     },
+    # onnxruntime-riscv systolic_runner/rcnn_runner: the pads are black before the mean of maskrcnn-benchmark goes off
+    "onnxruntime_riscv": {
+        "shortest": 800,
+        "interpolation": "pil_bilinear",
+        "pad": 0,
+        "range": 255,
+        "channels": "BGR",
+        "mean": (102.9801, 115.9465, 122.7717),
+    },
     # mmdet configs/_base_/datasets/coco_detection.py: Resize keep_ratio, Normalize to_rgb, Pad with 0 behind it
     "mmdet": {"rounding": "half_up", "shortest": 800, "longest": 1333, "range": 255, **_IMAGENET_255},
     # transformers DetrImageProcessor; pads are 0 behind the normalisation

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute, constant, consumers, is_op, producer
 from graphsurgery.rewrite import Editor, Refuse
 
-SCATTERS = ("ScatterElements", "ScatterND")
+SCATTERS = ("Scatter", "ScatterElements", "ScatterND")  # Scatter: up to operator set 10
 
 
 def levels_written(node: gs.Node) -> list[gs.Node]:
@@ -58,7 +58,7 @@ def require_row_numbers(node: gs.Node, edit: Editor) -> gs.Tensor:
     data, indices, updates = node.inputs
     if attribute(node, "reduction", "none") != "none":
         raise Refuse("it combines what is written with what is there")
-    by_element = is_op(node, "ScatterElements")
+    by_element = not is_op(node, "ScatterND")
     spreading = producer(indices) if by_element else None
     if by_element and (spreading is None or not is_op(spreading, "Expand")):
         raise Refuse("its indices are not spread by an Expand")

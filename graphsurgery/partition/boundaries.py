@@ -24,7 +24,8 @@ class Cut:
     """What `find_cut` found in `graph`: for each part in the order data flows, whether it is for the accelerator,
     the nodes it holds, and the tensors it reads and writes. `behind` are the nodes that a part took along behind its
     last weight, `between` those among the nodes of all parts that no accelerator runs, though they stand between
-    weights. What depends on constants alone is in no part: it is repeated where it is read.
+    weights. What depends on constants alone is in no part: it is repeated where it is read. `sampled` are the axes of
+    crossing tensors whose sizes the captured samples tell, not the graph.
     """
 
     graph: gs.Graph
@@ -34,6 +35,7 @@ class Cut:
     outputs: list[list[gs.Tensor]] = field(default_factory=list)
     behind: list[list[gs.Node]] = field(default_factory=list)
     between: list[HostNode] = field(default_factory=list)
+    sampled: dict[str, list[int]] = field(default_factory=dict)
 
     def crossing(self) -> list[gs.Tensor]:
         """Return the tensors that leave one part for another, in the order they are written."""

@@ -31,7 +31,7 @@ ROUNDING = tuple(f"{domain}{op}" for op in ("QuantizeLinear", "DequantizeLinear"
 HOST_ONLY = (
     frozenset({"If", "Loop", "Scan", "NonZero", "NonMaxSuppression", "RoiAlign", "TopK", "Shape", "Size", "Range"})
     | {"Where", "Compress", "Unique", "OneHot", "Gather", "GatherElements", "GatherND", "ScatterElements"}
-    | {"ScatterND", "Expand", "ConstantOfShape", "Tile"}
+    | {"Scatter", "ScatterND", "Expand", "ConstantOfShape", "Tile"}
 )
 # They are gone once every shape is known.
 OF_SHAPES = frozenset({"Shape", "Size", "Range", "ConstantOfShape"})

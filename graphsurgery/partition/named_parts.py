@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +13,8 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import SAMPLED_NOTE
+from graphsurgery.graph.view import table
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.cut import find_cut
@@ -95,6 +98,9 @@ def extract_parts(cut: Cut, devices: Mapping[str, str], folder: Path | None = No
         inputs = {tensor.name for tensor in cut.inputs[index]}
         view = graphs.extract(cut.graph, cut.outputs[index], inputs, with_defaults=True)
         view.name = name
+        ends = {tensor.name for tensor in (*view.inputs, *view.outputs)}
+        if own := {tensor: axes for tensor, axes in cut.sampled.items() if tensor in ends}:
+            table(view).metadata[SAMPLED_NOTE] = json.dumps(own)
         parts.append(Part(name, device, cut.accelerator[index], Model.of(view, folder)))
     return parts
 

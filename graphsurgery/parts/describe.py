@@ -14,7 +14,7 @@ from graphsurgery import files
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.joined_outputs import JoinedOutput
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, frozen_batch
+from graphsurgery.graph.notes import MASKS_NOTE, NORMALISATION_NOTE, SAMPLED_NOTE, frozen_batch
 from graphsurgery.graph.protos import declared_shape, required_inputs
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.ap_protocol import ApProtocol
@@ -80,6 +80,7 @@ def describe_part(part: Part) -> PartEntry:
         batch=None if batch is None else Batch(size=batch.size, inputs=batch.inputs, outputs=batch.outputs),
         inputs={info.name: _tensor(info, part.name) for info in required_inputs(graph)},
         outputs={info.name: _tensor(info, part.name) for info in graph.output},
+        sampled=_note(part.model, SAMPLED_NOTE) or {},
     )
 
 

@@ -81,7 +81,8 @@ class Batch(_Section):
 class PartEntry(_Section):
     """One part: an ONNX file beside the manifest, and the device that the recipe wants it on.
 
-    `size` in bytes and `sha256` are those of the file; earlier versions wrote none.
+    `size` in bytes and `sha256` are those of the file; earlier versions wrote none. `sampled` are the axes of inputs
+    and outputs whose sizes nothing tells but the samples that the parts were made with, all of which have them.
     """
 
     name: str
@@ -93,6 +94,7 @@ class PartEntry(_Section):
     batch: Batch | None
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    sampled: dict[str, list[int]] = {}
 
     @model_validator(mode="before")
     @classmethod

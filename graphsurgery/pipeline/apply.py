@@ -21,8 +21,9 @@ from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
+from graphsurgery.partition.sampled_shapes import explain
 from graphsurgery.partition.static import certify_static
-from graphsurgery.parts.describe import describe_parts
+from graphsurgery.parts.describe import describe_part, describe_parts
 from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
@@ -130,12 +131,22 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
     judged_whole, values = judge_whole(run, whole, names)
     run.watcher.begin("partition")
     with timed(run.record, "surgery"):
-        references.name_boundary(found, values, run.samples, run.source.row_groups)
+        captured = run.calibration or run.samples
+        references.name_boundary(found, values, run.samples, run.source.row_groups, captured)
         parts = extract_parts(found, plan.parts)
     judged = []
     for part in parts:
-        references.remember_unnamed(part, run.calibration or run.samples, run.source.row_groups)
-        step = Step("partition", part.name, nodes_before=part.model.nodes, nodes_after=part.model.nodes)
+        references.remember_unnamed(part, captured, run.source.row_groups)
+        entry = describe_part(part)
+        shapes = {name: tensor.shape for name, tensor in (entry.inputs | entry.outputs).items()}
+        said = explain(entry.sampled, shapes, len(captured))
+        step = Step(
+            "partition",
+            part.name,
+            nodes_before=part.model.nodes,
+            nodes_after=part.model.nodes,
+            details={"sampled": said} if said else {},
+        )
         run.record.checks.append(step)
         cut_out = Judged(part, granted=whole.granted)
         if run.gate is not None:
@@ -184,10 +195,14 @@ def _by_target(recipe: Recipe, plan: PartitionPlan, opset: int) -> ByTarget:
 
 
 def certified(run: Run, part: Part) -> Part:
-    """Return a finished part with its shapes written out. Raises where it isn't static, or the target refuses it."""
-    static = certify_static(part)
-    run.certifier.certify(static)
-    return static
+    """Return a finished part with its shapes written out, unless the recipe lets parts keep open ones.
+
+    Raises where it isn't static, and where the recipe's target refuses it.
+    """
+    plan = run.recipe.partition
+    finished = part if plan is not None and not plan.static else certify_static(part)
+    run.certifier.certify(finished)
+    return finished
 
 
 def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:

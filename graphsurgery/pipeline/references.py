@@ -20,6 +20,7 @@ from graphsurgery.graph.protos import stored_names
 from graphsurgery.graph.renaming import rename_tensors
 from graphsurgery.partition import boundary_names
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.sampled_shapes import fill_from_samples
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.player import PartPlayer
@@ -97,11 +98,13 @@ def name_boundary(
     computed: Sequence[Tensors],
     samples: Sequence[Sample],
     groups: Sequence[Group],
+    captured: Sequence[Sample] = (),
 ) -> None:
     """Rename the crossing tensors in the graph of `found`, and fill in shapes and types.
 
-    `computed` is what the graph gave for them and for its outputs on each sample. A name that an input or output of the
-    graph has is not given to a tensor that was it before an approximate pass; an inner tensor makes way.
+    `captured` are all samples there are, which sizes are taken from that nothing else tells. `computed` is what the
+    graph gave for them and for its outputs on each sample. A name that an input or output of the graph has is not
+    given to a tensor that was it before an approximate pass; an inner tensor makes way.
     """
     ends = {tensor.name for tensor in (*found.graph.inputs, *found.graph.outputs)}
     names = [tensor.name for tensor in found.crossing()]
@@ -111,6 +114,7 @@ def name_boundary(
     known = {old: new for old, new in found_names.items() if new not in ends}
     taken = graphs.tensor_names(found.graph) | set(known.values())
     crossing = {id(tensor) for tensor in found.crossing()}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     for tensor in (tensor for node in graphs.walk_nodes(found.graph) for tensor in node.outputs):
         if tensor.name in known.values() and id(tensor) not in crossing:
             tensor.name = naming.fresh(f"{tensor.name}_inner", taken)
@@ -125,12 +129,10 @@ def name_boundary(
         taken.add(new)
         observed = [computed[old] for computed in values]
         tensor.dtype = observed[0].dtype
-        if tensor.shape is None:
-            # the first dimension counts boxes, which differ from image to image even where the samples agree
-            sizes = [set(axis) for axis in zip(*(value.shape for value in observed), strict=True)]
-            fixed = [axis.pop() if len(axis) == 1 else None for axis in sizes[1:]]
-            tensor.shape = [f"{new}_rows", *fixed] if sizes else []
+        shapes[new] = [value.shape for value in observed]
+        shapes[new] += [sample.shape(new) for sample in captured if new in sample]
         tensor.name = new
+    fill_from_samples(found, shapes)
 
 
 def remember_unnamed(part: Part, samples: Sequence[Sample], groups: Sequence[Group]) -> None:

@@ -75,17 +75,24 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
         record.error = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
         _leave_record(record, failed_folder(options.out))
         raise
+    made = {each.name for each in record.variants if each.verdict == "passed"}
     for compiler in recipe.compilers:
-        record.compiled[compiler.name] = _compile(options, compiler, watcher)
+        record.compiled[compiler.name] = _compile(options.out, compiler, options.check, watcher)
+        for variant in (each.name for each in recipe.variants if each.compile and each.name in made):
+            place = options.out / variant
+            record.compiled[f"{compiler.name}, {variant}"] = _compile(place, compiler, False, watcher)
     return options.out
 
 
-def _compile(options: Options, compiler: Compiler, watcher: RunWatcher) -> str:
-    """Let a compiler have the finished parts, and say what came of it: its tool may not be here."""
+def _compile(folder: Path, compiler: Compiler, tried: bool, watcher: RunWatcher) -> str:
+    """Let a compiler have the parts in `folder`, and say what came of it: its tool may not be here.
+
+    `tried` says that they were compared with the original at the shapes that the compiler leaves open.
+    """
     try:
-        place, compiled = compile_parts(options.out, compiler, tried=options.check, watcher=watcher)
+        place, compiled = compile_parts(folder, compiler, tried=tried, watcher=watcher)
     except MissingTool as error:
-        place, _ = compile_parts(options.out, compiler, run=False, tried=options.check, watcher=watcher)
+        place, _ = compile_parts(folder, compiler, run=False, tried=tried, watcher=watcher)
         return f"{place}, files alone: {error}"
     return f"{place}, compiled" if compiled.ran else str(place)
 

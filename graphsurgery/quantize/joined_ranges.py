@@ -38,7 +38,7 @@ _TOLD = 2.0**40  # larger is what is taken for any layer's output: nothing is to
 # An output with more groups of columns than this has none: its columns just differ.
 _GROUPS = 4
 _BOX = 4
-_SCATTERS = ("ScatterND", "ScatterElements")
+_SCATTERS = ("Scatter", "ScatterElements", "ScatterND")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "Slice", "Gather")
 
 

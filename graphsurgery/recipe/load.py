@@ -60,7 +60,8 @@ class PassUse:
 class Variant:
     """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them.
 
-    `grants` stand in the place of the recipe's for the passes that they name.
+    `grants` stand in the place of the recipe's for the passes that they name. `compile` lets the recipe's compilers
+    have them.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Variant:
     max_ap_drop: float | None
     on_request: bool
     precision: str | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -356,7 +358,7 @@ def _variants(
         grants = _grants(keys.get("grant"), f"{path}.grant", registry)
         if section.precision is not None:
             _check_precision(target, section.precision, keys["precision"].place, f"{path}.precision")
-        more = (section.max_ap_drop, section.on_request, section.precision)
+        more = (section.max_ap_drop, section.on_request, section.precision, section.compile)
         variants.append(Variant(name, passes, section.devices, grants, *more))
     return tuple(variants)
 

@@ -208,6 +208,12 @@ class PartitionPlan(Section):
         "between the weights of a part",
         examples=[["Gather", "Tile"]],
     )
+    static: bool = Field(
+        True,
+        description="every shape in a part for the accelerator must be known; false where what runs it takes others, "
+        "so that a head keeps an open number of rows",
+        examples=[False],
+    )
 
     @property
     def cut_points(self) -> CutPoints:
@@ -321,6 +327,7 @@ class VariantKeys(Section):
         examples=[{"quantize": {"*": {"sqnr": 10}, "scores": {"sqnr": 0}}}],
     )
     max_ap_drop: Share | None = Field(None, description="as `evaluate.max_ap_drop`, for this variant", examples=[0.015])
+    compile: bool = Field(False, description="let the compilers of the recipe have these parts too", examples=[True])
     on_request: bool = Field(
         False, description="made for --variant NAME or --variant all only, since it takes long", examples=[True]
     )

@@ -55,6 +55,7 @@ class _Details(TypedDict):
     excluded: NotRequired[list[str] | None]
     sqnr_db: NotRequired[Tensors[Number | None] | None]
     layers: NotRequired[list[_Layer] | None]
+    sampled: NotRequired[list[str] | None]
 
 
 class _Comparison(TypedDict):

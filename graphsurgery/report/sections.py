@@ -87,7 +87,10 @@ def step(content: Data) -> dict[str, Any]:
         "joined": [each["explanation"] for each in (content.get("details") or {}).get("joined") or ()],
         "refused": len(content.get("skips", ())),
         "refusals": [(reason, len(nodes), _named(nodes)) for reason, nodes in refusals.items()],
-        "notes": (content.get("comparison") or {}).get("notes") or (),
+        "notes": [
+            *((content.get("comparison") or {}).get("notes") or ()),
+            *((content.get("details") or {}).get("sampled") or ()),
+        ],
         "before": _against_before(content.get("worst_before")),
     }
 

@@ -11,6 +11,7 @@ import pytest
 from bars import write_images, write_parts
 from conftest import Cli
 
+from graphsurgery.compiling.test_data_sets import read_tensor
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.compiled_column import CompiledColumn
@@ -116,3 +117,32 @@ def test_what_was_compiled_of_other_parts_is_refused(compiled: Path, tmp_path: P
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"compiled\.json: is not the file that manifest\.json describes"):
         CompiledColumn.of("ascend", compiled, results)
+
+
+def test_results_of_all_parts_as_one_model_are_evaluated_and_drawn(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    parts = write_parts(tmp_path / "parts")
+    images, _ = write_images(tmp_path, 4)
+    assert cli("compile", parts, "--with", "riscv-ort", "--images", images).code == 0
+    results = tmp_path / "results"
+    place = parts / "compiled" / "riscv-ort" / "whole"
+    session = Session(place / "whole.onnx")
+    for number in range(4):
+        _, image = read_tensor(place / f"test_data_set_{number}" / "input_0.pb")
+        (results / f"test_data_set_{number}").mkdir(parents=True)
+        for name, values in session.run({"input": image}).items():
+            values.tofile(results / f"test_data_set_{number}" / f"{name}.data")
+    lines = evaluate(cli, parts, "--results", f"riscv-ort={results}")
+    assert lines["riscv-ort"] == lines["parts"]
+    assert lines["parts"]["AP"] == 1
+    drawn = []
+    for name, options in (("parts", ()), ("device", ("--results", f"riscv-ort={results}"))):
+        target = tmp_path / f"{name}.png"
+        assert cli("run", parts, "--image", images / "3.png", "--out", target, *options).code == 0
+        drawn.append((target.read_bytes(), json.loads(target.with_suffix(".json").read_text())["detections"]))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1]
+    (results / "test_data_set_2" / "scores.data").write_bytes(b"")
+    outcome = cli("run", parts, "--image", images / "3.png", "--out", target, "--results", f"riscv-ort={results}")
+    assert outcome.code == 2
+    assert "detections: scores have shape (0,), expected (1,)" in outcome.last_line

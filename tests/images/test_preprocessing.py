@@ -234,3 +234,21 @@ def test_transformers_gives_the_same(preset: str, size: tuple[int, int]) -> None
     np.testing.assert_allclose(got[:, : expected.shape[1], : expected.shape[2]], expected, atol=1e-5)
     assert np.abs(got[:, expected.shape[1] :]).max(initial=0) < 1e-5
     assert np.abs(got[:, :, expected.shape[2] :]).max(initial=0) < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (45, 61), (120, 150)])
+@pytest.mark.parametrize("network", ["zoo", "torchvision"])
+def test_onnxruntime_riscv_pads_with_black_before_the_mean(network: str, height: int, width: int) -> None:
+    image = Image.fromarray(picture(height, width))
+    ratio = 60 / min(height, width)  # 800 there
+    image = image.resize((int(ratio * width), int(ratio * height)), Image.Resampling.BILINEAR)
+    padded = np.zeros((96, 96, 3), np.uint8)  # to a multiple of 32
+    padded[: image.height, : image.width] = image
+    if network == "zoo":
+        expected = padded[..., ::-1] - np.array([102.9801, 115.9465, 122.7717])
+        got = laid_out(picture(height, width), (96, 96), "onnxruntime_riscv", shortest=60)
+    else:
+        expected = (padded / 255 - MEAN) / STD
+        own = {"range": 1, "channels": "RGB", "mean": MEAN, "std": STD}
+        got = laid_out(picture(height, width), (96, 96), "onnxruntime_riscv", shortest=60, **own)
+    np.testing.assert_allclose(got, expected.transpose(2, 0, 1), atol=1e-4)

@@ -28,6 +28,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.gate.matched_rows import match_rows
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import declared_shape
+from graphsurgery.parts.manifest import Manifest
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.rewrite import PassContext, apply_passes, registry
 from graphsurgery.sources import SourceSpec, open_source
@@ -91,6 +92,19 @@ CASES = {
         ),
     ),
 }
+# Recipes of a vendor's flow, on files that the cases above have too
+FLOWS = {
+    "maskrcnn_unrolledbn_opset10": Case(
+        "riscv_zoo",
+        (
+            # random weights: the rounding of a weight in place of a Mul moves boxes by 0.1 px, and one is 0.1 px wide
+            "check.tolerance.boxes=0.2",
+            "check.tolerance.masks=0.03",
+            "check.tolerance.unmatched=2",
+        ),
+    ),
+    "torchvision_maskrcnn_frozenbn_opset12": Case("riscv_torchvision"),
+}
 RUN = list(CASES)
 # Files that hold operators of mmcv or of CANN, the outputs of which have no section here
 CUSTOM = {
@@ -127,9 +141,9 @@ def written(folder: Path, name: str, inputs: str = "", image: str = "") -> Path:
     return folder / "short.yaml"
 
 
-def given(name: str, *without: str) -> list[str]:
+def given(name: str, *without: str, case: Case | None = None) -> list[str]:
     """Return what is set over the recipe of a file, and those of the sections `without` taken away that it has."""
-    case = CASES[name]
+    case = case or CASES[name]
     values = [f"source.onnx={FOLDER / name}.onnx", "capture.samples=1", *case.values]
     there = load_recipe(case.recipe, values, registry=registry.discover()).merged
     return values + [f"{section}=" for section in without if section in there]
@@ -159,6 +173,20 @@ def test_parts_come_out_and_play_an_image(cli: Cli, tmp_path: Path, image: Path,
     outcome = cli("run", tmp_path / "parts", "--image", image)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "image.detections.png").is_file()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_vendors_flow_makes_of_its_file_what_the_tool_takes(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
+    outcome = apply(cli, tmp_path, FLOWS[name].recipe, *given(name, case=FLOWS[name]))
+    assert outcome.code == 0, outcome.err
+    operators = {node.op_type for node in Model.load(tmp_path / "parts" / "backbone_rpn.onnx").proto.graph.node}
+    assert operators == {"Conv", "Relu", "Add", "Resize", "MaxPool"}  # each BatchNorm is in its Conv
+    manifest = Manifest.read(tmp_path / "parts")
+    sampled = {part.name: list(part.sampled.values()) for part in manifest.parts if part.accelerator}
+    assert FLOWS[name].recipe != "riscv_zoo" or sampled["box_head"] == [[1, 2, 3]]  # its shape is computed
+    assert (tmp_path / "parts" / "compiled" / "riscv-ort" / "whole" / "whole.onnx").is_file()
+    assert cli("compile", tmp_path / "parts", "--with", "riscv-ort", "--images", image).code == 0
+    assert cli("run", tmp_path / "parts", "--image", image, "--dump-test-data", tmp_path / "data").code == 0
 
 
 @pytest.mark.parametrize("name", CUT_ONLY)
