@@ -515,7 +515,7 @@ def test_says_what_is_wrong_with_extends(extends: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are ascend_detectron2, detectron2_maskrcnn,"),
+        ("shaeps", "unknown recipe 'shaeps'. Did you mean 'shapes'? There are ascend_detectron2, ascend_mmdet,"),
         ("", "unknown recipe ''. There are"),
         ("a\nb", "unknown recipe 'a\\nb'. There are"),
         ("shapes.yaml", "shapes.yaml: there is no such recipe file; for the recipe that comes with graphsurgery write"),

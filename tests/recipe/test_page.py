@@ -101,7 +101,7 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
             recipe = {name: recipe}
     if "image" in recipe or "detections" in recipe:  # the others have their own
         recipe["source"] = {"onnx": "detector.onnx"}
-    if section == "source" and key in ("inputs", "batch"):
+    if section == "source" and key in ("inputs", "batch", "outputs"):
         recipe["source"]["onnx"] = "detector.onnx"
     if key == "by":
         recipe["partition"]["at"] = None  # the inherited one
