@@ -52,9 +52,13 @@ def support_command(
     found = [(part, support(each, named, precision)) for named in targets for part, each in models.items()]
     if target == _ALL:
         several = len(models) > 1
-        rows = [[each.target, each.precision, *([part] if several else []), *_shares(each, of=False)] for part, each in found]
+        rows = [
+            [each.target, each.precision, *([part] if several else []), *_shares(each, of=False)]
+            for part, each in found
+        ]
         columns = ["target", "precision", *(["part"] if several else []), *_COLUMNS]
-        screen.print(terminal.plain_table(f"{model} on {len(targets)} targets", columns, rows))
+        screen.print(Text(f"{model} on {len(targets)} targets", "bold"))
+        screen.print(terminal.plain_table("", columns, rows))
     for part, each in found if target != _ALL else []:
         title = f"{part} on {each.title}, {each.precision}"
         screen.print(Text(title, "bold"))

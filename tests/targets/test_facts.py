@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-from targets.nodes import asked
 
 from graphsurgery.targets.asked import ABSENT
 from graphsurgery.targets.facts import FACTS, attributes_of, fact_of, inputs_of
+from targets.nodes import asked
 
 CONV = "g (float[2, 6, 9, 12] x, float[8, 6, 3, 5] w) => (float[2, 8, h, v] y) {{ y = Conv{} (x, w) }}"
 DEPTHWISE = "g (float[1, 6, 9, 12] x, float[{}, 1, 3, 3] w) => (float[n, c, h, v] y) {{ y = Conv <group = {}> (x, w) }}"
 OPEN = "g (float[n, c, h, 12] x, float[8, 6, 3, 5] w) => (float[n, 8, a, b] y) { y = Conv (x, w) }"
 POOL = "g (float[1, 2, 9, 9] x) => (float[1, 2, a, b] y) {{ y = MaxPool <{}> (x) }}"
 RELU = "g (float[2, 3] x) => (float[2, 3] y) { y = Relu (x) }"
-SLICE = """g (float[4, 6, 8] x) => (float[a, b, c] y) <int64[2] s = {{0, 1}}, int64[2] e = {{9, 9}}, int64[2] a = {{{}}},
-    int64[2] t = {{1, 2}}> {{ y = Slice (x, s, e, a, t) }}"""
+SLICE = """g (float[4, 6, 8] x) => (float[a, b, c] y) <int64[2] s = {{0, 1}}, int64[2] e = {{9, 9}},
+    int64[2] a = {{{}}}, int64[2] t = {{1, 2}}> {{ y = Slice (x, s, e, a, t) }}"""
 RESIZE = """g (float[1, 2, 4, 6] x) => (float[1, 2, a, b] y) <float[4] s = {{{}}}> {{
     y = Resize <mode = "nearest"> (x, , s) }}"""
 

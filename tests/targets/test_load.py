@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from targets.nodes import registry
 
 from graphsurgery.errors import InputError, RecipeError
 from graphsurgery.targets.find import names
 from graphsurgery.targets.load import load_target
 from graphsurgery.targets.schema import Allowed, Target, parse_fix
+from targets.nodes import registry
 
 HEAD = """\
 title: My NPU
@@ -21,11 +22,12 @@ precisions: [int8, float16]
 others: cpu
 operators:
 """
+Load = Callable[..., Target]
 FIRST = HEAD.count("\n") + 1  # the line of the first operator
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     monkeypatch.chdir(tmp_path)
 
     def load(operators: str, head: str = HEAD, name: str = "mine.yaml") -> Target:
@@ -38,7 +40,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.parametrize(
     ("operators", "message"),
     [
-        ("  Covn: {kernel: 3}", "'Covn' is no operator of ONNX; one of another domain is written DOMAIN.NAME. Did you mean"),
+        (
+            "  Covn: {kernel: 3}",
+            "'Covn' is no operator of ONNX; one of another domain is written DOMAIN.NAME. Did you mean",
+        ),
         ("  Conv: {kernle: 3}", "Conv: 'kernle' is no fact, and no attribute or input of Conv. Did you mean 'kernel'?"),
         ("  Relu: {ceil_mode: 0}", "Relu: 'ceil_mode' is no fact, and no attribute or input of Relu."),
         ("  Conv: {width * chanels: 3}", "Conv: 'chanels' is no fact"),
@@ -68,7 +73,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         ("  Conv: {taken: 1}", "operators.Conv.taken should be true or false, got 1"),
         ("  Conv: {else: slow}", "should be 'cpu', 'refused', 'crash', 'wrong' or 'unknown', got 'slow'"),
         ("  Conv: {else: taken}", "got 'taken'"),
-        ("  Conv: fast", "operators.Conv should be 'taken', 'cpu', 'refused', 'crash', 'wrong' or 'unknown', got 'fast'"),
+        (
+            "  Conv: fast",
+            "operators.Conv should be 'taken', 'cpu', 'refused', 'crash', 'wrong' or 'unknown', got 'fast'",
+        ),
         ("  Conv: []", "operators.Conv should have an item or more"),
         ("  Conv: 5", "operators.Conv"),
         ("  Conv: {note: 5}", "operators.Conv.note should be text, got 5"),
@@ -76,7 +84,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         ("  Relu, Relu: taken", "'Relu' stands in 'Relu, Relu' already; write it once"),
     ],
 )
-def test_a_mistake_is_told_by_its_line(operators: str, message: str, load) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_told_by_its_line(operators: str, message: str, load: Load) -> None:
     with pytest.raises(RecipeError) as raised:
         load(operators)
     said = str(raised.value)
@@ -100,8 +108,8 @@ def test_a_mistake_is_told_by_its_line(operators: str, message: str, load) -> No
     ],
 )
 def test_a_mistake_of_several_lines_is_told_by_the_one_at_fault(
-    operators: str, line: int, message: str, load
-) -> None:  # type: ignore[no-untyped-def]
+    operators: str, line: int, message: str, load: Load
+) -> None:
     with pytest.raises(RecipeError) as raised:
         load(operators)
     assert str(raised.value).startswith(f"mine.yaml:{FIRST + line}: ")
@@ -124,8 +132,8 @@ def test_a_mistake_of_several_lines_is_told_by_the_one_at_fault(
     ],
 )
 def test_a_mistake_above_the_operators_is_told_by_its_line(
-    old: str, new: str, line: int, message: str, load
-) -> None:  # type: ignore[no-untyped-def]
+    old: str, new: str, line: int, message: str, load: Load
+) -> None:
     assert old in HEAD
     with pytest.raises(RecipeError) as raised:
         load("  Relu: taken", HEAD.replace(old, new))
@@ -134,18 +142,18 @@ def test_a_mistake_above_the_operators_is_told_by_its_line(
 
 
 @pytest.mark.parametrize("text", ["", "- Conv\n", "Conv\n"])
-def test_a_file_that_is_no_target(text: str, load) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_no_target(text: str, load: Load) -> None:
     with pytest.raises(RecipeError, match=r"^mine.yaml:1: a target is a mapping with title"):
         load("", text)
 
 
-def test_an_operator_of_another_domain_may_have_any_attribute(load) -> None:  # type: ignore[no-untyped-def]
+def test_an_operator_of_another_domain_may_have_any_attribute(load: Load) -> None:
     found = load("  mmcv.grid_sampler: {interpolation_mode: 0}\n  QLinearRelu: taken")
     assert set(found.rules("mmcv.grid_sampler")[0].limits) == {"interpolation_mode"}
     assert found.rules("QLinearRelu")  # a custom operator of the default domain
 
 
-def test_names_share_a_line(load) -> None:  # type: ignore[no-untyped-def]
+def test_names_share_a_line(load: Load) -> None:
     found = load("  Relu, Add: {rank: 4}\n  Conv: taken")
     assert found.rules("Relu") == found.rules("Add") != found.rules("Conv")
     assert found.rules("Mul") == ()
@@ -154,7 +162,7 @@ def test_names_share_a_line(load) -> None:  # type: ignore[no-untyped-def]
 # --- one file over another ----------------------------------------------------------------------------------------
 
 
-def test_a_file_lies_over_the_one_that_it_extends(load) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_lies_over_the_one_that_it_extends(load: Load) -> None:
     load("  Conv, Relu: {rank: 4}\n  Add: cpu\n  Gemm: {transA: 0, note: old}", name="base.yaml")
     over = "extends: base.yaml\ntitle: Its sister\nsources:\n  page: {title: A page, date: 2026-04, basis: code}\n"
     found = load("operators:\n  Relu: refused\n  Add: null\n  Gemm: {rank: 2, source: page}\n", over)
@@ -167,7 +175,7 @@ def test_a_file_lies_over_the_one_that_it_extends(load) -> None:  # type: ignore
     assert found.rules("Gemm")[0].note is None  # a line is replaced whole
 
 
-def test_a_mistake_in_what_is_extended_is_told_by_its_own_file(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_in_what_is_extended_is_told_by_its_own_file(load, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(HEAD + "  Conv: {kernle: 3}", encoding="utf-8")
     with pytest.raises(RecipeError, match=rf"^base.yaml:{FIRST}: Conv: 'kernle'"):
         load("", "extends: base.yaml\n")
@@ -182,14 +190,14 @@ def test_a_mistake_in_what_is_extended_is_told_by_its_own_file(load, tmp_path: P
         ("mine.yaml", "extends 'mine.yaml' leads back to mine.yaml; a target can't extend itself"),
     ],
 )
-def test_what_can_not_be_extended(extends: str, message: str, load) -> None:  # type: ignore[no-untyped-def]
+def test_what_can_not_be_extended(extends: str, message: str, load: Load) -> None:
     with pytest.raises(RecipeError) as raised:
         load("", f"extends: {extends}\n")
     assert str(raised.value).startswith("mine.yaml:1: ")
     assert message in str(raised.value)
 
 
-def test_one_of_the_package_can_be_extended(load) -> None:  # type: ignore[no-untyped-def]
+def test_one_of_the_package_can_be_extended(load: Load) -> None:
     found = load("", "extends: rk3588\ntitle: Mine\noperators: {Relu: cpu}\n")
     assert not found.rules("Relu")[0].taken
     assert found.rules("TopK")
@@ -206,7 +214,9 @@ def test_an_unknown_name_has_a_guess() -> None:
 def test_a_precision_that_a_target_has_not_has_a_guess() -> None:
     found = load_target("rk3588", registry())
     assert found.precision(None) == "int8"
-    with pytest.raises(InputError, match=r"target 'rk3588' has no precision 'float15', but int8, float16\. Did you mean"):
+    with pytest.raises(
+        InputError, match=r"target 'rk3588' has no precision 'float15', but int8, float16\. Did you mean"
+    ):
         found.precision("float15")
 
 

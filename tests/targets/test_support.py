@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from targets.nodes import judged, model, supported, target
 
 from graphsurgery.errors import InputError
+from targets.nodes import judged, model, supported, target
 
 CONV = "g (float[1, 4, 8, 8] x, float[4, 4, 3, 3] w) => (float[1, 4, 6, 6] y) { y = Conv (x, w) }"
 OPEN = "g (float[1, 4, h, 8] x, float[4, 4, 3, 3] w) => (float[1, 4, a, 6] y) { y = Conv (x, w) }"
@@ -55,7 +55,10 @@ def test_the_first_rule_counts_whose_conditions_hold() -> None:
     ]
     found = judged(CONV, target(operators={"Conv": rules}))
     assert (found.outcome, found.limit) == ("unknown", "kernel")
-    assert judged(CONV.replace("Conv (", "Conv <strides = [2, 2]> ("), target(operators={"Conv": rules})).outcome == "refused"
+    assert (
+        judged(CONV.replace("Conv (", "Conv <strides = [2, 2]> ("), target(operators={"Conv": rules})).outcome
+        == "refused"
+    )
 
 
 def test_a_node_that_no_rule_is_for() -> None:
@@ -82,7 +85,9 @@ def test_a_limit_of_what_a_node_has_not_is_kept() -> None:
 
 
 def test_precisions() -> None:
-    found = target(precisions=["int8", "float16"], operators={"Relu": {"precisions": "float16", "fix": {"precisions": "a"}}})
+    found = target(
+        precisions=["int8", "float16"], operators={"Relu": {"precisions": "float16", "fix": {"precisions": "a"}}}
+    )
     assert judged(RELU, found, "float16").outcome == "taken"
     verdict = judged(RELU, found, "int8")
     assert (verdict.outcome, verdict.reason) == ("unknown", "precision int8, where float16 is taken")
@@ -149,7 +154,13 @@ def test_multiply_adds_are_counted() -> None:
     assert (found["multiply_adds"], found["multiply_adds_taken"]) == (4 * 4 * 9 * 36, 0)
     assert supported(model(OPEN), target()).to_json()["unknown_multiply_adds"] == 1
     left = found["left"][0]
-    assert (left["op"], left["outcome"], left["limit"], left["seen"], left["allowed"]) == ("Conv", "cpu", "kernel", "3", "1")
+    assert (left["op"], left["outcome"], left["limit"], left["seen"], left["allowed"]) == (
+        "Conv",
+        "cpu",
+        "kernel",
+        "3",
+        "1",
+    )
     assert left["source"] == "a list, 2026 (document)"
 
 
