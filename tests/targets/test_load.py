@@ -175,7 +175,7 @@ def test_a_file_lies_over_the_one_that_it_extends(load: Load) -> None:
     assert found.rules("Gemm")[0].note is None  # a line is replaced whole
 
 
-def test_a_mistake_in_what_is_extended_is_told_by_its_own_file(load, tmp_path: Path) -> None:
+def test_a_mistake_in_what_is_extended_is_told_by_its_own_file(load: Load, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(HEAD + "  Conv: {kernle: 3}", encoding="utf-8")
     with pytest.raises(RecipeError, match=rf"^base.yaml:{FIRST}: Conv: 'kernle'"):
         load("", "extends: base.yaml\n")
