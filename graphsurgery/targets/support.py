@@ -52,6 +52,11 @@ class Verdict:
             return words if self.seen == "true" else f"not {words}"
         return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "")
 
+    @property
+    def advice(self) -> str:
+        """Why it isn't taken, and what helps."""
+        return self.reason + (f" ({', '.join(self.fixes)})" if self.fixes else "")
+
 
 @dataclass(frozen=True)
 class NodeVerdict:

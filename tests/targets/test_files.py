@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from graphsurgery.devices.providers import PROVIDERS
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite.apply import apply_pass
 from graphsurgery.targets.find import names
@@ -44,6 +45,11 @@ def rules(found: Target) -> list[tuple[str, Rule]]:
 
 def test_all_are_there() -> None:
     assert set(names()) == EXPECTED
+
+
+def test_a_provider_names_a_target_that_is_there() -> None:
+    named = {provider.target for provider in PROVIDERS.values()} - {None}
+    assert {"qnn-htp", "ryzen-ai"} <= named <= EXPECTED
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
