@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from graphsurgery.cli.arguments import JsonFile, Plugins, recipe_of
 from graphsurgery.cli.screen import screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
+from graphsurgery.report.support_rows import left_by_reason, share
 
 if TYPE_CHECKING:
     from graphsurgery.graph.model import Model
@@ -64,8 +64,10 @@ def support_command(
         screen.print(Text(title, "bold"))
         screen.print(terminal.plain_table("", _COLUMNS, [_shares(each)]))
         if each.left:
-            screen.print(terminal.plain_table("", ["nodes", "outcome", "why", "what helps"], _kinds(each)))
-            sources = [[source] for source in dict.fromkeys(str(node.verdict.source) for node in each.left)]
+            left = left_by_reason(each.to_json()["left"])
+            rows = [[row.nodes, row.outcome, row.why, row.helps or "-"] for row in left]
+            screen.print(terminal.plain_table("", ["nodes", "outcome", "why", "what helps"], rows))
+            sources = [[source] for source in dict.fromkeys(row.source for row in left)]
             screen.print(terminal.plain_table("", ["source"], sources))
         screen.print()
     write_json(json_, [{"model": part, **each.to_json()} for part, each in found])
@@ -80,23 +82,9 @@ def _shares(found: Support, *, of: bool = True) -> list[str]:
     """Return the cells of `_COLUMNS`; `of` says with the total of multiply-adds."""
     told = found.to_json()
     total, unknown = told["multiply_adds"], told["unknown_multiply_adds"]
-    share = f"{100 * told['multiply_adds_taken'] / total:.1f}%" if total else "-"
-    if of and total:
-        share += f" of {terminal.rounded_count(total)}"
+    of_all = f" of {terminal.rounded_count(total)}" if of and total else ""
     more = f" ({unknown} unknown)" if unknown else ""
-    return [f"{told['nodes_taken']} of {told['nodes']}", share + more, str(told["islands"])]
-
-
-def _kinds(found: Support) -> list[list[str]]:
-    """Return a row for each reason why nodes are left, that of the most nodes first."""
-    reasons: dict[tuple[str, ...], Counter[str]] = {}
-    for node in found.left:
-        verdict = node.verdict
-        at = f" ({verdict.at})" if verdict.at else ""
-        key = (verdict.outcome, f"{verdict.reason}{at}", ", ".join(verdict.fixes) or "-")
-        reasons.setdefault(key, Counter())[node.op] += 1
-    most_first = sorted(reasons.items(), key=lambda item: -item[1].total())
-    return [[", ".join(f"{number} {op}" for op, number in ops.most_common()), *key] for key, ops in most_first]
+    return [f"{told['nodes_taken']} of {told['nodes']}", share(told) + of_all + more, str(told["islands"])]
 
 
 def _models(model: str, plugins: list[Path] | None) -> dict[str, Model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
@@ -17,6 +18,7 @@ from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.gate.verdicts import Comparison, TensorReport
 from graphsurgery.partition.candidates import Candidate
 from graphsurgery.report.run_record import Step, VariantRecord
+from graphsurgery.report.support_rows import share
 from graphsurgery.text import shortened, visible
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
@@ -93,6 +95,19 @@ def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
         ops = list(part["ops"].items())
         text = ", ".join(f"{op} {count}" for op, count in ops[:5]) + (", ..." if len(ops) > 5 else "")
         table.add_row(Text(part["name"]), Text(part["device"]), str(part["nodes"]), Text(text))
+    return table
+
+
+def support_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What a target takes of each part, in each of some columns such as `parts` and a variant, and what it leaves."""
+    table = _table(title, "part", "nodes taken", "multiply-adds", "not taken", wrap=("part", "not taken"))
+    for column, parts in columns.items():
+        for part, found in parts.items():
+            name = part if column == "parts" else f"{column}: {part}"
+            left = Counter(f"{node['op']} ({node['outcome']})" for node in found["left"])
+            listed = ", ".join(f"{count} {kind}" for kind, count in left.most_common(6))
+            nodes = f"{found['nodes_taken']} of {found['nodes']}"
+            table.add_row(Text(name), nodes, share(found), Text(listed or "-"))
     return table
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from graphsurgery.errors import InputError, name_nearest
 from graphsurgery.plugins import entry_points_of
 
+USUAL = "generic-cnn"  # what is said of accelerators where no one is named
 ENTRY_POINT_GROUP = "graphsurgery.targets"
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _SUFFIXES = (".yaml", ".yml")

@@ -284,7 +284,7 @@ class Target(Section):
     def _by_operator(self) -> dict[str, tuple[Rule, ...]]:
         return {op: _rules(written) for op, written in self.operators.items()}
 
-    @property
+    @cached_property
     def other(self) -> Rule:
         """The rule of all operators that the file doesn't name."""
         return _rules(self.others)[0]

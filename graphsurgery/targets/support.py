@@ -47,10 +47,11 @@ class Verdict:
             return ""
         if self.limit is None:
             return self.note or ("not known" if self.outcome == "unknown" else "never taken")
+        at = f" ({self.at})" if self.at else ""
         if self.seen in _NO_OR_YES and self.allowed in _NO_OR_YES:
             words = self.limit.removeprefix("is_").replace("_", " ")
-            return words if self.seen == "true" else f"not {words}"
-        return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "")
+            return (words if self.seen == "true" else f"not {words}") + at
+        return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "") + at
 
     @property
     def advice(self) -> str:
@@ -75,6 +76,7 @@ class NodeVerdict:
             "node": self.name,
             "op": self.op,
             "outcome": verdict.outcome,
+            "why": verdict.reason,
             "multiply_adds": self.multiply_adds,
             "limit": verdict.limit,
             "seen": verdict.seen or None,
@@ -146,8 +148,19 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
 
 
-def judge(node: gs.Node, opset: int, target: Target, precision: str) -> Verdict:
-    """Say what becomes of a node whose shapes are inferred, in a precision of the target."""
+def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
+    """Return what says whether the target takes a node.
+
+    With True, once its sizes are frozen: what isn't known yet is no reason against it.
+    """
+    return lambda node, open_sizes: judge(node, opset, target, precision, open_sizes=open_sizes).outcome == "taken"
+
+
+def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_sizes: bool = False) -> Verdict:
+    """Say what becomes of a node whose shapes are inferred, in a precision of the target.
+
+    With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
+    """
     asked = Asked(node, opset)
     op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
     rules = target.rules(op) or (target.other,)
@@ -160,7 +173,7 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str) -> Verdict:
         fact = precision if name == PRECISION else fact_of(asked, name)
         allowed = " or ".join(dict.fromkeys(rule.conditions[name].told for rule in rules if name in rule.conditions))
         return _beyond(target, last, name, _shown(fact), allowed)
-    verdict = _judged(asked, chosen, target, precision)
+    verdict = _judged(asked, chosen, target, precision, open_sizes)
     unlisted = not target.rules(op) and verdict.outcome != "taken" and verdict.limit is None and verdict.note is None
     return replace(verdict, note=_NOT_LISTED) if unlisted else verdict
 
@@ -181,7 +194,7 @@ def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule
     return None, None
 
 
-def _judged(asked: Asked, rule: Rule, target: Target, precision: str) -> Verdict:
+def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes: bool) -> Verdict:
     if not rule.taken:
         return _beyond(target, rule, None)
     precisions = one_or_more(rule.precisions or ())
@@ -192,7 +205,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str) -> Verdict
             if of is target.tensors and name in rule.limits:
                 continue  # the operator's own goes before
             broken = _broken(asked, name, allowed)
-            if broken is not None:
+            if broken is not None and not (open_sizes and (broken == "" or name == "static")):
                 beyond = _not_known if broken == "" else _beyond
                 return beyond(target, of, name, broken, allowed.told)
     tests: tuple[tuple[Names, _Test, str], ...] = (
