@@ -62,7 +62,7 @@ def test_what_the_target_takes_of_each_part_is_in_the_record(
     assert (found["nodes"], found["nodes_taken"]) == (3, 2)
     assert 0 < found["multiply_adds_taken"] < found["multiply_adds"]
     assert [(left["op"], left["outcome"], left["why"]) for left in found["left"]] == [
-        ("Conv", "cpu", "kernel 1, where 2.. is taken")
+        ("Conv", "cpu", "kernel 1, where at least 2 is taken")
     ]
     assert json.loads(json.dumps(record.to_json()))["support"] == record.support
 
