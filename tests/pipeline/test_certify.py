@@ -88,8 +88,7 @@ def test_a_pass_that_trades_one_operator_for_another_is_named(
     record = run(tiny, captured, tmp_path, "  Conv: taken\n  MaxPool: taken\n", places)
     brings = {step.part: list(step.brings) for step in record.passes}
     assert len(brings["net"]) == 1
-    said = "1 Div more: mine (int8) leaves it to the CPU: Div, the source doesn't list it [A guide 2,"
-    assert brings["net"][0].startswith(said)
+    assert brings["net"][0].startswith(
         "1 Div more: mine (int8) leaves it to the CPU: Div, the source doesn't list it [A guide 2,"
     )
     assert brings["post"] == []  # on the host anything goes
