@@ -74,8 +74,8 @@ def test_what_the_tool_stops_at_ends_the_run(tiny: Tiny, captured: list[Sample],
     said = str(caught.value)
     assert said.startswith("part 'net': node ")
     assert (
-        "mine (int8) refuses it: MaxPool, kernel 1, where at least 2 is taken (table 2) [A guide 2, 2026-01-01 (document)]"
-        in said
+        "mine (int8) refuses it: MaxPool, kernel 1, where at least 2 is taken (table 2) "
+        "[A guide 2, 2026-01-01 (document)]" in said
     )
     assert said.endswith("; replace-unit-maxpool may help")
     assert not (tmp_path / "parts").exists()
