@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphsurgery.cli.app import app
@@ -12,6 +13,8 @@ from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.devices.placement import Placement
+    from graphsurgery.graph.model import Model
+    from graphsurgery.rewrite.registry import Registry
 
 _SHOWN = 20
 
@@ -33,6 +36,7 @@ def placement_command(
     from graphsurgery.devices.providers import CPU, PROVIDERS, refuse_unknown_devices
     from graphsurgery.graph.model import Model
     from graphsurgery.parts.folder import read_parts
+    from graphsurgery.rewrite.registry import discover
 
     screen = screen_for(json_)
     manifest, models = read_parts(folder, lambda read: (read, [Model.load(folder / part.file) for part in read.parts]))
@@ -40,8 +44,9 @@ def placement_command(
     if not devices:
         raise InputError(f"{folder}: its parts are made for no provider; name one, for example --device npu=qnn")
     refuse_unknown_devices(devices, [part.device for part in manifest.parts], str(folder))
+    registry = discover()
     placements = [
-        place(model, devices.get(part.device, CPU), name=f"part '{part.name}'")
+        _explained(place(model, devices.get(part.device, CPU), name=f"part '{part.name}'"), model, registry)
         for part, model in zip(manifest.parts, models, strict=True)
     ]
     rows = [
@@ -59,12 +64,32 @@ def placement_command(
         title = f"\nLeft to the CPU: {len(left)} nodes" + (f", the first {_SHOWN} here" if len(left) > _SHOWN else "")
         screen.print(terminal.plain_table(title, ["part", "node", "reason"], left[:_SHOWN]))
         for provider in sorted({placement.provider for placement in placements if placement.left}):
-            known = [[refusal.text] for refusal in PROVIDERS[provider].refuses]
+            target = PROVIDERS[provider].target
+            known = [[refusal] for refusal in PROVIDERS[provider].refuses]
+            known += [[f"of single nodes: python -m graphsurgery support {folder} --target {target}"]] if target else []
             screen.print(terminal.plain_table("", [f"known of {provider}"], known))
     write_json(json_, {"folder": str(folder), **shares(placements), "parts": _described(manifest.parts, placements)})
     fallen = [placement for placement in placements if placement.left]
     if fallen and not allow_fallback:
         raise InputError(fallen[0].complaint())
+
+
+def _explained(placement: Placement, model: Model, registry: Registry) -> Placement:
+    """Return a placement in which nodes that are left without a word have the reason that the provider's target has."""
+    from graphsurgery.devices.providers import PROVIDERS
+    from graphsurgery.targets.load import load_target
+    from graphsurgery.targets.support import support
+
+    target = PROVIDERS[placement.provider].target
+    if target is None or all(node.reason is not None for node in placement.left):
+        return placement
+    verdicts = {each.number: each.verdict for each in support(model, load_target(target, registry)).left}
+    left = {id(node) for node in placement.left if node.reason is None}
+    nodes = [
+        replace(node, reason=verdicts[number].advice) if id(node) in left and number in verdicts else node
+        for number, node in enumerate(placement.nodes)
+    ]
+    return replace(placement, nodes=tuple(nodes))
 
 
 def _described(parts: Any, placements: list[Placement]) -> list[dict[str, Any]]:

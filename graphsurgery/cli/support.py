@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile, Plugins, recipe_of
@@ -51,12 +52,17 @@ def support_command(
     found = [(part, support(each, named, precision)) for named in targets for part, each in models.items()]
     if target == _ALL:
         several = len(models) > 1
-        rows = [[each.target, each.precision, *([part] if several else []), *_shares(each)] for part, each in found]
+        rows = [
+            [each.target, each.precision, *([part] if several else []), *_shares(each, of=False)]
+            for part, each in found
+        ]
         columns = ["target", "precision", *(["part"] if several else []), *_COLUMNS]
-        screen.print(terminal.plain_table(f"{model} on {len(targets)} targets", columns, rows))
+        screen.print(Text(f"{model} on {len(targets)} targets", "bold"))
+        screen.print(terminal.plain_table("", columns, rows))
     for part, each in found if target != _ALL else []:
         title = f"{part} on {each.title}, {each.precision}"
-        screen.print(terminal.plain_table(title, _COLUMNS, [_shares(each)]))
+        screen.print(Text(title, "bold"))
+        screen.print(terminal.plain_table("", _COLUMNS, [_shares(each)]))
         if each.left:
             left = left_by_reason(each.to_json()["left"])
             rows = [[row.nodes, row.outcome, row.why, row.helps or "-"] for row in left]
@@ -72,10 +78,11 @@ def support_command(
 _COLUMNS = ["nodes taken", "multiply-adds taken", "islands"]
 
 
-def _shares(found: Support) -> list[str]:
+def _shares(found: Support, *, of: bool = True) -> list[str]:
+    """Return the cells of `_COLUMNS`; `of` says with the total of multiply-adds."""
     told = found.to_json()
     total, unknown = told["multiply_adds"], told["unknown_multiply_adds"]
-    of_all = f" of {terminal.rounded_count(total)}" if total else ""
+    of_all = f" of {terminal.rounded_count(total)}" if of and total else ""
     more = f" ({unknown} unknown)" if unknown else ""
     return [f"{told['nodes_taken']} of {told['nodes']}", share(told) + of_all + more, str(told["islands"])]
 

@@ -162,7 +162,7 @@ def _nodes(
     for index, node in enumerate(model.proto.graph.node):
         reason = None
         if choice.accelerates and ran[index] == CPU.provider:
-            reason = reasons.get(index) or choice.details.known_refusal(node.op_type)
+            reason = reasons.get(index)
         label = node.name or next(iter(node.output), "")
         nodes.append(PlacedNode(label, node.op_type, ran[index], costs[index], reason))
     return tuple(nodes)

@@ -62,34 +62,24 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """What a provider is known not to take: `ops` where it is about operators, and the text for the user."""
-
-    text: str
-    ops: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Provider:
-    """An ONNX Runtime execution provider: its name there, what brings it, its options, and what it refuses.
+    """An ONNX Runtime execution provider: its name there, what brings it, its options, and what it refuses of a part.
 
-    `plugin` is the Python package with its library where it is not built into ONNX Runtime.
+    What it takes of a node, `target` says, by its name. `plugin` is the Python package with its library where it is
+    not built into ONNX Runtime.
     """
 
     ort_name: str
     install: str
     options: tuple[Option, ...] = ()
-    refuses: tuple[Refusal, ...] = ()
+    refuses: tuple[str, ...] = ()
+    target: str | None = None
     plugin: str | None = None
     memory_pattern: bool = True
 
     def option(self, name: str) -> Option | None:
         """Return the option of that name, None where there is none."""
         return next((option for option in self.options if option.name == name), None)
-
-    def known_refusal(self, op: str) -> str | None:
-        """Return why it leaves operators of this kind, where that is known."""
-        return next((refusal.text for refusal in self.refuses if op in refusal.ops), None)
 
 
 def _choice(name: str, help_: str, *choices: str, default: str | None = None) -> Option:
@@ -141,7 +131,8 @@ _OPENVINO = Provider(
         _choice("enable_opencl_throttling", "less CPU time while a GPU works", "True", "False"),
         _choice("model_priority", "among models on one device", "LOW", "MEDIUM", "HIGH", "DEFAULT"),
     ),
-    (Refusal("its NPU takes static shapes only (freeze-shapes, freeze-batch)"),),
+    ("its NPU takes static shapes only (freeze-shapes, freeze-batch)",),
+    target="openvino-npu",
 )
 
 # Options: what libonnxruntime_providers_qnn of onnxruntime-qnn 2.7 reads; numbers of chips: QnnTypes.h of Qualcomm's
@@ -185,14 +176,10 @@ _QNN = Provider(
         ),
     ),
     (
-        Refusal(
-            "HTP does not take this operator; keep it in a part on the cpu", ("NonZero", "NonMaxSuppression", "Loop")
-        ),
-        Refusal("a size that is not static sends the whole part to the CPU (freeze-shapes, freeze-batch)"),
-        Refusal("nearest Resize with nearest_mode ceil (lower-nearest-resize)", ("Resize",)),
-        Refusal("it takes nearest Resize with align_corners and computes something else: compare the numbers"),
-        Refusal("on a chip without float16 even a MaxPool in float32 can't be compiled; quantize the part"),
+        "a size that is not static sends the whole part to the CPU (freeze-shapes, freeze-batch)",
+        "on a chip without float16 even a MaxPool in float32 can't be compiled; quantize the part",
     ),
+    target="qnn-htp",
     plugin="onnxruntime_qnn",
 )
 
@@ -223,16 +210,11 @@ _VITISAI = Provider(
         _choice("log_level", "of the compiler", "info", "warning", "error", "fatal"),
     ),
     (
-        Refusal("it ends the process at an If or a Loop (inline-if)", ("If", "Loop", "Scan")),
-        Refusal("it ends the process at a Conv with attributes left at their defaults (fill-default-attributes)"),
-        Refusal("it crashes at an LSTM", ("LSTM",)),
-        Refusal("it rejects bfloat16 tensors; BF16 runs from a float32 graph and a config_file"),
-        Refusal("it leaves a part with fewer than two Convs to the CPU"),
-        Refusal(
-            "it leaves this operator to the CPU by design where it stands alone",
-            *(("Softmax", "LayerNormalization", "Gelu", "Transpose", "Reshape", "Concat", "Slice", "Split"),),
-        ),
+        "it rejects bfloat16 tensors; BF16 runs from a float32 graph and a config_file",
+        "it leaves a part with fewer than two Convs to the CPU",
+        "it leaves Softmax, LayerNormalization, Gelu, Transpose, Reshape, Concat, Slice, Split where they stand alone",
     ),
+    target="ryzen-ai",
 )
 
 PROVIDERS: Mapping[str, Provider] = {

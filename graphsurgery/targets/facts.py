@@ -233,6 +233,11 @@ def _broadcast(asked: Asked) -> Fact:
     return "channels" if per_channel else "other"
 
 
+def _batch(asked: Asked) -> Fact:
+    shape = asked.shape()
+    return ABSENT if shape is not None and len(shape) < 4 else size_at(shape, 0)
+
+
 def _is_multiply_add_heavy(asked: Asked) -> Fact:
     return asked.node.op in WINDOWED or is_op(asked.node, "Gemm", "MatMul")
 
@@ -248,7 +253,7 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "types": ("types of the elements of all that it reads and writes, constants aside", _types),
     "inputs": ("number of inputs", lambda asked: sum(not is_omitted(tensor) for tensor in asked.node.inputs)),
     "outputs": ("number of outputs", lambda asked: sum(not is_omitted(tensor) for tensor in asked.node.outputs)),
-    "batch": ("size of axis 0 of the first input", lambda asked: size_at(asked.shape(), 0)),
+    "batch": ("size of axis 0 of the first input, where it has four dimensions or more", _batch),
     "channels": ("size of axis 1 of the first input", lambda asked: size_at(asked.shape(), 1)),
     "height": ("size of the last but one axis of the first input", lambda asked: size_at(asked.shape(), -2)),
     "width": ("size of the last axis of the first input", lambda asked: size_at(asked.shape(), -1)),

@@ -12,7 +12,7 @@ from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.graph.expansion.registry import operators
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Place
-from graphsurgery.strict_yaml.validate import validate
+from graphsurgery.strict_yaml.validate import check_keys, validate
 from graphsurgery.targets.facts import FACTS, attributes_of, factors_of, inputs_of
 from graphsurgery.targets.find import find_target
 from graphsurgery.targets.layers import load_tree
@@ -45,6 +45,7 @@ def load_target(name_or_file: str, registry: Registry) -> Named:
     """
     name, path, shown = find_target(name_or_file)
     tree = load_tree(path, shown)
+    check_keys(tree, [field.alias or key for key, field in Target.model_fields.items()], "")
     target: Target = validate(Target, tree, "the target", Place(shown, 1, path.parent))
     _check(target, tree, registry)
     return Named(name, target)

@@ -93,6 +93,12 @@ class Allowed:
         near = [(end // step + more) * step for step in steps for end in numbers for more in (0, 1)]
         return any(self.holds(end) and other.holds(end) for end in (*ends, *near, math.prod(steps)))
 
+    @property
+    def told(self) -> str:
+        """The choices as a person says them: `at most 7`, `nearest or linear`."""
+        words = [_told(choice) for choice in self.choices]
+        return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
     def __str__(self) -> str:
         """The choices as they are written."""
         words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices]
@@ -105,6 +111,15 @@ def _ends(choice: Scalar) -> list[Scalar]:
     if found is None:
         return [choice] if _step(choice) is None else []
     return [float(end) for end in found.groups() if end is not None]
+
+
+def _told(choice: Scalar) -> str:
+    ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
+    if ends is None:
+        said = str(choice).lower() if isinstance(choice, bool) else str(choice)
+        return f"a {said}" if _step(choice) is not None else said
+    low, high = ends.groups()
+    return f"at most {high}" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
 
 
 def _step(choice: Scalar) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -19,6 +19,7 @@ from graphsurgery.targets.load import Named
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
 
 _NO_OR_YES = ("false", "true")
+_NOT_LISTED = "the source doesn't list it"
 _Test = Callable[[Asked, str], bool]
 
 
@@ -45,12 +46,17 @@ class Verdict:
         if self.outcome == "taken":
             return ""
         if self.limit is None:
-            return self.note or ("the source doesn't list it" if self.outcome == "unknown" else "never taken")
+            return self.note or ("not known" if self.outcome == "unknown" else "never taken")
         at = f" ({self.at})" if self.at else ""
         if self.seen in _NO_OR_YES and self.allowed in _NO_OR_YES:
             words = self.limit.removeprefix("is_").replace("_", " ")
             return (words if self.seen == "true" else f"not {words}") + at
         return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "") + at
+
+    @property
+    def advice(self) -> str:
+        """Why it isn't taken, and what helps."""
+        return self.reason + (f" ({', '.join(self.fixes)})" if self.fixes else "")
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,11 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
         if unknown is not None:
             return _not_known(target, last, name)
         fact = precision if name == PRECISION else fact_of(asked, name)
-        allowed = " or ".join(dict.fromkeys(str(rule.conditions[name]) for rule in rules if name in rule.conditions))
+        allowed = " or ".join(dict.fromkeys(rule.conditions[name].told for rule in rules if name in rule.conditions))
         return _beyond(target, last, name, _shown(fact), allowed)
-    return _judged(asked, chosen, target, precision, open_sizes)
+    verdict = _judged(asked, chosen, target, precision, open_sizes)
+    unlisted = not target.rules(op) and verdict.outcome != "taken" and verdict.limit is None and verdict.note is None
+    return replace(verdict, note=_NOT_LISTED) if unlisted else verdict
 
 
 def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, tuple[str, Fact] | None]:
@@ -191,7 +199,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
         return _beyond(target, rule, None)
     precisions = one_or_more(rule.precisions or ())
     if precisions and precision not in precisions:
-        return _beyond(target, rule, "precisions", precision, ", ".join(precisions), called="precision")
+        return _beyond(target, rule, "precisions", precision, Allowed.of(precisions).told, called="precision")
     for limits, of in ((target.tensors.limits, target.tensors), (rule.limits, rule)):
         for name, allowed in limits.items():
             if of is target.tensors and name in rule.limits:
@@ -199,7 +207,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
             broken = _broken(asked, name, allowed)
             if broken is not None and not (open_sizes and (broken == "" or name == "static")):
                 beyond = _not_known if broken == "" else _beyond
-                return beyond(target, of, name, broken, str(allowed))
+                return beyond(target, of, name, broken, allowed.told)
     tests: tuple[tuple[Names, _Test, str], ...] = (
         (rule.written, _is_written, "isn't written out"),
         (rule.constant, _is_constant, "isn't constant"),

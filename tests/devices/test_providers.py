@@ -167,12 +167,3 @@ def test_where_the_compiled_model_is_kept_is_no_option_of_qnn_itself() -> None:
 def test_a_list_of_openvino_devices_gets_its_commas_back() -> None:
     choice = DeviceChoice("openvino", {"device_type": "HETERO:NPU+GPU", "enable_qdq_optimizer": "true"})
     assert session_options(choice) == {"device_type": "HETERO:NPU,GPU", "enable_qdq_optimizer": "True"}
-
-
-@pytest.mark.parametrize(
-    ("provider", "op", "said"),
-    [("qnn", "NonZero", "HTP does not take"), ("vitisai", "Softmax", "by design"), ("vitisai", "LSTM", "crashes")],
-)
-def test_known_refusals_are_found_by_operator(provider: str, op: str, said: str) -> None:
-    assert said in str(PROVIDERS[provider].known_refusal(op))
-    assert PROVIDERS[provider].known_refusal("Relu") is None
