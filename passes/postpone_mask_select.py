@@ -83,9 +83,10 @@ def _choice(output: gs.Tensor, graph: gs.Graph, edit: Editor) -> _Choice | None:
         return None
     if len(gathers) > 1:
         raise Refuse("is chosen by more than one tensor")
-    read = [node for node in behind if len(consumers(node.outputs[0])) + edit.is_output(node.outputs[0]) > 1]
-    if read:
-        raise Refuse(f"is not all that is read of '{read[0].outputs[0].name}'")
+    inner = [node.outputs[0] for node in behind if node.outputs[0] is not output]
+    read = [tensor for tensor in inner if len(consumers(tensor)) > 1 or edit.is_output(tensor)]
+    if consumers(output) or read:
+        raise Refuse(f"is not all that is read of '{(read or [output])[0].name}'")
     sides = [tensor for node in moves for tensor in node.inputs[1:]]
     labels, measured = _labels(sides, masks, graph, edit)
     choice = _Choice(masks, chosen, labels, behind)

@@ -115,7 +115,9 @@ class Gate:
         player = PartPlayer.open(part.model.proto, describe_part(part), optimise=False)
         for sample in self.samples if samples is None else samples:
             played = player.play({name: sample.load(name) for name in player.entry.inputs})
-            beside = {name: sample.load(name) for name in choosing(part.model.proto) if name in sample}
+            beside = {
+                name: sample.load(name) for name in choosing(part.model.proto) if name not in played and name in sample
+            }
             yield as_captured(part.model.proto, played, beside)
 
     def play_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[Tensors]:

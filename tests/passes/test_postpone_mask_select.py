@@ -181,8 +181,10 @@ def test_leaves_masks_without_an_axis_for_the_class_alone() -> None:
     assert_untouched(PostponeMaskSelect(), model(nodes, outputs, weights=weights), "does not hold the masks")
 
 
-def test_leaves_masks_that_are_read_in_the_graph_too_alone() -> None:
-    nodes = f"{LABELS} {FLATTENED} {DONE}  mean = ReduceMean <keepdims = 0> (masks)"
+@pytest.mark.parametrize("done", [DONE, ""])
+def test_leaves_masks_that_are_read_in_the_graph_too_alone(done: str) -> None:
+    chosen = FLATTENED if done else FLATTENED.replace("chosen = ", "masks = ")
+    nodes = f"{LABELS} {chosen} {done}  mean = ReduceMean <keepdims = 0> (masks)"
     assert_untouched(PostponeMaskSelect(), model(nodes, f"{OUTPUTS}, float mean"), "not all that is read of 'masks'")
 
 
