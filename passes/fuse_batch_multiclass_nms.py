@@ -8,7 +8,8 @@ torchvision and detectron2 export the above; mmdetection scatters what is chosen
 scores * mask and gathers, which becomes the same. The proposals of an RPN are one class. What is chosen is not read but
 asked: the graph says what it makes of many boxes and scores, so it may be written in any way. Numbers of rows that
 depend on the image are gone: there are always as many as there can be, and what depends on that is computed. A row
-without a detection has score 0, class 0 and a box of zeros; `detections` of a recipe takes scores above 0 only.
+without a detection has score 0 and a box of zeros, as mmdetection has it; `detections` takes scores above 0 only, and
+the gate asks no partner for such a row.
 
     fuse-batch-multiclass-nms: {max_total_size: 300}
 
@@ -17,11 +18,13 @@ What differs, as the operator is defined (graphsurgery/custom_ops/batch_multi_cl
   become equal the lower class comes first, then the lower index
 - the levels of an RPN suppress each other's boxes
 - boxes without an area, or with a side below a pixel, are not dropped before
-- a score that is not above 0 is none: of an RPN that chooses by logits, those below 0 are lost. With `sigmoid` they go
-  through one before, which keeps them all, and their order
+- what has a score that is not above 0 is lost: probabilities below 3e-8, and, of an RPN that chooses by logits, all
+  below 0. With `sigmoid` they go through one before, which keeps their order: that costs the embedded detector 0.002 AP
+  in place of 0.026
 
 It does not fire when
 1. nothing tells how many boxes and scores there are, which exporters compute: put `freeze-shapes` and `simplify` before
+   it; or that hangs on the image, as where each level of a network of one stage has a threshold of its own
 2. what it chooses depends on other tensors than boxes and scores, or is no NMS of each class by itself with a threshold
 3. anything but the chosen boxes, scores and classes is read of it, such as their numbers
 4. boxes with a side of a pixel or more are dropped for their size

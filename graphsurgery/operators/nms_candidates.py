@@ -44,7 +44,8 @@ def candidates(nms: gs.Node, edit: Editor) -> Candidates:
     scores = [(tensor, _sizes(tensor, edit)) for tensor in _written_down(nms.inputs[1], edit)]
     if not any(sizes and sizes[-1] == 4 for _, sizes in boxes) or not any(sizes for _, sizes in scores):
         raise Refuse(
-            "nothing tells how many boxes and scores it chooses from: put freeze-shapes and simplify before it"
+            "nothing tells how many boxes and scores it chooses from: that hangs on the image, or freeze-shapes and "
+            "simplify belong before it"
         )
     found: list[Candidates] = []
     for tensor, sizes in boxes:

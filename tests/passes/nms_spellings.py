@@ -12,7 +12,7 @@ CONSTANTS = f"""
     int64[1] end = {{9223372036854775807}},
     int64 zero = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}}, int64 i3 = {{3}}, float f0 = {{0}}, float f1 = {{1}},
     int64[1] flat = {{-1}}, int64[2] column = {{-1, 1}}, int64[2] row = {{1, -1}}, int64[2] fours = {{-1, 4}},
-    int64[3] one_image = {{1, -1, 4}}, int64[3] one_class = {{1, 1, -1}},
+    int64[3] by_class = {{1, {C}, {N}}}, int64[3] one_image = {{1, -1, 4}}, int64[3] one_class = {{1, 1, -1}},
     int64[1] many = {{9223372036854775807}}, int64[1] best = {{{BEST}}}, int64[1] proposals = {{{PROPOSALS}}},
     float[1] iou = {{0.5}}, float[1] iou_rpn = {{0.7}}, float least = {{0.05}}, float[1] least1 = {{0.05}},
     float[1] none = {{0}}, float side = {{0.01}},
@@ -160,19 +160,13 @@ def rpn(body: str, opset: int = 17) -> str:
 
 def shared() -> str:
     """One NMS of all classes over boxes [N, 4] that they share; what it chooses is sorted behind it."""
-    body = """
+    text = heads("""
         rb = Reshape (boxes, one_image)  turned = Transpose <perm = [1, 0]> (scores)  rs = Reshape (turned, by_class)
         nms = NonMaxSuppression (rb, rs, two, iou, least1)
-        fl = Gather <axis = 1> (nms, i1)  fb = Gather <axis = 1> (nms, i2)  pairs = Concat <axis = 1> (a, b)
+        fl = Gather <axis = 1> (nms, i1)  fb = Gather <axis = 1> (nms, i2)
+        number = Reshape (fl, column)  place = Reshape (fb, column)  pairs = Concat <axis = 1> (number, place)
         fs = GatherND (turned, pairs)  all = Shape (fs)  order, top = TopK (fs, all)
         first = Slice (top, z, best, z)  at = Gather <axis = 0> (fb, first)
         out_boxes = Gather <axis = 0> (boxes, at)  out_scores = Gather <axis = 0> (fs, first)
-        out_labels = Gather <axis = 0> (fl, first)"""
-    columns = "a = Reshape (fl, column)  b = Reshape (fb, column)  "
-    body = body.replace("pairs =", f"{columns}pairs =")
-    constants = f"int64[3] by_class = {{1, {C}, {N}}}"
-    return (
-        heads(body)
-        .replace(f"[{N}, {C}, 4] boxes", f"[{N}, 4] boxes")
-        .replace("<\n    int64[1] z", f"<{constants}, int64[1] z")
-    )
+        out_labels = Gather <axis = 0> (fl, first)""")
+    return text.replace(f"[{N}, {C}, 4] boxes", f"[{N}, 4] boxes")

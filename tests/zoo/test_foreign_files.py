@@ -243,6 +243,29 @@ def test_all_exact_passes_in_a_row_change_no_number(tmp_path: Path, name: str) -
     assert [step.verdict for step in steps] == ["passed"] * 4
 
 
+@pytest.mark.parametrize("name", [name for name in (*CASES, *CUSTOM) if "rcnn" in name and "ascend" not in name])
+def test_nms_of_the_rpn_and_of_the_heads_becomes_one_operator_each(name: str) -> None:
+    passes = registry.discover()
+    size = {"height": 256, "width": 320} if name in CUSTOM else {}
+    steps = [
+        passes.get("drop-initializer-inputs")(),
+        passes.get("freeze-shapes")(batch=1, **size),
+        passes.get("simplify")(),
+        passes.get("raise-opset")(opset=17),
+        passes.get("fuse-batch-multiclass-nms")(),
+    ]
+    fused = apply_passes(steps, Model.load(FOLDER / f"{name}.onnx"))
+    nodes = [node for node in fused.model.proto.graph.node if node.op_type == "BatchMultiClassNMS"]
+    numbers = {each.name: each for each in nodes[0].attribute}, {each.name: each for each in nodes[1].attribute}
+    assert [each["max_total_size"].i for each in numbers] == [1000, 100], fused.skips
+    assert [each["score_threshold"].f for each in numbers] == pytest.approx([0, 0.05])
+    left = {node.op_type for node in fused.model.proto.graph.node}
+    assert not left & {"If", "Loop", "NonMaxSuppression", "GatherND"}
+    for value in fused.model.proto.graph.output:
+        assert all(size.HasField("dim_value") for size in value.type.tensor_type.shape.dim)
+    fused.model.check(name)
+
+
 def test_no_exact_pass_trips_over_custom_operators() -> None:
     model = Model.load(FOLDER / "detectron2_04_maskrcnn_ascend.onnx")
     after = apply_passes([registry.discover().get(each)() for each in exact_passes()], model).model
