@@ -127,11 +127,11 @@ def cut_table(found: Candidate) -> Table:
 
 
 def rounded_count(number: int | None) -> str:
-    """Return a number of multiply-adds in words, as 1.25 G."""
-    """A number of operations, unknown where a shape isn't static."""
+    """Return a number of multiply-adds in three digits, as 1.25 G; "unknown" where a shape isn't static."""
     if number is None:
         return "unknown"
-    return f"{number / 1e9:,.2f} G" if number >= 1e9 else f"{number / 1e6:,.2f} M" if number >= 1e4 else str(number)
+    units = (("G", 10**9), ("M", 10**6), ("k", 10**3))
+    return next((f"{number / size:.3g} {unit}" for unit, size in units if number >= size), str(number))
 
 
 def _bytes(number: int | None) -> str:
