@@ -134,8 +134,9 @@ def test_the_page_on_compilers_does_what_it_shows(tmp_path: Path) -> None:
 def test_the_page_on_riscv_does_what_it_shows(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pycocotools")
-    from graphsurgery.demo.shapes import VAL_SEED, write_dataset
     from spellings.unrolled_batchnorm import write
+
+    from graphsurgery.demo.shapes import VAL_SEED, write_dataset
 
     write("zoo", tmp_path / "detector.onnx")
     annotations = write_dataset(tmp_path / "set", 2, VAL_SEED)

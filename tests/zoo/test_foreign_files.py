@@ -159,9 +159,7 @@ def test_parts_come_out_and_play_an_image(cli: Cli, tmp_path: Path, image: Path,
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_a_vendors_flow_makes_of_its_file_what_the_tool_takes(
-    cli: Cli, tmp_path: Path, image: Path, name: str
-) -> None:
+def test_a_vendors_flow_makes_of_its_file_what_the_tool_takes(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
     outcome = apply(cli, tmp_path, FLOWS[name].recipe, *given(name, case=FLOWS[name]))
     assert outcome.code == 0, outcome.err
     operators = {node.op_type for node in Model.load(tmp_path / "parts" / "backbone_rpn.onnx").proto.graph.node}
