@@ -38,7 +38,9 @@ from graphsurgery import graph as graphs
 from graphsurgery.graph.model import Model
 from graphsurgery.operators.batch_rows import PROBE, Rows, counted_by
 from graphsurgery.operators.static_shapes import fold_shapes, free_inputs, require_batch_of_source, shape_text, size_of
-from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass
+from graphsurgery.rewrite import BATCH_NOTE, Editor, GraphPass, PassContext
+
+_SIZES = tuple(step * 10**power for power in range(5) for step in (1, 2, 5))
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class FreezeBatch(GraphPass):
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be 1 or more, not {self.size}")
+
+    @classmethod
+    def suited(cls, model: Model, context: PassContext) -> FreezeBatch | None:
+        """Return it with a size that the samples fill, in steps of 1, 2, 5, 10, ...; None without open rows."""
+        graph = model.graph()
+        open_ = [tensor.name for tensor in free_inputs(graph) if tensor.shape and size_of(tensor.shape[0]) is None]
+        counts = [len(sample.load(name)) for sample in context.samples for name in open_ if name in sample]
+        most = max(counts, default=0)
+        return cls(next(size for size in _SIZES if size >= most)) if most and most <= _SIZES[-1] else None
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         note = json.loads(edit.metadata.get(BATCH_NOTE, "{}"))

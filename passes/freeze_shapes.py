@@ -45,7 +45,7 @@ from graphsurgery.operators.static_shapes import (
     shape_text,
     size_of,
 )
-from graphsurgery.rewrite import Editor, GraphPass
+from graphsurgery.rewrite import Editor, GraphPass, PassContext
 
 _CHANNELS = (1, 3, 4)
 _LISTED = 8
@@ -82,6 +82,11 @@ class FreezeShapes(GraphPass):
         for option, sizes in given.items():
             if any(size is not None and size < 1 for size in sizes):
                 raise ValueError(f"{option} must be 1 or more, not {sizes if len(sizes) > 1 else sizes[0]}")
+
+    @classmethod
+    def suited(cls, model: Model, context: PassContext) -> FreezeShapes:
+        """Return it for one image at a time, or as many as the recipe's source is fed; the source says their size."""
+        return cls(batch=context.batch or 1)
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
         wishes = [*self._whole_shapes(graph, edit), *self._images(graph, edit), *self._names(graph, edit)]

@@ -9,6 +9,7 @@ import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import (
+    AllowFallback,
     Annotations,
     Images,
     JsonFile,
@@ -45,6 +46,7 @@ def apply_command(
         typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),
     ] = None,
     no_variants: Annotated[bool, typer.Option("--no-variants", help="Make the parts only.")] = False,
+    allow_fallback: AllowFallback = False,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that evaluate; as many as pay, if not given. 1: this one alone."),
@@ -64,7 +66,15 @@ def apply_command(
         raise InputError("--variant and --no-variants contradict each other; give one of them")
     wanted = [] if no_variants else variant or None
     options = Options(
-        folder, model_io or model_io_of(loaded.name), images, annotations, max_samples, not no_check, wanted, workers
+        folder,
+        model_io or model_io_of(loaded.name),
+        images,
+        annotations,
+        max_samples,
+        not no_check,
+        wanted,
+        workers,
+        allow_fallback,
     )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")
@@ -91,6 +101,11 @@ def apply_command(
         write_json(json_, record.to_json())
     screen.print()
     screen.print(terminal.parts_table(record.parts))
+    supported = {"parts": record.support, **{made.name: made.support for made in record.variants if made.support}}
+    if loaded.target is not None:
+        title = f"What {loaded.target.target.name} takes, {loaded.target.precision}"
+        screen.print()
+        screen.print(terminal.support_table(title, supported))
     if record.evaluation:
         screen.print()
         screen.print(terminal.precision_table(record.evaluation))
@@ -99,6 +114,9 @@ def apply_command(
     steps += [(f"{made.name}, ", step) for made in record.variants for step in made.passes]
     for where, step in steps:
         warn_of_joined_ranges(step.details.get("joined", ()), f"{where}{step.part or 'the whole graph'}: ")
+        for brought in step.brings:
+            said = f"{where}{step.part}: {step.name} brings {brought}"
+            err.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     weak = [step.name for step in (*record.passes, *record.checks) if step.verdict == "inconclusive"]
     if weak:
         err.print(f"[yellow]inconclusive: {', '.join(weak)}; the samples hold nothing to compare. Capture others.[/]")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import Devices, JsonFile, Plugins, compiled_column, recipe_of
+from graphsurgery.cli.arguments import AllowFallback, Devices, JsonFile, Plugins, compiled_column, recipe_of
 from graphsurgery.cli.screen import Display, err, screen_for, write_json
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.report import terminal
@@ -31,6 +31,7 @@ def evaluate_command(
     annotations: Annotated[Path | None, typer.Option(help="COCO annotations of these images.")] = None,
     max_samples: Annotated[int | None, typer.Option(min=1, help="The first so many images, by ascending id.")] = None,
     device: Devices = None,
+    allow_fallback: AllowFallback = False,
     results: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=DIR", help="What a compiler's tool computed of these images. Repeatable."),
@@ -81,7 +82,9 @@ def evaluate_command(
     def described() -> tuple[Manifest, list[PartsColumn]]:
         read = Manifest.read(folder)
         places = {PARTS: folder, **{name: folder / name for name in variants(folder, read)}}
-        return read, [PartsColumn.of(name, place, devices) for name, place in places.items()]
+        return read, [
+            PartsColumn.of(name, place, devices, allow_fallback=allow_fallback) for name, place in places.items()
+        ]
 
     manifest, parts = read_whole(folder, FILE_NAME, described)
     manifest.require_detections(folder)

@@ -20,6 +20,9 @@ from graphsurgery.text import shortened
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or a folder of parts.")],
     cuts: Annotated[bool, typer.Option("--cuts", help="Show where it can be cut into parts, and which.")] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.yaml", help="With --cuts: also where this accelerator cuts it.")
+    ] = None,
     plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
@@ -31,6 +34,8 @@ def inspect_command(
     from graphsurgery.parts.folder import read_parts
 
     screen = screen_for(json_)
+    if target is not None and not cuts:
+        raise InputError("--target goes with --cuts; what a target takes of a model, `support` shows")
     if path.is_dir():
         models = read_parts(path, lambda read: {path / part.file: Model.load(path / part.file) for part in read.parts})
     else:
@@ -47,25 +52,32 @@ def inspect_command(
         lines = f"operators: {operators}\ndynamic: {len(dynamic) or 'nothing'}{': ' if dynamic else ''}{listed}\n"
         screen.print(lines, highlight=False, markup=False)
         if cuts:
-            found["cuts"] = _cuts(models[Path(file)], screen)
+            found["cuts"] = _cuts(models[Path(file)], target, screen)
         warn_of_joined_ranges(found["joined"])
     write_json(json_, described)
 
 
-def _cuts(model: Any, screen: terminal.Screen) -> dict[str, Any]:
+def _cuts(model: Any, target: str | None, screen: terminal.Screen) -> dict[str, Any]:
     """Show the candidates for a cut, and return them as --json has them."""
-    from graphsurgery.partition.candidates import candidates
+    from graphsurgery.partition.candidates import candidate_by_target, candidates
     from graphsurgery.rewrite.registry import discover
+    from graphsurgery.targets.load import load_target
+    from graphsurgery.targets.support import taker
 
+    named = None if target is None else load_target(target, discover())
     try:
         found = candidates(model)
+        if named is not None:
+            own = named.target
+            found.insert(0, candidate_by_target(model, taker(model.opset, own, own.precisions[0])))
     except InputError as error:
         screen.print(f"cuts: none; {error}\n", highlight=False, markup=False, soft_wrap=True)
         return {"candidates": [], "reason": str(error)}
     passes_for = discover().passes_for
     for candidate in found:
         needs = candidate.explain_needs(passes_for)
-        lines = f"partition: {{at: {candidate.at}}}\n{needs}".rstrip()
+        how = "by: target" if candidate.at is None else f"at: {candidate.at}"
+        lines = f"partition: {{{how}}}\n{needs}".rstrip()
         screen.print(lines, highlight=False, markup=False, soft_wrap=True)
         screen.print(terminal.cut_table(candidate), "")
     return {"candidates": [candidate.to_json() for candidate in found]}

@@ -74,12 +74,5 @@ def _described(parts: Any, placements: list[Placement]) -> list[dict[str, Any]]:
 def _row(name: str, provider: str, share: dict[str, Any]) -> list[str]:
     unknown = f" ({share['unknown']} unknown)" if share["unknown"] else ""
     of_all = share["multiply_add_share"]
-    percent = "-" if of_all is None else f"{100 * of_all:.1f}% of {_count(share['multiply_adds'])}"
+    percent = "-" if of_all is None else f"{100 * of_all:.1f}% of {terminal.rounded_count(share['multiply_adds'])}"
     return [name, provider, f"{share['nodes_taken']} of {share['nodes_running']}", percent + unknown]
-
-
-def _count(number: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

@@ -82,7 +82,8 @@ class Loaded:
 class PartsColumn:
     """A folder of parts. `devices` are the providers that were given for its devices, as --device has them.
 
-    `on_cpu` says whether no part is on an accelerator, which several processes would have to share.
+    `on_cpu` says whether no part is on an accelerator, which several processes would have to share; `allow_fallback`
+    whether a provider may leave nodes to the CPU.
     """
 
     name: str
@@ -90,18 +91,25 @@ class PartsColumn:
     devices: tuple[tuple[str, str], ...]
     fingerprint: str
     on_cpu: bool
+    allow_fallback: bool = False
 
     @staticmethod
-    def of(name: str, folder: Path, devices: Mapping[str, str] | None = None) -> PartsColumn:
+    def of(
+        name: str, folder: Path, devices: Mapping[str, str] | None = None, *, allow_fallback: bool = False
+    ) -> PartsColumn:
         """Describe the parts in `folder`. `devices`, as {"npu": "qnn,soc_model=60"}, go before what the manifest says.
 
         Raises InputError for a folder without manifest and for a device that no part is on, ModelError for a part that
         is missing or broken.
         """
-        return read_parts(folder, lambda manifest: PartsColumn._of(name, folder, manifest, devices or {}))
+        return read_parts(
+            folder, lambda manifest: PartsColumn._of(name, folder, manifest, devices or {}, allow_fallback)
+        )
 
     @staticmethod
-    def _of(name: str, folder: Path, manifest: Manifest, devices: Mapping[str, str]) -> PartsColumn:
+    def _of(
+        name: str, folder: Path, manifest: Manifest, devices: Mapping[str, str], allow_fallback: bool
+    ) -> PartsColumn:
         there = sorted({part.device for part in manifest.parts})
         absent = sorted(set(devices) - set(there))
         if absent:
@@ -128,14 +136,15 @@ class PartsColumn:
             },
             "devices": on,
             "versions": _versions("onnxruntime", *plugins),
+            **({"allow_fallback": True} if allow_fallback else {}),
         }
-        return PartsColumn(
-            name, folder, tuple((devices or {}).items()), _digest(content), set(chosen.values()) <= {"cpu"}
-        )
+        on_cpu = set(chosen.values()) <= {"cpu"}
+        return PartsColumn(name, folder, tuple(devices.items()), _digest(content), on_cpu, allow_fallback)
 
     def check(self) -> None:
         """As Column."""
-        if PartsColumn.of(self.name, self.folder, dict(self.devices)).fingerprint != self.fingerprint:
+        now = PartsColumn.of(self.name, self.folder, dict(self.devices), allow_fallback=self.allow_fallback)
+        if now.fingerprint != self.fingerprint:
             raise InputError(f"{self.folder}: holds other parts than when this began, or ONNX Runtime is another here")
 
     def open(self, threads: int) -> Opened:
@@ -145,7 +154,7 @@ class PartsColumn:
         def load() -> Detector:
             self.check()
             devices = parse_devices([f"{device}={provider}" for device, provider in self.devices])
-            return Detector.load(self.folder, devices, threads=threads)
+            return Detector.load(self.folder, devices, threads=threads, allow_fallback=self.allow_fallback)
 
         detector = read_whole(self.folder, FILE_NAME, load)
         return Opened(detector.canvas, lambda placed, _: detector.on_canvas(placed))

@@ -26,6 +26,7 @@ from onnx import (
 
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.queries import STANDARD_DOMAINS
 
 MAX_BYTES = 1 << 31  # what protobuf can read
 MAX_NODES = 1_000_000  # functions expanded
@@ -113,10 +114,13 @@ def _check_sizes(sizes: Iterable[int], place: str) -> None:
 
 
 def _check_outputs(graph: GraphProto | FunctionProto, place: str) -> None:
-    """Raise ModelError where two nodes of `graph` write one tensor."""
+    """Raise ModelError where two nodes of `graph` write one tensor, or one of ONNX's operators writes none."""
     written: set[str] = set()
     for node in graph.node:
         named = [name for name in node.output if name]
+        if not node.output and node.domain in STANDARD_DOMAINS:
+            called = node.name or f"one that reads {', '.join(node.input[:3]) or 'nothing'}"
+            raise ModelError(f"{place}: node {called} ({node.op_type}) has no output; remove it")
         twice = next((name for name in named if name in written), None)
         written.update(named)
         if twice is not None or len(set(named)) < len(named):

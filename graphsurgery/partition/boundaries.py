@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph.reach import read
 from graphsurgery.operators.operands import LAYERS
 from graphsurgery.partition.islands import HostNode
-from graphsurgery.partition.weights import needed, read
+from graphsurgery.partition.weights import needed
 
 # Worth computing once: these never move to a later part.
 _STAY = ("RoiAlign", "NonMaxSuppression", "TopK", "NonZero", "If", "Loop", "Scan")

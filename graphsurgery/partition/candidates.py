@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,11 +28,13 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
+from graphsurgery.graph.reach import live_nodes, read
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.islands import OF_SHAPES
 from graphsurgery.partition.stages import CutPoints
-from graphsurgery.partition.weights import live_nodes, read, weighted_nodes
+from graphsurgery.partition.weights import weighted_nodes
 from graphsurgery.rewrite import Editor
 from graphsurgery.rewrite.context import PassesFor
 
@@ -58,9 +60,12 @@ class CandidatePart:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place to cut at, what no accelerator runs and yet stands between weights then, and the parts."""
+    """A place to cut at, what no accelerator runs and yet stands between weights then, and the parts.
 
-    at: CutPoints
+    `at` is None where a target says where.
+    """
+
+    at: CutPoints | None
     needs: tuple[str, ...]
     parts: tuple[CandidatePart, ...]
 
@@ -84,7 +89,7 @@ class Candidate:
         """Return it as --json has it; `at` is what a recipe writes."""
         parts = [{**asdict(part), "reads": list(part.reads)} for part in self.parts]
         return {
-            "at": self.at.to_json(),
+            "at": None if self.at is None else self.at.to_json(),
             "needs": list(self.needs),
             "bytes_crossing": self.bytes_crossing,
             "parts": parts,
@@ -93,7 +98,7 @@ class Candidate:
 
 @dataclass
 class _Found:
-    at: CutPoints
+    at: CutPoints | None
     needs: tuple[str, ...]
     cut: Cut
 
@@ -122,6 +127,15 @@ def candidates(model: Model) -> list[Candidate]:
     counts = dict(zip((id(node) for node in graph.nodes), multiply_adds(Model.of(graph, model.folder)), strict=True))
     unique = {each.signature(): each for each in reversed(found)}
     return [_described(each, counts) for each in reversed(unique.values())]
+
+
+def candidate_by_target(model: Model, takes: Callable[[gs.Node, bool], bool]) -> Candidate:
+    """Return the parts that a model is cut into by a target that takes such nodes. Raises as `find_cut` does."""
+    graph = model.graph()
+    Editor(graph, "inspect --cuts").infer_shapes()
+    cut = find_cut(graph, ByTarget(takes))
+    counts = dict(zip((id(node) for node in graph.nodes), multiply_adds(Model.of(graph, model.folder)), strict=True))
+    return _described(_Found(None, (), cut), counts)
 
 
 def _with_needs(graph: gs.Graph, at: CutPoints) -> _Found:

@@ -16,9 +16,10 @@ from functools import cached_property, partial
 import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph.reach import read
 from graphsurgery.partition.operator_names import is_named
 from graphsurgery.partition.stages import CutPoints, Cuts, quoted
-from graphsurgery.partition.weights import is_bias, label, needed, read
+from graphsurgery.partition.weights import is_bias, label, needed
 from graphsurgery.rewrite.context import PassesFor, none_known
 
 # Run by the same accelerator step as the weight before them, so they never stand in a host part of their own.
@@ -83,19 +84,25 @@ class Island:
 
 @dataclass(frozen=True)
 class Network:
-    """A graph with what is known of its nodes, by their ids: which are live, hold weights, and in which stage."""
+    """A graph with what is known of its nodes, by their ids: which are live, hold weights, and in which stage.
+
+    `lacking` says of those that the accelerator doesn't run which operators it lacks for that. `welcome` are those that
+    it runs, though no accelerator does as a rule.
+    """
 
     graph: gs.Graph
     live: set[int]
     weights: set[int]
     cuts: Cuts
     stages: Mapping[int, int]
+    lacking: Mapping[int, Sequence[str]]
+    welcome: frozenset[int] = frozenset()
 
-    def island(self, stage: int, include: Collection[str], at: CutPoints, supported: Collection[str]) -> Island:
-        """Return the accelerator part of one stage; `include` and `supported` are operators as a recipe names them."""
+    def island(self, stage: int, include: Collection[str], at: CutPoints) -> Island:
+        """Return the accelerator part of one stage; `include` are operators as a recipe names them."""
         here = [node for node in self.graph.nodes if self.stages.get(id(node)) == stage]
         own = {id(node) for node in here} & self.weights
-        lacking = {id(node): ops for node in here if (ops := _lacking(node, supported))}
+        lacking = {id(node): self.lacking[id(node)] for node in here if id(node) in self.lacking}
         own = own | self._up_to_cuts(here, own, lacking)
         below = _below(here, own)
         nodes = below & self._above(here, own)
@@ -145,7 +152,7 @@ class Network:
         behind: set[int] = set()
         for node in here:
             taken = is_named(node, *ACTIVATIONS, *ROUNDING, *include) or is_bias(node, self.weights, self.live)
-            if id(node) in island or not taken:
+            if id(node) in island or id(node) in self.lacking or not taken:
                 continue
             needs = {id(producer) for producer in needed(node) if id(producer) in self.live}
             if needs and needs <= island | behind:
@@ -161,7 +168,20 @@ class Network:
                 rest = node.inputs[1:]
                 if all(graphs.constant(tensor) is not None for tensor in rest):
                     island.add(id(node))
-        return island
+        return island | self._welcomed(here, island)
+
+    def _welcomed(self, here: Sequence[gs.Node], island: set[int]) -> set[int]:
+        """Return the nodes that only the island needs and all of which the accelerator runs, from a welcome one on."""
+        if not self.welcome:
+            return set()
+        top = {id(inner): id(node) for node in self.graph.nodes for inner in graphs.with_bodies(node)}
+        only_here: set[int] = set()
+        for node in reversed(here):
+            readers = {top[id(reader)] for tensor in node.outputs for reader in tensor.outputs}
+            ends = any(graphs.is_graph_output(tensor, self.graph) for tensor in node.outputs)
+            if not ends and readers and readers <= island | only_here and id(node) not in self.lacking:
+                only_here.add(id(node))
+        return _below(here, only_here & self.welcome) & only_here
 
 
 def _below(here: Iterable[gs.Node], nodes: set[int]) -> set[int]:
@@ -173,7 +193,7 @@ def _below(here: Iterable[gs.Node], nodes: set[int]) -> set[int]:
     return found
 
 
-def _lacking(node: gs.Node, supported: Collection[str]) -> list[str]:
-    """Return the operators in `node` that no accelerator runs, in alphabetical order."""
+def lacking(node: gs.Node, supported: Collection[str]) -> list[str]:
+    """Return the operators in `node` that no accelerator runs, in alphabetical order; `supported` are some it does."""
     inside = graphs.with_bodies(node)
     return sorted({inner.op for inner in inside if inner.op in HOST_ONLY and not is_named(inner, *supported)})

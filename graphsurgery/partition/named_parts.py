@@ -16,6 +16,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import SAMPLED_NOTE
 from graphsurgery.graph.view import table
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
 from graphsurgery.partition.stages import CutPoints
@@ -25,7 +26,7 @@ from graphsurgery.rewrite.context import PassesFor, none_known
 
 def find_named_cut(
     graph: gs.Graph,
-    at: str | CutPoints,
+    at: str | CutPoints | ByTarget,
     devices: Mapping[str, str],
     include: Mapping[str, Collection[str]],
     supported: Collection[str] = (),
@@ -42,7 +43,8 @@ def find_named_cut(
     try:
         return _find(graph, at, devices, include, supported, passes_for)
     except ModelError as error:
-        absent = [op for op in at.operators if not any(is_named(node, op) for node in graph.nodes)]
+        named = at.operators if isinstance(at, CutPoints) else ()
+        absent = [op for op in named if not any(is_named(node, op) for node in graph.nodes)]
         if not absent:
             raise
         raise ModelError(
@@ -52,7 +54,7 @@ def find_named_cut(
 
 def _find(
     graph: gs.Graph,
-    at: CutPoints,
+    at: CutPoints | ByTarget,
     devices: Mapping[str, str],
     include: Mapping[str, Collection[str]],
     supported: Collection[str],

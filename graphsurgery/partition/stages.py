@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, did_you_mean
 from graphsurgery.graph.names import matches
+from graphsurgery.graph.reach import read
 from graphsurgery.partition.operator_names import is_known, is_named, unknown
-from graphsurgery.partition.weights import label, needed, read
+from graphsurgery.partition.weights import label, needed
 
 DETECTIONS = "detections"
 

@@ -18,30 +18,13 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.reach import read
 from graphsurgery.graph.view import table
 from graphsurgery.operators.functions import hidden_layers
 from graphsurgery.operators.operands import LAYERS
 
 # They change neither an element nor, but for where they stand, which ones there are.
 _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast", "Slice", "Split")
-
-
-def live_nodes(graph: gs.Graph) -> set[int]:
-    """Return the nodes (as ids) that some graph input reaches; the others are constants in disguise."""
-    inputs = {id(tensor) for tensor in graph.inputs}
-    live: set[int] = set()
-    for node in graph.nodes:
-        if any(id(tensor) in inputs or any(id(n) in live for n in tensor.inputs) for tensor in read(node)):
-            live.add(id(node))
-    return live
-
-
-def read(node: gs.Node) -> list[gs.Tensor]:
-    """Return the tensors that `node` reads, also inside its bodies."""
-    tensors = [tensor for inner in graphs.with_bodies(node) for tensor in inner.inputs]
-    return tensors + [
-        tensor for inner in graphs.with_bodies(node) for body in graphs.subgraphs(inner) for tensor in body.outputs
-    ]
 
 
 def needed(node: gs.Node) -> Iterator[gs.Node]:

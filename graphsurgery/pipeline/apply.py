@@ -19,6 +19,7 @@ from graphsurgery.gate.gate import Judged
 from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.partition.sampled_shapes import explain
 from graphsurgery.partition.static import certify_static
@@ -42,6 +43,7 @@ from graphsurgery.recipe.load import PartitionPlan, PassUse, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
 from graphsurgery.sources import Source
+from graphsurgery.targets.support import taker
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         unjudged = rewrite_whole(run, use, unjudged)
     whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [replace(part, subject=certified(run.recipe, part.subject)) for part in parts]
+    parts = [replace(part, subject=certified(run, part.subject)) for part in parts]
+    run.record.support = run.certifier.to_json()
     check_chain(run, parts, whole)
     return Parts(parts, write(run, [part.subject for part in parts], whole.subject, output))
 
@@ -178,11 +181,30 @@ def boundary_tensors(recipe: Recipe, source: Source) -> list[str]:
 def _find_cut(plan: PartitionPlan, recipe: Recipe, model: Model) -> Cut:
     graph = model.graph()
     Editor(graph, "partition").infer_shapes()
-    return find_named_cut(graph, plan.cut_points, plan.parts, plan.include, plan.supported, recipe.passes_for)
+    at = plan.cut_points if plan.by is None else _by_target(recipe, plan, model.opset)
+    return find_named_cut(graph, at, plan.parts, plan.include, plan.supported, recipe.passes_for)
+
+
+def _by_target(recipe: Recipe, plan: PartitionPlan, opset: int) -> ByTarget:
+    chosen = recipe.target
+    assert chosen is not None
+    return ByTarget(taker(opset, chosen.target.target, chosen.precision), plan.smallest)
+
+
+def certified(run: Run, part: Part) -> Part:
+    """Return a finished part with its shapes written out, unless the recipe lets parts keep open ones.
+
+    Raises where it isn't static, or the target refuses it.
+    """
+    plan = run.recipe.partition
+    finished = certify_static(part) if plan is None or plan.static else part
+    run.certifier.certify(finished)
+    return finished
 
 
 def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
     """Run the recipe's passes for one part, each compared with the part's captured outputs, by the rule of the gate."""
+    run.certifier.brought(part.subject)
     for use in run.recipe.part_passes.get(part.subject.name, ()):
         before = part.subject
         with completed_first(part):
@@ -193,6 +215,7 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
             run.watcher.finished(step)
             continue
         after = Judged(replace(before, model=model), granted=part.granted)
+        step.brings = run.certifier.brought(after.subject)
         if run.gate is not None:
             own = own_grant(run.gate, use)
             part = part.complete() if own else part
@@ -212,11 +235,6 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
         run.watcher.finished(step)
         part = after
     return replace(part.complete(), outputs=None)
-
-
-def certified(recipe: Recipe, part: Part) -> Part:
-    """Return a finished part, as `certify_static` does, unless the recipe lets parts keep open shapes."""
-    return part if recipe.partition is not None and not recipe.partition.static else certify_static(part)
 
 
 def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -> None:

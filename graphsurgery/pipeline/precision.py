@@ -45,10 +45,18 @@ class Precision:
         if self.beside is not None and (not isinstance(column, PartsColumn) or column.on_cpu):
             self.beside.add(missing([column], self.dataset, self.store, _THREADS))
 
-    def finish(self, folder: Path, watcher: RunWatcher, placed: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    def finish(
+        self,
+        folder: Path,
+        watcher: RunWatcher,
+        placed: Mapping[str, Mapping[str, str]],
+        *,
+        allow_fallback: bool = False,
+    ) -> dict[str, Any]:
         """Measure AP of the original model on the canvas, of the parts in `folder`, and of each of their variants.
 
-        `placed` are the devices that the recipe has for a variant. Returns run.json's `evaluation`. Raises InputError
+        `placed` are the devices that the recipe has for a variant, which may leave nodes to the CPU with
+        `allow_fallback`. Returns run.json's `evaluation`. Raises InputError
         for images that can't be used.
         """
         if self.beside is not None:
@@ -56,7 +64,10 @@ class Precision:
             self.beside.stop()
         manifest = Manifest.read(folder)
         parts = [PartsColumn.of(PARTS, folder)]
-        parts += [PartsColumn.of(name, folder / name, placed.get(name)) for name in manifest.variants]
+        parts += [
+            PartsColumn.of(name, folder / name, placed.get(name), allow_fallback=allow_fallback)
+            for name in manifest.variants
+        ]
         # an accelerator is there once: several processes would have to share it
         alone = self.workers == 1 or not all(column.on_cpu for column in parts)
         run = in_process if alone else partial(in_processes, workers=self.workers)

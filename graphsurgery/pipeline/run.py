@@ -12,6 +12,7 @@ from typing import Protocol
 from graphsurgery.capture.samples import Sample
 from graphsurgery.gate.gate import Gate, Grant, Tensors
 from graphsurgery.graph.model import Model
+from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import Recipe
 from graphsurgery.report.run_record import Record, Step
@@ -56,7 +57,8 @@ class Run:
 
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
-    something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far.
+    something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
+    `certifier` holds parts against the recipe's target.
     """
 
     recipe: Recipe
@@ -68,6 +70,7 @@ class Run:
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
     half_judged: list[Unjudged] = field(default_factory=list)
+    certifier: Certifier = field(default_factory=lambda: Certifier(None))
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
+from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.run import Run
-from graphsurgery.recipe.load import Recipe, Variant
+from graphsurgery.recipe.load import ChosenTarget, Recipe, Variant
 from graphsurgery.report.run_record import Record, VariantRecord
 
 ALL = "all"
@@ -68,7 +69,8 @@ def make_variant(
     begin = time.perf_counter()
     recipe = replace(run.recipe, part_passes=variant.part_passes)
     gate = None if run.gate is None else replace(run.gate, grants={**run.gate.grants, **variant.grants})
-    inner = replace(run, recipe=recipe, gate=gate, record=Record({}))
+    certifier = Certifier(_chosen(run.recipe.target, variant.precision))
+    inner = replace(run, recipe=recipe, gate=gate, record=Record({}), certifier=certifier)
     try:
         require_installed(choices(variant.devices))
         judged = [pipeline.rewrite_part(inner, part) for part in parts]
@@ -85,12 +87,17 @@ def make_variant(
     finally:
         record.passes = inner.record.passes
         run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
-    made = [pipeline.certified(recipe, part.subject) for part in judged]
+    made = [pipeline.certified(inner, part.subject) for part in judged]
+    record.support = certifier.to_json()
     _write(made, variant, manifest, output)
     described = Record({})
     described.describe(made)
     record.parts, record.verdict = described.parts, "passed"
     return record
+
+
+def _chosen(target: ChosenTarget | None, precision: str | None) -> ChosenTarget | None:
+    return target if target is None or precision is None else replace(target, precision=precision)
 
 
 def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder) -> None:

@@ -29,6 +29,7 @@ from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import precision, variants
 from graphsurgery.pipeline.apply import failed_folder
+from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.run import Run, RunWatcher
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
@@ -46,7 +47,8 @@ class Options:
     """What the command line says beside the recipe; None leaves it to the recipe.
 
     `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
-    asks for them needs its `if __name__ == "__main__":`.
+    asks for them needs its `if __name__ == "__main__":`. With `allow_fallback` a variant's provider may leave nodes to
+    the CPU.
     """
 
     out: Path
@@ -57,6 +59,7 @@ class Options:
     check: bool = True
     variants: Sequence[str] | None = None
     workers: int | None = 1
+    allow_fallback: bool = False
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -108,18 +111,20 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         samples = calibration[: recipe.checked_samples]
         described = DescribedOutputs(source.detections, tuple(source.output_names))
         gate = Gate(samples, recipe.tolerances, recipe.grants, source.row_groups, described) if options.check else None
-        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration)
+        certifier = Certifier(recipe.target)
+        run = Run(recipe, source, samples, gate, record, watcher, calibration=calibration, certifier=certifier)
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts
         manifest = make_parts(run, wanted, output, required=named, made=made)
-        manifest = leave_out_unplayable(run, manifest, output, required=named)
+        fallback = options.allow_fallback
+        manifest = leave_out_unplayable(run, manifest, output, required=named, allow_fallback=fallback)
         placed = {variant.name: variant.devices for variant in record.variants}
         if evaluation is not None:
             started = time.perf_counter()
-            record.evaluation = evaluation.finish(output.work, watcher, placed)
+            record.evaluation = evaluation.finish(output.work, watcher, placed, allow_fallback=fallback)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
-        record.latency = latencies(output.work, manifest, watcher, placed)
+        record.latency = latencies(output.work, manifest, watcher, placed, allow_fallback=fallback)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")
@@ -153,17 +158,21 @@ def make_parts(
     return output.write_manifest(manifest) if passed else manifest
 
 
-def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, required: bool) -> Manifest:
+def leave_out_unplayable(
+    run: Run, manifest: Manifest, output: OutputFolder, *, required: bool, allow_fallback: bool = False
+) -> Manifest:
     """Take the variants away that the devices of the recipe can't play, before anything is measured.
 
-    A provider that leaves a node to the CPU, or does not take a part at all, says so only when a session is made. The
-    parts and the other variants are good all the same. Raises InputError where such a variant is `required`.
+    A provider that leaves a node to the CPU, unless `allow_fallback`, or does not take a part at all, says so only when
+    a session is made. The parts and the other variants are good all the same. Raises InputError where such a variant is
+    `required`.
     """
     unplayable = []
     for variant in (variant for variant in run.record.variants if variant.verdict == "passed" and variant.devices):
         run.watcher.begin(f"open variant {variant.name}")
         try:
-            Detector.load(output.work / variant.name, variants.choices(variant.devices))
+            chosen = variants.choices(variant.devices)
+            Detector.load(output.work / variant.name, chosen, allow_fallback=allow_fallback)
         except (InputError, MissingTool) as error:
             variant.verdict, variant.reason = "failed", str(error)
             if required:
@@ -177,7 +186,12 @@ def leave_out_unplayable(run: Run, manifest: Manifest, output: OutputFolder, *, 
 
 
 def latencies(
-    folder: Path, manifest: Manifest, watcher: RunWatcher, placed: Mapping[str, Mapping[str, str]]
+    folder: Path,
+    manifest: Manifest,
+    watcher: RunWatcher,
+    placed: Mapping[str, Mapping[str, str]],
+    *,
+    allow_fallback: bool = False,
 ) -> dict[str, Any]:
     """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely.
 
@@ -186,7 +200,7 @@ def latencies(
     found = {}
     for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
         watcher.begin(f"latency of {name}")
-        detector = Detector.load(place, variants.choices(placed.get(name, {})))
+        detector = Detector.load(place, variants.choices(placed.get(name, {})), allow_fallback=allow_fallback)
         image = synthetic_image(detector.canvas)
         found[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
     return found

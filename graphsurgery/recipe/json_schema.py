@@ -247,6 +247,7 @@ def _add_rules(root: Schema, shared: Mapping[str, Schema]) -> None:
     shared["Source"]["oneOf"] = [_given(kind) for kind in SOURCE_KINDS]
     for keys in (ToleranceKeys, CutKeys):
         shared[keys.__name__]["anyOf"] = [_given(key) for key in keys.model_fields]
+    shared["PartitionPlan"]["oneOf"] = [_given("at"), _given("by")]
     shared["CapturePlan"] |= {"if": _given("annotations"), "then": _given("images")}
     both = [_given("images"), _given("annotations")]
     shared["EvaluationPlan"] |= {"if": {"anyOf": both}, "then": {"allOf": both}}

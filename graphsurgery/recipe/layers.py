@@ -6,7 +6,7 @@ How a recipe is laid over the one it extends:
 - `partition.parts`, `partition.include` and `part_passes` replace as a whole, since together they name all parts
 - a `source` that names a model (torchvision, demo or onnx) drops the inherited model and the inherited weights
 - a key without a value (`evaluate:`) removes what was inherited under that key
-- a word for `image` or `detections` is a mapping with that `preset`
+- a word for `image` or `detections` is a mapping with that `preset`, for `target` one with that `name`
 
 `--set a.b=c` sets the one value at that path, where numbers count list items from 0; `--set a.b=` removes it.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from graphsurgery.devices.choices import with_paths_in
 from graphsurgery.errors import RecipeError, did_you_mean
-from graphsurgery.recipe.schema import HasPresets, IsModel, IsPath, IsReplaced, marked
+from graphsurgery.recipe.schema import IsModel, IsPath, IsReplaced, MayBeWord, marked
 from graphsurgery.strict_yaml.positions import (
     Entry,
     Fields,
@@ -40,7 +40,7 @@ SOURCE_KINDS: tuple[Any, ...] = tuple(key for (_, key), _ in marked(IsModel))
 
 _SUFFIXES = (".yaml", ".yml")
 _REPLACED_WHOLE = {path for path, _ in marked(IsReplaced)}
-_WITH_PRESETS = {path[0] for path, _ in marked(HasPresets)}
+_WORDS = {path[0]: mark.key for path, mark in marked(MayBeWord)}
 _MAX_EXTENDS = 20
 _PATHS = dict(marked(IsPath))
 
@@ -107,7 +107,7 @@ def _with_extended(path: Path, shown: str, below: tuple[Path, ...]) -> Fields:
         raise RecipeError(f"{shown}:1: the file holds nothing; a recipe has at least a source, or extends another")
     if not isinstance(root, Fields):
         raise root.place.error("a recipe is a mapping that starts with source: or extends:")
-    root = _with_presets_spelled_out(root)
+    root = _with_words_spelled_out(root)
     extends = root.entries.get("extends")
     if extends is None:
         return root
@@ -128,13 +128,13 @@ def _with_extended(path: Path, shown: str, below: tuple[Path, ...]) -> Fields:
     return _merge_fields(base, Fields(own, root.place), ())
 
 
-def _with_presets_spelled_out(tree: Fields) -> Fields:
-    """Return the tree with `{preset: word}` in place of a word, so that more can be laid over it."""
+def _with_words_spelled_out(tree: Fields) -> Fields:
+    """Return the tree with `{preset: word}`, or the like, in place of a word, so that more can be laid over it."""
     entries = dict(tree.entries)
-    for key in _WITH_PRESETS & set(entries):
+    for key in _WORDS.keys() & set(entries):
         value = entries[key].value
         if isinstance(value, Scalar) and isinstance(value.value, str):
-            entries[key] = Entry(entries[key].place, Fields({"preset": Entry(value.place, value)}, value.place))
+            entries[key] = Entry(entries[key].place, Fields({_WORDS[key]: Entry(value.place, value)}, value.place))
     return Fields(entries, tree.place)
 
 
@@ -172,7 +172,7 @@ def _override(tree: Fields, override: str) -> Fields:
         raise place.error("write it as --set path.to.key=value")
     if keys[0] == "extends":
         raise place.error("extends can't be set; write a recipe file that extends the other")
-    return _with_presets_spelled_out(_set(tree, keys, parse_yaml(text, place)))
+    return _with_words_spelled_out(_set(tree, keys, parse_yaml(text, place)))
 
 
 def _set(tree: Fields, keys: list[str], value: Node) -> Fields:

@@ -27,6 +27,7 @@ from graphsurgery.recipe.schema import (
     PartitionPlan,
     RecipeKeys,
     Source,
+    TargetKeys,
     VariantKeys,
     Words,
     part_name,
@@ -38,6 +39,7 @@ from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
 from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.strict_yaml.validate import check_keys, fields, validate
+from graphsurgery.targets.load import Named, load_target
 
 __all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
 
@@ -68,7 +70,16 @@ class Variant:
     grants: Mapping[str, Tolerances]
     max_ap_drop: float | None
     on_request: bool
+    precision: str | None = None
     compile: bool = False
+
+
+@dataclass(frozen=True)
+class ChosenTarget:
+    """The target that parts are for, and in which of its precisions."""
+
+    target: Named
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class Recipe:
     evaluate: EvaluationPlan | None
     merged: Mapping[str, Any]
     compilers: tuple[Compiler, ...] = ()
+    target: ChosenTarget | None = None
     passes_for: PassesFor = field(default=none_known, compare=False)
     outputs_apart: PassesFor = field(default=none_known, compare=False)
 
@@ -125,7 +137,8 @@ def load_recipe(
         image=_image(sections.get("image"), sections["source"]),
         detections=_detections(sections.get("detections"), sections["source"]),
     )
-    partition = _partition(sections.get("partition"))
+    target = _target(sections.get("target"), registry)
+    partition = _partition(sections.get("partition"), target)
     check = sections.get("check")
     checked = _mapping(check, "check").entries
     return Recipe(
@@ -136,13 +149,14 @@ def load_recipe(
         passes=_passes(sections.get("passes"), "passes", registry),
         partition=partition,
         part_passes=_part_passes(sections.get("part_passes"), partition, sections.get("partition"), registry),
-        variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry),
+        variants=_variants(sections.get("variants"), partition, sections.get("partition"), registry, target),
         tolerances=_tolerances(checked.get("tolerance"), "check.tolerance"),
         checked_samples=_section(check, "check", Check, "tolerance", "grant").samples if check else None,
         grants=_grants(checked.get("grant"), "check.grant", registry),
         evaluate=_evaluation(sections.get("evaluate"), source.kind == "demo"),
         merged=plain(tree),
         compilers=_compilers(sections.get("compile")),
+        target=target,
         passes_for=registry.passes_for,
         outputs_apart=registry.outputs_apart,
     )
@@ -236,7 +250,35 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
     return plan
 
 
-def _partition(entry: Entry | None) -> PartitionPlan | None:
+def _target(entry: Entry | None, registry: Registry) -> ChosenTarget | None:
+    if entry is None:
+        return None
+    section = _section(entry, "target", TargetKeys)
+    name = fields(entry, "target").entries["name"].value.place
+    is_file = section.name.lower().endswith((".yaml", ".yml"))
+    try:
+        target = load_target(str(name.folder / section.name) if is_file else section.name, registry)
+    except RecipeError:
+        raise  # it names a line of the target's file
+    except InputError as error:
+        raise name.error(f"target.name: {error}") from error
+    chosen = ChosenTarget(target, target.target.precisions[0])
+    if section.precision is None:
+        return chosen
+    place = fields(entry, "target").entries["precision"].place
+    return replace(chosen, precision=_check_precision(chosen, section.precision, place, "target.precision"))
+
+
+def _check_precision(target: ChosenTarget | None, precision: str, place: Place, path: str) -> str:
+    if target is None:
+        raise place.error(f"{path} is one of a target's, and the recipe has none; name it: target: rk3588")
+    try:
+        return target.target.precision(precision)
+    except InputError as error:
+        raise place.error(f"{path}: {error}") from error
+
+
+def _partition(entry: Entry | None, target: ChosenTarget | None) -> PartitionPlan | None:
     if entry is None:
         return None
     keys = fields(entry, "partition").entries
@@ -246,6 +288,12 @@ def _partition(entry: Entry | None) -> PartitionPlan | None:
     elif at and isinstance(at.value, Fields) and not _section(at, "partition.at", CutKeys).model_fields_set:
         raise at.place.error("partition.at names nothing to cut at; give operators, tensors or both")
     plan = _section(entry, "partition", PartitionPlan)
+    if plan.at is None and plan.by is None:
+        raise entry.place.error("partition lacks 'at', which says where to cut, or 'by: target'")
+    if plan.at is not None and plan.by is not None:
+        raise keys["by"].place.error("partition.by contradicts partition.at; an inherited one is taken away by `at:`")
+    if plan.by is not None and target is None:
+        raise keys["by"].place.error("partition.by: target needs the recipe's target; name it: target: rk3588")
     if not plan.parts:
         raise keys["parts"].place.error("partition.parts is empty; write name: device for each part")
     if include := keys.get("include"):
@@ -281,7 +329,11 @@ def _part_passes(
 
 
 def _variants(
-    entry: Entry | None, plan: PartitionPlan | None, partition: Entry | None, registry: Registry
+    entry: Entry | None,
+    plan: PartitionPlan | None,
+    partition: Entry | None,
+    registry: Registry,
+    target: ChosenTarget | None,
 ) -> tuple[Variant, ...]:
     variants = []
     for name, variant in _mapping(entry, "variants").entries.items():
@@ -301,8 +353,10 @@ def _variants(
         if plan is not None and name in plan.parts:
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
         grants = _grants(keys.get("grant"), f"{path}.grant", registry)
-        limit, asked = section.max_ap_drop, section.on_request
-        variants.append(Variant(name, passes, section.devices, grants, limit, asked, section.compile))
+        if section.precision is not None:
+            _check_precision(target, section.precision, keys["precision"].place, f"{path}.precision")
+        more = (section.max_ap_drop, section.on_request, section.precision, section.compile)
+        variants.append(Variant(name, passes, section.devices, grants, *more))
     return tuple(variants)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, RootModel, StringConstraints
 
@@ -58,8 +58,10 @@ class IsReplaced:
 
 
 @dataclass(frozen=True)
-class HasPresets:
-    """Marks a section that may be a word: `image: detr` is `image: {preset: detr}`."""
+class MayBeWord:
+    """Marks a section that may be a word, which stands under `key` then: `image: detr` is `image: {preset: detr}`."""
+
+    key: str
 
 
 _Mark = TypeVar("_Mark")
@@ -166,10 +168,22 @@ class PartitionPlan(Section):
     has a node between its weights which no accelerator runs is one part on the cpu, if the recipe has it so.
     """
 
-    at: Word | Words | CutKeys = Field(
+    at: Word | Words | CutKeys | None = Field(
+        None,
         description="op type at which stages end, or several; tensors, in a mapping; or `detections`: behind the raw "
         "outputs of the heads of a detector of one stage, so that what decodes them is the host's",
         examples=["RoiAlign", "detections", {"tensors": ["/model.22/Concat*"]}],
+    )
+    by: Literal["target"] | None = Field(
+        None,
+        description="in place of `at`: wherever a node stands between weights that the recipe's `target` doesn't take, "
+        "once its sizes are frozen",
+        examples=["target"],
+    )
+    smallest: Count = Field(
+        0,
+        description="with `by`: a part of fewer multiply-adds is the host's, as its tensors would cross for little",
+        examples=[1000000],
     )
     parts: Annotated[Mapping[PartName, Word], IsReplaced(), Field(json_schema_extra={"minProperties": 1})] = Field(
         description="part name -> device, in the order data flows. A part name is a file name too: lower-case letters, "
@@ -197,6 +211,7 @@ class PartitionPlan(Section):
     @property
     def cut_points(self) -> CutPoints:
         """What `at` says, in whichever form."""
+        assert self.at is not None
         if isinstance(self.at, CutKeys):
             return CutPoints.of(self.at.operators, self.at.tensors)
         return CutPoints.of(self.at)
@@ -269,6 +284,17 @@ class Check(Section):
     )
 
 
+class TargetKeys(Section):
+    """The accelerator that parts are for: what it takes of them is certified, and what it refuses ends the run."""
+
+    name: Annotated[str, IsPath(r"\.ya?ml$")] = Field(
+        description="a target of `graphsurgery support`, or a .yaml file of one", examples=["rk3588", "my_npu.yaml"]
+    )
+    precision: str | None = Field(
+        None, description="in which it computes, one of the target's; its usual one if not given", examples=["int8"]
+    )
+
+
 class VariantKeys(Section):
     """The parts made once more in another way, for comparison."""
 
@@ -276,6 +302,11 @@ class VariantKeys(Section):
         {},
         description="part name -> rewrites of that part, after those of the recipe's own `part_passes`",
         examples=[{"backbone_rpn": ["quantize"]}, {"box_head": [{"quantize": {"exclude": "auto", "sqnr_goal": 30}}]}],
+    )
+    precision: str | None = Field(
+        None,
+        description="in which the target computes these parts, where it isn't `target.precision`",
+        examples=["int8"],
     )
     devices: Mapping[Word, str] = Field(
         {},
@@ -355,13 +386,13 @@ class RecipeKeys(Section):
     source: Source = Field(
         description="where the graph comes from", examples=[{"torchvision": "maskrcnn_resnet50_fpn_v2"}]
     )
-    image: Annotated[Literal[*PRESETS] | ImageKeys, HasPresets()] = Field(  # type: ignore[valid-type]
+    image: Annotated[Literal[*PRESETS] | ImageKeys, MayBeWord("preset")] = Field(  # type: ignore[valid-type]
         ImageKeys(),
         description="what an ONNX file wants of an image, or a preset of it; without it pixels in 0..1, red first, "
         "aspect kept, top left",
         examples=["ultralytics", {"preset": "ultralytics", "pad": 0}],
     )
-    detections: Annotated[Literal[*DETECTION_PRESETS] | DetectionsKeys, HasPresets()] = Field(  # type: ignore[valid-type]
+    detections: Annotated[Literal[*DETECTION_PRESETS] | DetectionsKeys, MayBeWord("preset")] = Field(  # type: ignore[valid-type]
         _ABSENT,
         description="what the outputs of an ONNX file are, or a preset of it; without it outputs that are called "
         "boxes, labels, scores and masks are detections, and others tensors",
@@ -374,6 +405,12 @@ class RecipeKeys(Section):
         (),
         description="rewrites of the whole graph, in order: a name, or `name: {option: value}`",
         examples=[["simplify", {"freeze-shapes": {"batch": 1}}]],
+    )
+    target: Annotated[str | TargetKeys, MayBeWord("name")] = Field(
+        _ABSENT,
+        description="the accelerator that parts are for, so that apply holds them against what it takes; see "
+        "[targets](targets.md)",
+        examples=["rk3588", {"name": "rk3588", "precision": "float16"}],
     )
     partition: PartitionPlan = Field(
         _ABSENT,
@@ -413,6 +450,7 @@ def marked(mark: type[_Mark], keys: type[BaseModel] = RecipeKeys) -> Iterator[tu
         for one in field.metadata:
             if isinstance(one, mark):
                 yield (name,), one
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            for below, one in marked(mark, field.annotation):
-                yield (name, *below), one
+        for kind in (field.annotation, *get_args(field.annotation)):  # alone, or in a union
+            if isinstance(kind, type) and issubclass(kind, Section):
+                for below, one in marked(mark, kind):
+                    yield (name, *below), one

@@ -43,6 +43,7 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
         passes=[sections.step(step) for step in run.get("passes") or ()],
         variants=[sections.variant(name, variant) for name, variant in (run.get("variants") or {}).items()],
         checks=[sections.step(step) for step in run.get("checks") or ()],
+        support=sections.support(run),
         operators=[sections.operators(part) for part in parts],
         boundary=sections.boundary_sqnr(run),
         layers=sections.layer_sqnr(run),

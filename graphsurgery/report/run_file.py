@@ -72,6 +72,7 @@ class _Step(TypedDict):
     seconds: Finite
     skips: NotRequired[list[_Skip]]
     details: NotRequired[_Details]
+    brings: NotRequired[list[str] | None]
     worst: NotRequired[_Worst | None]
     worst_before: NotRequired[_Worst | None]
     comparison: NotRequired[_Comparison | None]
@@ -87,11 +88,30 @@ class _Part(TypedDict):
     ops: dict[str, Annotated[int, Field(ge=1, lt=2**53)]]
 
 
+class _Left(TypedDict):
+    op: str
+    outcome: str
+    why: str
+    source: str
+    fixes: NotRequired[list[str]]
+
+
+class _Support(TypedDict):
+    target: str
+    precision: str
+    nodes: int
+    nodes_taken: int
+    multiply_adds: int
+    multiply_adds_taken: int
+    left: list[_Left]
+
+
 class _Variant(TypedDict):
     verdict: str
     reason: NotRequired[str | None]
     devices: NotRequired[dict[str, str] | None]
     passes: NotRequired[list[_Step] | None]
+    support: NotRequired[dict[str, _Support] | None]
 
 
 class _Evaluation(TypedDict):
@@ -143,6 +163,7 @@ class _Run(TypedDict):
     passes: NotRequired[list[_Step] | None]
     checks: NotRequired[list[_Step] | None]
     parts: NotRequired[Annotated[list[_Part], Field(max_length=1_000)] | None]
+    support: NotRequired[dict[str, _Support] | None]
     variants: NotRequired[dict[str, _Variant] | None]
     evaluation: NotRequired[_Evaluation | None]
     latency: NotRequired[dict[str, _Latency] | None]

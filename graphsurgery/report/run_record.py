@@ -24,6 +24,7 @@ class Step:
     """One pass, or one check that belongs to no pass (`effect` None): the export, the cut, the chain.
 
     `comparison` is with the captured tensors, `before` with the graph before it, where the gate asked for that.
+    `brings` says what the recipe's target doesn't take of what the pass made.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Step:
     seconds: float = 0.0
     skips: Sequence[Skip] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    brings: Sequence[str] = ()
     verdict: Judgement = "unchecked"
     comparison: Verdict | None = None
     before: Verdict | None = None
@@ -72,6 +74,7 @@ class Step:
             "seconds": round(self.seconds, 3),
             "skips": [{"node": skip.node, "reason": skip.reason} for skip in self.skips],
             **({"details": self.details} if self.details else {}),
+            **({"brings": list(self.brings)} if self.brings else {}),
             "verdict": self.verdict,
             "worst": _worst(self.worst),
             "comparison": self.comparison.to_json() if self.comparison else None,
@@ -95,6 +98,7 @@ class VariantRecord:
     reason: str | None = None
     passes: Sequence[Step] = ()
     parts: Sequence[Mapping[str, Any]] = ()
+    support: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the variant as run.json has it."""
@@ -104,6 +108,7 @@ class VariantRecord:
             "devices": dict(self.devices),
             "passes": [step.to_json() for step in self.passes],
             "parts": list(self.parts),
+            **({"support": dict(self.support)} if self.support else {}),
         }
 
 
@@ -121,6 +126,7 @@ class Record:
     evaluation: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
     capture: dict[str, Any] | None = None
+    support: dict[str, Any] = field(default_factory=dict)  # what the target takes of each part
     compiled: dict[str, str] = field(default_factory=dict)  # of the parts, when these are written: not in run.json
     error: dict[str, str] | None = None
 
@@ -154,6 +160,7 @@ class Record:
             "passes": [step.to_json() for step in self.passes],
             "checks": [step.to_json() for step in self.checks],
             "parts": self.parts,
+            **({"support": self.support} if self.support else {}),
             "variants": {variant.name: variant.to_json() for variant in self.variants},
             "evaluation": self.evaluation,
             "latency": self.latency,

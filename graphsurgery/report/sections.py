@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from graphsurgery.report import charts, numbers
 from graphsurgery.report.charts import Scale
 from graphsurgery.report.diagram import stem
+from graphsurgery.report.support_rows import left_by_reason, share
 
 Data = Mapping[str, Any]
 
@@ -51,6 +52,23 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def support(run: Data) -> list[dict[str, Any]]:
+    """What the recipe's target takes of each part and of those of variants, and what it leaves by reason."""
+    columns = {"": run.get("support") or {}}
+    columns |= {name: each.get("support") or {} for name, each in (run.get("variants") or {}).items()}
+    return [
+        {
+            "part": f"{column}: {part}" if column else part,
+            "target": f"{found['target']}, {found['precision']}",
+            "nodes": f"{found['nodes_taken']:,} of {found['nodes']:,}",
+            "share": share(found),
+            "left": left_by_reason(found["left"]),
+        }
+        for column, parts in columns.items()
+        for part, found in parts.items()
+    ]
+
+
 def step(content: Data) -> dict[str, Any]:
     """A pass or a check, with its worst tensor's error as a share of what is allowed, and its refusals by reason."""
     worst = content.get("worst")
@@ -65,6 +83,7 @@ def step(content: Data) -> dict[str, Any]:
         **_off_and_allowed(worst or {}),
         "bar": None if worst is None or worst.get("max_abs") is None else charts.bar(share_of_allowed(worst)),
         "excluded": [str(name) for name in (content.get("details") or {}).get("excluded") or ()],
+        "brings": list(content.get("brings") or ()),
         "joined": [each["explanation"] for each in (content.get("details") or {}).get("joined") or ()],
         "refused": len(content.get("skips", ())),
         "refusals": [(reason, len(nodes), _named(nodes)) for reason, nodes in refusals.items()],

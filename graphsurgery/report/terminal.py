@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
@@ -17,6 +18,7 @@ from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.gate.verdicts import Comparison, TensorReport
 from graphsurgery.partition.candidates import Candidate
 from graphsurgery.report.run_record import Step, VariantRecord
+from graphsurgery.report.support_rows import share
 from graphsurgery.text import shortened, visible
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
@@ -96,6 +98,19 @@ def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def support_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What a target takes of each part, in each of some columns such as `parts` and a variant, and what it leaves."""
+    table = _table(title, "part", "nodes taken", "multiply-adds", "not taken", wrap=("part", "not taken"))
+    for column, parts in columns.items():
+        for part, found in parts.items():
+            name = part if column == "parts" else f"{column}: {part}"
+            left = Counter(f"{node['op']} ({node['outcome']})" for node in found["left"])
+            listed = ", ".join(f"{count} {kind}" for kind, count in left.most_common(6))
+            nodes = f"{found['nodes_taken']} of {found['nodes']}"
+            table.add_row(Text(name), nodes, share(found), Text(listed or "-"))
+    return table
+
+
 def cut_table(found: Candidate) -> Table:
     """The parts of a candidate for a cut: what runs them, their size, and what other parts give them."""
     table = _table("Parts", "for the", "nodes", "multiply-adds", "reads", "tensors")
@@ -103,12 +118,13 @@ def cut_table(found: Candidate) -> Table:
         kind = "accelerator" if part.accelerator else "host"
         given = str(len(part.reads)) if part.reads else ""
         size = _bytes(part.bytes_read) if part.reads else ""
-        table.add_row(kind, str(part.nodes), _count(part.multiply_adds), size, given)
+        table.add_row(kind, str(part.nodes), rounded_count(part.multiply_adds), size, given)
     table.add_row("together", str(sum(part.nodes for part in found.parts)), "", _bytes(found.bytes_crossing), "")
     return table
 
 
-def _count(number: int | None) -> str:
+def rounded_count(number: int | None) -> str:
+    """Return a number of multiply-adds in words, as 1.25 G."""
     """A number of operations, unknown where a shape isn't static."""
     if number is None:
         return "unknown"

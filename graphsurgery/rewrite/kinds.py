@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery.rewrite.editor import Editor
+
+if TYPE_CHECKING:
+    from graphsurgery.graph.model import Model
+    from graphsurgery.rewrite.context import PassContext
 
 Effect = Literal["exact", "approximate"]
 
@@ -45,6 +49,12 @@ class Pass:
             value, choices = getattr(self, option.name), get_args(kinds[option.name])
             if get_origin(kinds[option.name]) is Literal and value not in choices:
                 raise ValueError(f"{option.name} must be one of {', '.join(map(str, choices))}, not {value}")
+
+    @classmethod
+    def suited(cls, model: Model, context: PassContext) -> Self | None:
+        """Return the pass with the options that suit a model, None where only a person can say them."""
+        needed = [field for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
+        return None if needed else cls()
 
     def prepare(self) -> None:
         """Start what takes long to start, without waiting for it; called for all passes when a run begins."""

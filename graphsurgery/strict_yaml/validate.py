@@ -75,8 +75,7 @@ def _follow(node: Node, steps: Sequence[str | int], path: str, place: Place) -> 
         elif isinstance(node, Items) and isinstance(step, int) and step < len(node.items):
             node, path = node.items[step], f"{path}[{step}]"
             place = node.place
-        else:
-            break
+        # else: the tag of a kind of value, or a key that is missing
     if isinstance(node, Scalar) and not is_null(node):
         place = node.place
     return place, node, path

@@ -176,6 +176,16 @@ def test_annotations_that_do_not_fit_are_one_line(cli: Cli, place: Path, updates
     assert_one_line(cli("evaluate", *GIVEN), 2, said)
 
 
+def test_what_a_provider_leaves_to_the_cpu_is_an_error_unless_it_is_allowed(cli: Cli, place: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn")
+    on_qnn = (*GIVEN, "--no-original", "--max-samples", 1, "--device", "npu=qnn", "--out", "found")
+    outcome = cli("evaluate", *on_qnn)
+    assert_one_line(outcome, 2, "qnn leaves", "or accept it with --allow-fallback")
+    outcome = cli("evaluate", *on_qnn, "--allow-fallback")
+    assert outcome.code == 0, outcome.err
+    assert next(line.split()[:2] for line in outcome.out.splitlines() if line.startswith("AP ")) == ["AP", "1.0000"]
+
+
 def test_a_missing_extra_is_named(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     outcome = cli("evaluate", *GIVEN, "--scheduler", "tcp://127.0.0.1:1")

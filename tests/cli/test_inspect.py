@@ -52,6 +52,21 @@ def test_cuts_are_in_the_json_too(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_a_target_shows_where_it_cuts(cli: Cli) -> None:
+    outcome = cli("inspect", "--cuts", "--target", "generic-cnn", "rt_detr.onnx", "--json", "x.json")
+    assert outcome.code == 0, outcome.err
+    assert "partition: {by: target}\n" in outcome.out
+    found = json.loads(Path("x.json").read_text("utf-8"))["rt_detr.onnx"]["cuts"]["candidates"]
+    assert found[0]["at"] is None
+    assert sum(part["accelerator"] for part in found[0]["parts"]) == 3  # Tile, and what selects queries, stand between
+    assert found[1]["at"] is not None
+    outcome = cli("inspect", "--target", "generic-cnn", "rt_detr.onnx")
+    assert outcome.code == 2
+    assert "--target goes with --cuts" in outcome.last_line
+    assert cli("inspect", "--cuts", "--target", "generic", "rt_detr.onnx").code == 2
+
+
+@pytest.mark.usefixtures("files")
 def test_what_stands_between_weights_comes_with_the_passes_that_look_at_it(cli: Cli) -> None:
     outcome = cli("inspect", "--cuts", "rt_detr.onnx")
     assert "between the weights then stand Gather, GatherElements, Tile, TopK: " in outcome.out

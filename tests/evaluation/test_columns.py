@@ -26,6 +26,7 @@ def test_a_fingerprint_is_that_of_the_parts_and_of_their_devices(tmp_path: Path)
     assert PartsColumn.of("parts", folder, {"npu": "cpu"}).fingerprint == first.fingerprint
     assert PartsColumn.of("parts", folder, {"npu": "qnn"}).fingerprint != first.fingerprint
     assert PartsColumn.of("parts", write_parts(tmp_path / "x", high=3)).fingerprint != first.fingerprint
+    assert PartsColumn.of("parts", folder, allow_fallback=True).fingerprint != first.fingerprint
 
 
 def test_weights_in_a_file_of_their_own_count(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
 from graphsurgery.passes.widen_maxpool import WidenMaxpool
 from graphsurgery.pipeline import whole_run
+from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import CapturePlan, PartitionPlan, PassUse, Recipe, Variant
 from graphsurgery.report.run_record import Record
@@ -297,7 +298,8 @@ def play(tiny: Tiny, captured: Sequence[Sample], recipe: Recipe, out: Path) -> R
     """Make the parts and the variants of a recipe, with a gate of its own."""
     samples = [replace(sample, computed={}) for sample in captured]
     record = Record({})
-    run = Run(recipe, tiny, samples, Gate(samples, recipe.tolerances, recipe.grants), record)
+    gate = Gate(samples, recipe.tolerances, recipe.grants)
+    run = Run(recipe, tiny, samples, gate, record, certifier=Certifier(recipe.target))
     with OutputFolder(out) as output:
         whole_run.make_parts(run, recipe.variants, output, required=True)
     return record

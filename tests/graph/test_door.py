@@ -55,7 +55,7 @@ def nested(levels: int) -> bytes:
     graph = b""
     for _ in range(levels):
         attribute = field(1, b"then_branch") + field(6, graph) + bytes([20 << 3 | 128, 1, AttributeProto.GRAPH])
-        graph = field(1, field(4, b"If") + field(5, attribute))
+        graph = field(1, field(2, b"y") + field(4, b"If") + field(5, attribute))
     return field(7, graph) + field(8, bytes([2 << 3, 17]))
 
 
@@ -109,6 +109,10 @@ def not_utf8(field: str) -> bytes:
         (changed(lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99)), "element type 99 is not one"),
         (changed(lambda p: setattr(p.opset_import[0], "version", 1 << 40)), "domain '' has no version 1099511627776"),
         (changed(lambda p: p.graph.node.append(p.graph.node[0])), "'a' is written twice, and a tensor is written once"),
+        (
+            changed(lambda p: p.graph.node.add(op_type="Concat", input=["a", "w"])),
+            "node one that reads a, w (Concat) has no output; remove it",
+        ),
         (changed(body_and_reference), "attribute 'then_branch' stands for one of a function and holds a body"),
         (changed(graph_in_an_int), "attribute 'a' is of one type and holds another"),
         (nested(40), "its bodies are nested deeper than the 32 levels that protobuf reads"),

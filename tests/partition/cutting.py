@@ -9,6 +9,7 @@ from onnx import ModelProto, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
 from graphsurgery.partition.boundaries import Cut
+from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.named_parts import extract_parts
 from graphsurgery.partition.stages import CutPoints
@@ -24,7 +25,7 @@ def cut_of(
     text: str | ModelProto,
     include: Sequence[Sequence[str]] = (),
     weights: Mapping[str, list[int]] | None = None,
-    at: str | CutPoints = "RoiAlign",
+    at: str | CutPoints | ByTarget = "RoiAlign",
     supported: Sequence[str] = (),
 ) -> Cut:
     """Cut a model given as text; `weights` are random initializers by name and shape."""

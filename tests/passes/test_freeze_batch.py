@@ -87,6 +87,29 @@ def test_fixes_the_batch_of_a_head(head: Any) -> None:
     assert again.fingerprint == applied.model.fingerprint
 
 
+class Rows:
+    """A sample in memory, with so many features."""
+
+    id = "0"
+
+    def __init__(self, count: int) -> None:
+        self.values = {"features": np.zeros((count, 4, 3, 3), np.float32)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def load(self, name: str) -> np.ndarray:
+        return self.values[name]
+
+
+@pytest.mark.parametrize(("counts", "size"), [([3, 37], 50), ([1], 1), ([1000], 1000), ([1001], 2000), ([0], None)])
+def test_suits_a_head_with_a_size_that_the_samples_fill(counts: list[int], size: int | None) -> None:
+    suited = FreezeBatch.suited(Model(box_head("n")), PassContext(samples=[Rows(count) for count in counts]))
+    assert suited == (None if size is None else FreezeBatch(size))
+    assert FreezeBatch.suited(Model(box_head("7")), PassContext(samples=[Rows(7)])) is None
+    assert FreezeBatch.suited(Model(box_head("n")), PassContext()) is None
+
+
 def test_has_no_option_that_changes_nothing() -> None:
     """`mode` (pad, loop) was one: the runtime takes slices and fills up the last one, whatever it said."""
     assert list(plugin_options(FreezeBatch)) == ["size", "inputs"]

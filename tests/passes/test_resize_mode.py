@@ -27,6 +27,14 @@ def test_all_ways_that_repeat_are_taken() -> None:
     assert_rewrites(ResizeMode(to="half_pixel"), model(ceil), model(HALF_PIXEL))
 
 
+def test_half_pixel_rounds_as_the_compiler_wants_it() -> None:
+    ceil = HALF_PIXEL.replace("prefer_floor", "prefer_ceil")
+    pass_ = ResizeMode(to="half_pixel", rounding="round_prefer_ceil")
+    assert_rewrites(pass_, model(ASYMMETRIC), model(ceil))
+    assert_rewrites(pass_, model(HALF_PIXEL), model(ceil))
+    assert_untouched(pass_, model(ceil), None)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -212,6 +212,7 @@ WRONG = [
         "x.yaml:2: evaluate.max_detections has too few items",
         "evaluate.max_detections",
     ),
+    (SOURCE + "target: {precision: int8}", "x.yaml:2: target lacks 'name'", "target.name"),
     (SOURCE + "partition: {parts: {a: npu}}", "x.yaml:2: partition lacks 'at'", "partition.at"),
     (SOURCE + "partition: {at: [], parts: {a: npu}}", "x.yaml:2: partition.at should have an item", "partition.at"),
     (SOURCE + "partition: {at: {}, parts: {a: npu}}", "x.yaml:2: partition.at names nothing to cut at", "partition.at"),
@@ -301,7 +302,6 @@ WRONG = [
     (SOURCE + "variants: {a: {devices: {npu: qnn}}}", "x.yaml:2: variants.a.devices: no part is on", "variants.a"),
     ("extends: shapes\nsource: {demo: a, onnx: b}", "x.yaml:2: source needs exactly one of", "source"),
     ("extends: shapes\nsource:", "x.yaml:1: a recipe needs a source", "source"),
-    ("extends: shapes\npartition: {at: }", "x.yaml:2: partition lacks 'at'", "partition.at"),
     ("extends: shapes\npart_passes: {box_head: }", "x.yaml:2: part_passes.box_head should be", "part_passes.box_head"),
     ("extends: shapes\ncapture: {sample: 3}", "x.yaml:2: unknown key 'sample' in capture. Did", "capture.sample"),
 ]

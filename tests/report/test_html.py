@@ -335,6 +335,24 @@ def test_published_figures_stand_beside_what_was_measured() -> None:
     assert "published" not in Page(render(good_run(), None)).text
 
 
+def test_what_a_target_leaves_is_shown_by_reason_with_what_helps_and_the_source() -> None:
+    node = {"op": "Slice", "outcome": "cpu", "why": "step 2, where 1 is taken", "fixes": ["lower-strided-slice"]}
+    source = {"source": "A guide 2, 2026-01-01 (document)"}
+    unlisted = {"op": "Gelu", "outcome": "unknown", "why": "the source doesn't list it", **source}
+    found = {
+        "target": "rk3588", "precision": "int8", "nodes": 80, "nodes_taken": 77, "multiply_adds": 200,
+        "multiply_adds_taken": 190, "left": [unlisted, node | source, node | source],
+    }  # fmt: skip
+    run = good_run() | {"support": {"backbone_rpn": found}}
+    run["passes"][1]["brings"] = ["2 Slice more: rk3588 (int8) leaves it to the CPU"]
+    text = Page(render(run, None)).text
+    assert "backbone_rpn 77 of 80 nodes, 95.0% of the multiply-adds" in text
+    rows = "2 Slice cpu step 2, where 1 is taken lower-strided-slice A guide 2, 2026-01-01 (document) 1 Gelu unknown"
+    assert rows in text
+    assert "The target: 2 Slice more" in text
+    assert "What the target takes" not in Page(render(good_run(), None)).text
+
+
 def test_latencies_far_apart_have_a_scale_each_and_the_page_says_so() -> None:
     run = good_run()
     assert "All bars are on one scale." in Page(render(run, None)).text

@@ -1,0 +1,298 @@
+"""A graph held against a target: of each node whether the accelerator takes it, and if not, why and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from graphsurgery.graph import STANDARD_DOMAINS
+from graphsurgery.graph.model import Model
+from graphsurgery.graph.multiply_adds import multiply_adds
+from graphsurgery.graph.reach import live_nodes
+from graphsurgery.graph.shapes import infer_shapes
+from graphsurgery.targets.asked import ABSENT, Asked, Fact
+from graphsurgery.targets.facts import fact_of, input_index
+from graphsurgery.targets.load import Named
+from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
+
+_NO_OR_YES = ("false", "true")
+_Test = Callable[[Asked, str], bool]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a node: `outcome`, and where it isn't taken the `limit` that it breaks.
+
+    `seen` is what the node has there and `allowed` what the target takes. `fixes` are passes that help. `source` is
+    where the line comes from, `at` the place in it.
+    """
+
+    outcome: Outcome
+    source: Source
+    limit: str | None = None
+    seen: str = ""
+    allowed: str = ""
+    fixes: tuple[str, ...] = ()
+    at: str | None = None
+    note: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it isn't taken, in a line; empty where it is."""
+        if self.outcome == "taken":
+            return ""
+        if self.limit is None:
+            return self.note or ("the source doesn't list it" if self.outcome == "unknown" else "never taken")
+        at = f" ({self.at})" if self.at else ""
+        if self.seen in _NO_OR_YES and self.allowed in _NO_OR_YES:
+            words = self.limit.removeprefix("is_").replace("_", " ")
+            return (words if self.seen == "true" else f"not {words}") + at
+        return f"{self.limit} {self.seen}" + (f", where {self.allowed} is taken" if self.allowed else "") + at
+
+
+@dataclass(frozen=True)
+class NodeVerdict:
+    """A node of the graph, by its place in it, and what becomes of it."""
+
+    number: int
+    name: str
+    op: str
+    verdict: Verdict
+    multiply_adds: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as --json has it."""
+        verdict = self.verdict
+        told = {
+            "node": self.name,
+            "op": self.op,
+            "outcome": verdict.outcome,
+            "why": verdict.reason,
+            "multiply_adds": self.multiply_adds,
+            "limit": verdict.limit,
+            "seen": verdict.seen or None,
+            "allowed": verdict.allowed or None,
+            "fixes": list(verdict.fixes),
+            "source": str(verdict.source),
+            "at": verdict.at,
+            "note": verdict.note,
+        }
+        return {key: value for key, value in told.items() if value not in (None, [])}
+
+
+@dataclass(frozen=True)
+class Support:
+    """A graph held against a target in one precision: what becomes of its live nodes, and in how many islands.
+
+    An island is a set of nodes that the accelerator can run at once: connected, and none of its outputs comes back
+    into it through a node outside.
+    """
+
+    target: str
+    precision: str
+    nodes: list[NodeVerdict]
+    islands: int
+    title: str = field(default="", compare=False)
+
+    @property
+    def taken(self) -> list[NodeVerdict]:
+        """The nodes that the accelerator takes."""
+        return [node for node in self.nodes if node.verdict.outcome == "taken"]
+
+    @property
+    def left(self) -> list[NodeVerdict]:
+        """The others."""
+        return [node for node in self.nodes if node.verdict.outcome != "taken"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as --json has it."""
+        known = [node.multiply_adds for node in self.nodes]
+        return {
+            "target": self.target,
+            "precision": self.precision,
+            "nodes": len(self.nodes),
+            "nodes_taken": len(self.taken),
+            "multiply_adds": sum(number or 0 for number in known),
+            "multiply_adds_taken": sum(node.multiply_adds or 0 for node in self.taken),
+            "unknown_multiply_adds": sum(number is None for number in known),
+            "islands": self.islands,
+            "left": [node.to_json() for node in self.left],
+        }
+
+
+def support(model: Model, named: Named, precision: str | None = None) -> Support:
+    """Hold each node of a model that depends on its inputs against a target.
+
+    Raises InputError for a precision that the target hasn't, ModelError where shape inference fails.
+    """
+    chosen = named.precision(precision)
+    view = model.graph()
+    infer_shapes(view)
+    live, counts = live_nodes(view), multiply_adds(model)
+    found = []
+    for number, (node, count) in enumerate(zip(view.nodes, counts, strict=True)):
+        if id(node) in live:
+            verdict = judge(node, model.opset, named.target, chosen)
+            name = node.name or (node.outputs[0].name if node.outputs else "")
+            found.append(NodeVerdict(number, name, node.op, verdict, count))
+    taken = {id(view.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
+    return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
+
+
+def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
+    """Return what says whether the target takes a node.
+
+    With True, once its sizes are frozen: what isn't known yet is no reason against it.
+    """
+    return lambda node, open_sizes: judge(node, opset, target, precision, open_sizes=open_sizes).outcome == "taken"
+
+
+def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_sizes: bool = False) -> Verdict:
+    """Say what becomes of a node whose shapes are inferred, in a precision of the target.
+
+    With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
+    """
+    asked = Asked(node, opset)
+    op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
+    rules = target.rules(op) or (target.other,)
+    chosen, unknown = _rule_for(rules, asked, precision)
+    if chosen is None:
+        last = rules[-1]
+        name, fact = unknown if unknown is not None else (next(iter(last.conditions)), None)
+        if unknown is not None:
+            return _not_known(target, last, name)
+        fact = precision if name == PRECISION else fact_of(asked, name)
+        allowed = " or ".join(dict.fromkeys(str(rule.conditions[name]) for rule in rules if name in rule.conditions))
+        return _beyond(target, last, name, _shown(fact), allowed)
+    return _judged(asked, chosen, target, precision, open_sizes)
+
+
+def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, tuple[str, Fact] | None]:
+    """Return the first rule whose conditions hold; None with the fact that isn't known, where that is why."""
+    for rule in rules:
+        holds = True
+        for name, allowed in rule.conditions.items():
+            fact = precision if name == PRECISION else fact_of(asked, name)
+            if fact is None:
+                return None, (name, fact)
+            if fact is ABSENT or not allowed.holds(fact):
+                holds = False
+                break
+        if holds:
+            return rule, None
+    return None, None
+
+
+def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes: bool) -> Verdict:
+    if not rule.taken:
+        return _beyond(target, rule, None)
+    precisions = one_or_more(rule.precisions or ())
+    if precisions and precision not in precisions:
+        return _beyond(target, rule, "precisions", precision, ", ".join(precisions), called="precision")
+    for limits, of in ((target.tensors.limits, target.tensors), (rule.limits, rule)):
+        for name, allowed in limits.items():
+            if of is target.tensors and name in rule.limits:
+                continue  # the operator's own goes before
+            broken = _broken(asked, name, allowed)
+            if broken is not None and not (open_sizes and (broken == "" or name == "static")):
+                beyond = _not_known if broken == "" else _beyond
+                return beyond(target, of, name, broken, str(allowed))
+    tests: tuple[tuple[Names, _Test, str], ...] = (
+        (rule.written, _is_written, "isn't written out"),
+        (rule.constant, _is_constant, "isn't constant"),
+        (rule.omitted, _is_left_out, "is given"),
+    )
+    for names, is_right, told in tests:
+        for name in one_or_more(names):
+            if not is_right(asked, name):
+                return _beyond(target, rule, name, told)
+    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note)
+
+
+def _broken(asked: Asked, name: str, allowed: Allowed) -> str | None:
+    """Return what a node has where it breaks a limit, "" where that isn't known, None where it keeps it."""
+    fact = fact_of(asked, name)
+    if fact is None:
+        return ""
+    return None if fact is ABSENT or allowed.holds(fact) else _shown(fact)
+
+
+def _is_written(asked: Asked, name: str) -> bool:
+    return name in asked.node.attrs or not _is_left_out(asked, name)
+
+
+def _is_constant(asked: Asked, name: str) -> bool:
+    return _is_left_out(asked, name) or fact_of(asked, name) is not None
+
+
+def _is_left_out(asked: Asked, name: str) -> bool:
+    index = input_index(asked, name)
+    return index is None or index >= len(asked.node.inputs) or asked.node.inputs[index].name == ""
+
+
+def _beyond(
+    target: Target, rule: Rule, limit: str | None, seen: str = "", allowed: str = "", *, called: str | None = None
+) -> Verdict:
+    return Verdict(
+        target.outcome(rule, limit),
+        target.source_of(rule),
+        called or limit,
+        seen,
+        allowed,
+        rule.fixes(limit),
+        _text(rule.at),
+        rule.note,
+    )
+
+
+def _not_known(target: Target, rule: Rule, limit: str, seen: str = "", allowed: str = "") -> Verdict:
+    fixes = rule.fixes(limit)
+    return Verdict("unknown", target.source_of(rule), limit, "isn't known", allowed or "a known one", fixes)
+
+
+def _text(at: str | int | None) -> str | None:
+    return None if at is None else str(at)
+
+
+def _shown(fact: Fact) -> str:
+    if fact is ABSENT:
+        return "none"
+    if isinstance(fact, tuple):
+        return ", ".join(dict.fromkeys(_shown(each) for each in fact)) or "none"
+    if isinstance(fact, bool):
+        return str(fact).lower()
+    return f"{fact:g}" if isinstance(fact, float) else str(fact)
+
+
+def count_islands(graph: gs.Graph, taken: set[int], live: set[int]) -> int:
+    """Return how many islands the nodes `taken` (as ids) form among the `live` ones.
+
+    Nodes are numbered by how often the path from the inputs to them, the one that does so most often, leaves the
+    accelerator; those of one number that are connected are an island.
+    """
+    number: dict[int, int] = {}
+    of = {id(tensor): node for node in graph.nodes for tensor in node.outputs}
+    root: dict[int, int] = {}
+
+    def find(node: int) -> int:
+        while root[node] != node:
+            root[node] = root[root[node]]
+            node = root[node]
+        return node
+
+    for node in graph.nodes:
+        if id(node) not in live:
+            continue
+        before = [of[id(t)] for t in node.inputs if id(t) in of and id(of[id(t)]) in live]
+        # an island of a later number begins where a node that isn't taken stands in between
+        steps = [number[id(b)] + (id(b) in taken) * (id(node) not in taken) for b in before]
+        number[id(node)] = max(steps, default=0)
+        if id(node) in taken:
+            root[id(node)] = id(node)
+            for each in before:
+                if id(each) in taken and number[id(each)] == number[id(node)]:
+                    root[find(id(each))] = find(id(node))
+    return len({find(node) for node in root})
