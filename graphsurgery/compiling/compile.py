@@ -73,7 +73,7 @@ def compile_parts(
                 watcher.begin(f"{compiler.name}: {name}")
                 _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
-            stems, shapes = _write_samples(folder, compiler, jobs, images, watcher)
+            stems, shapes = _write_samples(folder, manifest, compiler, jobs, images, watcher)
             for name, job in jobs.items() if run else ():
                 watcher.begin(f"{compiler.name}: compile {name}")
                 ran = compiler.run(job) or ran
@@ -83,7 +83,7 @@ def compile_parts(
                 parts={part.name: part.sha256 for part in manifest.parts if part.name in models},
                 ran=ran,
                 samples=stems,
-                whole=_described(jobs[WHOLE].entry.outputs, shapes) if WHOLE in jobs else None,
+                whole=_described(jobs[WHOLE].entry.outputs, shapes) if compiler.takes_whole else None,
             ).write(work)
             if out is not None:
                 draft.publish(_earlier(out), COMPILED_FILE)
@@ -171,15 +171,19 @@ def _with_node_names(model: Model) -> Model:
 
 
 def _write_samples(
-    folder: Path, compiler: Compiler, jobs: Mapping[str, Job], images: Sequence[ImageFile], watcher: Watcher
+    folder: Path,
+    manifest: Manifest,
+    compiler: Compiler,
+    jobs: Mapping[str, Job],
+    images: Sequence[ImageFile],
+    watcher: Watcher,
 ) -> tuple[list[str], Shapes]:
     """Write the images, and return their stems and the shapes of what was computed of each."""
     stems, shapes = [], []
     if images:
         watcher.begin(f"{compiler.name}: images")
-        devices = {part.device for part in Manifest.read(folder).parts}
-        detector = Detector.load(folder, dict.fromkeys(devices, CPU))
-        whole = jobs.get(WHOLE)
+        detector = Detector.load(folder, dict.fromkeys((part.device for part in manifest.parts), CPU))
+        whole = jobs[WHOLE] if compiler.takes_whole else None
         samples = samples_of_whole(detector, images, whole) if whole else samples_of(detector, images, jobs)
         for number, (image, found) in enumerate(zip(images, samples, strict=True), start=1):
             for name, sample in found.items():
