@@ -39,7 +39,7 @@ def test_a_model_that_is_taken_whole_ends_with_0(cli: Cli, detector: Path) -> No
     outcome = cli("support", detector, "--target", "generic-cnn")
     assert outcome.code == 0
     assert "detector.onnx on A CNN accelerator, any" in outcome.out
-    assert re.search(r"4 of 4 +100\.0% of 0\.02 M +1", outcome.out)
+    assert re.search(r"4 of 4 +100\.0% of 18\.4 k +1", outcome.out)
     assert "why" not in outcome.out
 
 
