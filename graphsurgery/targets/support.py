@@ -167,9 +167,9 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     chosen, unknown = _rule_for(rules, asked, precision)
     if chosen is None:
         last = rules[-1]
-        name, fact = unknown if unknown is not None else (next(iter(last.conditions)), None)
         if unknown is not None:
-            return _not_known(target, last, name)
+            return _not_known(target, last, unknown)
+        name = next(iter(last.conditions))
         fact = precision if name == PRECISION else fact_of(asked, name)
         allowed = " or ".join(dict.fromkeys(rule.conditions[name].told for rule in rules if name in rule.conditions))
         return _beyond(target, last, name, _shown(fact), allowed)
@@ -178,14 +178,14 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     return replace(verdict, note=_NOT_LISTED) if unlisted else verdict
 
 
-def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, tuple[str, Fact] | None]:
-    """Return the first rule whose conditions hold; None with the fact that isn't known, where that is why."""
+def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, str | None]:
+    """Return the first rule whose conditions hold; None with the name of what isn't known, where that is why."""
     for rule in rules:
         holds = True
         for name, allowed in rule.conditions.items():
             fact = precision if name == PRECISION else fact_of(asked, name)
             if fact is None:
-                return None, (name, fact)
+                return None, name
             if fact is ABSENT or not allowed.holds(fact):
                 holds = False
                 break
