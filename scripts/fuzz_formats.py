@@ -38,6 +38,7 @@ from graphsurgery.evaluation.columns import PartsColumn, variants  # noqa: E402
 from graphsurgery.evaluation.dataset import Dataset, category_of_label, open_dataset  # noqa: E402
 from graphsurgery.evaluation.store import FileStore  # noqa: E402
 from graphsurgery.evaluation.tasks import Task, TaskRunner  # noqa: E402
+from graphsurgery.graph.model import Model  # noqa: E402
 from graphsurgery.images.files import load_image  # noqa: E402
 from graphsurgery.parts.folder import files_of_compiler  # noqa: E402
 from graphsurgery.parts.manifest import Manifest  # noqa: E402
@@ -47,6 +48,9 @@ from graphsurgery.report.run_file import read_run  # noqa: E402
 from graphsurgery.rewrite.registry import discover  # noqa: E402
 from graphsurgery.runtime.detector import Detector  # noqa: E402
 from graphsurgery.sources import SourceSpec, open_source  # noqa: E402
+from graphsurgery.targets.load import load_target  # noqa: E402
+from graphsurgery.targets.support import support  # noqa: E402
+from graphsurgery.testing import parse  # noqa: E402
 
 discovered = functools.cache(discover)
 
@@ -159,6 +163,42 @@ def read_recipe(folder: Path) -> None:
     load_recipe(str(folder / "self.yaml"), registry=discovered())
 
 
+def read_target(folder: Path) -> None:
+    target = load_target(str(folder / "self.yaml"), discovered())
+    for precision in target.target.precisions:
+        support(judged(), target, precision)
+
+
+@functools.cache
+def judged() -> Model:
+    """A model with an operator of many kinds, to be held against targets."""
+    return Model(
+        parse(
+            """
+            <ir_version: 8, opset_import: ["": 17]>
+            g (float[1, 8, 16, 16] x, float[8, 4, 3, 3] w, float[N, 4] open) => (float y, float z) <
+                int64[4] shape = {1, -1, 4, 4}, float[4] scales = {1.0, 1.0, 2.0, 2.0}, int64[1] one = {1}
+            > {
+                c = Conv <group = 2, pads = [1, 1, 1, 1], strides = [2, 2]> (x, w)
+                p = MaxPool <kernel_shape = [3, 3], ceil_mode = 1> (c)
+                r = Resize <mode = "nearest", nearest_mode = "floor"> (p, , scales)
+                s = Slice (r, one, shape, one, one)
+                t = Transpose <perm = [0, 2, 3, 1]> (s)
+                m = ReduceMean <axes = [1, 2]> (t)
+                y = Softmax <axis = 1> (m)
+                v, i = TopK <largest = 0> (open, one)
+                g = Gather (v, one)
+                z = LayerNormalization (g, w)
+            }"""
+        )
+    )
+
+
+def make_target(folder: Path) -> list[bytes]:
+    folder.mkdir(exist_ok=True)
+    return [path.read_bytes() for path in sorted((ROOT / "graphsurgery" / "targets").glob("*.yaml"))]
+
+
 def make_recipe(folder: Path) -> list[bytes]:
     write_parts(folder)
     return [path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -220,6 +260,7 @@ FORMATS = {
     "results": Format("out/progress_parts.jsonl", make_results, read_results, change_json),
     "compiled": Format("compiled/riscv-ort/compiled.json", make_compiled, read_compiled, change_json),
     "recipe": Format("self.yaml", make_recipe, read_recipe, change_text),
+    "target": Format("self.yaml", make_target, read_target, change_text),
     # 89 million pixels are let in, which Pillow holds in 4 bytes each, and NumPy in 3, twice for a moment
     "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes, 1000.0),
 }
