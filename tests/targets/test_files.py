@@ -322,6 +322,7 @@ FIXES = [
     ("tidl", one("Softmax <axis = 1> (x)"), "move-softmax-axis"),
     ("tidl", resize("half_pixel", "round_prefer_floor"), "resize-mode"),
     ("ethos-u55", one("Sum (x, x)"), "lower-sum"),
+    ("rk3588", one("Neg (x)"), "lower-neg"),
     ("ethos-u55", one("Softmax <axis = 1> (x)"), "move-softmax-axis"),
     ("ethos-u55", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather"),
     ("ethos-u55", conv(3, group=2), "split-grouped-conv"),
@@ -373,6 +374,7 @@ NOT_KNOWN = {
     ("rk3588", "move-softmax-axis"),
     ("rk3588", "lower-einsum"),
     ("rk3588", "lower-hardsigmoid"),
+    ("rk3588", "lower-neg"),
 } | {
     *(("ascend", "split-grouped-conv"), ("ethos-u55", "move-softmax-axis")),
 }
