@@ -53,7 +53,10 @@ def test_a_variant_may_have_another_precision() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("target: rk3589", "x.yaml:2: target.name: unknown target 'rk3589', and a file of your own"),
+        (
+            "target: rk3589",
+            "x.yaml:2: target.name: unknown target 'rk3589'; a file of your own ends in .yaml. Nearest: rk3588",
+        ),
         (
             "target: {name: rk3588, precision: int4}",
             "x.yaml:2: target.precision: target 'rk3588' has no precision",
