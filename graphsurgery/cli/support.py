@@ -94,7 +94,10 @@ def _models(model: str, plugins: list[Path] | None) -> dict[str, Model]:
 
     path = Path(model)
     if not path.is_dir() and not path.is_file():
-        made = Path("model") / recipe_of(model, None, None, plugins).name
+        try:
+            made = Path("model") / recipe_of(model, None, None, plugins).name
+        except InputError as error:
+            raise InputError(f"{model}: no model, no folder of parts and no recipe ({error})") from error
         if not made.is_dir():
             raise InputError(f"{made}: there are no parts yet; make them: python -m graphsurgery apply {model}")
         path = made

@@ -31,7 +31,7 @@ def find_target(name_or_file: str, beside: Path | None = None) -> tuple[str, Pat
         return path.stem, path, name_or_file
     files = _files()
     if name_or_file not in files:
-        nearest = name_nearest(name_or_file, sorted(files))
+        nearest = name_nearest(name_or_file, sorted(files)) or f" There are {', '.join(sorted(files))}"
         raise InputError(f"unknown target '{name_or_file}'; a file of your own ends in .yaml.{nearest}")
     return name_or_file, files[name_or_file], files[name_or_file].name
 
