@@ -27,6 +27,7 @@ from graphsurgery.compiling import Compiler, Job, Sample
 from graphsurgery.compiling.raw_files import read_raw
 from graphsurgery.compiling.test_data_sets import place_of, read_tensor, write_test_data
 from graphsurgery.errors import InputError
+from graphsurgery.files import is_plain_name
 from graphsurgery.graph.names import clean_name
 from graphsurgery.parts.manifest import Tensor
 
@@ -44,6 +45,11 @@ class RiscvOrt(Compiler):
     accelerator: Literal[0, 1, 2] = 0
     optimisation: Literal[0, 1, 2, 99] = 99
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for file in self.files:  # a folder of parts may come from anybody, and says what is read
+            if not is_plain_name(f"{file}.data"):
+                raise ValueError(f"files: '{file}' must be the name of a file, and no path")
 
     def write(self, job: Job) -> None:
         if self.files and len(self.files) != len(job.entry.outputs):

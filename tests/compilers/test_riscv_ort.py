@@ -74,3 +74,9 @@ def test_results_may_also_be_test_data(tmp_path: Path) -> None:
 def test_files_are_as_many_as_outputs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="files names 2 results; the outputs are y"):
         RiscvOrt(files=("boxes", "labels")).write(job(GRAPH, tmp_path, image=None))
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "a/b", ""])
+def test_a_result_is_named_by_no_path(name: str) -> None:
+    with pytest.raises(ValueError, match="must be the name of a file, and no path"):
+        RiscvOrt(files=("boxes", name))
