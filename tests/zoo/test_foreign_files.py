@@ -93,7 +93,7 @@ CASES = {
     ),
 }
 # Recipes of a vendor's flow, on files that the cases above have too
-FLOWS = {
+ON_RISCV = {
     "maskrcnn_unrolledbn_opset10": Case(
         "riscv_zoo",
         (
@@ -175,15 +175,15 @@ def test_parts_come_out_and_play_an_image(cli: Cli, tmp_path: Path, image: Path,
     assert (tmp_path / "image.detections.png").is_file()
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_a_vendors_flow_makes_of_its_file_what_the_tool_takes(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
-    outcome = apply(cli, tmp_path, FLOWS[name].recipe, *given(name, case=FLOWS[name]))
+@pytest.mark.parametrize("name", ON_RISCV)
+def test_the_flow_for_riscv_makes_what_its_runner_takes(cli: Cli, tmp_path: Path, image: Path, name: str) -> None:
+    outcome = apply(cli, tmp_path, ON_RISCV[name].recipe, *given(name, case=ON_RISCV[name]))
     assert outcome.code == 0, outcome.err
     operators = {node.op_type for node in Model.load(tmp_path / "parts" / "backbone_rpn.onnx").proto.graph.node}
     assert operators == {"Conv", "Relu", "Add", "Resize", "MaxPool"}  # each BatchNorm is in its Conv
     manifest = Manifest.read(tmp_path / "parts")
     sampled = {part.name: list(part.sampled.values()) for part in manifest.parts if part.accelerator}
-    assert FLOWS[name].recipe != "riscv_zoo" or sampled["box_head"] == [[1, 2, 3]]  # its shape is computed
+    assert ON_RISCV[name].recipe != "riscv_zoo" or sampled["box_head"] == [[1, 2, 3]]  # its shape is computed
     assert (tmp_path / "parts" / "compiled" / "riscv-ort" / "whole" / "whole.onnx").is_file()
     assert cli("compile", tmp_path / "parts", "--with", "riscv-ort", "--images", image).code == 0
     assert cli("run", tmp_path / "parts", "--image", image, "--dump-test-data", tmp_path / "data").code == 0
