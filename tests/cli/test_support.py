@@ -138,29 +138,32 @@ def test_the_parts_of_a_whole_detector(cli: Cli, shapes: Applied) -> None:
 # --- a file of one's own ------------------------------------------------------------------------------------------
 
 
-def test_the_file_of_the_documentation_and_a_line_added_to_it(cli: Cli, detector: Path) -> None:
+def documented(name: str) -> str:
+    """Write a file that the documentation shows, and return its text."""
     page = DOCUMENTATION.read_text(encoding="utf-8")
-    shown = re.search(r"<!-- file: mine\.yaml -->\n```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = re.search(rf"<!-- file: {re.escape(name)} -->\n```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert shown is not None
-    Path("mine.yaml").write_text(shown[1], encoding="utf-8")
+    Path(name).write_text(shown[1], encoding="utf-8")
+    return shown[1]
+
+
+def test_the_file_of_the_documentation_and_a_line_added_to_it(cli: Cli, detector: Path) -> None:
+    text = documented("mine.yaml")
     before = cli("support", detector, "--target", "mine.yaml")
     assert before.code == 1
     assert "detector.onnx on My NPU, int8" in before.out
     assert "kernel 5, where 2 to 3 is" in " ".join(before.out.split())
     assert "Relu" not in before.out
     line = "  Relu, Add, Concat: taken\n"
-    assert line in shown[1]
-    Path("mine.yaml").write_text(shown[1].replace(line, "  Relu: refused\n" + line.replace("Relu, ", "")), "utf-8")
+    assert line in text
+    Path("mine.yaml").write_text(text.replace(line, "  Relu: refused\n" + line.replace("Relu, ", "")), "utf-8")
     after = cli("support", detector, "--target", "mine.yaml")
     assert after.code == 1
     assert "1 Relu" in after.out
 
 
 def test_the_sister_of_the_documentation(cli: Cli, detector: Path) -> None:
-    page = DOCUMENTATION.read_text(encoding="utf-8")
-    shown = re.search(r"<!-- file: sister\.yaml -->\n```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert shown is not None
-    Path("sister.yaml").write_text(shown[1], encoding="utf-8")
+    documented("sister.yaml")
     outcome = cli("support", detector, "--target", "sister.yaml")
     assert outcome.code == 1
     assert "on Its sister, int8" in outcome.out

@@ -19,6 +19,20 @@ from graphsurgery.testing import parse, random_inputs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 POOL = "<output_height = 2, output_width = 2, spatial_scale = 1.0>"
+# a detector of two stages, its weights, and two regions of an image
+TWO_STAGE = f"""
+    detector (float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch) => (float[n, 5] scores) {{
+        f = Conv <pads = [1, 1, 1, 1]> (image, w1)
+        features = Relu (f)
+        pooled = RoiAlign {POOL} (features, rois, batch)
+        flat = Flatten (pooled)
+        hidden = Gemm <transB = 1> (flat, w2)
+        active = Relu (hidden)
+        logits = Gemm <transB = 1> (active, w3)
+        scores = Softmax (logits)
+    }}"""
+WEIGHTS = {"w1": [4, 3, 3, 3], "w2": [6, 16], "w3": [5, 6]}
+BOXES = {"rois": np.array([[0, 0, 4, 4], [1, 1, 7, 6]], np.float32), "batch": np.zeros(2, np.int64)}
 
 
 def cut_of(

@@ -11,21 +11,16 @@ import pytest
 from graphsurgery.errors import ModelError
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.islands import HOST_ONLY
-from partition.cutting import POOL, assert_parts_give_what_the_whole_gives, cut_of, described, parts_of
+from partition.cutting import (
+    BOXES,
+    TWO_STAGE,
+    WEIGHTS,
+    assert_parts_give_what_the_whole_gives,
+    cut_of,
+    described,
+    parts_of,
+)
 
-TWO_STAGE = f"""
-    detector (float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch) => (float[n, 5] scores) {{
-        f = Conv <pads = [1, 1, 1, 1]> (image, w1)
-        features = Relu (f)
-        pooled = RoiAlign {POOL} (features, rois, batch)
-        flat = Flatten (pooled)
-        hidden = Gemm <transB = 1> (flat, w2)
-        active = Relu (hidden)
-        logits = Gemm <transB = 1> (active, w3)
-        scores = Softmax (logits)
-    }}"""
-WEIGHTS = {"w1": [4, 3, 3, 3], "w2": [6, 16], "w3": [5, 6]}
-BOXES = {"rois": np.array([[0, 0, 4, 4], [1, 1, 7, 6]], np.float32), "batch": np.zeros(2, np.int64)}
 IMAGE = {"image": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 
 

@@ -17,21 +17,18 @@ from graphsurgery.partition.named_parts import extract_parts, find_named_cut
 from graphsurgery.passes.inline_functions import InlineFunctions
 from graphsurgery.rewrite import Editor, apply_pass
 from graphsurgery.testing import parse
-from partition.cutting import HEAD, POOL, assert_parts_give_what_the_whole_gives, cut_of, described, parts_of, play
-
-TWO_STAGE = f"""
-    detector (float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch) => (float[n, 5] scores) {{
-        f = Conv <pads = [1, 1, 1, 1]> (image, w1)
-        features = Relu (f)
-        pooled = RoiAlign {POOL} (features, rois, batch)
-        flat = Flatten (pooled)
-        hidden = Gemm <transB = 1> (flat, w2)
-        active = Relu (hidden)
-        logits = Gemm <transB = 1> (active, w3)
-        scores = Softmax (logits)
-    }}"""
-WEIGHTS = {"w1": [4, 3, 3, 3], "w2": [6, 16], "w3": [5, 6]}
-BOXES = {"rois": np.array([[0, 0, 4, 4], [1, 1, 7, 6]], np.float32), "batch": np.zeros(2, np.int64)}
+from partition.cutting import (
+    BOXES,
+    HEAD,
+    POOL,
+    TWO_STAGE,
+    WEIGHTS,
+    assert_parts_give_what_the_whole_gives,
+    cut_of,
+    described,
+    parts_of,
+    play,
+)
 
 
 def images(seed: int = 0) -> dict[str, np.ndarray]:
