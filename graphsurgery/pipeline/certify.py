@@ -8,7 +8,7 @@ from typing import Any
 
 from graphsurgery.errors import InputError
 from graphsurgery.parts.part import Part
-from graphsurgery.recipe.load import ChosenTarget
+from graphsurgery.recipe.target import ChosenTarget
 from graphsurgery.targets.support import NodeVerdict, Support, support
 
 _STOPS = ("refused", "crash")

@@ -26,7 +26,7 @@ from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.cut import find_cut
 from graphsurgery.partition.named_parts import extract_parts
 from graphsurgery.progress import Watcher
-from graphsurgery.recipe.load import ChosenTarget
+from graphsurgery.recipe.target import ChosenTarget
 from graphsurgery.rewrite import Editor, Pass, PassContext, apply_pass
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import Source

@@ -25,7 +25,8 @@ from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.run import Run
-from graphsurgery.recipe.load import ChosenTarget, Recipe, Variant
+from graphsurgery.recipe.load import Recipe, Variant
+from graphsurgery.recipe.target import ChosenTarget
 from graphsurgery.report.run_record import Record, VariantRecord
 
 ALL = "all"

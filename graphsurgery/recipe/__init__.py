@@ -3,6 +3,7 @@
 schema           every key of a recipe, explained; all of the following go by it
 layers           one recipe laid over another, and --set over both
 plugin_options   the options of a pass or a compiler, held against its fields
+target           the section `target`
 load             all of it together
 json_schema      the schema as editors read it
 page             the schema as docs/recipes.md shows it

@@ -27,19 +27,18 @@ from graphsurgery.recipe.schema import (
     PartitionPlan,
     RecipeKeys,
     Source,
-    TargetKeys,
     VariantKeys,
     Words,
     part_name,
 )
 from graphsurgery.recipe.section import Section
+from graphsurgery.recipe.target import ChosenTarget, checked_precision, chosen_target
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.context import PassesFor, none_known
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.sources import SourceSpec
 from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.strict_yaml.validate import check_keys, fields, validate
-from graphsurgery.targets.load import Named, load_target
 
 __all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
 
@@ -72,14 +71,6 @@ class Variant:
     on_request: bool
     precision: str | None = None
     compile: bool = False
-
-
-@dataclass(frozen=True)
-class ChosenTarget:
-    """The target that parts are for, and in which of its precisions."""
-
-    target: Named
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,7 @@ def load_recipe(
         image=_image(sections.get("image"), sections["source"]),
         detections=_detections(sections.get("detections"), sections["source"]),
     )
-    target = _target(sections.get("target"), registry)
+    target = chosen_target(sections["target"], registry) if "target" in sections else None
     partition = _partition(sections.get("partition"), target)
     check = sections.get("check")
     checked = _mapping(check, "check").entries
@@ -253,34 +244,6 @@ def _evaluation(entry: Entry | None, images_are_made: bool) -> EvaluationPlan | 
     return plan
 
 
-def _target(entry: Entry | None, registry: Registry) -> ChosenTarget | None:
-    if entry is None:
-        return None
-    section = _section(entry, "target", TargetKeys)
-    name = fields(entry, "target").entries["name"].value.place
-    is_file = section.name.lower().endswith((".yaml", ".yml"))
-    try:
-        target = load_target(str(name.folder / section.name) if is_file else section.name, registry)
-    except RecipeError:
-        raise  # it names a line of the target's file
-    except InputError as error:
-        raise name.error(f"target.name: {error}") from error
-    chosen = ChosenTarget(target, target.target.precisions[0])
-    if section.precision is None:
-        return chosen
-    place = fields(entry, "target").entries["precision"].place
-    return replace(chosen, precision=_check_precision(chosen, section.precision, place, "target.precision"))
-
-
-def _check_precision(target: ChosenTarget | None, precision: str, place: Place, path: str) -> str:
-    if target is None:
-        raise place.error(f"{path} is one of a target's, and the recipe has none; name it: target: rk3588")
-    try:
-        return target.target.precision(precision)
-    except InputError as error:
-        raise place.error(f"{path}: {error}") from error
-
-
 def _partition(entry: Entry | None, target: ChosenTarget | None) -> PartitionPlan | None:
     if entry is None:
         return None
@@ -357,7 +320,7 @@ def _variants(
             raise variant.place.error(f"{path}: a part has that name already; call the variant something else")
         grants = _grants(keys.get("grant"), f"{path}.grant", registry)
         if section.precision is not None:
-            _check_precision(target, section.precision, keys["precision"].place, f"{path}.precision")
+            checked_precision(target, section.precision, keys["precision"].place, f"{path}.precision")
         more = (section.max_ap_drop, section.on_request, section.precision, section.compile)
         variants.append(Variant(name, passes, section.devices, grants, *more))
     return tuple(variants)

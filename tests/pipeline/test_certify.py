@@ -13,7 +13,7 @@ from gate.drawn_recipes import Drawn, NegByMul, Rescale, Tiny, image_of, play
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import InputError
-from graphsurgery.recipe.load import ChosenTarget
+from graphsurgery.recipe.target import ChosenTarget
 from graphsurgery.report.run_record import Record
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.registry import discover
