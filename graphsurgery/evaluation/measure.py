@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphsurgery.detections.postprocessing import Postprocessing
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.coco import AveragePrecision, evaluate, require_pycocotools
+from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import Column
-from graphsurgery.evaluation.dataset import Dataset, Picture, Unreadable, category_of_label, require_categories
+from graphsurgery.evaluation.dataset import Dataset, Unreadable, category_of_label, require_categories
+from graphsurgery.evaluation.judge import Judge, Judged
 from graphsurgery.evaluation.store import MemoryStore, Store
-from graphsurgery.evaluation.tasks import Found, Task
+from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Runner, in_process
 from graphsurgery.files.commit import Draft, writing
 from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.progress import Watcher
-
-# the field of an annotation without which there is nothing to measure a kind by
-_NEEDS = {"segm": "segmentation", "keypoints": "keypoints"}
 
 
 class BadImages(InputError):
@@ -93,20 +91,16 @@ def measure(
     pictures = [picture for picture in dataset.pictures if picture.id not in bad]
     if not pictures:
         raise InputError(f"{dataset.place}: none of its images can be read ({unreadable[0].reason}); give others")
+    judge = Judge(dataset, pictures, categories, protocol or ApProtocol())
     with _results(results) as draft:
-        folder = None if draft is None else draft.work
-        evaluation = _judge(
-            columns,
-            dataset,
-            pictures,
-            watcher,
-            categories,
-            store,
-            threads,
-            folder,
-            per_category,
-            protocol or ApProtocol(),
-        )
+        watcher.begin("average precision")
+        judged: dict[str, Judged] = {}
+        for number, column in enumerate(columns):  # one at a time, as what was found may be a lot
+            watcher.advance(number, len(columns))
+            kept, judged[column.name] = judge.judge(store.read(column, threads, pictures))
+            if draft is not None:
+                _write(draft.work / f"results_{column.name}.json", kept)
+        evaluation = judge.summary(judged, per_category=per_category)
         evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
         if draft is not None:
             _write(draft.work / "summary.json", evaluation, indent=1)
@@ -121,87 +115,6 @@ def missing(columns: Sequence[Column], dataset: Dataset, store: Store, threads: 
         done = store.done(column, threads, dataset.pictures)
         tasks += [Task(column, picture, threads) for picture in dataset.pictures if picture.id not in done]
     return tasks
-
-
-def _judge(
-    columns: Sequence[Column],
-    dataset: Dataset,
-    pictures: Sequence[Picture],
-    watcher: Watcher,
-    categories: Mapping[int, int] | None,
-    store: Store,
-    threads: int,
-    folder: Path | None,
-    per_category: bool,
-    protocol: ApProtocol,
-) -> dict[str, Any]:
-    """Measure each column by all that was found of it; of one column at a time, as that may be a lot."""
-    ids = [picture.id for picture in pictures]
-    scores: dict[str, dict[str, AveragePrecision]] = {}
-    seconds: dict[str, float] = {}
-    watcher.begin("average precision")
-    for number, column in enumerate(columns):
-        watcher.advance(number, len(columns))
-        found = store.read(column, threads, pictures)
-        if categories is None:
-            seen = {result["category_id"] for identity in ids for result in found[identity].results}
-            require_categories(dataset.annotations, seen, dataset.place, all_=False)
-        results = [result for identity in ids for result in _translated(found[identity].results, categories)]
-        results = [result for result in results if result["score"] >= protocol.min_score]
-        if folder is not None:
-            _write(folder / f"results_{column.name}.json", results)
-        compared = _kinds(found.values(), dataset, ids, protocol)
-        scores[column.name] = evaluate(dataset.annotations, results, compared, ids, protocol.max_detections)
-        seconds[column.name] = sum(each.seconds for each in found.values()) / len(found)
-    kinds = [kind for kind in next(iter(scores.values())) if all(kind in score for score in scores.values())]
-    table = {kind: {name: score[kind] for name, score in scores.items()} for kind in kinds}
-    evaluation: dict[str, Any] = {
-        "samples": len(ids),
-        "ap": {kind: {name: score.ap for name, score in row.items()} for kind, row in table.items()},
-        "lines": {kind: {name: dict(score.lines) for name, score in row.items()} for kind, row in table.items()},
-        "seconds_per_image": seconds,
-    }
-    published = {kind: figures for kind in kinds if (figures := protocol.figures(kind))}
-    evaluation |= {"published": published} if published else {}
-    if per_category:
-        names = {each["id"]: str(each.get("name", each["id"])) for each in dataset.annotations["categories"]}
-        evaluation["per_category"] = {
-            kind: {
-                name: {names[category]: ap for category, ap in score.per_category.items()}
-                for name, score in row.items()
-            }
-            for kind, row in table.items()
-        }
-    return evaluation
-
-
-def _translated(results: Iterable[dict[str, Any]], categories: Mapping[int, int] | None) -> list[dict[str, Any]]:
-    """Put category ids in the place of labels, and leave out what has none."""
-    if categories is None:
-        return list(results)
-    return [
-        {**result, "category_id": categories[result["category_id"]]}
-        for result in results
-        if result["category_id"] in categories
-    ]
-
-
-def _kinds(found: Iterable[Found], dataset: Dataset, ids: Sequence[int], protocol: ApProtocol) -> list[str]:
-    """Return what both the detections and the annotations can be compared by: boxes, and masks or keypoints if any.
-
-    Raises InputError where the protocol asks for something else alone.
-    """
-    given = next(iter(found)).kinds
-    wanted = set(ids)
-    entries = [entry for entry in dataset.annotations["annotations"] if entry["image_id"] in wanted]
-    there = [kind for kind in given if kind == "bbox" or any(entry.get(_NEEDS[kind]) for entry in entries)]
-    asked = [kind for kind in there if protocol.iou is None or kind in protocol.iou]
-    if not asked:
-        raise InputError(
-            f"{dataset.place}: the recipe's evaluate.iou asks for {', '.join(protocol.iou or ())}, and the detections "
-            f"and these annotations have {', '.join(there)}"
-        )
-    return asked
 
 
 @contextlib.contextmanager
