@@ -48,6 +48,9 @@ from graphsurgery.report.run_file import read_run  # noqa: E402
 from graphsurgery.rewrite.registry import discover  # noqa: E402
 from graphsurgery.runtime.detector import Detector  # noqa: E402
 from graphsurgery.sources import SourceSpec, open_source  # noqa: E402
+from graphsurgery.sweep import page  # noqa: E402
+from graphsurgery.sweep.plan import read_jobs  # noqa: E402
+from graphsurgery.sweep.rows import ROWS, as_csv, as_json, read_rows, worse  # noqa: E402
 from graphsurgery.targets.load import load_target  # noqa: E402
 from graphsurgery.targets.support import support  # noqa: E402
 from graphsurgery.testing import parse  # noqa: E402
@@ -199,6 +202,32 @@ def make_target(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((ROOT / "graphsurgery" / "targets").glob("*.yaml"))]
 
 
+def make_sweep(folder: Path) -> list[bytes]:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.onnx").write_bytes(judged().proto.SerializeToString())
+    return [
+        b"recipes: [shapes, {recipe: shapes_yolo, set: [capture.samples=2]}]\ntargets: [qnn-htp]\nvariants: [int8]\n",
+        b"models: ['*.onnx', {model: 'demo:shapes', weights: 'random:0'}]\ntargets: [rk3588, tidl]\nseconds: 60\n",
+    ]
+
+
+def read_sweep(folder: Path) -> None:
+    read_jobs(folder / "self.yaml", discovered())
+
+
+def make_rows(folder: Path) -> list[bytes]:
+    from sweep.test_rows import BAD, GOOD
+
+    folder.mkdir(exist_ok=True)
+    return [json.dumps(as_json([GOOD, BAD])).encode()]
+
+
+def read_table(folder: Path) -> None:
+    rows = read_rows(folder)
+    as_csv(rows)
+    page.render("a sweep", rows, worse(rows, rows, 0.0))
+
+
 def make_recipe(folder: Path) -> list[bytes]:
     write_parts(folder)
     return [path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -261,6 +290,8 @@ FORMATS = {
     "compiled": Format("compiled/riscv-ort/compiled.json", make_compiled, read_compiled, change_json),
     "recipe": Format("self.yaml", make_recipe, read_recipe, change_text),
     "target": Format("self.yaml", make_target, read_target, change_text),
+    "sweep": Format("self.yaml", make_sweep, read_sweep, change_text),
+    "rows": Format(ROWS, make_rows, read_table, change_json),
     # 89 million pixels are let in, which Pillow holds in 4 bytes each, and NumPy in 3, twice for a moment
     "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes, 1000.0),
 }

@@ -1,147 +1,22 @@
 """Tasks done on a dask.distributed cluster, whose workers find the parts and the images at the same paths.
 
-    dask scheduler &  dask worker tcp://host:8786 --nthreads 1 --nworkers -1 &
-    python -m graphsurgery evaluate ... --scheduler tcp://host:8786
-
-A worker process does one task at a time. What a worker that dies had in hand, dask gives to another. Bits are the same
-as on one machine where the processors are of one kind.
+Bits are the same as on one machine where the processors are of one kind.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import importlib
-import logging
-import queue
-import time
-import traceback
-import uuid
-import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from graphsurgery.errors import GraphSurgeryError, InputError, MissingTool, first_line, missing_extra
+from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Done, do
+from graphsurgery.processes import cluster
 from graphsurgery.version import __version__
-
-# seconds: until a scheduler must have answered, until there must be a worker, between looks at the cluster
-_ANSWER, _WORKER, _LOOK = 10, 30, 5
-# tasks per worker that are on their way, so that none waits for the next
-_AHEAD = 3
 
 
 def on_cluster(tasks: Sequence[Task], scheduler: str) -> Iterator[Done]:
-    """Do the tasks on the cluster of `scheduler`, tcp://host:port; results come in any order.
-
-    Raises MissingTool where dask.distributed is not installed, and for a scheduler that doesn't answer, has no worker
-    or goes away; InputError for workers that don't find the files; and what a task raises.
-    """
-    require_distributed()
-    if not tasks:
-        return
-    with _client(scheduler) as client:
-        _check_workers(client, tasks, scheduler)
-        yield from _done(client, tasks, scheduler)
-
-
-def require_distributed() -> None:
-    """Raise MissingTool without dask.distributed."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise missing_extra("distributed", "dask", "--scheduler") from error
-    del distributed
-
-
-@contextmanager
-def _client(scheduler: str) -> Iterator[Any]:
-    """Connect; what dask would log of lost connections and versions is said in one line by the errors raised here."""
-    distributed: Any = importlib.import_module("distributed")
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    client = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                _require_scheduler(scheduler)
-                client = distributed.Client(scheduler, timeout=_ANSWER, set_as_default=False)
-            except Exception as error:  # OSError, TimeoutError, ValueError, by what is wrong with the address
-                _let_go_of_client(error)
-                raise MissingTool(
-                    f"--scheduler {scheduler}: nobody answers ({first_line(error)}); start one: dask scheduler"
-                ) from error
-            yield client
-    finally:
-        if client is not None:
-            client.close(timeout=_ANSWER)
-        logger.setLevel(level)
-
-
-def _require_scheduler(scheduler: str) -> None:
-    """Raise, in `_ANSWER` seconds, where no scheduler answers at the address, before there is a client that fails.
-
-    Such a client closes when it is collected, and takes dask's lock for that. Where dask holds the lock itself just
-    then, since it starts or stops another client or a cluster, it waits for itself for ever; and so does one whose
-    scheduler takes the connection and says nothing.
-    """
-    core: Any = importlib.import_module("distributed.core")
-    security: Any = importlib.import_module("distributed.security")
-
-    async def ask() -> str:
-        arguments = security.Security().get_connection_args("client")
-        remote = core.rpc(scheduler, timeout=_ANSWER, connection_args=arguments)
-        try:
-            async with asyncio.timeout(_ANSWER):
-                return str((await remote.identity())["type"])
-        except TimeoutError as error:
-            raise TimeoutError(f"no word from it in {_ANSWER} s") from error
-        finally:
-            await remote.close_rpc()
-
-    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop that runs, as in a notebook
-        kind = thread.submit(asyncio.run, ask()).result()
-    if kind != "Scheduler":
-        raise ValueError(f"there is a {kind.lower()}")
-
-
-def _let_go_of_client(error: BaseException) -> None:
-    """Collect the client that failed all the same, which only the frames of `error` know, here and now."""
-    chain: BaseException | None = error
-    while chain is not None:
-        traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
-    gc.collect()
-
-
-def _check_workers(client: Any, tasks: Sequence[Task], scheduler: str) -> None:
-    """Raise unless there are workers, and each of them has the same graphsurgery and finds the files."""
-    try:
-        client.wait_for_workers(1, timeout=_WORKER)
-    except TimeoutError as error:
-        raise MissingTool(
-            f"--scheduler {scheduler}: it has no worker; start some: dask worker {scheduler} --nthreads 1"
-        ) from error
-    first = list({task.column.name: task for task in reversed(tasks)}.values())
-    try:
-        seen: Mapping[str, str | None] = client.run(what_is_wrong, __version__, first)
-    except Exception as error:  # whatever importing graphsurgery there raised
-        raise MissingTool(
-            f"--scheduler {scheduler}: its workers can't run graphsurgery {__version__} ({first_line(error)}); "
-            "install the same there"
-        ) from error
-    for worker, wrong in seen.items():
-        if wrong is not None:
-            raise InputError(
-                f"--scheduler {scheduler}: worker {worker}: {wrong}. Parts and images must lie at the same paths there"
-            )
+    """Do the tasks on the cluster of `scheduler`, tcp://host:port; results come in any order. Raises as that does."""
+    return cluster.on_cluster(tasks, _WORK, scheduler)
 
 
 def what_is_wrong(version: str, tasks: Sequence[Task]) -> str | None:
@@ -158,70 +33,19 @@ def what_is_wrong(version: str, tasks: Sequence[Task]) -> str | None:
     return None
 
 
-def _done(client: Any, tasks: Sequence[Task], scheduler: str) -> Iterator[Done]:
-    run = uuid.uuid4().hex  # dask would give back what an earlier run with the same keys found
-    left = deque(enumerate(tasks))
-    flying: dict[Any, Task] = {}
-    ready: queue.Queue[Any] = queue.Queue()
-    workers, last_seen = _workers(client, scheduler), time.monotonic()
-    try:
-        while left or flying:
-            while left and len(flying) < max(1, workers) * _AHEAD:
-                number, task = left.popleft()
-                future = client.submit(do, task, key=f"evaluate-{run}-{number}", pure=False)
-                flying[future] = task
-                future.add_done_callback(ready.put)
-            future, found = None, None
-            with contextlib.suppress(queue.Empty):
-                future = ready.get(timeout=_LOOK)
-                found = _result(future, flying[future], scheduler)
-            if found is not None:
-                last_seen = time.monotonic()
-                yield flying.pop(future), found
-                future.release()
-                continue
-            if future is not None:  # the worker died that had the result; dask has it found again
-                future.add_done_callback(ready.put)
-            workers = _workers(client, scheduler)
-            if workers:
-                last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > _WORKER:  # one that died may be started again
-                raise MissingTool(
-                    f"--scheduler {scheduler}: all its workers are gone; start some and run again, which goes on from "
-                    "here"
-                )
-    finally:
-        client.cancel(list(flying), force=True)
+def _one_of_each_column(tasks: Sequence[Task]) -> list[Task]:
+    return list({task.column.name: task for task in reversed(tasks)}.values())
 
 
-def _workers(client: Any, scheduler: str) -> int:
-    try:
-        return len(client.nthreads())
-    except Exception as error:  # any class, by how the connection broke
-        raise _gone(scheduler) from error
+def _called(task: Task) -> str:
+    return f"image {task.picture.id} of column {task.column.name}"
 
 
-def _result(future: Any, task: Task, scheduler: str) -> Found | None:
-    """Fetch a result; None where it can't be had now, because the worker died that had it."""
-    import distributed
-
-    try:
-        found: Found = future.result(timeout=_ANSWER)
-        return found
-    except GraphSurgeryError:
-        raise
-    except TimeoutError:
-        return None
-    except distributed.KilledWorker as error:
-        raise InputError(
-            f"--scheduler {scheduler}: workers keep dying at image {task.picture.id} of column {task.column.name}, or "
-            "at one near it, out of memory perhaps. What was found so far is kept"
-        ) from error
-    except (asyncio.CancelledError, Exception) as error:  # which one says that it was cancelled is dask's own affair
-        if future.status in ("cancelled", "lost"):
-            raise _gone(scheduler) from error
-        raise
-
-
-def _gone(scheduler: str) -> MissingTool:
-    return MissingTool(f"--scheduler {scheduler}: the scheduler went away; run again, which goes on from here")
+_WORK: cluster.Work[Task, Found] = cluster.Work(
+    do,
+    what_is_wrong,
+    _one_of_each_column,
+    _called,
+    files="Parts and images must lie at the same paths there",
+    kept="What was found so far is kept",
+)

@@ -18,10 +18,10 @@ import pytest
 from bars import Deadly, bars
 
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.evaluation import cluster
 from graphsurgery.evaluation.cluster import on_cluster, what_is_wrong
 from graphsurgery.evaluation.tasks import Task
 from graphsurgery.evaluation.workers import Done, in_process
+from graphsurgery.processes import cluster
 
 pytest.importorskip("pycocotools")
 

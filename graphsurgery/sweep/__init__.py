@@ -1,0 +1,1 @@
+"""Many recipes and models taken to many targets: each a job of its own, and however it ends, a row of a table."""

@@ -1,0 +1,81 @@
+"""Jobs done by threads of this process, each of which waits for a process, or by a dask cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphsurgery.processes import cluster
+from graphsurgery.sweep.job import Job, Outcome, run_job
+from graphsurgery.version import __version__
+
+Done = tuple[Job, Outcome]
+
+# a file in the folder of all jobs, by which a worker sees that it has the same folder
+BEACON = "sweep.txt"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A job and the folder of all jobs, which is at the same path on all machines."""
+
+    job: Job
+    folder: Path
+
+
+def in_threads(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Done]:
+    """Do the jobs here, `workers` at a time; they come in the order in which they end.
+
+    When whoever asks wants no more, on Ctrl-C for example, those at work are ended.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(workers) as pool:
+        flying: dict[Future[Outcome], Job] = {pool.submit(run_job, job, folder, stop): job for job in jobs}
+        try:
+            while flying:
+                ready, _ = wait(flying, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield flying.pop(future), future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def on_cluster(jobs: Sequence[Job], folder: Path, scheduler: str) -> Iterator[Done]:
+    """Do the jobs on the cluster of `scheduler`, tcp://host:port. Raises as `processes.cluster.on_cluster`."""
+    placed = [Placed(job, folder) for job in jobs]
+    for each, outcome in cluster.on_cluster(placed, _WORK, scheduler):
+        yield each.job, outcome
+
+
+def _do(placed: Placed) -> Outcome:
+    return run_job(placed.job, placed.folder)
+
+
+def what_is_wrong(version: str, placed: Sequence[Placed]) -> str | None:
+    """Say, on a worker, why it can't do such jobs; None if it can."""
+    if version != __version__:
+        return f"it has graphsurgery {__version__}, not {version}"
+    missing = [each.folder for each in placed if not (each.folder / BEACON).is_file()]
+    return f"there is no folder {missing[0]} of this sweep" if missing else None
+
+
+def _first(placed: Sequence[Placed]) -> Sequence[Placed]:
+    return placed[:1]
+
+
+def _called(placed: Placed) -> str:
+    return f"job '{placed.job.name}'"
+
+
+_WORK: cluster.Work[Placed, Outcome] = cluster.Work(
+    _do,
+    what_is_wrong,
+    _first,
+    _called,
+    files="Recipes, models and the sweep's folder must lie at the same paths there",
+    kept="The jobs that ended are kept",
+)

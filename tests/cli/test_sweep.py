@@ -1,0 +1,78 @@
+"""sweep on the command line: a row for all that happens, and an earlier sweep to be held against."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from sweep.tiny import network, recipe
+
+BROKEN = "source: {onnx: broken.onnx}\nimage: {channels: RGB}\ncapture: {samples: 1}\n"
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sweep of a recipe that passes for a target, with a variant, and one whose model is none."""
+    monkeypatch.chdir(tmp_path)
+    recipe(tmp_path)
+    (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
+    (tmp_path / "broken.onnx").write_text("no model", encoding="utf-8")
+    text = (
+        "recipes: [{recipe: net.yaml, images: photos}, {recipe: broken.yaml, images: photos}]\n"
+        "targets: [generic-cnn]\nvariants: [twice]\n"
+    )
+    (tmp_path / "zoo.yaml").write_text(text, encoding="utf-8")
+    return tmp_path / "zoo.yaml"
+
+
+def test_a_sweep_makes_a_table_goes_on_and_is_held_against_an_earlier_one(cli: Cli, zoo: Path) -> None:
+    first = cli("sweep", zoo, "--out", "first")
+    assert first.code == 1, first.err
+    assert "broken@generic-cnn: " in first.err
+    rows = {row["job"]: row for row in json.loads(Path("first/sweep.json").read_text(encoding="utf-8"))}
+    assert {name: row["ended"] for name, row in rows.items()} == {
+        "net@generic-cnn": "passed",
+        "net@generic-cnn+twice": "passed",
+        "broken@generic-cnn": "refused",
+    }
+    net = rows["net@generic-cnn"]
+    assert (net["nodes"], net["nodes_taken"], net["multiply_adds"], net["multiply_adds_taken"]) == (2, 1, 6912, 6912)
+    assert net["bytes"] > 432
+    assert len(list(csv.reader(Path("first/sweep.csv").read_text(encoding="utf-8").splitlines()))) == 4
+    assert "2 of 3 jobs passed" in Path("first/sweep.html").read_text(encoding="utf-8")
+
+    stamp = Path("first/jobs/net@generic-cnn/job.json").stat().st_mtime_ns
+    again = cli("sweep", zoo, "--out", "first", "--json", "-")
+    assert again.code == 1
+    assert json.loads(again.out)["rows"] == list(rows.values())
+    assert Path("first/jobs/net@generic-cnn/job.json").stat().st_mtime_ns == stamp
+
+    network(zoo.parent, kind="Foo")  # another model under the name: ONNX has no such operator
+    worse = cli("sweep", zoo, "--out", "second", "--against", "first")
+    assert worse.code == 1
+    assert "worse: net@generic-cnn: refused, passed before" in worse.err
+    assert "worse: broken" not in worse.err
+
+
+def test_jobs_are_listed_without_being_done(cli: Cli, zoo: Path) -> None:
+    outcome = cli("sweep", zoo, "--list")
+    assert outcome.code == 0
+    assert "net@generic-cnn+twice" in outcome.out
+    assert not Path("model").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workers", "2", "--scheduler", "tcp://localhost:1"], "exclude each other"),
+        (["--against", "nowhere"], "nowhere/sweep.json: can't be read"),
+    ],
+)
+def test_wrong_options_are_one_line(cli: Cli, zoo: Path, options: list[str], said: str) -> None:
+    outcome = cli("sweep", zoo, *options)
+    assert outcome.code == 2
+    assert said in outcome.last_line.replace("\\", "/")
+    assert not Path("model").exists()
