@@ -38,12 +38,16 @@ class DropUnreadTaps(NodePass):
         kept = [_read(own, axis, size) for axis, size in enumerate(spatial)]
         if all(len(taps) == size for taps, size in zip(kept, own.kernel, strict=True)):
             return
-        weights = require_weights(node)[(..., *(slice(taps.start, taps.stop) for taps in kept))]
+        weights = require_weights(node)
+        for axis, taps in enumerate(kept, start=2):
+            weights = weights.take(taps, axis)
         lost = [(taps.start, size - taps.stop) for taps, size in zip(kept, own.kernel, strict=True)]
         begins = [begin - first * d for begin, (first, _), d in zip(own.begins, lost, own.dilations, strict=True)]
         ends = [end - last * d for end, (_, last), d in zip(own.ends, lost, own.dilations, strict=True)]
         attrs = {key: value for key, value in node.attrs.items() if key != "auto_pad"}
-        attrs |= {"kernel_shape": list(weights.shape[2:]), "pads": [*begins, *ends]}
+        # of one tap a dilation says nothing, and a compiler may refuse a large one
+        apart = [1 if len(taps) == 1 else d for taps, d in zip(kept, own.dilations, strict=True)]
+        attrs |= {"kernel_shape": list(weights.shape[2:]), "pads": [*begins, *ends], "dilations": apart}
         held = edit.constant(f"{node.inputs[1].name}_read", weights)
         edit.replace(node, "Conv", [node.inputs[0], held, *node.inputs[2:]], attrs)
 

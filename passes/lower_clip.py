@@ -12,8 +12,8 @@ output of the model, one that cuts off nothing becomes an Identity.
 
 It does not fire when
 1. a bound is not constant (an initializer that a caller may override is not)
-2. it has a lower bound other than 0, or an upper bound, and `max_min` is not set. The largest finite number counts as one: whoever wrote it
-   down meant Inf to end there (integers have no Inf, so there it is none)
+2. it has a lower bound other than 0, or an upper bound, and `max_min` is not set. The largest finite number counts as
+   one: whoever wrote it down meant Inf to end there (integers have no Inf, so there it is none)
 3. the elements are of a type for which this operator set has no Relu (integers below 14), or ONNX Runtime has none
    (int16, int64), or nothing tells their type
 4. the same of Max and Min, which have no small integers, and none at all below operator set 12
@@ -51,8 +51,10 @@ class LowerClip(NodePass):
         lowest, largest = -np.inf, np.inf  # the bounds that cut off nothing
         if dtype.kind in "iu":
             lowest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-        if self.max_min and (low > lowest or high < largest) and (low != 0 or high < largest):
-            return _to_max_and_min(node, low, high, dtype, edit)
+        bounds = [("Max", "low", low)] * (low > lowest) + [("Min", "high", high)] * (high < largest)
+        is_relu = low == 0 and not high < largest
+        if self.max_min and bounds and not is_relu and not np.isnan([low, high]).any():
+            return _to_max_and_min(node, bounds, dtype, edit)
         if not high >= largest:  # NaN too
             raise Refuse(f"its upper bound is {high:g}")
         if low <= lowest:
@@ -65,12 +67,12 @@ class LowerClip(NodePass):
         edit.replace(node, "Relu", [node.inputs[0]])
 
 
-def _to_max_and_min(node: gs.Node, low: float, high: float, dtype: np.dtype[Any], edit: Editor) -> None:
-    numbers = (*FLOATS, *(("int32", "int64") if edit.opset >= 12 else ()))
-    if dtype.name not in numbers or edit.opset < 8:
+def _to_max_and_min(node: gs.Node, bounds: list[tuple[str, str, float]], dtype: np.dtype[Any], edit: Editor) -> None:
+    """Send what `node` reads through an operator for each of its bounds."""
+    if dtype.name not in (*FLOATS, *(("int32", "int64") if edit.opset >= 12 else ())) or edit.opset < 8:
         raise Refuse(f"there is no Max of {dtype.name} in operator set {edit.opset} of ONNX Runtime")
-    hint, given = node.outputs[0].name, [("Max", "low", low), ("Min", "high", high)]
-    links = [Link(op, (edit.constant(f"{hint}_{name}", np.array(v, dtype)),)) for op, name, v in given if abs(v) < np.inf]
+    hint = node.outputs[0].name
+    links = [Link(op, (edit.constant(f"{hint}_{name}", np.array(bound, dtype)),)) for op, name, bound in bounds]
     chain(edit, node, node.inputs[0], links)
 
 

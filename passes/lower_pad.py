@@ -86,9 +86,7 @@ def _require_rows(given: Padding, axis: int, shape: list[int | None]) -> None:
         raise Refuse(f"axis {axis} is not known to have the {least} rows that it copies")
 
 
-def _rows(
-    data: gs.Tensor, axis: int, side: str, count: int, mode: str, name: str, edit: Editor
-) -> list[gs.Tensor]:
+def _rows(data: gs.Tensor, axis: int, side: str, count: int, mode: str, name: str, edit: Editor) -> list[gs.Tensor]:
     """Return what a Pad of that mode puts on one side of `data`."""
     if not count:
         return []

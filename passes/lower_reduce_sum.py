@@ -9,7 +9,7 @@ With keepdims 0 the axes of size 1 are taken out behind it. Equal to rounding; t
 It does not fire when
 1. its axes are not constant, or none of the three kinds above
 2. the rank, or the size of what it sums over, is not known, or 0
-3. the elements are no floating-point numbers, or nothing tells their type
+3. the elements are no floating-point numbers, or nothing tells their type; of float64 ONNX Runtime has no pool
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.axes import keeps_dims
+from graphsurgery.operators.operands import FLOATS
 from graphsurgery.operators.requirements import require_axes, require_dtype, require_integers, require_shape
 from graphsurgery.operators.slices import Link, chain, on_axes
 from graphsurgery.operators.windows import windowing
@@ -44,7 +45,10 @@ class LowerReduceSum(NodePass):
             raise Refuse("the size of what it sums over is not known, or 0")
         if image and 0 in shape:
             raise Refuse("its input has no elements")
-        dtype, count = require_dtype(data, edit), math.prod(size or 0 for size in sizes)
+        dtype, count = (
+            require_dtype(data, edit, FLOATS[: 2 if axes == [2, 3] else 3]),
+            math.prod(size or 0 for size in sizes),
+        )
         if axes == [len(shape) - 1]:
             links = [Link("MatMul", (edit.constant(f"{hint}_ones", np.ones((count, 1), dtype)),), hint="sums")]
         elif axes == [1]:

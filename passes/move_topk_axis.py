@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, producer
+from graphsurgery.graph import attribute
 from graphsurgery.operators.axes import normalised
 from graphsurgery.operators.requirements import require_shape
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -46,6 +46,6 @@ class MoveTopkAxis(NodePass):
         attrs = {**node.attrs, "axis": there[0]}
         found = edit.emit("TopK", [turned, *node.inputs[1:]], attrs, hint=f"{hint}_found", outputs=2)
         written = list(node.outputs)
-        for old, new in zip(written, producer(found).outputs, strict=False):
+        for old, new in zip(written, found.inputs[0].outputs, strict=False):
             if old.name:
                 edit.emit("Transpose", [new], exchange, hint=old.name, writes=old)

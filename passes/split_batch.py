@@ -41,7 +41,6 @@ class SplitBatch(GraphPass):
 
     name = "split-batch"
     effect = "exact"
-    matches = ("Conv",)
 
     most: int = 16
     inputs: tuple[str, ...] = ()
@@ -58,8 +57,9 @@ class SplitBatch(GraphPass):
         for node in nodes:
             for image in range(size):
                 read = [images[t.name][image] if t.name in images else t for t in node.inputs]
-                for old, new in zip(node.outputs, _one_image(node, read, image, size, edit), strict=True):
-                    images.setdefault(old.name, []).append(new)
+                for old, new in zip(node.outputs, _one_image(node, read, image, size, edit), strict=False):
+                    if old.name:
+                        images.setdefault(old.name, []).append(new)
         inside = {id(node) for node in nodes}
         for node in nodes:
             for tensor in list(node.outputs):
@@ -121,5 +121,6 @@ def _one_image(node: gs.Node, read: list[gs.Tensor], image: int, size: int, edit
         if values.size and values[0] == size:
             values[0] = 1
             read[_SHAPE_AT[node.op]] = edit.constant(f"{hint}_shape", values)
-    made = graphs.producer(edit.emit(node.op, read, attrs, hint=hint, outputs=len(node.outputs)))
-    return list(made.outputs)
+    wanted = max(index for index, tensor in enumerate(node.outputs, start=1) if tensor.name)
+    made = edit.emit(node.op, read, attrs, hint=hint, outputs=wanted)
+    return list(made.inputs[0].outputs)

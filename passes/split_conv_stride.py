@@ -24,7 +24,7 @@ from itertools import zip_longest
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.requirements import require_dtype
-from graphsurgery.operators.windows import windowing, window_of
+from graphsurgery.operators.windows import window_of, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
