@@ -11,6 +11,9 @@ import pytest
 from graphsurgery.errors import ModelError
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.islands import HOST_ONLY
+from graphsurgery.rewrite.registry import discover
+from graphsurgery.targets.load import load_target
+from graphsurgery.targets.support import taker
 from partition.cutting import (
     BOXES,
     TWO_STAGE,
@@ -141,3 +144,29 @@ def test_two_branches_that_do_not_need_each_other_are_one_part() -> None:
         }"""
     cut = cut_of(text, weights={"w1": [4, 3, 1, 1]}, at=without("Neg"))
     assert described(cut) == ["host: image -> i", "accelerator: i,image -> one,two"]
+
+
+# --- by the files of targets ---------------------------------------------------------------------------------------
+
+
+def by(name: str, precision: str) -> ByTarget:
+    return ByTarget(taker(17, load_target(name, discover()).target, precision))
+
+
+def test_htp_has_roialign_in_its_part_once_the_number_of_boxes_is_fixed() -> None:
+    open_rows = described(cut_of(TWO_STAGE, weights=WEIGHTS, at=by("qnn-htp", "float16")))
+    assert open_rows[1] == "host: batch,features,rois -> pooled"
+    fixed = TWO_STAGE.replace("float[n, 4] rois, int64[n]", "float[7, 4] rois, int64[7]").replace("[n, 5]", "[7, 5]")
+    assert described(cut_of(fixed, weights=WEIGHTS, at=by("qnn-htp", "float16"))) == [
+        "accelerator: batch,image,rois -> logits",
+        "host: logits -> scores",
+    ]
+
+
+@pytest.mark.parametrize(("precision", "parts"), [("xint8", 2), ("a8w8", 1)])
+def test_a_sigmoid_between_weights_is_the_hosts_in_xint8_alone(precision: str, parts: int) -> None:
+    fixed = "kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [1, 1], dilations = [1, 1], group = 1"
+    nodes = f"a = Conv <{fixed}> (x, w1)  s = Sigmoid (a)  y = Conv <{fixed}> (s, w2)"
+    text = f"g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y) {{ {nodes} }}"
+    cut = cut_of(text, weights={"w1": [4, 3, 3, 3], "w2": [4, 4, 3, 3]}, at=by("ryzen-ai", precision))
+    assert sum(cut.accelerator) == parts

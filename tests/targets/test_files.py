@@ -107,6 +107,11 @@ def conv(kernel: int, attributes: str = "", channels: int = 8, group: int = 1) -
     )
 
 
+def nms(boxes: int, rows: str = "9") -> str:
+    return f"""g (float[1, {boxes}, 4] b, float[1, 1, {boxes}] s) => (int64[{rows}, 3] y)
+        <int64 m = {{9}}, float i = {{0.5}}> {{ y = NonMaxSuppression (b, s, m, i) }}"""
+
+
 TRANSPOSE = one(
     "ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (x, w)",
     f"float[8, 2, 2, 2] w = {{{', '.join(['0.5'] * 64)}}}",
@@ -238,6 +243,11 @@ KNOWN = [
     ("coreml", one("HardSwish (x)"), "cpu"),
     ("rk3588", one("Relu (x)", inputs="float[1, 8, h, 16] x"), "refused"),
     ("onnxruntime-riscv", one("Exp (x)"), "cpu"),
+    ("qnn-htp", nms(64), "taken"),
+    ("qnn-htp", nms(100), "refused"),
+    ("qnn-htp", nms(400), "wrong"),
+    ("qnn-htp", nms(448), "taken"),
+    ("qnn-htp", nms(448, "n"), "cpu"),
 ]
 
 
