@@ -11,6 +11,7 @@ It does not fire when
 1. the inputs have no batch in common that is fixed to 2 or more (freeze-batch), or a larger one than `most`
 2. a node mixes images: it works along the first axis, moves it, or is no operator known to keep them apart
 3. a parameter of a node is computed from the batch (freeze-shapes)
+4. the operator set is below 4, where Concat joins floating-point numbers alone
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class SplitBatch(GraphPass):
     inputs: tuple[str, ...] = ()
 
     def rewrite(self, graph: gs.Graph, edit: Editor) -> None:
+        if edit.opset < 4:
+            raise Refuse(f"Concat joins floating-point numbers alone in operator set {edit.opset}")
         graphs.sort(graph)
         batch = self._batch(graph)
         size = size_of((batch[0].shape or [None])[0]) or 0

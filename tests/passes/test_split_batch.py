@@ -53,6 +53,11 @@ def test_leaves_what_has_no_branches_alone(body: str, weights: str, ends: str, r
     assert_untouched(SplitBatch(), model(body, weights, ends), reason)
 
 
+def test_leaves_an_operator_set_without_a_concat_of_all_types_alone() -> None:
+    old = model("y = Not (x)", ends="(bool[2, 4] x) => (bool[2, 4] y)").replace('"": 17', '"": 3')
+    assert_untouched(SplitBatch(), old, "in operator set 3")
+
+
 @fuzz(SplitBatch())
 def test_any_batch_computes_the_same(build: Builder) -> list[str]:
     size, sizes = build.integer(2, 3), [build.integer(2, 4) for _ in range(2)]
