@@ -8,9 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphsurgery.devices import session
 from graphsurgery.errors import ModelError
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.islands import HOST_ONLY
+from graphsurgery.partition.named_parts import extract_parts, find_named_cut
+from graphsurgery.passes.freeze_nms import FreezeNms
+from graphsurgery.rewrite import Editor, apply_pass
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.targets.load import load_target
 from graphsurgery.targets.support import taker
@@ -22,8 +26,12 @@ from partition.cutting import (
     cut_of,
     described,
     parts_of,
+    play,
+    with_weights,
 )
 
+CONSTANTS = """<int64[3] sb = {1, 64, 4}, int64[3] sc = {1, 1, 64}, int64 m = {20}, float i = {0.75}, float t = {0.6},
+    int64[1] zero = {0}, int64 two = {2}, float[4] off = {0, 0, 3, 3}>"""
 IMAGE = {"image": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 
 
@@ -170,3 +178,32 @@ def test_a_sigmoid_between_weights_is_the_hosts_in_xint8_alone(precision: str, p
     text = f"g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y) {{ {nodes} }}"
     cut = cut_of(text, weights={"w1": [4, 3, 3, 3], "w2": [4, 4, 3, 3]}, at=by("ryzen-ai", precision))
     assert sum(cut.accelerator) == parts
+
+
+def test_htp_takes_a_frozen_nms_along_and_leaves_the_mask_to_the_host() -> None:
+    text = TWO_STAGE.replace("(float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch)", "(float[1, 3, 8, 8] image)")
+    text = text.replace("=> (float[n, 5] scores) {", f"=> (float[n, 5] scores) {CONSTANTS} {{")
+    proposals = """
+        d = Conv (features, w4)  ds = Sigmoid (d)  dt = Transpose <perm = [0, 2, 3, 1]> (ds)
+        corners = Reshape (dt, sb)  boxes = Add (corners, off)
+        o = Conv (features, w5)  chance = Sigmoid (o)  chances = Reshape (chance, sc)
+        chosen = NonMaxSuppression (boxes, chances, m, i, t)
+        k = Gather <axis = 1> (chosen, two)  rows = Squeeze (boxes, zero)  rois = Gather (rows, k)
+        more = Mul (k, two)  batch = Sub (more, more)
+        pooled ="""
+    weights = {**WEIGHTS, "w4": [4, 4, 1, 1], "w5": [1, 4, 1, 1]}
+    original = with_weights(text.replace("pooled =", proposals), weights)
+    frozen = apply_pass(FreezeNms(), original).model
+    graph = frozen.graph()
+    Editor(graph).infer_shapes()
+    parts = {"rpn": "npu", "choose": "cpu", "head": "npu", "post": "cpu"}
+    along = ["Transpose", "Reshape", "Sigmoid", "Add", "NonMaxSuppression", "Concat", "Slice"]
+    cut = find_named_cut(graph, by("qnn-htp", "float16"), parts, {"rpn": along})
+    rpn, host, *_ = extract_parts(cut, parts)
+    assert "NonMaxSuppression" in {node.op_type for node in rpn.model.proto.graph.node}
+    assert "Compress" in {node.op_type for node in host.model.proto.graph.node}
+    crossing = {info.name: info.type.tensor_type.shape.dim for info in rpn.model.proto.graph.output}
+    assert [size.dim_value for size in crossing["chosen_box"]] == [20, 1]
+    expected = session.run(original.proto, IMAGE)["scores"]
+    assert 1 < len(expected) < 20
+    np.testing.assert_allclose(play(extract_parts(cut, parts), IMAGE)["scores"], expected, rtol=1e-5, atol=1e-6)
