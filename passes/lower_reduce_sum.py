@@ -9,7 +9,8 @@ With keepdims 0 the axes of size 1 are taken out behind it. Equal to rounding; t
 It does not fire when
 1. its axes are not constant, or none of the three kinds above
 2. the rank, or the size of what it sums over, is not known, or 0
-3. the elements are no floating-point numbers, or nothing tells their type; of float64 ONNX Runtime has no pool
+3. the elements are no floating-point numbers, or nothing tells their type; of float64 ONNX Runtime has no Conv
+   and no pool
 """
 
 from __future__ import annotations
@@ -45,11 +46,9 @@ class LowerReduceSum(NodePass):
             raise Refuse("the size of what it sums over is not known, or 0")
         if image and 0 in shape:
             raise Refuse("its input has no elements")
-        dtype, count = (
-            require_dtype(data, edit, FLOATS[: 2 if axes == [2, 3] else 3]),
-            math.prod(size or 0 for size in sizes),
-        )
-        if axes == [len(shape) - 1]:
+        last, count = axes == [len(shape) - 1], math.prod(size or 0 for size in sizes)
+        dtype = require_dtype(data, edit, FLOATS if last else FLOATS[:2])
+        if last:
             links = [Link("MatMul", (edit.constant(f"{hint}_ones", np.ones((count, 1), dtype)),), hint="sums")]
         elif axes == [1]:
             ones = edit.constant(f"{hint}_ones", np.ones((1, count, 1, 1), dtype))
