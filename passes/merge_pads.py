@@ -25,28 +25,17 @@ It does not fire when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.operators.axes import integers, normalised
 from graphsurgery.operators.operands import optional
+from graphsurgery.operators.pads import Padding, require_padding
 from graphsurgery.operators.requirements import require_shape, require_unread
 from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
-
-
-@dataclass(frozen=True)
-class _Padding:
-    """What a Pad puts around each axis, and the value there."""
-
-    begins: list[int]
-    ends: list[int]
-    value: np.ndarray
 
 
 class MergePads(NodePass):
@@ -87,24 +76,11 @@ def _merge_two(pad: gs.Node, node: gs.Node, edit: Editor) -> None:
     edit.replace(node, "Pad", [pad.inputs[0], sizes, *value], dict(node.attrs))
 
 
-def _padding(pad: gs.Node, rank: int, named: str) -> _Padding:
-    """Return what `pad`, of a tensor of that rank, puts around it; raise Refuse, which calls it `named`."""
+def _padding(pad: gs.Node, rank: int, named: str) -> Padding:
+    """Return what `pad` puts around its input, which is one value everywhere."""
     if attribute(pad, "mode", "constant") != "constant":
         raise Refuse(f"{named} has the mode {attribute(pad, 'mode', '')}, not constant")
-    filled = optional(pad, 2)
-    value = np.asarray(attribute(pad, "value", 0.0)) if filled is None else constant(filled)
-    pads, axes = integers(pad, "pads", 1), integers(pad, "axes", 3)
-    if pads is None or axes is None or value is None or value.dtype.kind not in "iuf":
-        raise Refuse(f"{named} has pads or a value that is not constant, or no number")
-    if min(pads, default=0) < 0:
-        raise Refuse(f"{named} crops: one of its pads is negative")
-    places = normalised(axes or range(rank), rank)
-    if places is None or len(pads) != 2 * len(places):
-        raise Refuse(f"{named} has pads that do not fit its input")
-    begins, ends = [0] * rank, [0] * rank
-    for index, axis in enumerate(places):
-        begins[axis], ends[axis] = pads[index], pads[len(places) + index]
-    return _Padding(begins, ends, value)
+    return require_padding(pad, rank, named)
 
 
 def _require_same(

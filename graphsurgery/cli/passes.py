@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,12 +13,20 @@ from graphsurgery.cli.screen import out, screen_for, write_json, write_out
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphsurgery.rewrite.registry import Registry
+
 
 @app.command("passes")
 def passes_command(
     name: Annotated[str | None, typer.Argument(help="Show this pass: what it does, its options, its effect.")] = None,
     op: Annotated[
         str | None, typer.Option("--op", metavar="OPERATOR", help="List the passes that look at this operator.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="NAME|FILE.yaml", help="List what helps on this accelerator.")
     ] = None,
     plugin: Plugins = None,
     markdown: Annotated[
@@ -30,6 +38,7 @@ def passes_command(
 
     Example: python -m graphsurgery passes widen-maxpool
     Example: python -m graphsurgery passes --op Resize
+    Example: python -m graphsurgery passes --target rk3588
     """
     from graphsurgery.report.passes import describe_pass, paragraphs, reference, text_of
     from graphsurgery.rewrite.registry import discover
@@ -38,6 +47,11 @@ def passes_command(
     registry = discover(plugin or [])
     if name is not None and op is not None:
         raise InputError("--op lists passes, and a name shows one; give one of them")
+    if target is not None:
+        if markdown or name is not None or op is not None:
+            raise InputError("--target lists what helps there; give it without a name, --op and --markdown")
+        write_json(json_, _show_what_helps(target, registry, screen))
+        return
     names = registry.names() if op is None else registry.looking_at(op)
     if markdown:
         if json_ is not None:
@@ -63,6 +77,21 @@ def passes_command(
         if described_pass["about"]:
             screen.print(f"\n{paragraphs(described_pass['about'])}", highlight=False, markup=False)
     write_json(json_, described_pass)
+
+
+def _show_what_helps(target: str, registry: Registry, screen: Console) -> list[dict[str, Any]]:
+    """Show each line of a target that names passes; return them as --json has them."""
+    from graphsurgery.targets.helps import helps
+    from graphsurgery.targets.load import load_target
+
+    named = load_target(target, registry)
+    found = helps(named)
+    rows = [["\n".join(each.passes), ", ".join(each.operators), each.taken, each.outcome] for each in found]
+    columns = ["pass", "operators", "what is taken", "else"]
+    screen.print(terminal.plain_table(f"What helps on {named.target.title}", columns, rows))
+    sources = [[source] for source in dict.fromkeys(each.source for each in found)]
+    screen.print(terminal.plain_table("", ["source"], sources))
+    return [each.to_json() for each in found]
 
 
 @app.command("new-pass")

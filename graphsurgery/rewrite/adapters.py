@@ -2,6 +2,7 @@
 
     FoldShapes = onnx_ir_pass("dedupe-constants", "exact", lambda: DeduplicateInitializersPass())
     FuseGelu = onnxscript_rules("fuse-gelu", "exact", lambda: [gelu_rule])
+    SplitToSlice = shapeshifter_passes("split-to-slice-amd", "exact", lambda: {"onnx_convert_split_to_slice": {...}})
     DropCasts = graph_function("drop-casts", "exact", my_function_on_a_gs_graph)
     Convert = model_function("convert-opset", "exact", my_function_on_a_model_proto)
 
@@ -11,8 +12,10 @@ libraries are imported when the pass runs.
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +23,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from graphsurgery.errors import missing_extra
+from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Editor, Effect, GraphPass, ModelPass, Pass
 
 
@@ -52,6 +56,33 @@ def onnxscript_rules(name: str, effect: Effect, make: Callable[[], Sequence[Any]
     return _declare(ModelPass, name, effect, rewrite, make)
 
 
+def shapeshifter_passes(
+    name: str, effect: Effect, make: Callable[[], Mapping[str, Mapping[str, Any]]]
+) -> type[ModelPass]:
+    """Return a pass that runs passes of ShapeShifter, which AMD's Quark brings (0.13 and newer).
+
+    `make` returns their names with their options, as `passes` of its own configuration has them. What they warn of
+    is shown as the reasons why they left something as it is.
+    """
+
+    def rewrite(self: ModelPass, model: ModelProto, edit: Editor) -> ModelProto:
+        try:
+            with _muted():
+                from quark.shapeshifter import RunConfig, shapeshifter
+        except ImportError as error:
+            raise missing_extra("quark", "quark", f"pass '{name}'") from error
+        passes = {each: dict(options) for each, options in make().items()}
+        with _warnings_of("quark") as warned:
+            changed: ModelProto = shapeshifter(
+                RunConfig(passes=passes), Model(model, edit.folder).with_values_inside().proto
+            )
+        for reason in dict.fromkeys(warned):
+            edit.skip(None, reason)
+        return changed
+
+    return _declare(ModelPass, name, effect, rewrite, make)
+
+
 def graph_function(name: str, effect: Effect, function: Callable[[gs.Graph], object]) -> type[GraphPass]:
     """Return a pass that calls `function` with the whole gs.Graph, to be changed in place."""
 
@@ -68,6 +99,38 @@ def model_function(name: str, effect: Effect, function: Callable[[ModelProto], M
         return function(model)
 
     return _declare(ModelPass, name, effect, rewrite, function)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Drop log records within the block."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _warnings_of(package: str) -> Iterator[list[str]]:
+    """Keep what the loggers of `package` write away from the screen; yield a list of the warnings and errors."""
+    warned: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                warned.append(record.getMessage())
+
+    named = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == package]
+    before = [(logger, logger.handlers) for logger in map(logging.getLogger, named)]
+    for logger, _ in before:
+        logger.handlers = [Keep()]
+    try:
+        yield warned
+    finally:
+        for logger, handlers in before:
+            logger.handlers = handlers
 
 
 P = TypeVar("P", bound=Pass)

@@ -22,6 +22,8 @@ from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
+from graphsurgery.passes.freeze_nms import FreezeNms
+from graphsurgery.rewrite import apply_pass
 from graphsurgery.testing import parse
 
 _HERE = (sys.platform, platform.machine().lower()) in {("linux", "x86_64"), ("win32", "arm64")}
@@ -366,3 +368,34 @@ def test_nothing_is_kept_of_what_falls_back(tmp_path: Path) -> None:
     choice = DeviceChoice("qnn", {"context": str(tmp_path)})
     Session(DYNAMIC, device=choice, allow_fallback=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("count", "clusters"), [(50, 16), (70, 23)])
+def test_the_rows_of_a_frozen_nms_are_those_of_the_cpu(count: int, clusters: int) -> None:
+    """The accelerator chooses boxes, the host takes away what it adds; 50 as they are, 70 filled up to 384."""
+    head = f"g (float[1,{count},4] b, float[1,1,{count}] s) => (int64[n,3] r)"
+    body = "<int64 m = {40}, float i = {0.5}, float t = {0.3}> { r = NonMaxSuppression (b, s, m, i, t) }"
+    plain = parse(f"{HEAD} {head} {body}")
+    frozen = apply_pass(FreezeNms(multiple=64, least=384), Model(plain)).model.proto
+    accelerator, host = (ModelProto.FromString(frozen.SerializeToString()) for _ in range(2))
+    written = [node.output[0] for node in frozen.graph.node]
+    end = written.index("r_box")
+    for index in reversed(range(len(written))):
+        if index > end:
+            del accelerator.graph.node[index]
+        elif not written[index].endswith("scores"):
+            del host.graph.node[index]
+    box = onnx.helper.make_tensor_value_info("r_box", onnx.TensorProto.INT64, [40, 1])
+    del accelerator.graph.output[:]
+    accelerator.graph.output.append(box)
+    host.graph.input.append(box)
+    # boxes and scores that float16 holds, so that no order hangs on its rounding
+    draw = np.random.default_rng(count)
+    place, shift = draw.integers(0, clusters, count), draw.integers(0, 2, (count, 2))
+    corners = np.stack([place % 8 * 32, place // 8 * 32], 1) + shift
+    boxes, scores = np.concatenate([corners, corners + 16], 1), (draw.permutation(1024)[:count] + 1) / 1024
+    given = {"b": boxes[None].astype(np.float32), "s": scores[None, None].astype(np.float32)}
+    chosen = Session(accelerator, device=QNN).run(given)["r_box"]
+    expected = Session(plain).run(given)["r"]
+    assert 0 < len(expected) < 40
+    assert np.array_equal(Session(host).run({**given, "r_box": chosen})["r"], expected)

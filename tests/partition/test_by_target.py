@@ -8,9 +8,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphsurgery.devices import session
 from graphsurgery.errors import ModelError
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.islands import HOST_ONLY
+from graphsurgery.partition.named_parts import extract_parts, find_named_cut
+from graphsurgery.passes.freeze_nms import FreezeNms
+from graphsurgery.rewrite import Editor, apply_pass
+from graphsurgery.rewrite.registry import discover
+from graphsurgery.targets.load import load_target
+from graphsurgery.targets.support import taker
 from partition.cutting import (
     BOXES,
     TWO_STAGE,
@@ -19,8 +26,12 @@ from partition.cutting import (
     cut_of,
     described,
     parts_of,
+    play,
+    with_weights,
 )
 
+CONSTANTS = """<int64[3] sb = {1, 64, 4}, int64[3] sc = {1, 1, 64}, int64 m = {20}, float i = {0.75}, float t = {0.6},
+    int64[1] zero = {0}, int64 two = {2}, float[4] off = {0, 0, 3, 3}>"""
 IMAGE = {"image": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}
 
 
@@ -141,3 +152,58 @@ def test_two_branches_that_do_not_need_each_other_are_one_part() -> None:
         }"""
     cut = cut_of(text, weights={"w1": [4, 3, 1, 1]}, at=without("Neg"))
     assert described(cut) == ["host: image -> i", "accelerator: i,image -> one,two"]
+
+
+# --- by the files of targets ---------------------------------------------------------------------------------------
+
+
+def by(name: str, precision: str) -> ByTarget:
+    return ByTarget(taker(17, load_target(name, discover()).target, precision))
+
+
+def test_htp_has_roialign_in_its_part_once_the_number_of_boxes_is_fixed() -> None:
+    open_rows = described(cut_of(TWO_STAGE, weights=WEIGHTS, at=by("qnn-htp", "float16")))
+    assert open_rows[1] == "host: batch,features,rois -> pooled"
+    fixed = TWO_STAGE.replace("float[n, 4] rois, int64[n]", "float[7, 4] rois, int64[7]").replace("[n, 5]", "[7, 5]")
+    assert described(cut_of(fixed, weights=WEIGHTS, at=by("qnn-htp", "float16"))) == [
+        "accelerator: batch,image,rois -> logits",
+        "host: logits -> scores",
+    ]
+
+
+@pytest.mark.parametrize(("precision", "parts"), [("xint8", 2), ("a8w8", 1)])
+def test_a_sigmoid_between_weights_is_the_hosts_in_xint8_alone(precision: str, parts: int) -> None:
+    fixed = "kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [1, 1], dilations = [1, 1], group = 1"
+    nodes = f"a = Conv <{fixed}> (x, w1)  s = Sigmoid (a)  y = Conv <{fixed}> (s, w2)"
+    text = f"g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y) {{ {nodes} }}"
+    cut = cut_of(text, weights={"w1": [4, 3, 3, 3], "w2": [4, 4, 3, 3]}, at=by("ryzen-ai", precision))
+    assert sum(cut.accelerator) == parts
+
+
+def test_htp_takes_a_frozen_nms_along_and_leaves_the_mask_to_the_host() -> None:
+    text = TWO_STAGE.replace("(float[1, 3, 8, 8] image, float[n, 4] rois, int64[n] batch)", "(float[1, 3, 8, 8] image)")
+    text = text.replace("=> (float[n, 5] scores) {", f"=> (float[n, 5] scores) {CONSTANTS} {{")
+    proposals = """
+        d = Conv (features, w4)  ds = Sigmoid (d)  dt = Transpose <perm = [0, 2, 3, 1]> (ds)
+        corners = Reshape (dt, sb)  boxes = Add (corners, off)
+        o = Conv (features, w5)  chance = Sigmoid (o)  chances = Reshape (chance, sc)
+        chosen = NonMaxSuppression (boxes, chances, m, i, t)
+        k = Gather <axis = 1> (chosen, two)  rows = Squeeze (boxes, zero)  rois = Gather (rows, k)
+        more = Mul (k, two)  batch = Sub (more, more)
+        pooled ="""
+    weights = {**WEIGHTS, "w4": [4, 4, 1, 1], "w5": [1, 4, 1, 1]}
+    original = with_weights(text.replace("pooled =", proposals), weights)
+    frozen = apply_pass(FreezeNms(), original).model
+    graph = frozen.graph()
+    Editor(graph).infer_shapes()
+    parts = {"rpn": "npu", "choose": "cpu", "head": "npu", "post": "cpu"}
+    along = ["Transpose", "Reshape", "Sigmoid", "Add", "NonMaxSuppression", "Concat", "Slice"]
+    cut = find_named_cut(graph, by("qnn-htp", "float16"), parts, {"rpn": along})
+    rpn, host, *_ = extract_parts(cut, parts)
+    assert "NonMaxSuppression" in {node.op_type for node in rpn.model.proto.graph.node}
+    assert "Compress" in {node.op_type for node in host.model.proto.graph.node}
+    crossing = {info.name: info.type.tensor_type.shape.dim for info in rpn.model.proto.graph.output}
+    assert [size.dim_value for size in crossing["chosen_box"]] == [20, 1]
+    expected = session.run(original.proto, IMAGE)["scores"]
+    assert 1 < len(expected) < 20
+    np.testing.assert_allclose(play(extract_parts(cut, parts), IMAGE)["scores"], expected, rtol=1e-5, atol=1e-6)

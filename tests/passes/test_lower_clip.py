@@ -161,8 +161,33 @@ def test_becomes_an_identity_between_an_input_and_an_output() -> None:
     assert_rewrites(PASS, model("Clip (x)"), model("Identity (x)"))
 
 
+def test_becomes_max_and_min_where_that_is_asked_for() -> None:
+    before = model("Clip (x, lo, hi)", "float lo = {0}, float hi = {6}")
+    after = model("Min (y_max, y_high)", "float y_low = {0}, float y_high = {6}")
+    assert_rewrites(LowerClip(max_min=True), before, after.replace("y = Min", "y_max = Max (x, y_low)  y = Min"))
+    one = model("Clip (x, lo)", "float lo = {-2}")
+    assert_rewrites(LowerClip(max_min=True), one, model("Max (x, y_low)", "float y_low = {-2}"))
+    assert_rewrites(LowerClip(max_min=True), model("Clip (x, lo)", "float lo = {0}"), model("Relu (x)"))
+
+
+def test_leaves_what_there_is_no_max_of_alone() -> None:
+    small = model("Clip (x, lo)", "int8 lo = {-2}", "int8")
+    assert_untouched(LowerClip(max_min=True), small, "there is no Max of int8 in operator set 17")
+    old = model("Clip <min = -2.0> (x)", opset=7)
+    assert_untouched(LowerClip(max_min=True), old, "there is no Max of float32 in operator set 7")
+
+
+@fuzz(LowerClip(max_min=True))
+def test_any_clip_by_max_and_min_gives_the_same(build: Builder) -> list[str]:
+    return drawn(build)
+
+
 @fuzz(LowerClip())
 def test_any_clip_gives_the_same(build: Builder) -> list[str]:
+    return drawn(build)
+
+
+def drawn(build: Builder) -> list[str]:
     kinds = [np.float32, np.float16, np.float64]
     kinds += [np.int8, np.uint8, np.int32, np.int64, np.uint32, np.uint64] if build.opset >= 12 else []
     kind = build.dtype(kinds if build.opset >= 11 else kinds[:1])

@@ -158,8 +158,33 @@ def test_leaves_a_custom_operator_of_that_name_alone() -> None:
     assert_untouched(LowerGather(), text, None)
 
 
+def test_runs_of_neighbours_become_slices_and_a_concat() -> None:
+    before = model("y = Gather <axis = 1> (x, i)", "int64[3] i = {4, 0, 1}", y="float[2, 3, 3] y")
+    after = model(
+        """
+        y_run_0 = Slice (x, y_0_starts, y_0_ends, y_0_axes)
+        y_run_1 = Slice (x, y_1_starts, y_1_ends, y_1_axes)
+        y = Concat <axis = 1> (y_run_0, y_run_1)""",
+        ", ".join(sliced(*run).replace("y_", f"y_{number}_") for number, run in enumerate([(4, 5), (0, 2)])),
+        y="float[2, 3, 3] y",
+    )
+    assert_rewrites(LowerGather(most=2), before, after)
+    assert_untouched(LowerGather(most=1), before, "its indices are not neighbours in ascending order")
+    more = before.replace("int64[3] i = {4, 0, 1}", "int64[3] i = {4, 2, 0}")
+    assert_untouched(LowerGather(most=2), more, "its indices are 3 runs of neighbours")
+
+
+@fuzz(LowerGather(most=3))
+def test_any_gather_of_several_runs_computes_the_same(build: Builder) -> list[str]:
+    return drawn(build)
+
+
 @fuzz(LowerGather())
 def test_any_gather_computes_the_same(build: Builder) -> list[str]:
+    return drawn(build)
+
+
+def drawn(build: Builder) -> list[str]:
     shape = build.shape(rank=(1, 4))
     axis = build.integer(0, len(shape) - 1)
     size = shape[axis]

@@ -107,6 +107,11 @@ def conv(kernel: int, attributes: str = "", channels: int = 8, group: int = 1) -
     )
 
 
+def nms(boxes: int, rows: str = "9") -> str:
+    return f"""g (float[1, {boxes}, 4] b, float[1, 1, {boxes}] s) => (int64[{rows}, 3] y)
+        <int64 m = {{9}}, float i = {{0.5}}> {{ y = NonMaxSuppression (b, s, m, i) }}"""
+
+
 TRANSPOSE = one(
     "ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (x, w)",
     f"float[8, 2, 2, 2] w = {{{', '.join(['0.5'] * 64)}}}",
@@ -238,6 +243,11 @@ KNOWN = [
     ("coreml", one("HardSwish (x)"), "cpu"),
     ("rk3588", one("Relu (x)", inputs="float[1, 8, h, 16] x"), "refused"),
     ("onnxruntime-riscv", one("Exp (x)"), "cpu"),
+    ("qnn-htp", nms(64), "taken"),
+    ("qnn-htp", nms(100), "refused"),
+    ("qnn-htp", nms(400), "wrong"),
+    ("qnn-htp", nms(448), "taken"),
+    ("qnn-htp", nms(448, "n"), "cpu"),
 ]
 
 
@@ -274,7 +284,7 @@ FIXES = [
         "g (float[1, 8, 4, 4] x) => (float[1, 4, 4, 4] y, float[1, 4, 4, 4] z) { y, z = Split <axis = 1> (x) }",
         "lower-split",
     ),
-    ("ryzen-ai:xint8", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather"),
+    ("ryzen-ai:xint8", one("Gather <axis = 1> (x, i)", "int64[3] i = {4, 1, 2}"), "lower-gather most=16"),
     (
         "ryzen-ai:xint8",
         'g (float[2, 3] x, float[3, 4] z) => (float[2, 4] y) { y = Einsum <equation = "ij,jk->ik"> (x, z) }',
@@ -294,7 +304,7 @@ FIXES = [
     ("rk3588", one('Einsum <equation = "bchw,bcwk->bchk"> (x, x)'), "lower-einsum"),
     ("rk2118", UNIT_POOL, "replace-unit-maxpool"),
     ("onnxruntime-riscv", UNIT_POOL, "replace-unit-maxpool"),
-    ("rk2118", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather"),
+    ("rk2118", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather most=16"),
     ("rk3588", HEAD, "lower-gemm-to-conv"),
     ("ascend", resize(), "resize-mode to=half_pixel rounding=round_prefer_ceil"),
     ("ascend", resize(), "lower-nearest-resize"),
@@ -324,7 +334,7 @@ FIXES = [
     ("ethos-u55", one("Sum (x, x)"), "lower-sum"),
     ("rk3588", one("Neg (x)"), "lower-neg"),
     ("ethos-u55", one("Softmax <axis = 1> (x)"), "move-softmax-axis"),
-    ("ethos-u55", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather"),
+    ("ethos-u55", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather most=16"),
     ("ethos-u55", conv(3, group=2), "split-grouped-conv"),
     ("ethos-u55", one("Tile (x, r)", "int64[4] r = {1, 1, 2, 1}"), "lower-tile"),
     ("axelera", conv(3, 'auto_pad = "SAME_UPPER"'), "fill-default-attributes"),
@@ -365,6 +375,44 @@ FIXES = [
     ("ethos-u55", one('Resize <mode = "linear"> (x, , s)', "float[4] s = {1, 1, 4, 4}"), "replace-linear-resize"),
     ("ryzen-ai:a8w8", one("Where (c, x, x)", "bool c = {1}"), "lower-where"),
     ("qnn-htp", f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = {IF.partition('y = ')[2]}", "inline-if"),
+    (
+        "axelera",
+        "g (float[1, 8, 4, 4] x, float[1, 8, 4, 4] z) => (float[1, 8, 4, 4] y) { y = Sub (x, z) }",
+        "lower-sub",
+    ),
+    (
+        "axelera",
+        one("AveragePool <kernel_shape = [3, 3], pads = [0, 1, 1, 1], count_include_pad = 1> (x)"),
+        "split-large-pad symmetric=true",
+    ),
+    ("axelera", one("Mean (x, x)"), "lower-mean"),
+    ("coreml", one("Mean (x, x)"), "lower-mean"),
+    ("coreml", one("Neg (x)"), "lower-neg"),
+    ("coreml", one("Pad (x, p)", "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad constant=true"),
+    ("coreml", one("Gather <axis = 1> (x, i)", "int64[2] i = {5, 1}"), "lower-gather most=16"),
+    ("axelera", one("Gather <axis = 1> (x, i)", "int64[2] i = {5, 1}"), "lower-gather most=16"),
+    ("ethos-u55", one("ReduceSum <keepdims = 1> (x, a)", "int64[1] a = {1}"), "lower-reduce-sum"),
+    ("ryzen-ai:bf16", one("Clip (x, l, h)", "float l = {0}, float h = {6}"), "lower-clip max_min=true"),
+    ("ryzen-ai:a16w8", one("ReduceSum <keepdims = 1> (x, a)", "int64[1] a = {-1}"), "lower-reduce-sum"),
+    ("ryzen-ai:a8w8", one("Neg (x)"), "lower-neg"),
+    ("ethos-u55", conv(4, "strides = [4, 4]"), "split-conv-stride conv=3 pool=3"),
+    ("ethos-u55", one("Relu (x)", inputs="float[2, 8, 16, 16] x"), "split-batch"),
+    ("ethos-u55", one('Pad <mode = "edge"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
+    ("ax650", one('Pad <mode = "reflect"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
+    ("tidl", one('Pad <mode = "reflect"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
+    ("tidl", conv(7, "strides = [4, 4], pads = [3, 3, 3, 3]"), "split-conv-stride conv=2"),
+    ("tidl", conv(9, "strides = [2, 2], pads = [4, 4, 4, 4]"), "split-conv-stride"),
+    ("tidl", conv(2, group=8), "widen-even-conv"),
+    ("tidl", one("Concat <axis = 0> (x, x)"), "move-concat-axis"),
+    (
+        "tidl",
+        "g (float[1, 8, 4, 16] x) => (float[1, 8, 4, 9] y) <int64[1] k = {9}> { y, i = TopK (x, k) }",
+        "move-topk-axis",
+    ),
+    ("rk3588", conv(16, "strides = [16, 16]"), "split-conv-stride conv=7 pool=8"),
+    ("rk3588", conv(3, "pads = [18, 18, 18, 18], dilations = [18, 18]"), "drop-unread-taps"),
+    ("rk3588", conv(3, "pads = [18, 18, 18, 18], dilations = [8, 8]"), "split-large-pad"),
+    ("qnn-htp", one('Pad <mode = "wrap"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
 ]
 
 
