@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.manifest import PartEntry, Tensor
-from graphsurgery.text import shortened
+from graphsurgery.processes.ending import last_line, run_to_end
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -153,26 +150,9 @@ class Compiler:
         program = shutil.which(command[0]) or command[0]
         log = job.folder / f"{self.name}.log"
         with log.open("wb") as messages:
-            try:
-                code = subprocess.run(
-                    [program, *command[1:]],
-                    cwd=job.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=messages,
-                    stderr=subprocess.STDOUT,
-                    timeout=_SECONDS,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s") from error
+            code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
+        if code is None:
+            raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s")
         if code:
-            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {_last_line(log)}")
+            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        with contextlib.suppress(OSError):
-            file.seek(-4096, os.SEEK_END)
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return shortened(lines[-1], 200) if lines else "it says nothing"
