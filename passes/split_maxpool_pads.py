@@ -3,9 +3,9 @@
     Relu -> h -> MaxPool(pads p) -> y   ->   Relu -> h -> Pad(zeros, p) -> MaxPool(pads 0) -> y
 
 A MaxPool reads nothing outside its input, as if -Inf stood there. A converter that has no such pool (onnx2tf, since
-TFLite pads by SAME alone) writes a Pad with the smallest number of float32, and a quantizer gives the tensor behind that
-Pad a scale on which all else is zero: the features of a ResNet kept -3 to 3 dB in int8, and 31 to 34 dB behind this
-pass. Vela 5.2.0 also leaves such a Pad to the CPU, and takes one of zeros. `merge-pads` is the way back.
+TFLite pads by SAME alone) writes a Pad with the smallest number of float32, and a quantizer gives the tensor behind
+that Pad a scale on which all else is zero: the features of a ResNet kept -3 to 3 dB in int8, and 31 to 34 dB behind
+this pass. Vela 5.2.0 also leaves such a Pad to the CPU, and takes one of zeros. `merge-pads` is the way back.
 
 It does not fire when
 1. the MaxPool doesn't pad

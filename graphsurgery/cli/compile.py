@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile, PartsFolder
 from graphsurgery.cli.screen import Display, screen_for, write_json
+from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
+from graphsurgery.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphsurgery.compiling.report import Report
 
 
 @app.command("compile")
@@ -25,6 +33,12 @@ def compile_command(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Images to be written as the parts read them.")] = None,
     max_samples: Annotated[int | None, typer.Option(min=1, help="Take so many images at most.")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="The model_io folder with captured tensors, for a tool that calibrates.")
+    ] = None,
+    floor: Annotated[
+        float, typer.Option(metavar="DB", help="End with 1 where the tool's numbers keep less at an output.")
+    ] = 10.0,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run the tool; else only its files are written.")] = True,
     plugin: Annotated[
         list[Path] | None, typer.Option("--plugin", help="A Python file with compilers; it is run. Repeatable.")
@@ -38,6 +52,7 @@ def compile_command(
 
     Example: python -m graphsurgery compile model/shapes --with ascend --option soc_version=Ascend310P3 --no-run
     """
+    from graphsurgery.capture.samples import Capture
     from graphsurgery.compiling.compile import compile_parts
     from graphsurgery.compiling.registry import discover
     from graphsurgery.images.files import read_images
@@ -46,16 +61,48 @@ def compile_command(
     screen = screen_for(json_)
     kind = discover(plugin or []).get(with_)
     compiler = make_plugin(kind, f"compiler '{with_}'", *options_of(option or []))
+    captured = Capture.open(inputs).samples[:max_samples] if inputs is not None else []
+    if captured and not compiler.runs().most:
+        raise InputError(f"compiler '{with_}' takes no captured tensors; leave --inputs out")
     files = read_images(images, max_samples=max_samples) if images is not None else []
     with Display() as display:
         place, compiled = compile_parts(
-            folder, compiler, parts=part or [], images=files, run=run, out=out_, watcher=display
+            folder,
+            compiler,
+            parts=part or [],
+            images=files,
+            run=run,
+            out=out_,
+            captured=captured,
+            floor=floor,
+            watcher=display,
         )
     write_json(json_, {"folder": str(place), **compiled.model_dump(mode="json")})
     rows = [[path, f"{file.size:,}"] for path, file in compiled.files.items()]
     shown = rows if len(rows) <= _SHOWN else [*rows[:_SHOWN], [f"and {len(rows) - _SHOWN} more", ""]]
     screen.print(terminal.plain_table(f"Compiled with {with_}" if compiled.ran else f"For {with_}", _COLUMNS, shown))
+    _show_reports(screen, compiled.reports)
     screen.print(f"\n{place}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_reports(screen: Console, reports: Mapping[str, Report]) -> None:
+    """Show what the tool says of each part: what is left to the CPU, its figures, the worst SQNR."""
+    for name, report in reports.items():
+        total = report.accelerated + len(report.left)
+        figures = [[what, f"{value:,}" if isinstance(value, int) else str(value)] for what, value in _said(report)]
+        rows = [["operators on the accelerator", f"{report.accelerated} of {total}"], *figures]
+        screen.print("")
+        screen.print(terminal.plain_table(name, ["what", "value"], rows))
+        if report.sqnr_db:
+            screen.print("")
+            screen.print(terminal.sqnr_table(f"{name}, against ONNX Runtime", report.sqnr_db))
+        for each in report.left[:_SHOWN]:
+            line = f"on the CPU: {each.operator} {visible(each.name)}{f', {visible(each.why)}' if each.why else ''}"
+            screen.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _said(report: Report) -> list[tuple[str, int | float | str]]:
+    return [(what, float(f"{v:.4g}") if isinstance(v, float) else v) for what, v in report.figures.items()]
 
 
 _COLUMNS = ["file", "bytes"]

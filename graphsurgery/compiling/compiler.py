@@ -80,6 +80,14 @@ class Sample:
     outputs: Tensors
 
 
+@dataclass(frozen=True)
+class Runs:
+    """How many runs of a part a tool wants at most, and `why` it can't do without, where it can't."""
+
+    most: int
+    why: str = ""
+
+
 class Compiler:
     """Base of all compilers. One that only writes files needs `write` alone.
 
@@ -91,11 +99,14 @@ class Compiler:
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
+    runs            how many runs of a part it wants, to calibrate with and to compare (`compiling.feeds`)
+    reports         whether its script writes report.json (`compiling.report`), and what it computed of the runs
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
@@ -108,6 +119,10 @@ class Compiler:
     def write(self, job: Job) -> None:
         """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""
         raise NotImplementedError
+
+    def runs(self) -> Runs:
+        """Return how many runs are written for the tool, where there are samples, and whether it can do without."""
+        return Runs(0)
 
     def write_sample(self, job: Job, sample: Sample) -> None:
         """Write a sample into `job.folder`. Samples come one after another, behind `write`."""
