@@ -21,6 +21,7 @@ from graphsurgery.processes.ending import last_line, run_to_end
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _SECONDS = 7200.0
+NOT_HERE = 3  # a script that reports ends so where the device that it was asked for isn't here
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ class Compiler:
             code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
         if code is None:
             raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s")
+        if self.reports and code == NOT_HERE:
+            raise MissingTool(f"part '{job.name}': {last_line(log)}")
         if code:
             raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True
