@@ -144,5 +144,5 @@ if Path("calibration").is_dir():
     for index, values in enumerate(zip(*found, strict=True)):
         np.save(f"computed/{{index}}.npy", np.stack(values))
 report = {{"accelerated": {nodes}, "left": [], "figures": {{"provider": "VitisAIExecutionProvider"}}}}
-Path("report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+Path("report.json").write_text(json.dumps(report, indent=1) + "\\n", encoding="utf-8")
 '''

@@ -52,6 +52,12 @@ class Job:
         """Write a text file into `folder`, with the line ends that a Linux tool wants."""
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
+    @property
+    def is_static(self) -> bool:
+        """Whether all sizes of its inputs and outputs are numbers, so that runs of it can lie in one array."""
+        shapes = (tensor.shape for tensor in (self.entry.inputs | self.entry.outputs).values())
+        return all(shape is not None and all(isinstance(size, int) for size in shape) for shape in shapes)
+
     def static_shape(self, name: str) -> list[int]:
         """Return the shape of an input or output. Raises InputError where a dimension is open."""
         shape = (self.entry.inputs | self.entry.outputs)[name].shape

@@ -50,10 +50,11 @@ def played(detector: Detector, images: Sequence[ImageFile], names: set[str]) -> 
     """Return the tensors `names` of each image, by parts on the CPU. Raises InputError for one that can't be read."""
     found: list[Captured] = []
     for image in images:
-        tensors = dict(detector.inputs(detector.canvas.fit(load_image(image.path))))
-        for index in range(len(detector.chain.players)):
-            detector.chain.play_part(index, tensors)
-        found.append(Played(image.path.stem, {name: value for name, value in tensors.items() if name in names}))
+        tensors, read = detector.inputs(detector.canvas.fit(load_image(image.path))), {}
+        for index, player in enumerate(detector.chain.players):
+            read |= {name: tensors[name] for name in player.entry.inputs if name in names}
+            detector.chain.play_part(index, tensors)  # which forgets what no later part reads
+        found.append(Played(image.path.stem, read))
     return found
 
 
