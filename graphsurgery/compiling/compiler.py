@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.placed import Placed
+from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
@@ -91,11 +93,16 @@ class Compiler:
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
+    takes_some_rows whether samples are for calibration alone: some rows may stand for all that an image gives a batch
+    placed          what the tool says of which layers run on the NPU
+    simulator       what the vendor has to play what was compiled: `--device npu=NAME`
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
+    takes_some_rows: ClassVar[bool] = False
+    simulator: ClassVar[type[Simulator] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
@@ -125,6 +132,10 @@ class Compiler:
         Raises InputError for a file that is missing or of another size.
         """
         raise InputError(f"compiler '{self.name}' reads no results")
+
+    def placed(self, job: Job) -> Placed | None:
+        """Return where the tool says that the part's layers run, behind `run`; None where it doesn't say."""
+        return None
 
     def require_tool(self, job: Job) -> None:
         """Raise MissingTool where what `command` runs isn't installed."""
