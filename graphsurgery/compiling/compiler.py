@@ -159,11 +159,11 @@ class Compiler:
             return False
         self.require_tool(job)
         program = shutil.which(command[0]) or command[0]
-        log = job.folder / f"{self.name}.log"
+        tool, log = Path(command[0]).name, job.folder / f"{self.name}.log"
         with log.open("wb") as messages:
             code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
         if code is None:
-            raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s")
+            raise InputError(f"part '{job.name}': {tool} takes longer than {_SECONDS:g} s")
         if code:
-            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {last_line(log) or 'it says nothing'}")
+            raise InputError(f"part '{job.name}': {tool} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True

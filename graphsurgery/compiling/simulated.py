@@ -32,7 +32,7 @@ def compiled_part(part: Path, compiler: str, name: str) -> CompiledPart:
     compiled = Compiled.read(place)
     if part.stem not in compiled.parts or not (place / part.stem).is_dir():
         raise InputError(f"{name}: was not compiled for '{compiler}' with the others; compile them all: {again}")
-    if compiled.parts[part.stem] != sha256_of(part):
+    if compiled.parts[part.stem] not in (None, sha256_of(part)):
         raise InputError(f"{name}: {place} was compiled of another file of that name; compile it once more: {again}")
     if not compiled.ran:
         raise InputError(f"{name}: {place} holds files that were not compiled yet; compile them: {again}")
