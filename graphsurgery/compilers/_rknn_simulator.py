@@ -6,7 +6,6 @@ So what lies in compiled/rknn is built once more there, from the same file, opti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from graphsurgery.devices.provider import Option, Provider
 from graphsurgery.devices.simulators import Simulator
 from graphsurgery.devices.time_limit import time_limit
 from graphsurgery.errors import InputError
-from graphsurgery.files import MB, read_bytes, read_json, reason
+from graphsurgery.files import MB, read_json, reason
 from graphsurgery.graph.light import read_light
 from graphsurgery.processes.worker import Running
 from graphsurgery.toolchains import ToolWorker, require
@@ -28,7 +27,6 @@ SCRIPT = WORKERS / "rknn_worker.py"
 _NAME = "rknn"
 _BUILD_SECONDS = 7200.0
 _NO_LIMIT = 1e9
-_SAMPLE = re.compile(r"input/\d+_\d+\.npy")
 # the arguments of RKNN.config that a compiler sets
 CONFIGURED = (
     *("target_platform", "quantized_algorithm", "quantized_method", "optimization_level", "remove_reshape"),
@@ -57,11 +55,11 @@ class RknnSimulator(Simulator):
     def open(cls, part: Path, options: Mapping[str, str], name: str, *, allow_fallback: bool) -> _Simulated:
         made = compiled_part(part, _NAME, name)
         ask_for(made, {"target_platform": options.get("platform")}, name)
-        placed = made.compiled.placed.get(part.stem)
-        if placed is not None and placed.on_cpu and not allow_fallback:
-            first, target = placed.on_cpu[0], cls.provider.target
+        report = made.compiled.reports.get(part.stem)
+        if report is not None and report.left and not allow_fallback:
+            first, target, total = report.left[0], cls.provider.target, report.accelerated + len(report.left)
             raise InputError(
-                f"{name}: RKNN leaves {len(placed.on_cpu)} of {placed.layers} layers to the CPU, {first.op} "
+                f"{name}: RKNN leaves {len(report.left)} of {total} layers to the CPU, {first.operator} "
                 f"'{first.name}' first; see what helps: python -m graphsurgery support {part} --target {target}"
             )
         return _Simulated(made.folder, part.stem, name)
@@ -131,14 +129,8 @@ def _wanted(folder: Path, part: str, name: str) -> dict[str, Any]:
     try:
         said = read_json(folder / "build.json", MB)
         config = {key: said["config"][key] for key in CONFIGURED if key in said["config"]}
-        listed = read_bytes(folder / "dataset.txt", 16 * MB).decode() if said["quantize"] else ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{name}: {folder}: what was compiled can't be read ({reason(error)}); compile again"
         ) from error
-    for file in listed.split():
-        if not _SAMPLE.fullmatch(file):
-            raise InputError(
-                f"{name}: {folder / 'dataset.txt'}: names '{file[:80]}', and no file of input/; compile again"
-            )
-    return {"model": f"{part}.onnx", "config": config, "quantize": bool(listed), "dataset": "dataset.txt"}
+    return {"model": f"{part}.onnx", "config": config, "quantize": bool(said["quantize"])}

@@ -10,13 +10,20 @@ those that are read are found by their heads. Source: the log of rknn-toolkit2 2
 from __future__ import annotations
 
 import re
-
-from graphsurgery.compiling.placed import Layer
+from typing import NamedTuple
 
 _TITLE = "Network Layer Information Table"
 _PREFIX = re.compile(r"^D RKNN: \[[\d:.]+\] ")
 # where a model begins and ends, which the NPU has no part in
 _ENDS = ("InputOperator", "OutputOperator")
+
+
+class Layer(NamedTuple):
+    """A layer as the toolkit names it, and whether the NPU runs it."""
+
+    operator: str
+    name: str
+    on_npu: bool
 
 
 def layers_in(log: str) -> list[Layer] | None:
@@ -36,7 +43,7 @@ def layers_in(log: str) -> list[Layer] | None:
                 return None
         elif line.startswith("---"):
             if found:
-                return [layer for layer in found if layer.op not in _ENDS]
+                return [layer for layer in found if layer.operator not in _ENDS]
         elif words and words[0].isdigit() and len(words) > max(heads.values()):
             target, (op, _, name) = words[heads["Target"]], words[-1].partition(":")
             found.append(Layer(words[heads["OpType"]], name or op, target.upper() == "NPU"))

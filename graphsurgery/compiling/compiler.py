@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
-from graphsurgery.compiling.placed import Placed
+from graphsurgery.compiling.report import Report, read_report
 from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
@@ -82,6 +82,14 @@ class Sample:
     outputs: Tensors
 
 
+@dataclass(frozen=True)
+class Runs:
+    """How many runs of a part a tool wants at most, and `why` it can't do without, where it can't."""
+
+    most: int
+    why: str = ""
+
+
 class Compiler:
     """Base of all compilers. One that only writes files needs `write` alone.
 
@@ -93,15 +101,16 @@ class Compiler:
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
-    takes_some_rows whether samples are for calibration alone: some rows may stand for all that an image gives a batch
-    placed          what the tool says of which layers run on the NPU
+    runs            how many runs of a part it wants, to calibrate with and to compare (`compiling.feeds`)
+    reports         whether the tool says what runs where, and may compute the runs (`compiling.report`)
+    report          what it says; what its script wrote as report.json, if not another
     simulator       what the vendor has to play what was compiled: `--device npu=NAME`
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
-    takes_some_rows: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
     simulator: ClassVar[type[Simulator] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
@@ -115,6 +124,10 @@ class Compiler:
     def write(self, job: Job) -> None:
         """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""
         raise NotImplementedError
+
+    def runs(self) -> Runs:
+        """Return how many runs are written for the tool, where there are samples, and whether it can do without."""
+        return Runs(0)
 
     def write_sample(self, job: Job, sample: Sample) -> None:
         """Write a sample into `job.folder`. Samples come one after another, behind `write`."""
@@ -133,9 +146,9 @@ class Compiler:
         """
         raise InputError(f"compiler '{self.name}' reads no results")
 
-    def placed(self, job: Job) -> Placed | None:
-        """Return where the tool says that the part's layers run, behind `run`; None where it doesn't say."""
-        return None
+    def report(self, job: Job) -> Report:
+        """Return what the tool says of the part, behind `run`. Raises InputError where that is nothing known."""
+        return read_report(job.folder, f"compiler '{self.name}': part '{job.name}'")
 
     def require_tool(self, job: Job) -> None:
         """Raise MissingTool where what `command` runs isn't installed."""

@@ -1,13 +1,13 @@
 """Builds models with Rockchip's RKNN-Toolkit2 and plays them in its simulator, as many as it is asked for, in turn.
 
-    {"do": "build", "key": K, "folder": F, "model": ..., "config": ..., "quantize": ..., "dataset": ...}   -> {}
+    {"do": "build", "key": K, "folder": F, "model": ..., "config": ..., "quantize": ...}     -> {}
     {"do": "infer", "key": K, "inputs": [X.npy, ...], "outputs": F}                      -> {"outputs": [0.npy, ...]}
     {"do": "many", "jobs": [{"folder": ..., ..., "log": FILE, "inputs": [...], "outputs": F}, ...]}
                                                         -> {"results": [{"outputs": [...]}, {"error": TEXT}, ...]}
 
 A build is as `rknn_build` has it. The simulator takes what was built in this process and no .rknn file, so a model is
-kept under its `key`; those of `many` are let go of at once, and with samples in place of a dataset: {"samples":
-[[X.npy, ...], ...]}. Without `inputs` a job is only built.
+kept under its `key`; those of `many` are let go of at once. {"samples": [[X.npy, ...], ...]} are whole paths of what
+is calibrated with, in place of F/calibration. Without `inputs` a job is only built.
 """
 
 from __future__ import annotations
@@ -63,13 +63,8 @@ def many(request: dict[str, Any]) -> dict[str, Any]:
 
 def _ready(job: dict[str, Any]) -> Any:
     """Build a model, so that the simulator takes it."""
-    wanted = dict(job)
-    if job.get("samples"):
-        listed = Path("dataset.txt").resolve()
-        listed.write_text("".join(" ".join(files) + "\n" for files in job["samples"]), encoding="utf-8")
-        wanted["dataset"] = str(listed)
     try:
-        rknn = rknn_build.build(Path(job["folder"]), wanted)
+        rknn = rknn_build.build(Path(job["folder"]), job)
     except Exception as error:
         raise Refused(rknn_build.cause(error)) from error
     if rknn.init_runtime() != 0:
@@ -81,11 +76,7 @@ def _ready(job: dict[str, Any]) -> Any:
 def _played(rknn: Any, request: dict[str, Any]) -> list[str]:
     import numpy as np
 
-    inputs = [np.load(path) for path in request["inputs"]]
-    # its images are [N, H, W, C] unless it is told; other ranks have no layout
-    found = rknn.inference(inputs=inputs, data_format=["nchw"] * len(inputs))
-    if found is None:
-        raise Refused("the simulator gives no results")
+    found = rknn_build.play(rknn, [np.load(path) for path in request["inputs"]])
     place, names = Path(request["outputs"]), []
     for number, values in enumerate(found):
         names.append(f"{number}.npy")
