@@ -20,7 +20,7 @@ from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
 from graphsurgery.compiling.feeds import Feeding, played
 from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
-from graphsurgery.compiling.report import Report, read_report
+from graphsurgery.compiling.report import Report
 from graphsurgery.compiling.samples import samples_of, samples_of_whole
 from graphsurgery.devices import session
 from graphsurgery.devices.providers import CPU
@@ -81,6 +81,8 @@ def compile_parts(
                 watcher.begin(f"{compiler.name}: {name}")
                 _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
+                if run:  # said before images are played, which takes long
+                    compiler.require_tool(job)
             feeding = _feed(folder, compiler, jobs, images, captured, watcher)
             others = () if compiler.runs().most else images
             stems, shapes = _write_samples(folder, manifest, compiler, jobs, others, watcher)
@@ -200,7 +202,7 @@ def _feed(
 def _reported(compiler: Compiler, job: Job, feeding: Feeding | None, floor: float, watcher: Watcher) -> Report:
     """Return what the tool says of a part, with how far its numbers are off. Raises Difference below `floor` dB."""
     place = f"compiler '{compiler.name}': part '{job.name}'"
-    report = read_report(job.folder, place)
+    report = compiler.report(job)
     if feeding is None:
         return report
     watcher.begin(f"{compiler.name}: compare {job.name}")

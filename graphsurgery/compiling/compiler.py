@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.report import Report, read_report
+from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
@@ -107,13 +109,16 @@ class Compiler:
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
     runs            how many runs of a part it wants, to calibrate with and to compare (`compiling.feeds`)
-    reports         whether its script writes report.json (`compiling.report`), and what it computed of the runs
+    reports         whether the tool says what runs where, and may compute the runs (`compiling.report`)
+    report          what it says; what its script wrote as report.json, if not another
+    simulator       what the vendor has to play what was compiled: `--device npu=NAME`
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
     reports: ClassVar[bool] = False
+    simulator: ClassVar[type[Simulator] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
@@ -148,6 +153,10 @@ class Compiler:
         """
         raise InputError(f"compiler '{self.name}' reads no results")
 
+    def report(self, job: Job) -> Report:
+        """Return what the tool says of the part, behind `run`. Raises InputError where that is nothing known."""
+        return read_report(job.folder, f"compiler '{self.name}': part '{job.name}'")
+
     def require_tool(self, job: Job) -> None:
         """Raise MissingTool where what `command` runs isn't installed."""
         command = self.command(job)
@@ -170,13 +179,13 @@ class Compiler:
             return False
         self.require_tool(job)
         program = shutil.which(command[0]) or command[0]
-        log = job.folder / f"{self.name}.log"
+        tool, log = Path(command[0]).name, job.folder / f"{self.name}.log"
         with log.open("wb") as messages:
             code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
         if code is None:
-            raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s")
+            raise InputError(f"part '{job.name}': {tool} takes longer than {_SECONDS:g} s")
         if self.reports and code == NOT_HERE:
             raise MissingTool(f"part '{job.name}': {last_line(log)}")
         if code:
-            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {last_line(log) or 'it says nothing'}")
+            raise InputError(f"part '{job.name}': {tool} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True

@@ -31,7 +31,7 @@ class Refused(Exception):
 def serve(load: Callable[[], Any], functions: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
     """Answer the requests on stdin until it closes."""
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    _print_to(os.devnull)
+    print_to(os.devnull)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops this process
 
     def say(reply: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def serve(load: Callable[[], Any], functions: Mapping[str, Callable[[dict[str, A
     say({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        _print_to(request.get("log") or os.devnull)
+        print_to(request.get("log") or os.devnull)
         faulthandler.dump_traceback_later(request["seconds"] + _ORPHAN_SECONDS, exit=True)
         try:
             reply = functions[request["do"]](request)
@@ -59,7 +59,7 @@ def serve(load: Callable[[], Any], functions: Mapping[str, Callable[[dict[str, A
         say(reply)
 
 
-def _print_to(path: str) -> None:
+def print_to(path: str) -> None:
     """Send all that this process prints to the end of a file."""
     sys.stdout.flush()
     sys.stderr.flush()
