@@ -96,7 +96,7 @@ def _show_reports(screen: Console, reports: Mapping[str, Report]) -> None:
     for name, report in reports.items():
         total = report.accelerated + len(report.left)
         figures = [[what, f"{value:,}" if isinstance(value, int) else str(value)] for what, value in _said(report)]
-        rows = [["operators on the device", f"{report.accelerated} of {total}"], *figures]
+        rows = [["operators on the accelerator", f"{report.accelerated} of {total}"], *figures]
         screen.print("")
         screen.print(terminal.plain_table(name, ["what", "value"], rows))
         if report.sqnr_db:

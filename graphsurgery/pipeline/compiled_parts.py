@@ -85,4 +85,4 @@ def _summary(compiled: Compiled) -> str:
     total = left + sum(each.accelerated for each in compiled.reports.values())
     worst = min((each.worst for each in compiled.reports.values() if each.worst is not None), default=None)
     numbers = "" if worst is None else f", {worst:.1f} dB at the worst output"
-    return f": {total - left} of {total} operators on the device{numbers}"
+    return f": {total - left} of {total} operators on the accelerator{numbers}"
