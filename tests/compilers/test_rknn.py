@@ -31,8 +31,7 @@ from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.parts.part import Part
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.testing import parse
-from graphsurgery.toolchains import find_toolchain, tool_worker
-from graphsurgery.toolchains.environment import look
+from graphsurgery.toolchains import tool_worker
 
 from .parts import job
 
@@ -266,11 +265,7 @@ def test_many_models_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "x.npy" in results[2]["error"], "samples are named by whole paths"
 
 
-def is_installed() -> bool:
-    return look(find_toolchain("rknn")).state == "installed"
-
-
-@pytest.mark.skipif(not is_installed(), reason="the toolchain rknn is not installed")
+@pytest.mark.toolchain("rknn")
 def test_the_real_toolkit_and_its_simulator(cli: Cli, parts: Path, images: Path) -> None:
     outcome = cli("compile", parts, "--target", "rk3588", "--images", images)
     assert outcome.code == 0, outcome.err
