@@ -8,7 +8,8 @@
     PART/PART_summary.csv     Vela's estimate: cycles, SRAM, flash
     PART/tensors.json         type, scale, zero point and order of axes of each input and output
 
-There is no simulator in it, so what is compared with ONNX Runtime is what TensorFlow's kernels compute of PART.tflite.
+There is no simulator in it, so what is compared with ONNX Runtime, and what `--device npu=ethos-u` plays, is what
+TensorFlow's kernels compute of PART.tflite.
 
 Source: ethos-u-vela 5.2.0 (ethosu/vela/vela.py, stats_writer.py), onnx2tf 1.29.24.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from graphsurgery import files
+from graphsurgery.compilers._ethos_u_simulator import EthosUSimulator
 from graphsurgery.compiling import Compiler, Job, Runs
 from graphsurgery.errors import InputError
 from graphsurgery.files import reason
@@ -47,6 +49,7 @@ class EthosU(Compiler):
     name = "ethos-u"
     tool = "Arm's Vela"
     reports = True
+    simulator = EthosUSimulator
 
     accelerator: Literal[
         "ethos-u55-32",

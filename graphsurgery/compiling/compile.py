@@ -191,7 +191,8 @@ def _feed(
     if not captured:
         names = {name for job in jobs.values() for name in job.entry.inputs}
         captured = played(_on_cpu(folder), images, names)
-    feeding = {name: Feeding.of(job, captured, wanted.most) for name, job in jobs.items()}
+    fed = {name: job for name, job in jobs.items() if wanted.why or job.is_static}
+    feeding = {name: Feeding.of(job, captured, wanted.most) for name, job in fed.items()}
     for number, each in enumerate(feeding.values(), start=1):
         each.write()
         watcher.advance(number, len(feeding))

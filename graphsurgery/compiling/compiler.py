@@ -23,6 +23,7 @@ from graphsurgery.processes.ending import last_line, run_to_end
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _SECONDS = 7200.0
+NOT_HERE = 3  # a script that reports ends so where the device that it was asked for isn't here
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Job:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file into `folder`, with the line ends that a Linux tool wants."""
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all sizes of its inputs and outputs are numbers, so that runs of it can lie in one array."""
+        shapes = (tensor.shape for tensor in (self.entry.inputs | self.entry.outputs).values())
+        return all(shape is not None and all(isinstance(size, int) for size in shape) for shape in shapes)
 
     def static_shape(self, name: str) -> list[int]:
         """Return the shape of an input or output. Raises InputError where a dimension is open."""
@@ -177,6 +184,8 @@ class Compiler:
             code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
         if code is None:
             raise InputError(f"part '{job.name}': {tool} takes longer than {_SECONDS:g} s")
+        if self.reports and code == NOT_HERE:
+            raise MissingTool(f"part '{job.name}': {last_line(log)}")
         if code:
             raise InputError(f"part '{job.name}': {tool} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True

@@ -127,6 +127,7 @@ class Feeding:
 
 def _read(path: Path, name: str) -> npt.NDArray[Any]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: should hold what the tool computed of output '{name}' ({error})") from error
+    return found

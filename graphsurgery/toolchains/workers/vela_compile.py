@@ -11,6 +11,8 @@ It stands in a job's folder as compile.py and needs nothing of graphsurgery ther
     report.json               what runs where, and Vela's figures
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import os
@@ -18,6 +20,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -37,7 +40,7 @@ _FIGURES = {
 }
 
 
-def main():
+def main() -> None:
     job = json.loads(Path("job.json").read_text(encoding="utf-8"))
     name = job["name"]
     job["runs"] = count_of_runs()
@@ -51,7 +54,7 @@ def main():
     Path("report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def count_of_runs():
+def count_of_runs() -> int:
     import numpy as np
 
     try:
@@ -60,7 +63,7 @@ def count_of_runs():
         raise SystemExit("there is no calibration/0.npy: compile with --inputs or --images") from None
 
 
-def convert(job, name):
+def convert(job: dict[str, Any], name: str) -> None:
     """Write NAME.tflite, and what onnx2tf writes into the folder `converted`."""
     import numpy as np
     import onnx2tf
@@ -81,7 +84,7 @@ def convert(job, name):
         non_verbose=True,
     )
 
-    def feeds():
+    def feeds() -> Any:
         for number in range(job["runs"]):
             yield {
                 each: channels_last(run[number : number + 1])[0] for each, run in zip(job["inputs"], runs, strict=True)
@@ -99,14 +102,14 @@ def convert(job, name):
     Path(f"{name}.tflite").write_bytes(converter.convert())
 
 
-def channels_last(values):
+def channels_last(values: Any) -> Any:
     """Turn runs of N C H W into those of N H W C: onnx2tf does so with inputs of three dimensions to five."""
     import numpy as np
 
     return np.moveaxis(values, 2, -1) if 4 <= values.ndim <= 6 else np.asarray(values)
 
 
-def compute(job, name):
+def compute(job: dict[str, Any], name: str) -> dict[str, Any]:
     """Run NAME.tflite on all runs, write what it computes, and return what its inputs and outputs are."""
     import numpy as np
 
@@ -126,12 +129,12 @@ def compute(job, name):
             written[index][number] = found[f"output_{index}"].transpose(order)
     signature = model.get_signature_runner("serving_default")
     inputs = signature.get_input_details()
-    ends = {each: [inputs[each], runs[index].ndim - 1, None] for index, each in enumerate(job["inputs"])}
-    ends |= {each: [details[f"output_{index}"], None, orders[index]] for index, each in enumerate(job["outputs"])}
-    return {each: described(*about) for each, about in ends.items()}
+    ends = {each: described(inputs[each], runs[index].ndim - 1, None) for index, each in enumerate(job["inputs"])}
+    outputs = enumerate(job["outputs"])
+    return ends | {each: described(details[f"output_{index}"], 0, orders[index]) for index, each in outputs}
 
 
-def run_float(inputs):
+def run_float(inputs: dict[str, Any]) -> dict[str, Any]:
     """Return what the converted part computes before it is quantized."""
     import tensorflow as tf
 
@@ -139,7 +142,7 @@ def run_float(inputs):
     return {each: found.numpy() for each, found in network(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
 
 
-def interpreter(path):
+def interpreter(path: str) -> Any:
     import tensorflow as tf
 
     # the default delegate, XNNPACK, refuses some quantized operators that the kernels behind it take
@@ -147,7 +150,7 @@ def interpreter(path):
     return tf.lite.Interpreter(model_path=str(path), experimental_op_resolver_type=kernels)
 
 
-def run_signature(model, names, runs, number):
+def run_signature(model: Any, names: list[str], runs: list[Any], number: int) -> tuple[dict[str, Any], Any]:
     """Return what a TFLite model computes of one run, in float, and what its outputs are."""
     import numpy as np
 
@@ -168,7 +171,7 @@ def run_signature(model, names, runs, number):
     return found, outputs
 
 
-def order_of(wanted, computed, name):
+def order_of(wanted: Any, computed: Any, name: str) -> tuple[int, ...]:
     """Return the order of axes that gives what ONNX Runtime computes."""
     import numpy as np
 
@@ -180,10 +183,11 @@ def order_of(wanted, computed, name):
     return min(fitting, key=lambda order: float(np.abs(computed.transpose(order) - wanted).sum()))
 
 
-def described(details, rank, order):
+def described(details: Any, rank: int, order: tuple[int, ...] | None) -> dict[str, Any]:
+    """Return what a driver must know of an input or output; without an `order` it is an input of that rank."""
     scale, zero = details["quantization"]
     if order is None:
-        order = [0, *range(2, rank), 1] if 3 <= rank <= 5 else list(range(rank))
+        order = (0, *range(2, rank), 1) if 3 <= rank <= 5 else tuple(range(rank))
     return {
         "index": int(details["index"]),
         "dtype": details["dtype"].__name__,
@@ -194,7 +198,7 @@ def described(details, rank, order):
     }
 
 
-def compiled(job, name):
+def compiled(job: dict[str, Any], name: str) -> dict[str, Any]:
     """Run Vela and return what it places where, with its figures."""
     command = [sys.executable, "-I", "-m", "ethosu.vela", f"{name}.tflite", "--output-dir", "vela", *job["vela"]]
     shutil.rmtree("vela", ignore_errors=True)
@@ -221,7 +225,7 @@ def compiled(job, name):
     }
 
 
-def operators(path):
+def operators(path: str) -> list[dict[str, str]]:
     """Return the operators of a TFLite file, each by its type and the tensor that it writes."""
     from ethosu.vela.tflite.BuiltinOperator import BuiltinOperator
     from ethosu.vela.tflite.Model import Model
@@ -240,7 +244,7 @@ def operators(path):
     return found
 
 
-def number(text):
+def number(text: str) -> int | float | str:
     try:
         value = float(text)
     except ValueError:
