@@ -50,7 +50,8 @@ def played(detector: Detector, images: Sequence[ImageFile], names: set[str]) -> 
     """Return the tensors `names` of each image, by parts on the CPU. Raises InputError for one that can't be read."""
     found: list[Captured] = []
     for image in images:
-        tensors, read = dict(detector.inputs(detector.canvas.fit(load_image(image.path)))), {}
+        tensors = dict(detector.inputs(detector.canvas.fit(load_image(image.path))))
+        read: dict[str, npt.NDArray[Any]] = {}
         for index, player in enumerate(detector.chain.players):
             # before it is played: what no part behind it reads is let go of
             read |= {name: tensors[name] for name in player.entry.inputs if name in names}

@@ -290,11 +290,11 @@ def install_tool(version: str) -> Action:
     def run() -> None:
         from unittest import mock
 
-        from graphsurgery.toolchains import install
-        from toolchains.fake import write_toolchain
+        from graphsurgery.toolchains import Toolchain, install
+        from graphsurgery.toolchains.toolchain import here
 
-        with tempfile.TemporaryDirectory() as data:
-            tool = write_toolchain(Path(data), version=version)
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        tool = Toolchain("tool", "A tool", "tool", (), {"tool": version}, (), (python,), (here(),), "nobody's")
 
         def fill(making: Any, base: str, watcher: object) -> None:
             making.folder.mkdir()
