@@ -233,7 +233,7 @@ def test_the_simulator_plays_what_was_compiled(
 
     described = parts / "compiled" / "rknn" / "network" / "build.json"
     described.write_text("[]")
-    with pytest.raises(InputError, match=r"what was compiled can't be read .*; compile again"):
+    with pytest.raises(InputError, match=r"can't be read .*; compile the part again"):
         Detector.load(parts, devices)
 
 
@@ -243,7 +243,9 @@ def test_layers_on_the_cpu_are_an_error_unless_they_are_allowed(
 ) -> None:
     monkeypatch.setenv("FAKE_RKNN", "Relu")
     assert cli("compile", parts, "--with", "rknn", "--images", images).code == 0
-    with pytest.raises(InputError, match="RKNN leaves 1 of 2 layers to the CPU, Relu 'second' first; see what helps"):
+    with pytest.raises(
+        InputError, match="'rknn' leaves 1 of 2 operators to the CPU, Relu 'second' first; see what helps"
+    ):
         Detector.load(parts, parse_devices(["npu=rknn"]))
     Detector.load(parts, parse_devices(["npu=rknn"]), allow_fallback=True)
 
