@@ -50,10 +50,10 @@ class RknnSimulator(Simulator):
         ask_for(made, {"target_platform": options.get("platform")}, name)
         if not allow_fallback:
             refuse_left(made, part, name, _TARGET)
-        return SimulatedPart(running, part, made.folder, name, _wanted(made.folder, part.stem, name))
+        return SimulatedPart(running, part, made.folder, name, wanted(made.folder, part.stem, name))
 
 
-def _wanted(folder: Path, part: str, name: str) -> dict[str, Any]:
+def wanted(folder: Path, part: str, name: str) -> dict[str, Any]:
     """Return what is to be built, as build.json says it; it may come from anybody, and so names no file."""
     try:
         said = read_json(folder / "build.json", MB)
