@@ -155,7 +155,7 @@ def test_a_target_has_its_compiler_and_says_why_a_layer_is_on_the_cpu(
     ("wrong", "said"),
     [
         ("refuse", "ends with 1: KeyError: unknown op Foo"),
-        ("code", "ends with 1: build returns 1"),
+        ("code", "ends with 1: build returns -1: build: this chip has no float16!"),
         ("crash", ": E assertion failed: layer.h"),
         ("hang", "takes longer than 3 s"),
     ],

@@ -66,7 +66,7 @@ def _ready(job: dict[str, Any]) -> Any:
     try:
         rknn = rknn_build.build(Path(job["folder"]), job)
     except Exception as error:
-        raise Refused(rknn_build.cause(error)) from error
+        raise Refused(rknn_build.cause(error, job.get("log"))) from error
     if rknn.init_runtime() != 0:
         rknn.release()
         raise Refused("the simulator doesn't take the model")
