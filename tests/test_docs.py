@@ -21,10 +21,9 @@ from zoo.one_stage import written
 
 from graphsurgery.demo.shapes import VAL_SEED, write_dataset
 from graphsurgery.graph.expansion.registry import operators
+from graphsurgery.recipe.load import load_recipe
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
-from graphsurgery.toolchains import find_toolchain
-from graphsurgery.toolchains.environment import look
 
 ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "write-a-pass.md"
@@ -96,16 +95,9 @@ def edited(text: str, change: str) -> str:
 
 
 def follow(page: Path, folder: Path) -> int:
-    """Do what a page says, in a folder; return how many blocks of commands were run.
-
-    A block that needs a toolchain (`needs: rknn`) is left out where that isn't installed.
-    """
-    printed, ran, left_out = "", 0, False
+    """Do what a page says, in a folder; return how many blocks of commands it has."""
+    printed, ran = "", 0
     for block in blocks(page.read_text(encoding="utf-8")):
-        if block.language == "sh":
-            left_out = block.note == "needs" and look(find_toolchain(block.value)).state != "installed"
-        if left_out and block.language in ("sh", "text"):
-            continue
         if block.language == "sh":
             printed, ran = run(block, folder), ran + 1
         elif block.language == "text":
@@ -184,25 +176,32 @@ def test_the_page_on_riscv_does_what_it_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.toolchain("rknn")
 def test_the_page_on_rk3588_does_what_it_shows(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pycocotools")
     annotations = write_dataset(tmp_path / "set", 3, VAL_SEED)
     (annotations.parent / "images").rename(tmp_path / "photos")
     annotations.rename(tmp_path / "instances.json")
-    installed = look(find_toolchain("rknn")).state == "installed"
-    assert follow(ROOT / "docs" / "flows" / "rk3588.md", tmp_path) == (3 if installed else 1)
-    assert (tmp_path / "found.png").is_file() == installed
+    assert follow(ROOT / "docs" / "flows" / "rk3588.md", tmp_path) == 3
+    assert (tmp_path / "found.png").is_file()
+
+
+def test_the_recipe_on_the_page_on_rk3588_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "flows" / "rk3588.md").read_text(encoding="utf-8")
+    (recipe,) = [block for block in blocks(page) if block.value == "mine.yaml"]
+    (tmp_path / "mine.yaml").write_text(recipe.text, encoding="utf-8")
+    assert load_recipe(str(tmp_path / "mine.yaml"), registry=discover()).name == "mine"
 
 
 @pytest.mark.whole
+@pytest.mark.toolchain("vela")
 def test_the_page_on_ethos_u_does_what_it_shows(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     annotations = write_dataset(tmp_path / "set", 1, VAL_SEED)
     (annotations.parent / "images").rename(tmp_path / "photos")
-    installed = look(find_toolchain("vela")).state == "installed"
-    assert follow(ROOT / "docs" / "flows" / "ethos-u.md", tmp_path) == (3 if installed else 1)
-    assert (tmp_path / "found.png").is_file() == installed
+    assert follow(ROOT / "docs" / "flows" / "ethos-u.md", tmp_path) == 3
+    assert (tmp_path / "found.png").is_file()
 
 
 def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Rknn(Compiler):
         job.write_text("build.json", json.dumps(wanted, indent=1) + "\n")
 
     def command(self, job: Job) -> list[str]:
-        return [str(require("rknn", f"compiler '{self.name}'")), "build.py"]
+        return [str(require("rknn", f"compiler '{self.name}'")), "build.py", f"{self.name}.log"]
 
     def require_tool(self, job: Job) -> None:
         require("rknn", f"compiler '{self.name}'")

@@ -1,7 +1,7 @@
 """Where the environments of toolchains lie, and whether one is whole and of the pins that its lock files have today.
 
-    <cache>/toolchains/NAME/                     an environment of Python
-    <cache>/toolchains/NAME/graphsurgery.json    its stamp, written last: of which pins it is, and what was asked for
+    <cache>/toolchains/NAME.json        the stamp: which folder is the environment, and of which pins; written last
+    <cache>/toolchains/NAME-RANDOM/     an environment of Python
 
 The cache is the folder that GRAPHSURGERY_CACHE names; else graphsurgery in %LOCALAPPDATA% on Windows, in
 ~/Library/Caches on macOS, in $XDG_CACHE_HOME or ~/.cache on others.
@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from graphsurgery import files
 from graphsurgery.errors import MissingTool
 from graphsurgery.toolchains.toolchain import Toolchain, find_toolchain
 
-STAMP = "graphsurgery.json"
 _LONGEST_STAMP = 1 << 16
 _ASK_SECONDS = 60.0
 _ASK = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
@@ -31,16 +30,23 @@ State = Literal["installed", "missing", "broken", "of another version"]
 
 
 class Stamp(BaseModel):
-    """What an environment was made of: the digest of its pins, the version, Python's, and its size in bytes."""
+    """Where an environment lies, the digest of its pins, its version, that of its Python, and its size in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    toolchain: str
+    folder: str
     digest: str
     version: str
     python: str
     size: int
+
+    @field_validator("folder")
+    @classmethod
+    def _lies_beside(cls, name: str) -> str:
+        if not files.is_plain_name(name):
+            raise ValueError("is no name of a folder")
+        return name
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,9 @@ def cache_folder() -> Path:
     return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "graphsurgery"
 
 
-def place_of(toolchain: Toolchain) -> Path:
-    """Return the folder of a toolchain's environment, which need not be there."""
-    return cache_folder() / "toolchains" / toolchain.name
+def stamp_of(toolchain: Toolchain) -> Path:
+    """Return the place of a toolchain's stamp, which need not be there."""
+    return cache_folder() / "toolchains" / f"{toolchain.name}.json"
 
 
 def python_in(folder: Path) -> Path:
@@ -85,13 +91,14 @@ def python_in(folder: Path) -> Path:
 
 def look(toolchain: Toolchain) -> Environment:
     """Return what there is of a toolchain; its interpreter is started to ask for the version."""
-    folder = place_of(toolchain)
-    if not os.path.lexists(folder):
-        return Environment(toolchain, folder, "missing")
+    place = stamp_of(toolchain)
     try:
-        stamp = Stamp.model_validate_json(files.read_bytes(folder / STAMP, _LONGEST_STAMP))
+        stamp = Stamp.model_validate_json(files.read_bytes(place, _LONGEST_STAMP))
+    except FileNotFoundError:
+        return Environment(toolchain, place, "missing")
     except (OSError, ValidationError):
-        return Environment(toolchain, folder, "broken", f"it has no {STAMP} that can be read")
+        return Environment(toolchain, place, "broken", "it can't be read")
+    folder = place.with_name(stamp.folder)
     if stamp.digest != toolchain.digest:
         seen = "other pins of the same version" if stamp.version == toolchain.version else stamp.version
         return Environment(toolchain, folder, "of another version", f"it is {seen}", stamp)

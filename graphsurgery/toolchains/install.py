@@ -1,12 +1,15 @@
 """Makes the environment of a toolchain, by uv where that is, else by venv and pip. The only place that downloads it.
 
-It is made under a temporary name beside the one that it gets at the end, when all imports were tried: a half-made one
-is never taken for one. What is in it must be started as `python -m`: scripts that pip writes know their first name.
+It is made under a temporary name, and gets another when all imports were tried; the stamp, which says that this is the
+environment, is the commit point: an older one is whole until then, and goes behind it. What is in it must be started as
+`python -m`: scripts that pip writes know their first name.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -17,11 +20,11 @@ from pathlib import Path
 from graphsurgery import files
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.files.locks import Lock
-from graphsurgery.files.temporary import reserved
+from graphsurgery.files.temporary import reserved, written_whole
 from graphsurgery.processes.ending import run_to_end
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.text import shortened, visible
-from graphsurgery.toolchains.environment import STAMP, Environment, Stamp, look, place_of, python_in
+from graphsurgery.toolchains.environment import Environment, Stamp, look, python_in, stamp_of
 from graphsurgery.toolchains.toolchain import Toolchain, here
 
 _SECONDS = 7200.0
@@ -41,25 +44,28 @@ def install(toolchain: Toolchain, *, python: str | None = None, watcher: Watcher
         there = ", ".join(toolchain.platforms)
         raise MissingTool(f"toolchain '{toolchain.name}': {toolchain} is for {there}, and this is {here()}")
     base, version = _base(toolchain, python)
-    place = place_of(toolchain)
+    place = stamp_of(toolchain)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = Lock.take(place.with_name(f"{place.name}.lock"))
+        lock = Lock.take(place.with_suffix(".lock"))
         if lock is None:
             raise InputError(f"{place}: another process is installing it; wait for it")
         try:
-            log = place.with_name(f"{place.name}.log")
+            log = place.with_suffix(".log")
             with reserved(place.parent) as made, log.open("wb") as output:
                 _fill(_Making(toolchain, made, output.fileno(), log), base, watcher)
+                folder = place.with_name(f"{toolchain.name}-{secrets.token_hex(4)}")
                 stamp = Stamp(
-                    toolchain=toolchain.name,
+                    folder=folder.name,
                     digest=toolchain.digest,
                     version=toolchain.version,
                     python=version,
                     size=sum(path.lstat().st_size for path in made.rglob("*")),
                 )
-                (made / STAMP).write_text(stamp.model_dump_json(indent=1) + "\n", encoding="utf-8")
-                _put(made, place)
+                made.rename(folder)
+                with written_whole(place) as file:
+                    file.write_text(stamp.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            _remove_others(toolchain.name, folder)
         finally:
             lock.release()
     except OSError as error:
@@ -103,9 +109,12 @@ def _fill(making: _Making, base: str, watcher: Watcher) -> None:
         else:
             pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--no-deps"]
             making.run([*pip, "-r", str(lock)], "pip install")
-    if toolchain.imports:
-        watcher.begin(f"{toolchain.name}: import")
-        making.run([python, "-I", "-c", f"import {', '.join(toolchain.imports)}"], "an import of what was installed")
+    watcher.begin(f"{toolchain.name}: import")
+    tried = [f"import {name}" for name in ("importlib.metadata", *toolchain.imports)]
+    tried.append(
+        f"assert importlib.metadata.version({toolchain.package!r}) == {toolchain.version!r}, 'another version'"
+    )
+    making.run([python, "-I", "-c", "; ".join(tried)], "an import of what was installed")
 
 
 def _base(toolchain: Toolchain, asked: str | None) -> tuple[str, str]:
@@ -145,14 +154,11 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _put(made: Path, place: Path) -> None:
-    """Put an environment in its place, and away what was there."""
-    if os.path.lexists(place):
-        with reserved(place.parent) as old:
-            place.rename(old)
-            made.rename(place)
-    else:
-        made.rename(place)
+def _remove_others(name: str, kept: Path) -> None:
+    """Remove the environments of a toolchain but for one; what is in use on Windows stays until the next time."""
+    for path in kept.parent.iterdir():
+        if re.fullmatch(f"{re.escape(name)}-[0-9a-f]{{8}}", path.name) and path != kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _fault(log: Path) -> str:

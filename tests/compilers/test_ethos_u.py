@@ -12,8 +12,6 @@ from graphsurgery.compilers.ethos_u import EthosU
 from graphsurgery.compiling.feeds import Feeding, Played
 from graphsurgery.compiling.report import read_report
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.toolchains.environment import look
-from graphsurgery.toolchains.toolchain import find_toolchain
 
 from .parts import job
 
@@ -108,7 +106,7 @@ def test_a_tool_that_crashes_or_hangs_is_one_line(
         EthosU().run(made)
 
 
-@pytest.mark.skipif(look(find_toolchain("vela")).state != "installed", reason="toolchain install vela")
+@pytest.mark.toolchain("vela")
 def test_a_part_is_compiled_with_no_operator_on_the_cpu(tmp_path: Path) -> None:
     made, compiler = net(tmp_path), EthosU()
     random = np.random.default_rng(1)

@@ -96,7 +96,7 @@ def test_what_was_not_compiled_or_for_something_else_is_told(part: Path) -> None
         opened(part, accelerator="ethos-u65-512")
     left = {"net": {"accelerated": 1, "left": [{"operator": "PADV2", "name": "p"}]}}
     compiled(part, reports=left)
-    with pytest.raises(InputError, match="Vela leaves 1 of 2 operators to the CPU, PADV2 'p' first"):
+    with pytest.raises(InputError, match="'ethos-u' leaves 1 of 2 operators to the CPU, PADV2 'p' first"):
         opened(part)
     assert opened(part, fallback=True)
     compiled(part, parts={"net": "0" * 64})

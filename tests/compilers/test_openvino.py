@@ -7,8 +7,6 @@ from graphsurgery.compilers.openvino import OpenVino
 from graphsurgery.compiling.feeds import Feeding, Played
 from graphsurgery.compiling.report import read_report
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.toolchains.environment import look
-from graphsurgery.toolchains.toolchain import find_toolchain
 
 from .parts import job
 
@@ -35,7 +33,7 @@ def test_an_npu_wants_numbers_for_all_sizes(tmp_path: Path) -> None:
         OpenVino(samples=0)
 
 
-@pytest.mark.skipif(look(find_toolchain("openvino")).state != "installed", reason="toolchain install openvino")
+@pytest.mark.toolchain("openvino")
 def test_a_part_computes_the_same_there(tmp_path: Path) -> None:
     made, compiler = job(NET, tmp_path), OpenVino()
     made.model.save(tmp_path / made.file)

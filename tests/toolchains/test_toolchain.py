@@ -16,7 +16,7 @@ from graphsurgery.files.locks import Lock
 from graphsurgery.processes.worker import Running
 from graphsurgery.toolchains import Toolchain, ToolWorker, find_toolchain, names, require
 from graphsurgery.toolchains import install as installing
-from graphsurgery.toolchains.environment import STAMP, cache_folder, look, place_of, python_in
+from graphsurgery.toolchains.environment import cache_folder, look, python_in, stamp_of
 from graphsurgery.toolchains.install import install
 from graphsurgery.toolchains.toolchain import load_toolchain
 from toolchains.fake import add_toolchain, write_toolchain
@@ -32,11 +32,12 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
 
 def pretend_installed(tool: Toolchain) -> Path:
     """Make what looks like an environment of the toolchain: a stamp, and this Python's name."""
-    place = place_of(tool)
-    python_in(place).parent.mkdir(parents=True)
-    stamp = {"toolchain": tool.name, "digest": tool.digest, "version": tool.version, "python": "3.11.7", "size": 5}
-    (place / STAMP).write_text(json.dumps({"format": 1, **stamp}))
-    return place
+    place = stamp_of(tool)
+    folder = place.with_name("tool-12345678")
+    python_in(folder).parent.mkdir(parents=True)
+    stamp = {"folder": folder.name, "digest": tool.digest, "version": tool.version, "python": "3.11.7", "size": 5}
+    place.write_text(json.dumps({"format": 1, **stamp}))
+    return folder
 
 
 def failing(code: str) -> Callable[..., None]:
@@ -104,11 +105,18 @@ def test_the_life_of_an_environment(tool: Toolchain, tmp_path: Path, cli: Cli, m
     with pytest.raises(InputError, match=r"pip install fails: ImportError: libsmall.so is missing; see .*log"):
         install(newer)
     assert look(tool).state == "installed", "what was there stays when its successor can't be imported"
-    assert sorted(path.name for path in place_of(tool).parent.iterdir()) == ["tool", "tool.log"]
+    there = sorted(path.name for path in stamp_of(tool).parent.iterdir())
+    assert there == [made.folder.name, "tool.json", "tool.log"]
+
+    monkeypatch.setattr(installing, "_fill", failing("print('made')"))
+    again = install(newer)
+    assert again.state == "broken", "what was made is no environment"
+    assert not made.folder.exists(), "the older one goes"
+    assert again.folder.is_dir()
 
     outcome = cli("toolchain", "list", "--json", "-")
     (listed,) = [each for each in json.loads(outcome.out) if each["name"] == "tool"]
-    assert (listed["state"], listed["version"]) == ("of another version", "1.3")
+    assert (listed["state"], listed["version"]) == ("broken", "1.3")
 
 
 PIP_SAYS = "print('ERROR: No matching distribution found for smalltool==1.2'); print('[notice] new pip'); exit(1)"
@@ -131,16 +139,17 @@ def test_packages_that_are_not_to_be_had_leave_nothing(
     assert said in outcome.err
     assert "licence: nobody's" in outcome.err
     assert look(tool).state == "missing"
-    assert [path.name for path in place_of(tool).parent.iterdir()] == ["tool.log"]
+    assert [path.name for path in stamp_of(tool).parent.iterdir()] == ["tool.log"]
 
 
-def test_what_a_killed_run_left_is_found(tool: Toolchain) -> None:
-    place = pretend_installed(tool)
+def test_what_is_broken_is_told(tool: Toolchain) -> None:
+    pretend_installed(tool)
     assert look(tool).state == "broken"
     assert "its Python can't be started" in look(tool).reason
-    (place / STAMP).write_text("{")
-    with pytest.raises(MissingTool, match=r"is broken \(it has no graphsurgery.json that can be read\); install it"):
-        require("tool", "here")
+    for text in ("{", '{"format": 1, "folder": "../elsewhere", "digest": "", "version": "", "python": "", "size": 1}'):
+        stamp_of(tool).write_text(text)
+        with pytest.raises(MissingTool, match=r"tool.json is broken \(it can't be read\); install it again: python -m"):
+            require("tool", "here")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a link to this Python")
@@ -168,7 +177,7 @@ def test_another_platform_and_another_python_are_missing_tools(
 
 
 def test_two_installations_at_a_time_are_refused(tool: Toolchain) -> None:
-    place = place_of(tool)
+    place = stamp_of(tool)
     place.parent.mkdir(parents=True)
     lock = Lock.take(place.with_name("tool.lock"))
     assert lock is not None

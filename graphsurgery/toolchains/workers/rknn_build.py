@@ -12,11 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+class Failed(RuntimeError):
+    """A step of the toolkit returned a code."""
 
 
 def build(folder: Path, wanted: Mapping[str, Any]) -> Any:
@@ -96,8 +101,16 @@ def _compute(rknn: Any, folder: Path) -> None:
         each.flush()
 
 
-def cause(error: BaseException) -> str:
-    """Return what an error of the toolkit comes to: its message is a traceback, the cause at the end."""
+def cause(error: BaseException, log: str | None = None) -> str:
+    """Return what an error of the toolkit comes to: its message is a traceback, the cause at the end.
+
+    A step may only return a code, and say why in the log.
+    """
+    if isinstance(error, Failed) and log is not None:
+        sys.stdout.flush()
+        text = re.sub(r"\x1b\[[0-9;]*m", "", Path(log).read_text(encoding="utf-8", errors="replace"))
+        said = [line[2:].strip() for line in text.splitlines() if line.startswith("E ")]
+        return f"{error}: {said[-1]}"[:300] if said else str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("File ", "Traceback", "^", "I ", "W ", "\x1b"))]
     return (said or lines or [type(error).__name__])[-1][:300]
@@ -117,11 +130,11 @@ def elsewhere() -> Any:
 
 def _did(step: str, code: object) -> None:
     if code != 0:
-        raise RuntimeError(f"{step} returns {code}")
+        raise Failed(f"{step} returns {code}")
 
 
 def main() -> None:
-    """Build, and end with 1 and the cause as the last line where that fails."""
+    """Build, and end with 1 and the cause as the last line where that fails; the log is argument 1, if there is one."""
     folder = Path(__file__).resolve().parent
     wanted = json.loads((folder / "build.json").read_text(encoding="utf-8"))
     try:
@@ -131,7 +144,7 @@ def main() -> None:
             rknn.release()
     except BaseException as error:
         sys.stdout.flush()
-        print(cause(error), file=sys.stderr)
+        print(cause(error, sys.argv[1] if len(sys.argv) > 1 else None), file=sys.stderr)
         sys.exit(1)
 
 

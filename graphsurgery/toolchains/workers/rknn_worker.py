@@ -1,6 +1,6 @@
 """Builds models with Rockchip's RKNN-Toolkit2 and plays them in its simulator, as many as it is asked for, in turn.
 
-    {"do": "build", "key": K, "folder": F, "model": ..., "config": ..., "quantize": ...}     -> {}
+    {"do": "open", "key": K, "folder": F, "model": ..., "config": ..., "quantize": ...}     -> {}
     {"do": "infer", "key": K, "inputs": [X.npy, ...], "outputs": F}                      -> {"outputs": [0.npy, ...]}
     {"do": "many", "jobs": [{"folder": ..., ..., "log": FILE, "inputs": [...], "outputs": F}, ...]}
                                                         -> {"results": [{"outputs": [...]}, {"error": TEXT}, ...]}
@@ -31,7 +31,7 @@ def load() -> None:
     os.chdir(tempfile.mkdtemp())
 
 
-def build(request: dict[str, Any]) -> dict[str, Any]:
+def open_(request: dict[str, Any]) -> dict[str, Any]:
     """Build a model and keep it."""
     old = _built.pop(request["key"], None)
     if old is not None:
@@ -66,7 +66,7 @@ def _ready(job: dict[str, Any]) -> Any:
     try:
         rknn = rknn_build.build(Path(job["folder"]), job)
     except Exception as error:
-        raise Refused(rknn_build.cause(error)) from error
+        raise Refused(rknn_build.cause(error, job.get("log"))) from error
     if rknn.init_runtime() != 0:
         rknn.release()
         raise Refused("the simulator doesn't take the model")
@@ -86,6 +86,6 @@ def _played(rknn: Any, request: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        serve(load, {"build": build, "infer": infer, "many": many})
+        serve(load, {"open": open_, "infer": infer, "many": many})
     finally:
         shutil.rmtree(Path.cwd(), ignore_errors=True)

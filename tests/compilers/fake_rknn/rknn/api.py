@@ -54,7 +54,9 @@ class RKNN:
         for line in [*lines, "---"]:
             print(f"D RKNN: [19:30:02.411] {line}")
         sys.stdout.flush()
-        return 1 if wrong == "code" else 0
+        if wrong == "code":
+            print("\x1b[1;31mE\x1b[0m build: this chip has no float16!\nI goes on", flush=True)
+        return -1 if wrong == "code" else 0
 
     def export_rknn(self, path: str) -> int:
         Path(path).write_bytes(b"RKNN")
