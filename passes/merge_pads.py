@@ -32,10 +32,9 @@ from graphsurgery.graph import attribute, constant, is_op, producer
 from graphsurgery.operators.operands import optional
 from graphsurgery.operators.pads import Padding, require_padding
 from graphsurgery.operators.requirements import require_shape, require_unread
+from graphsurgery.operators.signs import is_never_negative
 from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse
-
-_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 
 
 class MergePads(NodePass):
@@ -108,17 +107,10 @@ def _require_same(
 
 def _is_lowest(value: np.ndarray, data: gs.Tensor, edit: Editor) -> bool:
     """Whether no element of `data` is below `value`."""
-    source = producer(data)
-    if is_op(source, *_NEVER_NEGATIVE) or (source is not None and is_op(source, "Clip") and _clips_at_zero(source)):
+    if is_never_negative(data):
         return bool((value <= 0).all())
     dtype = edit.dtype(data)
     if dtype is None or dtype.kind not in "iuf":
         return False
     lowest = np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
     return bool((value <= lowest).all())
-
-
-def _clips_at_zero(clip: gs.Node) -> bool:
-    given = optional(clip, 1)
-    low = attribute(clip, "min", None) if given is None else constant(given)
-    return low is not None and bool(np.all(low >= 0))

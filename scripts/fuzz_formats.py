@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from fuzz_harness import Trial  # noqa: E402
 
 from graphsurgery.capture.samples import Capture, Request  # noqa: E402
 from graphsurgery.capture.take import capture  # noqa: E402
+from graphsurgery.compilers._rknn_simulator import wanted  # noqa: E402
+from graphsurgery.compilers.rknn import Rknn  # noqa: E402
 from graphsurgery.compiling.compile import compile_parts  # noqa: E402
 from graphsurgery.compiling.compiled import Compiled  # noqa: E402
 from graphsurgery.compiling.registry import discover as discover_compilers  # noqa: E402
@@ -54,6 +57,7 @@ from graphsurgery.sweep.rows import ROWS, as_csv, as_json, read_rows, worse  # n
 from graphsurgery.targets.load import load_target  # noqa: E402
 from graphsurgery.targets.support import support  # noqa: E402
 from graphsurgery.testing import parse  # noqa: E402
+from graphsurgery.toolchains.toolchain import load_toolchain  # noqa: E402
 
 discovered = functools.cache(discover)
 
@@ -197,6 +201,36 @@ def judged() -> Model:
     )
 
 
+def make_toolchain(folder: Path) -> list[bytes]:
+    """Those that the package has, with their lock files."""
+    place = ROOT / "graphsurgery" / "toolchains"
+    for lock in place.glob("*.lock"):
+        shutil.copy(lock, folder)
+    return [path.read_bytes() for path in sorted(place.glob("*.yaml"))]
+
+
+def make_lock(folder: Path) -> list[bytes]:
+    """The lock file of a toolchain."""
+    make_toolchain(folder)
+    shutil.copy(ROOT / "graphsurgery" / "toolchains" / "rknn.yaml", folder / "self.yaml")
+    return [(folder / "rknn.lock").read_bytes()]
+
+
+def read_toolchain(folder: Path) -> None:
+    assert load_toolchain(folder / "self.yaml").digest
+
+
+def make_rknn(folder: Path) -> list[bytes]:
+    """What the compiler rknn writes for its toolkit."""
+    config = Rknn(op_target={"y": "npu"}).config()
+    written = {"model": "all.onnx", "rknn": "all.rknn", "config": config, "quantize": True}
+    return [json.dumps(written).encode()]
+
+
+def read_rknn(folder: Path) -> None:
+    wanted(folder, "all", "part 'all'")
+
+
 def make_target(folder: Path) -> list[bytes]:
     folder.mkdir(exist_ok=True)
     return [path.read_bytes() for path in sorted((ROOT / "graphsurgery" / "targets").glob("*.yaml"))]
@@ -292,6 +326,9 @@ FORMATS = {
     "target": Format("self.yaml", make_target, read_target, change_text),
     "sweep": Format("self.yaml", make_sweep, read_sweep, change_text),
     "rows": Format(ROWS, make_rows, read_table, change_json),
+    "toolchain": Format("self.yaml", make_toolchain, read_toolchain, change_text),
+    "lock": Format("rknn.lock", make_lock, read_toolchain, change_text),
+    "rknn build": Format("build.json", make_rknn, read_rknn, change_json),
     # 89 million pixels are let in, which Pillow holds in 4 bytes each, and NumPy in 3, twice for a moment
     "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes, 1000.0),
 }

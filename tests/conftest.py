@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -20,6 +21,8 @@ import pytest
 
 from graphsurgery.cli import main
 from graphsurgery.files.locks import Lock
+from graphsurgery.toolchains import find_toolchain
+from graphsurgery.toolchains.environment import look
 
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
 
@@ -53,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what --quick leaves out."""
+    """Leave out what --quick leaves out, and skip what takes a toolchain that isn't installed."""
+    for item in items:
+        for mark in item.iter_markers("toolchain"):
+            if not is_installed(mark.args[0]):
+                item.add_marker(pytest.mark.skip(reason=f"toolchain install {mark.args[0]}"))
     if not config.getoption("--quick"):
         return
     asked = {Path(argument).stem for argument in config.args}
@@ -67,6 +74,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not stays(item)])
     items[:] = filter(stays, items)
+
+
+@functools.cache
+def is_installed(toolchain: str) -> bool:
+    """Whether a vendor's tools are here that `toolchain install` brings."""
+    return look(find_toolchain(toolchain)).state == "installed"
 
 
 @dataclass(frozen=True)

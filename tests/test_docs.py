@@ -21,6 +21,7 @@ from zoo.one_stage import written
 
 from graphsurgery.demo.shapes import VAL_SEED, write_dataset
 from graphsurgery.graph.expansion.registry import operators
+from graphsurgery.recipe.load import load_recipe
 from graphsurgery.report.passes import paragraphs, reference
 from graphsurgery.rewrite.registry import discover
 
@@ -172,6 +173,35 @@ def test_the_page_on_riscv_does_what_it_shows(tmp_path: Path) -> None:
     assert follow(ROOT / "docs" / "flows" / "riscv.md", tmp_path) == 5
     assert (tmp_path / "data" / "box_head" / "test_data_set_1" / "output_0.pb").is_file()
     assert (tmp_path / "device.png").is_file()
+
+
+@pytest.mark.whole
+@pytest.mark.toolchain("rknn")
+def test_the_page_on_rk3588_does_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("pycocotools")
+    annotations = write_dataset(tmp_path / "set", 3, VAL_SEED)
+    (annotations.parent / "images").rename(tmp_path / "photos")
+    annotations.rename(tmp_path / "instances.json")
+    assert follow(ROOT / "docs" / "flows" / "rk3588.md", tmp_path) == 3
+    assert (tmp_path / "found.png").is_file()
+
+
+def test_the_recipe_on_the_page_on_rk3588_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "flows" / "rk3588.md").read_text(encoding="utf-8")
+    (recipe,) = [block for block in blocks(page) if block.value == "mine.yaml"]
+    (tmp_path / "mine.yaml").write_text(recipe.text, encoding="utf-8")
+    assert load_recipe(str(tmp_path / "mine.yaml"), registry=discover()).name == "mine"
+
+
+@pytest.mark.whole
+@pytest.mark.toolchain("vela")
+def test_the_page_on_ethos_u_does_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    annotations = write_dataset(tmp_path / "set", 1, VAL_SEED)
+    (annotations.parent / "images").rename(tmp_path / "photos")
+    assert follow(ROOT / "docs" / "flows" / "ethos-u.md", tmp_path) == 3
+    assert (tmp_path / "found.png").is_file()
 
 
 def test_the_page_on_custom_operators_does_what_it_shows_and_lists_all(tmp_path: Path) -> None:

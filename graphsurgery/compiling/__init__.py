@@ -3,7 +3,7 @@
 A compiler is a frozen dataclass whose fields are its options, in a file of its own.
 """
 
-from graphsurgery.compiling.compiler import Compiler, Job, Sample
+from graphsurgery.compiling.compiler import Compiler, Job, Runs, Sample
 from graphsurgery.compiling.open_shapes import OpenShape
 
-__all__ = ["Compiler", "Job", "OpenShape", "Sample"]
+__all__ = ["Compiler", "Job", "OpenShape", "Runs", "Sample"]

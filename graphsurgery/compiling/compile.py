@@ -18,11 +18,13 @@ from onnx import ModelProto
 
 from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
+from graphsurgery.compiling.feeds import Feeding, played
 from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
+from graphsurgery.compiling.report import Report
 from graphsurgery.compiling.samples import samples_of, samples_of_whole
 from graphsurgery.devices import session
 from graphsurgery.devices.providers import CPU
-from graphsurgery.errors import InputError, did_you_mean
+from graphsurgery.errors import Difference, InputError, did_you_mean
 from graphsurgery.files import reason
 from graphsurgery.files.commit import writing
 from graphsurgery.graph.model import Model
@@ -36,8 +38,10 @@ from graphsurgery.parts.part import Part
 from graphsurgery.parts.whole import whole_of
 from graphsurgery.processes.peak_memory import Room
 from graphsurgery.progress import Silent, Watcher
+from graphsurgery.rewrite.context import Captured
 from graphsurgery.runtime.detector import Detector
 
+FLOOR = 10.0  # dB; below it something is broken, and not just rounded
 WHOLE = "whole"  # what all parts as one model are called
 Shapes = list[dict[str, tuple[int, ...]]]  # of what was computed of each image, by name
 
@@ -51,15 +55,19 @@ def compile_parts(
     run: bool = True,
     tried: bool = False,
     out: Path | None = None,
+    captured: Sequence[Captured] = (),
+    floor: float = FLOOR,
     watcher: Watcher | None = None,
 ) -> tuple[Path, Compiled]:
     """Compile `parts` in `folder`, those for an accelerator if none is named, or all where none is; return where to.
 
     A compiler that takes the whole detector gets all of them as one model. `images` are written as the parts read them.
     Without `run` only the files are written. `tried` says that they were compared with the original at the shapes of
-    the image that are open; else they are run there. What lies in `out`, or in `folder` itself where that isn't given,
-    is replaced at one point. Raises InputError for a part that isn't there or that the compiler can't take, for parts
-    that change meanwhile or can't be one model, and for a folder that can't be written; MissingTool.
+    the image that are open; else they are run there. A tool that calibrates does so with the `captured` samples, else
+    with the images; what it computes of them must keep `floor` dB at each output. What lies in `out`, or in `folder`
+    itself where that isn't given, is replaced at one point. Raises InputError for a part that isn't there or that the
+    compiler can't take, for parts that change meanwhile or can't be one model, and for a folder that can't be written;
+    Difference for an output below the floor; MissingTool.
     """
     watcher = watcher or Silent()
     place = out or folder / COMPILED / compiler.name
@@ -73,10 +81,17 @@ def compile_parts(
                 watcher.begin(f"{compiler.name}: {name}")
                 _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
-            stems, shapes = _write_samples(folder, manifest, compiler, jobs, images, watcher)
+                if run:  # said before images are played, which takes long
+                    compiler.require_tool(job)
+            feeding = _feed(folder, compiler, jobs, images, captured, watcher)
+            others = () if compiler.runs().most else images
+            stems, shapes = _write_samples(folder, manifest, compiler, jobs, others, watcher)
+            reports = {}
             for name, job in jobs.items() if run else ():
                 watcher.begin(f"{compiler.name}: compile {name}")
                 ran = compiler.run(job) or ran
+                if compiler.reports:
+                    reports[name] = _reported(compiler, job, feeding.get(name), floor, watcher)
             compiled = Compiled(
                 compiler=compiler.name,
                 options=_plain(compiler),
@@ -84,6 +99,7 @@ def compile_parts(
                 ran=ran,
                 samples=stems,
                 whole=_described(jobs[WHOLE].entry.outputs, shapes) if compiler.takes_whole else None,
+                reports=reports,
             ).write(work)
             if out is not None:
                 draft.publish(_earlier(out), COMPILED_FILE)
@@ -153,6 +169,56 @@ def _run_on_zeros(job: Job, place: str, shapes: Mapping[str, Sequence[int]]) -> 
     }
     listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     session.run(job.model.proto, inputs, name=f"{place} on {listed}")
+
+
+def _feed(
+    folder: Path,
+    compiler: Compiler,
+    jobs: Mapping[str, Job],
+    images: Sequence[ImageFile],
+    captured: Sequence[Captured],
+    watcher: Watcher,
+) -> dict[str, Feeding]:
+    """Write the runs that the compiler wants of each part, and return them."""
+    wanted = compiler.runs()
+    if not wanted.most:
+        return {}
+    if not captured and not images:
+        if wanted.why:
+            raise InputError(f"compiler '{compiler.name}': {wanted.why}; give --inputs, a model_io folder, or --images")
+        return {}
+    watcher.begin(f"{compiler.name}: samples")
+    if not captured:
+        names = {name for job in jobs.values() for name in job.entry.inputs}
+        captured = played(_on_cpu(folder), images, names)
+    fed = {name: job for name, job in jobs.items() if wanted.why or job.is_static}
+    feeding = {name: Feeding.of(job, captured, wanted.most) for name, job in fed.items()}
+    for number, each in enumerate(feeding.values(), start=1):
+        each.write()
+        watcher.advance(number, len(feeding))
+    return feeding
+
+
+def _reported(compiler: Compiler, job: Job, feeding: Feeding | None, floor: float, watcher: Watcher) -> Report:
+    """Return what the tool says of a part, with how far its numbers are off. Raises Difference below `floor` dB."""
+    place = f"compiler '{compiler.name}': part '{job.name}'"
+    report = compiler.report(job)
+    if feeding is None:
+        return report
+    watcher.begin(f"{compiler.name}: compare {job.name}")
+    report = report.with_sqnr(feeding.compare(watcher.advance) or {})
+    lost = [f"'{name}' {db:.1f}" for name, db in report.sqnr_db.items() if db is not None and db < floor]
+    if lost:
+        raise Difference(
+            f"{place}: what it computes keeps less than {floor:g} dB of ONNX Runtime's: {', '.join(lost[:4])} dB"
+            f"{f' and {len(lost) - 4} more' if len(lost) > 4 else ''}; nothing is written"
+        )
+    return report
+
+
+def _on_cpu(folder: Path) -> Detector:
+    manifest = Manifest.read(folder)
+    return Detector.load(folder, dict.fromkeys((part.device for part in manifest.parts), CPU))
 
 
 def _with_node_names(model: Model) -> Model:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.report import Report, read_report
+from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.manifest import PartEntry, Tensor
-from graphsurgery.text import shortened
+from graphsurgery.processes.ending import last_line, run_to_end
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 _SECONDS = 7200.0
+NOT_HERE = 3  # a script that reports ends so where the device that it was asked for isn't here
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Job:
         """Write a text file into `folder`, with the line ends that a Linux tool wants."""
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
+    @property
+    def is_static(self) -> bool:
+        """Whether all sizes of its inputs and outputs are numbers, so that runs of it can lie in one array."""
+        shapes = (tensor.shape for tensor in (self.entry.inputs | self.entry.outputs).values())
+        return all(shape is not None and all(isinstance(size, int) for size in shape) for shape in shapes)
+
     def static_shape(self, name: str) -> list[int]:
         """Return the shape of an input or output. Raises InputError where a dimension is open."""
         shape = (self.entry.inputs | self.entry.outputs)[name].shape
@@ -83,6 +89,14 @@ class Sample:
     outputs: Tensors
 
 
+@dataclass(frozen=True)
+class Runs:
+    """How many runs of a part a tool wants at most, and `why` it can't do without, where it can't."""
+
+    most: int
+    why: str = ""
+
+
 class Compiler:
     """Base of all compilers. One that only writes files needs `write` alone.
 
@@ -94,11 +108,17 @@ class Compiler:
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
+    runs            how many runs of a part it wants, to calibrate with and to compare (`compiling.feeds`)
+    reports         whether the tool says what runs where, and may compute the runs (`compiling.report`)
+    report          what it says; what its script wrote as report.json, if not another
+    simulator       what the vendor has to play what was compiled: `--device npu=NAME`
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
+    simulator: ClassVar[type[Simulator] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
@@ -111,6 +131,10 @@ class Compiler:
     def write(self, job: Job) -> None:
         """Write what the tool wants into `job.folder`. Raises InputError for a part that it can't take."""
         raise NotImplementedError
+
+    def runs(self) -> Runs:
+        """Return how many runs are written for the tool, where there are samples, and whether it can do without."""
+        return Runs(0)
 
     def write_sample(self, job: Job, sample: Sample) -> None:
         """Write a sample into `job.folder`. Samples come one after another, behind `write`."""
@@ -128,6 +152,10 @@ class Compiler:
         Raises InputError for a file that is missing or of another size.
         """
         raise InputError(f"compiler '{self.name}' reads no results")
+
+    def report(self, job: Job) -> Report:
+        """Return what the tool says of the part, behind `run`. Raises InputError where that is nothing known."""
+        return read_report(job.folder, f"compiler '{self.name}': part '{job.name}'")
 
     def require_tool(self, job: Job) -> None:
         """Raise MissingTool where what `command` runs isn't installed."""
@@ -151,28 +179,13 @@ class Compiler:
             return False
         self.require_tool(job)
         program = shutil.which(command[0]) or command[0]
-        log = job.folder / f"{self.name}.log"
+        tool, log = Path(command[0]).name, job.folder / f"{self.name}.log"
         with log.open("wb") as messages:
-            try:
-                code = subprocess.run(
-                    [program, *command[1:]],
-                    cwd=job.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=messages,
-                    stderr=subprocess.STDOUT,
-                    timeout=_SECONDS,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s") from error
+            code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
+        if code is None:
+            raise InputError(f"part '{job.name}': {tool} takes longer than {_SECONDS:g} s")
+        if self.reports and code == NOT_HERE:
+            raise MissingTool(f"part '{job.name}': {last_line(log)}")
         if code:
-            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {_last_line(log)}")
+            raise InputError(f"part '{job.name}': {tool} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        with contextlib.suppress(OSError):
-            file.seek(-4096, os.SEEK_END)
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return shortened(lines[-1], 200) if lines else "it says nothing"

@@ -44,6 +44,12 @@ class OpenShape:
         sizes = zip(shape, self.low, self.high, strict=True)
         return all(not isinstance(size, int) or low == high == size for size, low, high in sizes)
 
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Whether `shape` lies in the range."""
+        return len(shape) == len(self.low) and all(
+            low <= size <= high for low, size, high in zip(self.low, shape, self.high, strict=True)
+        )
+
     def tried(self) -> list[tuple[int, ...]]:
         """Return the shapes at which a graph is tried, the cheapest first."""
         halfway = tuple(_halfway(low, high) for low, high in zip(self.low, self.high, strict=True))

@@ -25,7 +25,7 @@ from onnx import ModelProto
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.devices.vitisai import refuse_what_aborts
-from graphsurgery.errors import ModelError, first_line
+from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.files.temporary import temporary_folder
 from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.model import Model
@@ -139,6 +139,10 @@ def place(
     if not choice.accelerates:
         ran = [FOLDED if node.op_type == "Constant" else CPU.provider for node in model.proto.graph.node]
         return Placement(name, choice.provider, _nodes(model, costs, ran, {}))
+    if choice.simulator is not None:
+        raise InputError(
+            f"{name}: '{choice.provider}' is a simulator; what runs where, compile says and compiled.json keeps"
+        )
     require(choice, f"{name} on {choice.provider}")
     if choice.provider == "vitisai":
         refuse_what_aborts(model, name, allow_fallback=True)

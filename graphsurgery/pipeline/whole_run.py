@@ -14,8 +14,6 @@ from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
-from graphsurgery.compiling import Compiler
-from graphsurgery.compiling.compile import compile_parts
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
 from graphsurgery.evaluation.coco import require_pycocotools
@@ -30,6 +28,7 @@ from graphsurgery.pipeline import apply as pipeline
 from graphsurgery.pipeline import precision, variants
 from graphsurgery.pipeline.apply import failed_folder
 from graphsurgery.pipeline.certify import Certifier
+from graphsurgery.pipeline.compiled_parts import compile_all
 from graphsurgery.pipeline.run import Run, RunWatcher
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
@@ -76,25 +75,8 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
         _leave_record(record, failed_folder(options.out))
         raise
     made = {each.name for each in record.variants if each.verdict == "passed"}
-    for compiler in recipe.compilers:
-        record.compiled[compiler.name] = _compile(options.out, compiler, options.check, watcher)
-        for variant in (each.name for each in recipe.variants if each.compile and each.name in made):
-            place = options.out / variant
-            record.compiled[f"{compiler.name}, {variant}"] = _compile(place, compiler, False, watcher)
+    compile_all(recipe, options.out, options.model_io, made, record, watcher, tried=options.check)
     return options.out
-
-
-def _compile(folder: Path, compiler: Compiler, tried: bool, watcher: RunWatcher) -> str:
-    """Let a compiler have the parts in `folder`, and say what came of it: its tool may not be here.
-
-    `tried` says that they were compared with the original at the shapes that the compiler leaves open.
-    """
-    try:
-        place, compiled = compile_parts(folder, compiler, tried=tried, watcher=watcher)
-    except MissingTool as error:
-        place, _ = compile_parts(folder, compiler, run=False, tried=tried, watcher=watcher)
-        return f"{place}, files alone: {error}"
-    return f"{place}, compiled" if compiled.ran else str(place)
 
 
 def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> None:

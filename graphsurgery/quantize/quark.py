@@ -15,7 +15,9 @@ equalization, which scales a weight once for each node that reads it: an RPN hea
 computes something else afterwards (-1 dB where the same configuration without it gives 31 dB). Quark's simplifier is
 onnxslim, which has given wrong masks without a word, and is switched off: the pass `simplify` does that work.
 
-Importing Quark compiles a library the first time (20 s), for which it wants a C++ compiler.
+It runs in this environment where it is installed (`pip install 'graphsurgery[quark]'`), else in that of the toolchain:
+`python -m graphsurgery toolchain install quark`. Importing it compiles a library the first time (20 s), for which it
+wants a C++ compiler.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from typing import Any, NamedTuple
 
 from onnx import ModelProto
 
-from graphsurgery.errors import PassError, missing_extra
+from graphsurgery.errors import PassError
 from graphsurgery.quantize import Calibration, Settings
 from graphsurgery.quantize.vendor_process import FLOAT, QUANTIZED, Reader, quantize_apart, serve
+from graphsurgery.toolchains import require
 
 __all__ = ["CONFIGS", "check", "quantize"]
 
@@ -99,10 +102,11 @@ def quantize(
     error that Quark only logs counts, because it then goes on with another method than the one asked for.
     """
     check(settings)
-    if importlib.util.find_spec("quark") is None:
-        raise missing_extra("quark", "quark", _NAME)
+    python = require("quark", _NAME) if importlib.util.find_spec("quark") is None else None
     symmetric = _is_symmetric(settings)
-    quantized = quantize_apart(__name__, _NAME, model, calibration, settings, progress, symmetric=symmetric)
+    quantized = quantize_apart(
+        __name__, _NAME, model, calibration, settings, progress, symmetric=symmetric, python=python
+    )
     if any(node.domain == _OWN_OPERATORS for node in quantized.graph.node):
         raise PassError(f"{_NAME}: these settings need operators of {_OWN_OPERATORS}, which ONNX Runtime has not")
     return quantized

@@ -45,6 +45,18 @@ _INDEX, _VALUES = "feeds.json", "feeds.bin"
 _ALIGNED = 64
 SECONDS = 7200.0  # what trains the rounding of the weights takes long
 _START_SECONDS = 120.0
+# Its folder can't be put on the path of another environment: in site-packages all others would come along.
+_LENT = """
+import importlib.util, runpy, sys
+folder, module = sys.argv[1:3]
+del sys.argv[1:3]
+spec = importlib.util.spec_from_file_location(
+    "graphsurgery", folder + "/__init__.py", submodule_search_locations=[folder]
+)
+sys.modules["graphsurgery"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["graphsurgery"])
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 
 
 def quantize_apart(
@@ -56,11 +68,13 @@ def quantize_apart(
     progress: Callable[[int, int], None],
     *,
     symmetric: bool,
+    python: Path | None = None,
 ) -> ModelProto:
     """Run `module` on the model and return what it made, with the names, order and notes that the model had.
 
     Where activations are not `symmetric`, a Relu or Clip stays float when what it reads is wanted elsewhere: the
     packages stand on ONNX Runtime's quantizer, which gives its input the range of its output, and so clips that too.
+    `python` is that of a toolchain, where the package isn't in this environment; graphsurgery alone is lent to it.
     `progress` counts the feeds as they are stored; what follows takes longer and says nothing. Raises MissingTool
     when the package can't be loaded there, PassError, naming the node, when it fails or takes longer than
     `settings.seconds`; and what `normalise` raises.
@@ -74,7 +88,7 @@ def quantize_apart(
         _store(work, given.feeds(calibration), progress)
         request = {"settings": asdict(settings), "excluded": excluded, "seconds": seconds}
         (work / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        code = _run(module, work, seconds + GRACE + _START_SECONDS)
+        code = _run(module, work, seconds + GRACE + _START_SECONDS, python)
         reply = _read(work / _REPLY)
         if "missing" in reply:
             raise MissingTool(f"{name}: {reply['missing']}")
@@ -115,13 +129,16 @@ def _store(work: Path, calibration: Calibration, progress: Callable[[int, int], 
     (work / _INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
-def _run(module: str, work: Path, seconds: float) -> int | None:
+def _run(module: str, work: Path, seconds: float, python: Path | None) -> int | None:
     """Return the exit code of the other process, None where it was stopped after so many seconds."""
     # it finds what this process finds, in the same order, but stands elsewhere
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    command = [sys.executable, "-P", "-m", module, str(work)]
+    if python is not None:
+        command = [str(python), "-I", "-c", _LENT, str(Path(__file__).parents[1]), module, str(work)]
     with (work / _MESSAGES).open("wb") as messages:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(work)],
+            command,
             stdin=subprocess.PIPE,
             stdout=messages,
             stderr=messages,

@@ -284,7 +284,43 @@ def publish(*parts: str) -> Action:
     return run
 
 
+def install_tool(version: str) -> Action:
+    """Return what installs a toolchain whose environment is one file, the version."""
+
+    def run() -> None:
+        from unittest import mock
+
+        from graphsurgery.toolchains import Toolchain, install
+        from graphsurgery.toolchains.toolchain import here
+
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        tool = Toolchain("tool", "A tool", "tool", (), {"tool": version}, (), (python,), (here(),), "nobody's")
+
+        def fill(making: Any, base: str, watcher: object) -> None:
+            making.folder.mkdir()
+            (making.folder / "made.txt").write_text(version, encoding="utf-8")
+
+        cache = {"GRAPHSURGERY_CACHE": str(Path("cache").absolute())}
+        with mock.patch.object(install, "_fill", fill), mock.patch.dict(os.environ, cache):
+            install.install(tool)
+
+    return run
+
+
+def tool_state(root: Path) -> object:
+    place = root / "cache" / "toolchains"
+    folder = json.loads((place / "tool.json").read_text(encoding="utf-8"))["folder"]
+    return (place / folder / "made.txt").read_text(encoding="utf-8")
+
+
 SCENARIOS = {
+    "toolchain install": lambda: Scenario(
+        [install_tool("1")],
+        install_tool("2"),
+        settled("cache/toolchains"),
+        tool_state,
+        r"cache/toolchains/tool(\.lock|-[0-9a-f]{8}(/.*)?)",  # the next run takes the older ones away
+    ),
     "publish": lambda: Scenario(
         [publish("a", "b"), write_notes("parts", "parts/v-a", "parts/v-b")],
         publish("b", "c"),

@@ -386,10 +386,21 @@ def test_a_library_that_does_not_compile_is_a_missing_tool(stand_in: StandIn) ->
         quark.quantize(small_model(), small_feeds(1), Settings(), nothing)
 
 
-def test_its_absence_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_absence_says_which_command_brings_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRAPHSURGERY_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "quark", None)
-    with pytest.raises(MissingTool, match=r"needs quark, which is not installed: pip install 'graphsurgery\[quark\]'"):
+    with pytest.raises(MissingTool, match="not installed: python -m graphsurgery toolchain install quark"):
         quark.quantize(small_model(), small_feeds(), Settings(), nothing)
+
+
+def test_an_environment_of_its_own_is_lent_this_package_alone(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the stand-in lies on the path of this process, which another environment doesn't see
+    monkeypatch.setitem(sys.modules, "quark", None)
+    monkeypatch.setattr(quark, "require", lambda name, place: Path(sys.executable))
+    with pytest.raises(MissingTool, match=r"backend 'quark': it can't be loaded \(No module named 'quark'\)"):
+        quark.quantize(small_model(), small_feeds(1), Settings(), nothing)
 
 
 def test_refuses_an_opset_without_quantizelinear(stand_in: StandIn) -> None:
@@ -409,13 +420,6 @@ def test_refuses_float16(stand_in: StandIn) -> None:
 # --- the real one -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def real() -> None:
-    pytest.importorskip(
-        "quark", reason="amd-quark is not installed; it wants onnx < 1.23, so an environment of its own"
-    )
-
-
 def sqnr(model: ModelProto, quantized: ModelProto, feeds: Feeds) -> dict[str, float]:
     onnx.checker.check_model(quantized, full_check=True)
     reference, session = Session(model), Session(quantized)
@@ -433,7 +437,7 @@ def constants(model: ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_xint8_has_scales_that_are_powers_of_two_and_runs_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -452,7 +456,7 @@ def test_xint8_has_scales_that_are_powers_of_two_and_runs_anywhere(
     assert min(sqnr(model, quantized, feeds).values()) > 25
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_an_excluded_node_computes_with_its_float_weight() -> None:
     model, feeds = small_model(), small_feeds(4)
     quantized = quark.quantize(model, feeds, Settings(exclude=("second",)), nothing)
@@ -463,7 +467,7 @@ def test_an_excluded_node_computes_with_its_float_weight() -> None:
     assert min(sqnr(model, quantized, feeds).values()) > 25
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 @pytest.mark.parametrize(
     ("settings", "least"),
     [
@@ -479,7 +483,7 @@ def test_other_configurations_run_anywhere_too(settings: Settings, least: float)
     assert min(sqnr(model, quantized, feeds).values()) > least
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_a_weight_that_many_nodes_share_is_not_scaled_for_each() -> None:
     weight = np.random.default_rng(3).normal(size=(4, 4, 3, 3)).astype(np.float32)
     weight[0] *= 30  # something to equalize
@@ -501,7 +505,7 @@ def test_a_weight_that_many_nodes_share_is_not_scaled_for_each() -> None:
     assert min(sqnr(model, quark.quantize(model, feeds, Settings(), nothing), feeds).values()) > 20
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_a_model_that_it_can_not_run_is_an_error_and_not_another_method() -> None:
     feeds = Feeds([{"x": np.zeros((1, 2, 5, 5), np.float32), "skip": np.zeros((1, 4, 6, 6), np.float32)}])
     with pytest.raises(PassError, match=r"^backend 'quark': .*quantize this part in another way"):

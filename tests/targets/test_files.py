@@ -275,6 +275,8 @@ ADD_EXPANDED = """g (float[1, 8, 1, 1] x, float[1, 8, 4, 4] z) => (float[1, 8, 4
     e = Expand (x, s)\n y = Add (e, z) }"""
 PADDED = f"""g (float[1, 8, 4, 4] x) => (float[1, 1, 4, 4] y) <int64[8] p = {{0, 0, 1, 1, 0, 0, 1, 1}},
     float[1, 8, 3, 3] w = {{{", ".join([K8] * 9)}}}> {{ q = Pad (x, p)\n y = Conv (q, w) }}"""
+RELU_POOL = """g (float[1, 8, 4, 4] x) => (float[1, 8, 2, 2] y) {
+    r = Relu (x)\n y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r) }"""
 FIXES = [
     ("ryzen-ai:xint8", TRANSPOSE, "lower-convtranspose"),
     ("ryzen-ai", conv(3, "strides = [1, 1]"), "fill-default-attributes"),
@@ -336,6 +338,7 @@ FIXES = [
     ("ethos-u55", one("Softmax <axis = 1> (x)"), "move-softmax-axis"),
     ("ethos-u55", one("Gather <axis = 1> (x, i)", "int64[2] i = {1, 2}"), "lower-gather most=16"),
     ("ethos-u55", conv(3, group=2), "split-grouped-conv"),
+    ("ethos-u55", RELU_POOL, "split-maxpool-pads"),
     ("ethos-u55", one("Tile (x, r)", "int64[4] r = {1, 1, 2, 1}"), "lower-tile"),
     ("axelera", conv(3, 'auto_pad = "SAME_UPPER"'), "fill-default-attributes"),
     ("axelera", conv(12, group=2), "split-grouped-conv"),
