@@ -28,8 +28,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import attribute, constant, is_op, producer
-from graphsurgery.operators.operands import optional
+from graphsurgery.graph import attribute, is_op, producer
 from graphsurgery.operators.pads import Padding, require_padding
 from graphsurgery.operators.requirements import require_shape, require_unread
 from graphsurgery.operators.signs import is_never_negative
