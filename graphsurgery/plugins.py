@@ -1,4 +1,7 @@
-"""Where plug-ins are found: the files of a package, the entry points of other packages, and files that a user names."""
+"""Where plug-ins are found: the files of a package, the entry points of other packages, and files that a user names.
+
+A plug-in that is data is a .yaml file: in a package of this one, or in a folder that an entry point names.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import zlib
 from collections.abc import Iterator
+from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from graphsurgery.errors import InputError, first_line
+
+_DATA_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 
 def files_of(package: str) -> Iterator[ModuleType]:
@@ -31,6 +38,27 @@ def entry_points_of(group: str) -> Iterator[object]:
         except (Exception, SystemExit) as error:  # another package's code: anything may come out of it
             what = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"entry point '{point.name}' ({point.value}) fails: {what}") from error
+
+
+def data_files(package: str, kind: str) -> dict[str, Path]:
+    """Return the .yaml files of a package, and of the folders that entry points in a group of its name name, by name.
+
+    `kind` is what one is called in messages. Raises InputError for an entry point that fails or names no folder, two
+    files of one name, and a name that isn't in lower case.
+    """
+    folders = [Path(str(resources.files(package)))]
+    for value in entry_points_of(package):
+        folders.append(Path(str(value)) if isinstance(value, str | Path) else Path())
+        if folders[-1] == Path() or not folders[-1].is_dir():
+            raise InputError(f"entry point of {package}: {value!r} is no folder of .yaml files")
+    found: dict[str, Path] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
+        if not _DATA_NAME.fullmatch(path.stem):
+            raise InputError(f"{path}: a {kind} needs a name in lower case")
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(f"{path}: {kind} '{path.stem}' is also in {other}; rename one")
+    return found
 
 
 def file(path: Path) -> ModuleType:

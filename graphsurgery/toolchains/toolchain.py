@@ -18,9 +18,7 @@ import hashlib
 import platform
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +26,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from graphsurgery import files
 from graphsurgery.errors import InputError, name_nearest
-from graphsurgery.plugins import entry_points_of
+from graphsurgery.plugins import data_files
 from graphsurgery.strict_yaml.positions import Fields, Place, read_yaml
 from graphsurgery.strict_yaml.validate import check_keys, validate
 
-ENTRY_POINT_GROUP = "graphsurgery.toolchains"
-_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+_PACKAGE = "graphsurgery.toolchains"  # and the group of entry points
 _PIN = re.compile(r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 _OPTION = re.compile(r"--extra-index-url https://\S+")
 _Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -94,7 +91,7 @@ def here() -> str:
 
 def names() -> list[str]:
     """Return the names of all toolchains. Raises InputError where an entry point of another package fails."""
-    return sorted(_files())
+    return sorted(data_files(_PACKAGE, "toolchain"))
 
 
 def find_toolchain(name: str) -> Toolchain:
@@ -102,7 +99,7 @@ def find_toolchain(name: str) -> Toolchain:
 
     Raises InputError for an unknown name, RecipeError, which begins with file and line, for a mistake in its file.
     """
-    found = _files()
+    found = data_files(_PACKAGE, "toolchain")
     if name not in found:
         there = sorted(found)
         raise InputError(f"unknown toolchain '{name}'; there are {', '.join(there)}.{name_nearest(name, there)}")
@@ -146,24 +143,3 @@ def _pins(lock: Path) -> dict[str, str]:
             raise place.error(f"'{pin['package']}' is pinned above already")
         pins[pin["package"]] = pin["version"]
     return pins
-
-
-def _files() -> dict[str, Path]:
-    """Return the file of each toolchain by its name."""
-    found = {path.stem: path for path in _in_folder(Path(str(resources.files("graphsurgery.toolchains"))))}
-    for value in entry_points_of(ENTRY_POINT_GROUP):
-        folder = Path(str(value)) if isinstance(value, str | Path) else None
-        if folder is None or not folder.is_dir():
-            raise InputError(f"entry point of {ENTRY_POINT_GROUP}: {value!r} is no folder of .yaml files")
-        for path in _in_folder(folder):
-            other = found.setdefault(path.stem, path)
-            if other != path:
-                raise InputError(f"{path}: toolchain '{path.stem}' is also in {other}; rename one")
-    return found
-
-
-def _in_folder(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.glob("*.yaml")):
-        if not _NAME.fullmatch(path.stem):
-            raise InputError(f"{path}: a toolchain needs a name in lower case")
-        yield path

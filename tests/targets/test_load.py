@@ -222,7 +222,7 @@ def test_a_precision_that_a_target_has_not_has_a_guess() -> None:
 
 def test_targets_of_another_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "acme.yaml").write_text(HEAD + "  Relu: taken\n", encoding="utf-8")
-    monkeypatch.setattr("graphsurgery.targets.find.entry_points_of", lambda group: [tmp_path])
+    monkeypatch.setattr("graphsurgery.plugins.entry_points_of", lambda group: [tmp_path])
     assert "acme" in names()
     assert load_target("acme", registry()).target.title == "My NPU"
     (tmp_path / "rk3588.yaml").write_text(HEAD, encoding="utf-8")
@@ -232,14 +232,14 @@ def test_targets_of_another_package_are_found(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("value", ["no/such/folder", 5])
 def test_an_entry_point_that_is_no_folder(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphsurgery.targets.find.entry_points_of", lambda group: [value])
+    monkeypatch.setattr("graphsurgery.plugins.entry_points_of", lambda group: [value])
     with pytest.raises(InputError, match=r"entry point of graphsurgery\.targets: .* is no folder of \.yaml files"):
         names()
 
 
 def test_a_name_in_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ACME.yaml").touch()
-    monkeypatch.setattr("graphsurgery.targets.find.entry_points_of", lambda group: [tmp_path])
+    monkeypatch.setattr("graphsurgery.plugins.entry_points_of", lambda group: [tmp_path])
     with pytest.raises(InputError, match="a target needs a name in lower case"):
         names()
 

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from graphsurgery.toolchains import Toolchain, toolchain
+from graphsurgery import plugins
+from graphsurgery.toolchains import Toolchain
 from graphsurgery.toolchains.toolchain import here, load_toolchain
 
 YAML = """\
@@ -54,4 +56,9 @@ def write_toolchain(folder: Path, name: str = "tool", version: str = "1.2", **ch
 
 def add_toolchain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the toolchains of a folder found, as if another package had named it."""
-    monkeypatch.setattr(toolchain, "entry_points_of", lambda group: iter([folder]))
+    real = plugins.entry_points_of
+
+    def entry_points_of(group: str) -> Iterator[object]:
+        return iter([folder]) if group == "graphsurgery.toolchains" else real(group)
+
+    monkeypatch.setattr(plugins, "entry_points_of", entry_points_of)
