@@ -43,13 +43,16 @@ _MB = 1_000_000
 class Worker:
     """The parent's end of one process, which starts at once and is waited for at the first request.
 
-    `module` is run as the other end; `name` begins every message. Files for it may lie in `folder`, which goes with the
-    process. After an error `busy` says whether the process is still at work and must be stopped.
+    `module` is run as the other end; `name` begins every message, and `cure` ends those of a crash or a limit of what
+    is no pass. Files for it may lie in `folder`, which goes with the process. After an error `busy` says whether the
+    process is still at work and must be stopped.
     """
 
-    def __init__(self, module: str, name: str) -> None:
+    def __init__(self, module: str, name: str, cure: str = "") -> None:
         self.busy = True
         self._name = name
+        self._cure = cure or "leave the pass out"
+        self._cure_of_limit = cure or "raise the limit, or leave the pass out"
         self._files = contextlib.ExitStack()
         self.folder = self._files.enter_context(temporary_folder())
         with self._messages.open("wb") as messages:
@@ -134,16 +137,16 @@ class Worker:
                 if memory_mb is not None and used > memory_mb:
                     raise PassError(
                         f"{self._name} was stopped at {used:.0f} MB, above its limit memory_mb={memory_mb};"
-                        " raise the limit, or leave the pass out"
+                        f" {self._cure_of_limit}"
                     ) from None
                 if time.monotonic() > deadline:
                     raise PassError(
                         f"{self._name} was stopped after {seconds:g} s, its limit seconds={seconds:g};"
-                        " raise the limit, or leave the pass out"
+                        f" {self._cure_of_limit}"
                     ) from None
                 continue
             if line is None:
-                raise PassError(f"{self._name} crashed ({self._death()}); leave the pass out")
+                raise PassError(f"{self._name} crashed ({self._death()}); {self._cure}")
             reply: dict[str, Any] = json.loads(line)
             return reply
 

@@ -1,0 +1,121 @@
+"""picture: a graph, a region of it, or what differs between two, as SVG or HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphsurgery.cli.app import app
+from graphsurgery.cli.arguments import Plugins
+from graphsurgery.cli.screen import err, out, save
+from graphsurgery.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from graphsurgery.graph.model import Model
+    from graphsurgery.picture.page import Figure
+    from graphsurgery.picture.plain import Subject
+    from graphsurgery.targets.load import Named
+
+_SUFFIXES = (".svg", ".html")
+
+
+@app.command("picture")
+def picture_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a folder of parts.")],
+    out_: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.svg|.html", help="Where the picture goes.")],
+    around: Annotated[
+        str | None, typer.Option(metavar="TENSOR|NODE", help="Draw the region around this, instead of the whole.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=0, max=1000, help="How many steps a region goes, both ways.")] = 4,
+    most: Annotated[int, typer.Option(min=2, max=1000, help="Boxes at most; of more nodes some become one.")] = 200,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.yaml", help="Colour the nodes by what this accelerator takes.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="In which the target computes; its usual one if not given.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw a graph with the shapes of its tensors, for a browser. Needs the extra `picture`.
+
+    Example: python -m graphsurgery picture model/shapes/backbone_rpn.onnx --target rk3588 -o backbone.svg
+    """
+    from graphsurgery.picture.page import html_page, svg_page
+    from graphsurgery.processes import graphviz_process
+    from graphsurgery.rewrite.registry import discover
+    from graphsurgery.targets.load import load_target
+
+    if out_.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"--out {out_}: a picture is an .svg or an .html file; name one")
+    if precision is not None and target is None:
+        raise InputError("--precision goes with --target")
+    graphviz_process.require()
+    graphviz_process.running.start()
+    registry = discover(plugin or [])
+    named = None if target is None else load_target(target, registry)
+    figures, told = _one(model, around, depth, most, named, precision)
+    write = svg_page if out_.suffix.lower() == ".svg" else html_page
+    page = write(str(model), told, figures)
+    save(out_, lambda path: path.write_text(page, encoding="utf-8"))
+    out.print(str(out_), highlight=False, markup=False, soft_wrap=True)
+
+
+def _one(
+    path: Path, name: str | None, depth: int, most: int, named: Named | None, precision: str | None
+) -> tuple[list[Figure], list[str]]:
+    """Return a figure for the model, or for each of the parts in a folder, and what is to be said of them."""
+    from graphsurgery.picture.page import Figure
+    from graphsurgery.picture.plain import around, whole
+
+    models = _models(path)
+    subjects = {part: _subject(model, named, precision) for part, model in models.items()}
+    figures, drawn, errors = [], 0, []
+    for part, subject in subjects.items():
+        try:
+            scene = whole(subject, most) if name is None else around(subject, name, depth, most)
+        except InputError as error:  # in a folder, one of the parts has it
+            errors.append(error)
+            continue
+        figures.append(Figure(part, [("", scene)]))
+        drawn += sum(box.kind in ("node", "weights", "fold") for box in scene.boxes)
+    if not figures:
+        raise errors[0]
+    nodes = sum(model.nodes for model in models.values())
+    told = [f"{nodes:,} nodes" if name is None else f"{drawn:,} of {nodes:,} nodes, around {name}"]
+    if name is None and drawn < 0.9 * sum(len(subject.outline.order) for subject in subjects.values()):
+        told[0] += f" in {drawn:,} boxes"
+    if named is not None:
+        chosen = precision or named.target.precisions[0]
+        told.append(f"on {named.target.title}, {chosen}")
+    return figures, told
+
+
+def _models(path: Path) -> dict[str, Model]:
+    from graphsurgery.graph.model import Model
+    from graphsurgery.parts.folder import read_parts
+
+    if path.is_dir():
+        return read_parts(path, lambda manifest: {part.name: Model.load(path / part.file) for part in manifest.parts})
+    return {"": Model.load(path)}
+
+
+def _subject(model: Model, named: Named | None, precision: str | None) -> Subject:
+    """Return the model with the shapes that follow from its inputs, and what the target makes of its nodes."""
+    from graphsurgery.graph.model import Model
+    from graphsurgery.graph.shapes import infer_shapes
+    from graphsurgery.picture.plain import Subject
+    from graphsurgery.targets.support import support
+
+    verdicts = support(model, named, precision).nodes if named is not None else []
+    outcomes = {node.number: (node.verdict.outcome, node.verdict.advice) for node in verdicts}
+    try:
+        view = model.graph()
+        infer_shapes(view, model.folder)
+        model = Model.of(view, model.folder)
+    except ModelError as error:
+        err.print(
+            f"no shapes but those in the file: {error}", markup=False, highlight=False, soft_wrap=True, style="yellow"
+        )
+    return Subject.of(model, outcomes)
