@@ -11,6 +11,7 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import Plugins
 from graphsurgery.cli.screen import err, out, save
 from graphsurgery.errors import InputError, ModelError
+from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.graph.model import Model
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from graphsurgery.targets.load import Named
 
 _SUFFIXES = (".svg", ".html")
+_MOST_KINDS = 20  # of differences that are drawn
 
 
 @app.command("picture")
 def picture_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a folder of parts.")],
+    after: Annotated[
+        Path | None, typer.Argument(metavar="[AFTER]", help="Another ONNX file: draw what differs, side by side.")
+    ] = None,
+    *,
     out_: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.svg|.html", help="Where the picture goes.")],
     around: Annotated[
         str | None, typer.Option(metavar="TENSOR|NODE", help="Draw the region around this, instead of the whole.")
@@ -41,6 +47,7 @@ def picture_command(
     """Draw a graph with the shapes of its tensors, for a browser. Needs the extra `picture`.
 
     Example: python -m graphsurgery picture model/shapes/backbone_rpn.onnx --target rk3588 -o backbone.svg
+    Example: python -m graphsurgery picture before.onnx after.onnx -o difference.html
     """
     from graphsurgery.picture.page import html_page, svg_page
     from graphsurgery.processes import graphviz_process
@@ -55,9 +62,17 @@ def picture_command(
     graphviz_process.running.start()
     registry = discover(plugin or [])
     named = None if target is None else load_target(target, registry)
-    figures, told = _one(model, around, depth, most, named, precision)
+    if after is None:
+        figures, told = _one(model, around, depth, most, named, precision)
+    elif around is not None:
+        raise InputError("--around goes with one model: of two, the places that differ are drawn")
+    else:
+        figures, told = _two(model, after, most, named, precision)
+    if not figures:
+        out.print(told[0], highlight=False, markup=False, soft_wrap=True)
+        return
     write = svg_page if out_.suffix.lower() == ".svg" else html_page
-    page = write(str(model), told, figures)
+    page = write(str(model) if after is None else f"{model} -> {after}", told, figures)
     save(out_, lambda path: path.write_text(page, encoding="utf-8"))
     out.print(str(out_), highlight=False, markup=False, soft_wrap=True)
 
@@ -90,6 +105,29 @@ def _one(
         chosen = precision or named.target.precisions[0]
         told.append(f"on {named.target.title}, {chosen}")
     return figures, told
+
+
+def _two(
+    path: Path, other: Path, most: int, named: Named | None, precision: str | None
+) -> tuple[list[Figure], list[str]]:
+    """Return a figure for each kind of place where two models differ, and what is to be said; no figure without one."""
+    from graphsurgery.graph.model import Model
+    from graphsurgery.picture.page import figure_of
+    from graphsurgery.picture.places import places
+
+    before, after = (_subject(Model.load(each), named, precision) for each in (path, other))
+    found, kinds = places(before, after, _MOST_KINDS, most)
+    if not found:
+        return [], [f"{path} and {other} have the same nodes: there is no difference to draw"]
+    rows = [[str(place.count), place.title] for place in found]
+    out.print(terminal.plain_table("", ["places", "before -> after"], rows))
+    sizes = [len(subject.outline.nodes) for subject in (before, after)]
+    told = [f"{sizes[0]:,} nodes before, {sizes[1]:,} after"]
+    if kinds > len(found):
+        told.append(f"the {len(found)} largest of {kinds} kinds of difference")
+    if named is not None:
+        told.append(f"on {named.target.title}, {precision or named.target.precisions[0]}")
+    return [figure_of(place) for place in found], told
 
 
 def _models(path: Path) -> dict[str, Model]:

@@ -11,7 +11,7 @@ order of the data can't be; module paths are cut where they are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -31,9 +31,10 @@ class Fold:
     parts: tuple[Fold, ...] = ()
 
 
-def fold(outline: Outline, most: int) -> list[Fold]:
-    """Return at most `most` folds, in the order of the data, that hold all nodes of a graph but its Constants."""
-    nodes = [index for index in outline.order if not is_constant(outline, index)]
+def fold(outline: Outline, most: int, among: Collection[int] | None = None) -> list[Fold]:
+    """Return at most `most` folds, in the order of the data, that hold the nodes `among`; None: all but Constants."""
+    chosen = outline.order if among is None else [index for index in outline.order if index in among]
+    nodes = [index for index in chosen if not is_constant(outline, index)]
     if len(nodes) <= most:
         return [Fold((index,)) for index in nodes]
     before = predecessors(outline)

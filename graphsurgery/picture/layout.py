@@ -30,6 +30,7 @@ class Placed:
 
 def place(scene: Scene) -> Placed:
     """Lay a scene out. Raises MissingTool without the extra `picture`, PassError where Graphviz fails."""
+    scene = scene.shown()
     sizes = tuple(size_of(box) for box in scene.boxes)
     number = {box.key: place for place, box in enumerate(scene.boxes)}
     roomy = len(scene.lines) <= _MOST_LABELS

@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from graphsurgery.picture import svg
 from graphsurgery.picture.layout import Placed, place
+from graphsurgery.picture.places import Place
 from graphsurgery.picture.scene import CHANGES, OUTCOMES, Scene
+from graphsurgery.text import visible
 
 _TOLD = {
     "taken": "taken",
@@ -38,6 +40,16 @@ class Figure:
 
     title: str
     panels: Sequence[tuple[str, Scene]]
+
+
+def figure_of(place: Place) -> Figure:
+    """Return the figure of a place where two graphs differ."""
+    several = f"{place.count} places alike: " if place.count > 1 else ""
+    sides = zip(("before", "after"), place.nodes, (place.before, place.after), strict=True)
+    return Figure(
+        several + place.title,
+        [(f"{when}, {nodes:,} {'node' if nodes == 1 else 'nodes'}", s) for when, nodes, s in sides],
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def html_page(title: str, told: Sequence[str], figures: Sequence[Figure]) -> str
     drawn = [(each.title, each.html()) for each in map(draw, figures)]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_file("picture.html.jinja"))
-    return template.render(title=title, told=told, legend=legend(figures), figures=drawn, css=css())
+    return visible(template.render(title=title, told=told, legend=legend(figures), figures=drawn, css=css()))
 
 
 def svg_page(title: str, told: Sequence[str], figures: Sequence[Figure]) -> str:
@@ -87,7 +99,7 @@ def svg_page(title: str, told: Sequence[str], figures: Sequence[Figure]) -> str:
 
     def write(text: str, kind: str, left: float = 12) -> None:
         nonlocal wide
-        pieces.append(Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(kind, left, down, text))
+        pieces.append(Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(kind, left, down, visible(text)))
         wide = max(wide, left + _LETTER * len(text) + 12)
 
     write(title, "title")
@@ -124,7 +136,7 @@ def svg_page(title: str, told: Sequence[str], figures: Sequence[Figure]) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" class="graph" width="{0}" height="{1}" viewBox="0 0 {0} {1}">\n'
         "<title>{2}</title>\n<style>{3}</style>\n"
         '<rect class="page" width="100%" height="100%"/>\n'
-    ).format(*size, title, Markup(style))
+    ).format(*size, visible(title), Markup(style))
     return head + Markup("\n").join(pieces) + Markup("\n</svg>\n")
 
 

@@ -51,16 +51,8 @@ def around(subject: Subject, name: str, depth: int, most: int = MOST) -> Scene:
     nearest names, for one that isn't there.
     """
     inner, begin = _located(subject, name)
-    return region(inner, begin, depth, most)
-
-
-def region(
-    subject: Subject, begin: Sequence[int], depth: int, most: int, changes: Mapping[int, str] | None = None
-) -> Scene:
-    """Return the nodes up to `depth` steps from those in `begin`, the nearest `most` of them."""
-    near = neighbourhood(subject.outline, begin, depth, most)
-    order = [index for index in subject.outline.order if index in near]
-    return scene_of(subject, [Fold((index,)) for index in order], changes)
+    near = neighbourhood(inner.outline, begin, depth, most)
+    return scene_of(inner, [Fold((index,)) for index in inner.outline.order if index in near])
 
 
 def neighbourhood(outline: Outline, begin: Sequence[int], depth: int, most: int) -> set[int]:
@@ -108,14 +100,16 @@ def _as_model(main: Model, body: onnx.GraphProto) -> Model:
     return Model(proto, main.folder)
 
 
-def scene_of(subject: Subject, folds: Sequence[Fold], changes: Mapping[int, str] | None = None) -> Scene:
-    """Return the picture of some nodes: a box for each fold, what flows between them, and where it goes beyond them.
+def scene_of(
+    subject: Subject, folds: Sequence[Fold], changes: Mapping[int, str] | None = None, *, beyond: bool = True
+) -> Scene:
+    """Return the picture of some nodes: a box for each fold, what flows between them, and where it goes `beyond` them.
 
     `changes` says what became of a node between two graphs.
     """
     boxes = [_fold_box(subject, each, changes or {}) for each in folds]
     of = {index: box.key for each, box in zip(folds, boxes, strict=True) for index in each.nodes}
-    return _Lines(subject, of).scene(boxes)
+    return _Lines(subject, of, beyond).scene(boxes)
 
 
 def _fold_box(subject: Subject, each: Fold, changes: Mapping[int, str]) -> Box:
@@ -126,6 +120,8 @@ def _fold_box(subject: Subject, each: Fold, changes: Mapping[int, str]) -> Box:
         why = [f"{outcome}: {reason}".rstrip(": ") for outcome, reason in told if outcome != "taken"]
         box = node_box(outline, first, f"n{first}", outcomes, why)
         return replace(box, change=changes.get(first, ""))
+    became = {changes.get(index, "") for index in each.nodes}
+    change = became.pop() if len(became) == 1 else ""
     ops = Counter(outline.nodes[index].op_type for index in each.nodes).most_common()
     title = each.title or f"{len(each.nodes)} nodes"
     lines = [", ".join(f"{number} {op}" for op, number in ops[at : at + 2]) for at in range(0, min(len(ops), 4), 2)]
@@ -134,14 +130,17 @@ def _fold_box(subject: Subject, each: Fold, changes: Mapping[int, str]) -> Box:
         lines.insert(0, f"{len(each.nodes)} nodes")
     names = [outline.label(index) for index in each.nodes[:_MOST_NAMED]]
     more = [f"and {len(each.nodes) - _MOST_NAMED} more"] if len(each.nodes) > _MOST_NAMED else []
-    return Box(f"n{first}", short(title), "fold", tuple(map(short, lines[:3])), (title, *names, *more), outcomes)
+    return Box(
+        f"n{first}", short(title), "fold", tuple(map(short, lines[:3])), (title, *names, *more), outcomes, change
+    )
 
 
 class _Lines:
     """Collects what flows between boxes: a line for all tensors from one box to another."""
 
-    def __init__(self, subject: Subject, of: Mapping[int, str]) -> None:
+    def __init__(self, subject: Subject, of: Mapping[int, str], beyond: bool) -> None:
         self._subject, self._of = subject, of
+        self._most_beyond = _MOST_BEYOND if beyond else 0
         self._flows: dict[tuple[str, str], list[str]] = {}
         self._beyond: dict[str, Box] = {}
 
@@ -182,7 +181,7 @@ class _Lines:
         """Note that a tensor flows into a box; one from outside gets a box of what writes it, if they are few."""
         if writer not in self._of:
             source = f"b{writer}"
-            if source not in self._beyond and len(self._beyond) >= _MOST_BEYOND:
+            if source not in self._beyond and len(self._beyond) >= self._most_beyond:
                 return
             node = self._subject.outline.nodes[writer]
             about = (self._subject.outline.label(writer), "not in this picture")
@@ -200,7 +199,7 @@ class _Lines:
                 if outline.writer.get(name) in self._of:
                     readers.setdefault(name, []).append(index)
         found = []
-        for name, others in list(readers.items())[:_MOST_BEYOND]:
+        for name, others in list(readers.items())[: self._most_beyond]:
             key = _key("to", name)
             title = outline.nodes[others[0]].op_type if len(others) == 1 else f"{len(others)} nodes"
             about = [*(outline.label(index) for index in others[:_MOST_NAMED]), "not in this picture"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from graphsurgery.text import visible
 
 # In the order of a legend. What becomes of a node at a target, and what became of it between two graphs.
 OUTCOMES = ("taken", "cpu", "wrong", "refused", "crash", "unknown")
@@ -44,6 +46,20 @@ class Scene:
 
     boxes: tuple[Box, ...] = ()
     lines: tuple[Line, ...] = ()
+
+    def shown(self) -> Scene:
+        """Return it with texts that XML may hold: a file, or a run.json, may call things anything."""
+        boxes = [
+            replace(
+                box,
+                title=visible(box.title),
+                lines=tuple(map(visible, box.lines)),
+                about=tuple(map(visible, box.about)),
+            )
+            for box in self.boxes
+        ]
+        lines = [replace(line, label=visible(line.label), about=visible(line.about)) for line in self.lines]
+        return Scene(tuple(boxes), tuple(lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as run.json has it: what is empty is left out."""

@@ -52,6 +52,7 @@ def test_draws_each_part_of_a_folder(cli: Cli, graph: Path) -> None:
         (["graph.onnx", "--precision", "int8", "-o", "a.svg"], "error: --precision goes with --target"),
         (["graph.onnx", "--around", "q", "-o", "a.svg"], "error: --around q: no node and no tensor has this name."),
         (["graph.onnx", "--target", "rk3589", "-o", "a.svg"], "error: unknown target 'rk3589'"),
+        (["graph.onnx", "graph.onnx", "--around", "a", "-o", "a.svg"], "error: --around goes with one model"),
         (["nowhere.onnx", "-o", "a.svg"], "error: nowhere.onnx: can't be read"),
         (["graph.onnx", "-o", "no/such/folder/a.svg"], "error: no/such/folder/a.svg: can't be written"),
     ],
@@ -71,3 +72,21 @@ def test_without_the_extra_it_ends_with_3_and_says_how_to_get_it(
     outcome = cli("picture", graph, "-o", "a.svg")
     assert outcome.code == 3
     assert outcome.last_line.endswith("pip install 'graphsurgery[picture]'")
+
+
+def test_draws_what_differs_between_two_graphs(cli: Cli, graph: Path) -> None:
+    pytest.importorskip("pygraphviz")
+    onnx.save(model("a = Relu (x)  b = Sin (a)  y = Sqrt (b)").proto, "after.onnx")
+    outcome = cli("picture", graph, "after.onnx", "-o", "difference.html")
+    assert outcome.code == 0
+    assert " ".join(outcome.out.split()) == "places before -> after 1 Neg -> Sin difference.html"
+    page = Path("difference.html").read_text(encoding="utf-8")
+    assert all(said in page for said in ("3 nodes before, 3 after", "before, 1 node", "box node gone", "box node new"))
+
+
+def test_draws_nothing_where_nothing_differs(cli: Cli, graph: Path) -> None:
+    pytest.importorskip("pygraphviz")
+    outcome = cli("picture", graph, graph, "-o", "difference.html")
+    assert outcome.code == 0
+    assert outcome.out == "graph.onnx and graph.onnx have the same nodes: there is no difference to draw\n"
+    assert not Path("difference.html").exists()

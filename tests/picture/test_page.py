@@ -34,6 +34,14 @@ def test_an_svg_is_xml_with_a_box_for_each_node() -> None:
     assert root.attrib["viewBox"] == f"0 0 {root.attrib['width']} {root.attrib['height']}"
 
 
+def test_names_that_are_no_text_are_written_out() -> None:
+    bad = "a\x00\x1b[0m\ud800]]>"
+    scene = Scene((Box("a", bad, lines=(bad,), about=(bad,)), Box("b", bad)), (Line("a", "b", bad, bad),))
+    page = svg_page(bad, [bad], [Figure(bad, [(bad, scene)])])
+    ElementTree.fromstring(page.encode())
+    html_page(bad, [bad], [Figure(bad, [(bad, scene)])]).encode()
+
+
 def test_nothing_overlaps_and_all_is_inside() -> None:
     plain = subject("a = Relu (x)  b = Neg (x)  c = Abs (x)  d = Add (a, b)  y = Add (c, d)")
     root = ElementTree.fromstring(svg_page("", [], [Figure("", [("", whole(plain))])]))
