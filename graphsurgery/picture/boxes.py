@@ -33,9 +33,8 @@ def node_box(outline: Outline, index: int, key: str, outcomes: Mapping[str, int]
     """Return the box of a node; `outcomes` and `why` are what a target makes of it."""
     node = outline.nodes[index]
     weights = any(is_weight(outline, name) for name in node.input)
-    constants = list(_constants(outline, node))
     inside = [f"{sum(1 for _ in walk_protos(body))} nodes in {body.name or 'its body'}" for body in bodies(node)]
-    told = [*why, *inside, *constants, *_attributes(node, outline.model.opset)]
+    told = [*why, *inside, *constants(outline, index), *attributes(outline, index)]
     # what follows from the weights, which a layer has beside them, needs no room
     brief = [line for line in told if not (weights and re.fullmatch(r"kernel_shape .*|B \d+", line))]
     lines = brief if len(brief) <= _LINES else [*brief[: _LINES - 1], f"and {len(brief) - _LINES + 1} more"]
@@ -95,8 +94,9 @@ def is_weight(outline: Outline, name: str) -> bool:
     return tensor is not None and len(tensor.dims) > 1 and math.prod(tensor.dims) > _SHORT
 
 
-def _constants(outline: Outline, node: NodeProto) -> Iterator[str]:
+def constants(outline: Outline, index: int) -> Iterator[str]:
     """Yield the constants that a node reads: those of few elements by value, others by shape."""
+    node = outline.nodes[index]
     for position, name in enumerate(node.input):
         if name in outline.constants:
             tensor = outline.constants[name]
@@ -139,8 +139,10 @@ def _formal_name(node: NodeProto, position: int, opset: int) -> str:
     return "" if formal.option == onnx.defs.OpSchema.FormalParameterOption.Variadic else str(formal.name)
 
 
-def _attributes(node: NodeProto, opset: int) -> Iterator[str]:
-    schema = _schema(node, opset)
+def attributes(outline: Outline, index: int) -> Iterator[str]:
+    """Yield the attributes of a node that differ from what they are where they aren't written out."""
+    node = outline.nodes[index]
+    schema = _schema(node, outline.model.opset)
     for attribute in node.attribute:
         usual = schema.attributes.get(attribute.name) if schema is not None else None
         text = _attribute(attribute)

@@ -28,8 +28,11 @@ class Placed:
     arranged: Arranged
 
 
-def place(scene: Scene) -> Placed:
-    """Lay a scene out. Raises MissingTool without the extra `picture`, PassError where Graphviz fails."""
+def place(scene: Scene, seconds: float | None = None) -> Placed:
+    """Lay a scene out, in so many seconds or a minute.
+
+    Raises MissingTool without the extra `picture`, PassError where Graphviz fails.
+    """
     scene = scene.shown()
     sizes = tuple(size_of(box) for box in scene.boxes)
     number = {box.key: place for place, box in enumerate(scene.boxes)}
@@ -37,7 +40,7 @@ def place(scene: Scene) -> Placed:
     lines = [
         Sized(number[line.source], number[line.target], *_room(line.label if roomy else "")) for line in scene.lines
     ]
-    return Placed(scene, sizes, _begun_left(lay_out(sizes, lines)))
+    return Placed(scene, sizes, _begun_left(lay_out(sizes, lines, seconds)))
 
 
 def _room(label: str) -> Point:

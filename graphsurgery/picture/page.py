@@ -18,7 +18,8 @@ from graphsurgery.picture.places import Place
 from graphsurgery.picture.scene import CHANGES, OUTCOMES, Scene
 from graphsurgery.text import visible
 
-_TOLD = {
+# what the outcomes and changes are called
+TOLD = {
     "taken": "taken",
     "cpu": "left to the CPU",
     "wrong": "computed wrong",
@@ -66,9 +67,9 @@ class Drawn:
         ]
 
 
-def draw(figure: Figure) -> Drawn:
+def draw(figure: Figure, seconds: float | None = None) -> Drawn:
     """Lay a figure out. Raises as `layout.place`."""
-    return Drawn(figure.title, [(caption, place(scene)) for caption, scene in figure.panels])
+    return Drawn(figure.title, [(caption, place(scene, seconds)) for caption, scene in figure.panels])
 
 
 def legend(figures: Sequence[Figure]) -> list[tuple[Markup, str]]:
@@ -76,8 +77,8 @@ def legend(figures: Sequence[Figure]) -> list[tuple[Markup, str]]:
     boxes = [box for figure in figures for _, scene in figure.panels for box in scene.boxes]
     outcomes = sum((Counter(box.outcomes) for box in boxes), Counter[str]())
     changes = {box.change for box in boxes}
-    found = [(svg.swatch(each), f"{outcomes[each]:,} {_TOLD[each]}") for each in OUTCOMES if outcomes[each]]
-    return found + [(svg.swatch(each), _TOLD[each]) for each in CHANGES if each in changes]
+    found = [(svg.swatch(each), f"{outcomes[each]:,} {TOLD[each]}") for each in OUTCOMES if outcomes[each]]
+    return found + [(svg.swatch(each), TOLD[each]) for each in CHANGES if each in changes]
 
 
 def css() -> str:

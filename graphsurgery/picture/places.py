@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphsurgery.picture.difference import Difference, difference
 from graphsurgery.picture.folds import fold
@@ -29,6 +30,22 @@ class Place:
     nodes: tuple[int, int]
     before: Scene
     after: Scene
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as run.json has it."""
+        return {
+            "title": self.title,
+            "count": self.count,
+            "nodes": list(self.nodes),
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Place:
+        """Return what `to_json` was made of."""
+        before, after = (Scene.from_json(content[side]) for side in ("before", "after"))
+        return Place(content["title"], content["count"], tuple(content["nodes"]), before, after)
 
 
 def places(before: Subject, after: Subject, kinds: int, most: int = MOST, depth: int = 1) -> tuple[list[Place], int]:

@@ -72,12 +72,24 @@ class Scene:
     def from_json(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> Scene:
         """Return what `to_json` was made of; a line between boxes that aren't there is left out."""
         boxes = [
-            {**box, "lines": tuple(box.get("lines", ())), "about": tuple(box.get("about", ()))}
+            Box(
+                box["key"],
+                box["title"],
+                box.get("kind", "node"),
+                tuple(box.get("lines", ())),
+                tuple(box.get("about", ())),
+                box.get("outcomes", {}),
+                box.get("change", ""),
+            )
             for box in content["boxes"]
         ]
-        keys = {box["key"] for box in boxes}
-        lines = [line for line in content["lines"] if {line["source"], line["target"]} <= keys]
-        return Scene(tuple(Box(**box) for box in boxes), tuple(Line(**line) for line in lines))
+        keys = {box.key for box in boxes}
+        lines = [
+            Line(line["source"], line["target"], line.get("label", ""), line.get("about", ""))
+            for line in content["lines"]
+            if {line["source"], line["target"]} <= keys
+        ]
+        return Scene(tuple(boxes), tuple(lines))
 
 
 def _without_empty(told: Mapping[str, Any]) -> dict[str, Any]:

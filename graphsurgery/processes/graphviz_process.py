@@ -47,20 +47,25 @@ class Arranged(NamedTuple):
     lines: list[Route]
 
 
+def is_installed() -> bool:
+    """Whether pygraphviz is here."""
+    return importlib.util.find_spec("pygraphviz") is not None
+
+
 def require() -> None:
     """Raise MissingTool where pygraphviz isn't installed."""
-    if importlib.util.find_spec("pygraphviz") is None:
+    if not is_installed():
         raise missing_extra("pygraphviz", "picture", "a picture")
 
 
-def lay_out(boxes: Sequence[Point], lines: Sequence[Sized]) -> Arranged:
+def lay_out(boxes: Sequence[Point], lines: Sequence[Sized], seconds: float | None = None) -> Arranged:
     """Place boxes of these sizes above each other as lines lead, the lines around them.
 
-    Raises MissingTool without pygraphviz, PassError where Graphviz crashes or takes a minute.
+    Raises MissingTool without pygraphviz, PassError where Graphviz crashes or takes `seconds`, a minute if not given.
     """
     require()
     with running.use() as process:
-        reply = process.ask({"boxes": boxes, "lines": lines}, _SECONDS, _MEMORY_MB)
+        reply = process.ask({"boxes": boxes, "lines": lines}, _SECONDS if seconds is None else seconds, _MEMORY_MB)
     routes = [Route(points, end, label) for points, end, label in reply["lines"]]
     return Arranged(reply["size"], reply["boxes"], routes)
 
