@@ -6,6 +6,7 @@ plain        a graph as a scene, whole, folded, or the region around a node or a
 folds        which nodes become one box where there are too many: by module path, repeated block, or order
 difference   which nodes of two graphs are the same, and what differs
 places       where two graphs differ, as scenes before and after, like places told once
+text         small graphs before and after as lines of text
 layout       where everything stands, by Graphviz in a process of its own (extra `picture`)
 svg          a scene that is laid out as SVG
 page         SVG files and HTML pages

@@ -18,6 +18,7 @@ from graphsurgery.picture.folds import Fold, fold, is_constant, predecessors
 from graphsurgery.picture.scene import Box, Line, Scene
 
 MOST = 200  # boxes of a picture that a person still reads
+_MOST_ENDS = 40  # inputs, and outputs, that have a box each
 _MOST_BEYOND = 24  # what lies beyond a region and is named
 _MOST_NAMED = 12
 
@@ -143,6 +144,7 @@ class _Lines:
         self._most_beyond = _MOST_BEYOND if beyond else 0
         self._flows: dict[tuple[str, str], list[str]] = {}
         self._beyond: dict[str, Box] = {}
+        self._read = 0
 
     def scene(self, boxes: Sequence[Box]) -> Scene:
         """Return the boxes with their lines, with the ends of the graph, and with what lies beyond."""
@@ -157,17 +159,20 @@ class _Lines:
                 elif self._of.get(writer) != key:
                     self._flow(writer, name, key)
         beyond_readers = self._read_beyond()
-        outputs = [name for name in outline.outputs if outline.writer.get(name) in self._of]
+        written = [name for name in dict.fromkeys(outline.outputs) if outline.writer.get(name) in self._of]
+        outputs = written[:_MOST_ENDS]
         for name in outputs:
             self._flows.setdefault((self._of[outline.writer[name]], _key("out", name)), []).append(name)
         types = self._subject.types
         return Scene(
             (
                 *(end_box(_key("in", name), "input", name, info) for name, info in ends.items()),
+                *_left_out(self._read - len(ends), "input"),
                 *boxes,
                 *self._beyond.values(),
                 *beyond_readers,
                 *(end_box(_key("out", name), "output", name, types.get(name)) for name in outputs),
+                *_left_out(len(written) - len(outputs), "output"),
             ),
             tuple(self._drawn()),
         )
@@ -175,7 +180,9 @@ class _Lines:
     def _inputs(self) -> Iterator[tuple[str, onnx.ValueInfoProto | None]]:
         outline = self._subject.outline
         read = {name for index in self._of for name in outline.reads[index]}
-        yield from ((name, self._subject.types.get(name)) for name in outline.inputs if name in read)
+        inputs = [name for name in outline.inputs if name in read]
+        self._read = len(inputs)
+        yield from ((name, self._subject.types.get(name)) for name in inputs[:_MOST_ENDS])
 
     def _flow(self, writer: int, name: str, key: str) -> None:
         """Note that a tensor flows into a box; one from outside gets a box of what writes it, if they are few."""
@@ -219,6 +226,11 @@ class _Lines:
             more = f" +{len(unique) - 1}" if len(unique) > 1 and first else ""
             about = [f"{name} {shapes[name]}".strip() for name in unique[:_MOST_NAMED]]
             yield Line(source, target, first + more, short_list(about, len(unique)))
+
+
+def _left_out(number: int, kind: str) -> list[Box]:
+    """Return what stands for ends of the graph that have no box of their own."""
+    return [Box(f"more {kind}s", f"and {number:,} more {kind}s", "beyond")] if number else []
 
 
 def short_list(texts: Sequence[str], count: int) -> str:

@@ -71,7 +71,7 @@ def lay_out(boxes: Sequence[Point], lines: Sequence[Sized], seconds: float | Non
 
 
 running = Running(
-    lambda: Worker("graphsurgery.processes.graphviz_process", "a picture: Graphviz", "draw a smaller part")
+    lambda: Worker("graphsurgery.processes.graphviz_process", "a picture: Graphviz", "draw less of it, with --around or a smaller --most")
 )
 
 

@@ -99,7 +99,7 @@ def test_a_graphviz_that_crashes_or_hangs_is_an_error_that_says_what_to_do(monke
     assert graphviz_process.lay_out([(10, 10)], []).boxes == [[5, 5]]
     monkeypatch.setattr(graphviz_process, "_SECONDS", 0.0)
     crowd = [graphviz_process.Sized(a, b, 0, 0) for a in range(60) for b in range(a + 1, 60)]
-    with pytest.raises(PassError, match=r"a picture: Graphviz was stopped after 0 s.*draw a smaller part"):
+    with pytest.raises(PassError, match=r"a picture: Graphviz was stopped after 0 s.*draw less of it"):
         graphviz_process.lay_out([(10, 10)] * 60, crowd)
 
 

@@ -64,6 +64,13 @@ def test_what_a_target_makes_of_a_node_stands_in_it() -> None:
     assert one.outcomes == {"taken": 1, "cpu": 1}
 
 
+def test_of_many_ends_some_are_drawn_and_the_others_counted() -> None:
+    nodes = "  ".join(f"y{n} = Relu (x)" for n in range(50))
+    scene = whole(subject(nodes, outputs=", ".join(f"float[1,2,8,8] y{n}" for n in range(50))))
+    assert sum(box.kind == "output" for box in scene.boxes) == 40
+    assert titles(scene)[-1] == "and 10 more outputs"
+
+
 def test_a_region_names_what_lies_beyond_it() -> None:
     scene = around(subject("a = Relu (x)  b = Neg (a)  c = Abs (b)  d = Sin (c)  y = Cos (d)"), "c", depth=1)
     kinds = {box.title: box.kind for box in scene.boxes}
