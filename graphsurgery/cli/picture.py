@@ -143,11 +143,14 @@ def _subject(model: Model, named: Named | None, precision: str | None) -> Subjec
     """Return the model with the shapes that follow from its inputs, and what the target makes of its nodes."""
     from graphsurgery.graph.model import Model
     from graphsurgery.graph.shapes import infer_shapes
-    from graphsurgery.picture.plain import Subject
+    from graphsurgery.picture.plain import Outcome, Subject
     from graphsurgery.targets.support import support
 
     verdicts = support(model, named, precision).nodes if named is not None else []
-    outcomes = {node.number: (node.verdict.outcome, node.verdict.advice) for node in verdicts}
+    outcomes = {
+        node.number: Outcome(node.verdict.outcome, node.verdict.reason, ", ".join(node.verdict.fixes))
+        for node in verdicts
+    }
     try:
         view = model.graph()
         infer_shapes(view, model.folder)

@@ -29,8 +29,8 @@ _TIMES = "\N{MULTIPLICATION SIGN}"
 Types = Mapping[str, ValueInfoProto]
 
 
-def node_box(outline: Outline, index: int, key: str, outcomes: Mapping[str, int], why: Sequence[str] = ()) -> Box:
-    """Return the box of a node; `outcomes` and `why` are what a target makes of it."""
+def node_box(outline: Outline, index: int, key: str, why: Sequence[str] = (), helps: Sequence[str] = ()) -> Box:
+    """Return the box of a node, with lines that say why a target doesn't take it; what `helps` is for a pointer."""
     node = outline.nodes[index]
     weights = any(is_weight(outline, name) for name in node.input)
     inside = [f"{sum(1 for _ in walk_protos(body))} nodes in {body.name or 'its body'}" for body in bodies(node)]
@@ -39,9 +39,9 @@ def node_box(outline: Outline, index: int, key: str, outcomes: Mapping[str, int]
     brief = [line for line in told if not (weights and re.fullmatch(r"kernel_shape .*|B \d+", line))]
     lines = brief if len(brief) <= _LINES else [*brief[: _LINES - 1], f"and {len(brief) - _LINES + 1} more"]
     title = node.op_type if not domain_of(node.domain) else f"{node.domain}.{node.op_type}"
-    about = [title if not node.name else f"{title} {node.name}", *told[:_MORE], *_ends(node)]
+    about = [title if not node.name else f"{title} {node.name}", *helps, *told[:_MORE], *_ends(node)]
     kind = "weights" if weights else "node"
-    return Box(key, short(title), kind, tuple(map(short, lines)), tuple(_shown(line, 300) for line in about), outcomes)
+    return Box(key, short(title), kind, tuple(map(short, lines)), tuple(_shown(line, 300) for line in about))
 
 
 def end_box(key: str, kind: str, name: str, info: ValueInfoProto | None) -> Box:

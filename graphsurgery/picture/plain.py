@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import onnx
 from onnx import ModelProto
@@ -13,7 +15,7 @@ from graphsurgery.debugging.outline import Outline
 from graphsurgery.errors import InputError, name_nearest
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.protos import graphs_in, types_by_name
-from graphsurgery.picture.boxes import Types, end_box, node_box, shape_of, short
+from graphsurgery.picture.boxes import LONGEST, Types, end_box, node_box, shape_of, short
 from graphsurgery.picture.folds import Fold, fold, is_constant, predecessors
 from graphsurgery.picture.scene import Box, Line, Scene
 
@@ -23,19 +25,27 @@ _MOST_BEYOND = 24  # what lies beyond a region and is named
 _MOST_NAMED = 12
 
 
+class Outcome(NamedTuple):
+    """What becomes of a node at a target, why, and which passes help."""
+
+    outcome: str
+    why: str = ""
+    helps: str = ""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A graph to be drawn: what reads what, the types of its tensors, and what becomes of its nodes at a target.
 
-    `outcomes` has, by the place of a node in the graph, one of scene.OUTCOMES and why.
+    `outcomes` has, by the place of a node in the graph, one of scene.OUTCOMES, why, and what helps.
     """
 
     outline: Outline
     types: Types
-    outcomes: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
 
     @staticmethod
-    def of(model: Model, outcomes: Mapping[int, tuple[str, str]] | None = None) -> Subject:
+    def of(model: Model, outcomes: Mapping[int, Outcome] | None = None) -> Subject:
         """Return the main graph of a model, with the types that are written down in it."""
         return Subject(Outline(model), types_by_name(model.proto.graph), outcomes or {})
 
@@ -116,11 +126,13 @@ def scene_of(
 def _fold_box(subject: Subject, each: Fold, changes: Mapping[int, str]) -> Box:
     outline, first = subject.outline, each.nodes[0]
     told = [subject.outcomes[index] for index in each.nodes if index in subject.outcomes]
-    outcomes = dict(Counter(outcome for outcome, _ in told))
+    outcomes = dict(Counter(each.outcome for each in told))
     if len(each.nodes) == 1:
-        why = [f"{outcome}: {reason}".rstrip(": ") for outcome, reason in told if outcome != "taken"]
-        box = node_box(outline, first, f"n{first}", outcomes, why)
-        return replace(box, change=changes.get(first, ""))
+        left = [each for each in told if each.outcome != "taken"]
+        why = [line for each in left for line in textwrap.wrap(f"{each.outcome}: {each.why}".rstrip(": "), LONGEST)[:2]]
+        helps = [f"what helps: {each.helps}" for each in left if each.helps]
+        box = node_box(outline, first, f"n{first}", why, helps)
+        return replace(box, outcomes=outcomes, change=changes.get(first, ""))
     became = {changes.get(index, "") for index in each.nodes}
     change = became.pop() if len(became) == 1 else ""
     ops = Counter(outline.nodes[index].op_type for index in each.nodes).most_common()

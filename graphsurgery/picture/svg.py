@@ -24,6 +24,7 @@ from graphsurgery.processes.graphviz_process import Point, Route
 _MARGIN = 8
 _ARROW = 6.5
 _LEAST_SCALE = 0.9
+_FAR = 240  # pixels from the left, where a phone's screen would show no box
 
 
 def size(placed: Placed) -> Point:
@@ -33,14 +34,15 @@ def size(placed: Placed) -> Point:
 
 
 def figure(placed: Placed, described: str) -> Markup:
-    """Return the picture as an <svg> for an HTML page; `described` is what it is called where it isn't seen."""
+    """Return the picture for an HTML page; `described` is what it is called where it isn't seen."""
     wide, high = size(placed)
     # a picture that is too wide is scaled a little, and scrolled to where it begins by the browsers that know how
-    begin = Markup('<span class="begin" style="left:{:.0f}%"></span>').format(100 * start(placed))
-    head = Markup(
-        '<svg class="graph" role="img" aria-label="{}" width="{}" viewBox="0 0 {} {}" style="min-width:{:.0f}px">'
-    )
-    return begin + head.format(described, wide, wide, high, _LEAST_SCALE * wide) + content(placed) + Markup("</svg>")
+    share = start(placed)
+    begin = Markup('<span class="begin" style="left:calc({:.0f}% - 9rem)"></span>').format(100 * share)
+    plate = Markup('<div class="plate" style="width:{}px;min-width:{:.0f}px">').format(wide, _LEAST_SCALE * wide)
+    head = Markup('<svg class="graph" role="img" aria-label="{}" width="100%" viewBox="0 0 {} {}">')
+    drawing = head.format(described, wide, high) + content(placed) + Markup("</svg>")
+    return plate + (begin if share * wide > _FAR else Markup("")) + drawing + Markup("</div>")
 
 
 def content(placed: Placed) -> Markup:

@@ -70,9 +70,8 @@ def lay_out(boxes: Sequence[Point], lines: Sequence[Sized], seconds: float | Non
     return Arranged(reply["size"], reply["boxes"], routes)
 
 
-running = Running(
-    lambda: Worker("graphsurgery.processes.graphviz_process", "a picture: Graphviz", "draw less of it, with --around or a smaller --most")
-)
+_CURE = "draw less of it, with --around or a smaller --most"
+running = Running(lambda: Worker("graphsurgery.processes.graphviz_process", "a picture: Graphviz", _CURE))
 
 
 # --- the other end ----------------------------------------------------------------------------------------------
@@ -94,7 +93,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     import pygraphviz
 
     graph = pygraphviz.AGraph(directed=True, strict=False)
-    graph.graph_attr.update(rankdir="TB", nodesep="0.16", ranksep="0.24", splines="spline", pad="0", margin="0")
+    # labels have ranks of their own between those of the boxes
+    apart = 0.24 if any(width for _, _, width, _ in request["lines"]) else 0.42
+    graph.graph_attr.update(rankdir="TB", nodesep="0.16", ranksep=f"{apart}", splines="spline", pad="0", margin="0")
     graph.node_attr.update(shape="box", fixedsize="true", label="")
     graph.edge_attr.update(arrowsize="0.6")
     for number, (width, height) in enumerate(request["boxes"]):

@@ -11,6 +11,7 @@ import pytest
 
 from graphsurgery.errors import MissingTool, PassError
 from graphsurgery.picture.page import Figure, css, html_page, legend, svg_page
+from graphsurgery.picture.plain import Outcome as Fate
 from graphsurgery.picture.plain import Subject, whole
 from graphsurgery.picture.scene import CHANGES, OUTCOMES, Box, Line, Scene
 from graphsurgery.processes import graphviz_process
@@ -70,7 +71,7 @@ def test_a_page_needs_no_network_and_no_script() -> None:
 
 def test_the_legend_counts_what_a_target_makes_of_the_nodes() -> None:
     plain = subject("a = Relu (x)  y = Neg (a)")
-    told = Subject(plain.outline, plain.types, {0: ("taken", ""), 1: ("cpu", "never taken")})
+    told = Subject(plain.outline, plain.types, {0: Fate("taken"), 1: Fate("cpu", "never taken", "lower-neg")})
     page = html_page("", [], [Figure("", [("", whole(told))])])
     assert "1 taken" in page
     assert "1 left to the CPU" in page

@@ -7,7 +7,7 @@ from onnx import helper
 
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
-from graphsurgery.picture.plain import Subject, around, whole
+from graphsurgery.picture.plain import Outcome, Subject, around, whole
 from graphsurgery.picture.scene import Scene
 from graphsurgery.testing import parse
 from picture.graphs import HEAD, X, subject
@@ -56,10 +56,11 @@ def test_constants_stand_in_the_box_that_reads_them() -> None:
 
 def test_what_a_target_makes_of_a_node_stands_in_it() -> None:
     plain = subject("a = Relu (x)  y = Neg (a)")
-    told = Subject(plain.outline, plain.types, {0: ("taken", ""), 1: ("cpu", "never taken")})
+    told = Subject(plain.outline, plain.types, {0: Outcome("taken"), 1: Outcome("cpu", "never taken", "lower-neg")})
     relu, neg = whole(told).boxes[1:3]
     assert (relu.outcomes, relu.lines) == ({"taken": 1}, ())
     assert (neg.outcomes, neg.lines) == ({"cpu": 1}, ("cpu: never taken",))
+    assert "what helps: lower-neg" in neg.about
     (one,) = [box for box in whole(told, 1).boxes if box.kind == "fold"]
     assert one.outcomes == {"taken": 1, "cpu": 1}
 
