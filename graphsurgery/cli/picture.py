@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphsurgery.cli.app import app
-from graphsurgery.cli.arguments import Plugins
-from graphsurgery.cli.screen import err, out, save
+from graphsurgery.cli.arguments import JsonFile, Plugins
+from graphsurgery.cli.screen import err, save, screen_for, write_json
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.report import terminal
 
@@ -27,7 +27,7 @@ _MOST_KINDS = 20  # of differences that are drawn
 def picture_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a folder of parts.")],
     after: Annotated[
-        Path | None, typer.Argument(metavar="[AFTER]", help="Another ONNX file: draw what differs, side by side.")
+        Path | None, typer.Argument(metavar="AFTER", help="Another ONNX file: draw what differs, side by side.")
     ] = None,
     *,
     out_: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.svg|.html", help="Where the picture goes.")],
@@ -43,6 +43,7 @@ def picture_command(
         str | None, typer.Option(help="In which the target computes; its usual one if not given.")
     ] = None,
     plugin: Plugins = None,
+    json_: JsonFile = None,
 ) -> None:
     """Draw a graph with the shapes of its tensors, for a browser. Needs the extra `picture`.
 
@@ -62,19 +63,21 @@ def picture_command(
     graphviz_process.running.start()
     registry = discover(plugin or [])
     named = None if target is None else load_target(target, registry)
+    screen = screen_for(json_)
     if after is None:
         figures, told = _one(model, around, depth, most, named, precision)
     elif around is not None:
         raise InputError("--around goes with one model: of two, the places that differ are drawn")
     else:
-        figures, told = _two(model, after, most, named, precision)
+        figures, told = _two(model, after, most, named, precision, screen)
+    write_json(json_, [figure.to_json() for figure in figures])
     if not figures:
-        out.print(told[0], highlight=False, markup=False, soft_wrap=True)
+        screen.print(told[0], highlight=False, markup=False, soft_wrap=True)
         return
     write = svg_page if out_.suffix.lower() == ".svg" else html_page
     page = write(str(model) if after is None else f"{model} -> {after}", told, figures)
     save(out_, lambda path: path.write_text(page, encoding="utf-8"))
-    out.print(str(out_), highlight=False, markup=False, soft_wrap=True)
+    screen.print(str(out_), highlight=False, markup=False, soft_wrap=True)
 
 
 def _one(
@@ -108,7 +111,7 @@ def _one(
 
 
 def _two(
-    path: Path, other: Path, most: int, named: Named | None, precision: str | None
+    path: Path, other: Path, most: int, named: Named | None, precision: str | None, screen: terminal.Screen
 ) -> tuple[list[Figure], list[str]]:
     """Return a figure for each kind of place where two models differ, and what is to be said; no figure without one."""
     from graphsurgery.graph.model import Model
@@ -120,7 +123,7 @@ def _two(
     if not found:
         return [], [f"{path} and {other} have the same nodes: there is no difference to draw"]
     rows = [[str(place.count), place.title] for place in found]
-    out.print(terminal.plain_table("", ["places", "before -> after"], rows))
+    screen.print(terminal.plain_table("", ["places", "before -> after"], rows))
     sizes = [len(subject.outline.nodes) for subject in (before, after)]
     told = [f"{sizes[0]:,} nodes before, {sizes[1]:,} after"]
     if kinds > len(found):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -41,6 +42,10 @@ class Figure:
 
     title: str
     panels: Sequence[tuple[str, Scene]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as --json has it."""
+        return {"title": self.title, "panels": [{"caption": text, **scene.to_json()} for text, scene in self.panels]}
 
 
 def figure_of(place: Place) -> Figure:

@@ -41,7 +41,8 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
     first_drawn = graphs.of(first) if first else None
 
     def step(content: Data) -> dict[str, Any]:
-        return {**sections.step(content), "graphs": graphs.of_step(content), "more_kinds": more_kinds(content)}
+        drawn = {"graphs": graphs.of_step(content), "more_kinds": more_kinds(content)}
+        return {**sections.step(content), **drawn, "no_node": bool(content.get("changes")) and not drawn["graphs"]}
 
     passes = [step(each) for each in run.get("passes") or ()]
     variants = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -82,6 +83,14 @@ def test_draws_what_differs_between_two_graphs(cli: Cli, graph: Path) -> None:
     assert " ".join(outcome.out.split()) == "places before -> after 1 Neg -> Sin difference.html"
     page = Path("difference.html").read_text(encoding="utf-8")
     assert all(said in page for said in ("3 nodes before, 3 after", "before, 1 node", "box node gone", "box node new"))
+
+
+def test_what_is_drawn_is_there_as_json(cli: Cli, graph: Path) -> None:
+    pytest.importorskip("pygraphviz")
+    outcome = cli("picture", graph, "-o", "graph.svg", "--json", "-")
+    (figure,) = json.loads(outcome.out)
+    assert [box["title"] for box in figure["panels"][0]["boxes"]] == ["x", "Relu", "Neg", "Sqrt", "y"]
+    assert outcome.err == "graph.svg\n"
 
 
 def test_draws_nothing_where_nothing_differs(cli: Cli, graph: Path) -> None:

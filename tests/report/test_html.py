@@ -238,6 +238,13 @@ def test_what_a_pass_changed_is_drawn_before_and_after() -> None:
     assert "pip install 'graphsurgery[picture]'" not in page.text
 
 
+def test_a_pass_that_changed_no_node_says_so() -> None:
+    run = good_run()
+    run["passes"][0]["changes"] = {"kinds": 0, "places": []}
+    assert "It changed no node: shapes, types or names alone." in Page(render(run, None)).text
+    assert "It changed no node" not in Page(render(good_run(), None)).text
+
+
 def test_the_first_difference_of_a_failed_run_is_drawn() -> None:
     pytest.importorskip("pygraphviz")
     page = Page(render(failed_run(), None))
