@@ -87,8 +87,8 @@ def _one(
     from graphsurgery.picture.page import Figure
     from graphsurgery.picture.plain import around, whole
 
-    models = _models(path)
-    subjects = {part: _subject(model, named, precision) for part, model in models.items()}
+    models, hosts = _models(path)
+    subjects = {part: _subject(model, None if part in hosts else named, precision) for part, model in models.items()}
     figures, drawn, errors = [], 0, []
     for part, subject in subjects.items():
         try:
@@ -133,13 +133,20 @@ def _two(
     return [figure_of(place) for place in found], told
 
 
-def _models(path: Path) -> dict[str, Model]:
+def _models(path: Path) -> tuple[dict[str, Model], set[str]]:
+    """Return the model, or the parts in a folder by their names, and which of these are for no accelerator."""
     from graphsurgery.graph.model import Model
     from graphsurgery.parts.folder import read_parts
 
     if path.is_dir():
-        return read_parts(path, lambda manifest: {part.name: Model.load(path / part.file) for part in manifest.parts})
-    return {"": Model.load(path)}
+        return read_parts(
+            path,
+            lambda manifest: (
+                {part.name: Model.load(path / part.file) for part in manifest.parts},
+                {part.name for part in manifest.parts if not part.accelerator},
+            ),
+        )
+    return {"": Model.load(path)}, set()
 
 
 def _subject(model: Model, named: Named | None, precision: str | None) -> Subject:

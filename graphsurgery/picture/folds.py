@@ -47,6 +47,15 @@ def fold(outline: Outline, most: int, among: Collection[int] | None = None) -> l
     return _opened(_by_blocks(nodes, outline, before), outline, most)
 
 
+def fold_apart(outline: Outline, most: int, among: Collection[int], alone: Collection[int]) -> list[Fold]:
+    """Return about `most` folds that hold the nodes `among`, and those of them in `alone` by themselves."""
+    folds = fold(outline, most, set(among) - set(alone)) + [Fold((index,)) for index in alone if index in among]
+    place = {index: number for number, index in enumerate(outline.order)}
+    folds.sort(key=lambda each: place[each.nodes[0]])
+    nodes = [index for index in outline.order if index in among]
+    return _without_circles(folds, nodes, predecessors(outline))
+
+
 def is_constant(outline: Outline, index: int) -> bool:
     """Whether a node is a Constant whose value is shown where it is read."""
     node = outline.nodes[index]

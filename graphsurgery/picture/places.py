@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphsurgery.picture.difference import Difference, difference
-from graphsurgery.picture.folds import fold
+from graphsurgery.picture.folds import fold_apart
 from graphsurgery.picture.plain import MOST, Subject, neighbourhood, scene_of
 from graphsurgery.picture.scene import Scene
 
@@ -92,10 +92,14 @@ def _place(
     in_a = near[0] | {back[index] for index in near[1] if index in back}
     in_b = near[1] | {found.twins[index] for index in near[0] if index in found.twins}
     scenes = [
-        scene_of(subject, fold(subject.outline, most, among), changes, beyond=False)
+        scene_of(subject, fold_apart(subject.outline, most, among, _kept(among, changes)), changes, beyond=False)
         for subject, among, changes in ((before, in_a, found.of_a), (after, in_b, found.of_b))
     ]
     return Place(title, len(alike), (len(own[0]), len(own[1])), *scenes)
+
+
+def _kept(among: Collection[int], changes: Mapping[int, str]) -> list[int]:
+    return [index for index in among if changes.get(index) == "kept"]
 
 
 def _together(found: Difference) -> list[list[_Node]]:

@@ -134,7 +134,7 @@ def _fold_box(subject: Subject, each: Fold, changes: Mapping[int, str]) -> Box:
         box = node_box(outline, first, f"n{first}", why, helps)
         return replace(box, outcomes=outcomes, change=changes.get(first, ""))
     became = {changes.get(index, "") for index in each.nodes}
-    change = became.pop() if len(became) == 1 else ""
+    change = became.pop() if len(became) == 1 else "" if became & {"kept", ""} else "changed"
     ops = Counter(outline.nodes[index].op_type for index in each.nodes).most_common()
     title = each.title or f"{len(each.nodes)} nodes"
     lines = [", ".join(f"{number} {op}" for op, number in ops[at : at + 2]) for at in range(0, min(len(ops), 4), 2)]

@@ -58,20 +58,25 @@ def _boxes(placed: Placed) -> Iterator[Markup]:
             classes, round(x - wide / 2, 1), round(y - high / 2, 1)
         )
         about = Markup("<title>{}</title>").format("\n".join(box.about)) if box.about else Markup("")
-        round_ = (
-            high / 2
-            if box.kind in ("input", "output") and not box.lines
-            else 8
-            if box.kind in ("input", "output")
-            else 3
-        )
-        frame = Markup('<rect width="{:g}" height="{:g}" rx="{:g}"/>').format(wide, high, round_)
+        frame = _frame(wide, high, _roundness(box, high))
         if box.kind == "fold":  # as if there were more behind it
-            frame = (
-                Markup('<rect class="behind" x="3" y="3" width="{:g}" height="{:g}" rx="3"/>').format(wide, high)
-                + frame
-            )
+            frame = _frame(wide, high, 3, ' x="3" y="3"') + frame
         yield head + about + frame + _bar(box, wide, high) + _texts(box, wide) + Markup("</g>")
+
+
+def _frame(wide: float, high: float, roundness: float, place: str = "") -> Markup:
+    return (
+        Markup("<rect")
+        + Markup(place)
+        + Markup(' width="{:g}" height="{:g}" rx="{:g}"/>').format(wide, high, roundness)
+    )
+
+
+def _roundness(box: Box, high: float) -> float:
+    """Return the radius of a box's corners: ends of the graph are round."""
+    if box.kind not in ("input", "output"):
+        return 3
+    return 8 if box.lines else high / 2
 
 
 def _outcome(box: Box) -> str:

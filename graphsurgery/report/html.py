@@ -41,8 +41,13 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
     first_drawn = graphs.of(first) if first else None
 
     def step(content: Data) -> dict[str, Any]:
-        drawn = {"graphs": graphs.of_step(content), "more_kinds": more_kinds(content)}
-        return {**sections.step(content), **drawn, "no_node": bool(content.get("changes")) and not drawn["graphs"]}
+        pictures_of_step = graphs.of_step(content)
+        return {
+            **sections.step(content),
+            "graphs": pictures_of_step,
+            "more_kinds": more_kinds(content),
+            "no_node": bool(content.get("changes")) and not pictures_of_step,
+        }
 
     passes = [step(each) for each in run.get("passes") or ()]
     variants = [

@@ -92,6 +92,8 @@ def test_a_large_place_is_folded() -> None:
     (place,) = places(subject(many), subject(many.replace("Neg", "Sqrt").replace("t", "u")), 1, most=20)[0]
     assert place.nodes == (300, 300)
     assert len(place.before.boxes) <= 22
+    assert {box.change for box in place.before.boxes if box.kind == "fold"} == {"gone"}
+    assert [box.change for box in place.before.boxes if box.title == "Relu"] == ["kept"]
 
 
 def test_the_first_difference_stands_out_in_both_graphs() -> None:
