@@ -65,11 +65,8 @@ def _boxes(placed: Placed) -> Iterator[Markup]:
 
 
 def _frame(wide: float, high: float, roundness: float, place: str = "") -> Markup:
-    return (
-        Markup("<rect")
-        + Markup(place)
-        + Markup(' width="{:g}" height="{:g}" rx="{:g}"/>').format(wide, high, roundness)
-    )
+    size = Markup(' width="{:g}" height="{:g}" rx="{:g}"/>').format(wide, high, roundness)
+    return Markup("<rect") + Markup(place) + size
 
 
 def _roundness(box: Box, high: float) -> float:
