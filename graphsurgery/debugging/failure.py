@@ -17,6 +17,7 @@ import numpy as np
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging.bisect import bisect, from_mapping
+from graphsurgery.debugging.divergence import Divergence
 from graphsurgery.debugging.reproduction import files_of_reproduction, save_tensors
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.files.commit import writing
@@ -26,8 +27,10 @@ from graphsurgery.graph.notes import frozen_batch
 from graphsurgery.parts.folder import RECORD, REPORT
 
 
-def record(before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]) -> str:
-    """Put both graphs and their inputs into `folder`, and return the line that says where they begin to differ.
+def record(
+    before: Model, after: Model, sample: Sample, folder: Path, progress: Callable[[int, int], None]
+) -> tuple[str, Divergence | None]:
+    """Put both graphs and their inputs into `folder`; return the line that says where they begin to differ, and where.
 
     The line is empty where that can't be done: the failure itself is what the user must hear of, whatever happens here.
     """
@@ -35,17 +38,18 @@ def record(before: Model, after: Model, sample: Sample, folder: Path, progress: 
         given = _given(before, after, sample)
         _write(before, after, given, folder)
     except (GraphSurgeryError, OSError):
-        return ""
+        return "", None
     inside = [folder / name for name in ("before.onnx", "after.onnx", "inputs")]
     command = shlex.join(["python", "-m", "graphsurgery", "bisect", *map(str, inside[:2]), "--inputs", str(inside[2])])
     try:
         found = bisect(before, after, from_mapping(given), Tolerances(), progress)
     except Exception as error:  # as above
-        return f"the graphs can't be searched ({type(error).__name__}); try: {command}"
+        return f"the graphs can't be searched ({type(error).__name__}); try: {command}", None
     if not found.divergences:
         allowed = f"{DEFAULT_TOLERANCE.relative:.0e} of its largest value"
-        return f"no tensor is off by more than {allowed} between the graphs before and after the pass: {command}"
-    return f"first difference: {found.divergences[0].explain()}; see it again: {command}"
+        return f"no tensor is off by more than {allowed} between the graphs before and after the pass: {command}", None
+    first = found.divergences[0]
+    return f"first difference: {first.explain()}; see it again: {command}", first
 
 
 def _given(before: Model, after: Model, sample: Sample) -> dict[str, np.ndarray]:

@@ -28,6 +28,7 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
+from graphsurgery.pipeline.changes import changes
 from graphsurgery.pipeline.judging import (
     completed_first,
     graphs_left_behind,
@@ -302,6 +303,7 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
     step = Step(
         use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
     )
+    step.changes = changes(model, applied.model)
     return step, applied.model
 
 

@@ -21,6 +21,7 @@ from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
 from graphsurgery.partition import boundary_names
 from graphsurgery.parts.part import Part
+from graphsurgery.pipeline.changes import first_difference
 from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PassUse
 from graphsurgery.report.run_record import Step
@@ -217,5 +218,7 @@ def graphs_left_behind(run: Run, step: Step, before: Model | None, after: Model)
         if run.failed is not None and before is not None:
             run.watcher.begin("look for the first difference")
             sample = (failing or run.samples)[0]
-            error.hint = failure.record(before, after, sample, run.failed, run.watcher.advance)
+            error.hint, first = failure.record(before, after, sample, run.failed, run.watcher.advance)
+            if first is not None:
+                run.record.first_difference = first_difference(before, after, first)
         raise

@@ -82,6 +82,7 @@ def make_variant(
         return record
     except Difference as error:
         record.reason = str(error)
+        run.record.first_difference = inner.record.first_difference
         changed = Difference(f"variant '{variant.name}': {error}")
         changed.hint = error.hint
         raise changed from error

@@ -170,12 +170,21 @@ class Child:
 
 
 class Worker(Child):
-    """A process of this Python that runs `module` of this package as the other end."""
+    """A process of this Python that runs `module` of this package as the other end.
 
-    def __init__(self, module: str, name: str) -> None:
+    `cure` says what helps after a crash or at a limit, where what is at work is no pass.
+    """
+
+    def __init__(self, module: str, name: str, cure: str | None = None) -> None:
+        self._own_cure = cure
         # it finds what this process finds, in the same order
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         super().__init__([sys.executable, "-P", "-m", module], name, {"PYTHONPATH": path})
+
+    def fault(self, what: str, cure: str = "") -> GraphSurgeryError:
+        if self._own_cure is None:
+            return super().fault(what, cure)
+        return PassError(f"{self._name} {what}; {self._own_cure}")
 
 
 W = TypeVar("W", bound=Child)

@@ -6,9 +6,12 @@ Tensors that differ in a number behind their name, features_0 to features_3, are
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from graphsurgery.picture.scene import OUTCOMES
 
 Shape = Sequence[int | str | None] | None
 
@@ -26,7 +29,8 @@ class Flow:
 class Box:
     """A part. `reads` are the detector's inputs, `gives` its outputs, `arrives` what the part before it hands over.
 
-    `also` is what it reads of parts further back, by their names.
+    `also` is what it reads of parts further back, by their names; `outcomes` counts its nodes by what becomes of them
+    at the recipe's target, in the order of a legend.
     """
 
     name: str
@@ -38,10 +42,18 @@ class Box:
     arrives: tuple[Flow, ...]
     also: tuple[tuple[str, tuple[Flow, ...]], ...]
     gives: tuple[Flow, ...]
+    outcomes: tuple[tuple[str, int], ...] = ()
 
 
-def boxes(parts: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any] | None) -> list[Box]:
-    """Return the parts of a run in their order; the manifest adds dtypes, batches, and which tensors are results."""
+def boxes(
+    parts: Sequence[Mapping[str, Any]],
+    manifest: Mapping[str, Any] | None,
+    support: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Box]:
+    """Return the parts of a run in their order.
+
+    The manifest adds dtypes, batches, and which tensors are results, `support` what a target takes of each part.
+    """
     entries = {entry["name"]: entry for entry in (manifest or {}).get("parts", ())}
     read = {name for part in parts for name in part["inputs"]}
     results = (manifest or {}).get("outputs") or [n for part in parts for n in part["outputs"] if n not in read]
@@ -69,10 +81,19 @@ def boxes(parts: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any] | None
                 arrives=flows.pop(index - 1, ()),
                 also=tuple((parts[source]["name"], tensors) for source, tensors in sorted(flows.items())),
                 gives=_grouped(given, dtypes),
+                outcomes=_outcomes((support or {}).get(part["name"])),
             )
         )
         writer.update(dict.fromkeys(part["outputs"], index))
     return found
+
+
+def _outcomes(support: Mapping[str, Any] | None) -> tuple[tuple[str, int], ...]:
+    if not support:
+        return ()
+    counts = Counter(str(node["outcome"]) for node in support["left"])
+    counts["taken"] = support["nodes_taken"]
+    return tuple((outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome] > 0)
 
 
 def _batch(batch: Mapping[str, Any] | None) -> str:

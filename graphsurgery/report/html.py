@@ -15,8 +15,11 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from graphsurgery.picture import page
+from graphsurgery.picture.page import TOLD
 from graphsurgery.report import charts, numbers, sections
 from graphsurgery.report.diagram import boxes
+from graphsurgery.report.graphs import Pictures, more_kinds
 from graphsurgery.report.headline import headline
 from graphsurgery.report.pictures import Picture
 from graphsurgery.report.recipe_text import as_yaml
@@ -32,7 +35,25 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
     Each is what a run has, or what run_file.read_run() and Manifest.read() let in.
     """
     recipe, parts = run["recipe"], run.get("parts") or ()
-    drawn = boxes(parts, manifest)
+    drawn = boxes(parts, manifest, run.get("support"))
+    graphs = Pictures()
+    first = run.get("first_difference")
+    first_drawn = graphs.of(first) if first else None
+
+    def step(content: Data) -> dict[str, Any]:
+        pictures_of_step = graphs.of_step(content)
+        return {
+            **sections.step(content),
+            "graphs": pictures_of_step,
+            "more_kinds": more_kinds(content),
+            "no_node": bool(content.get("changes")) and not pictures_of_step,
+        }
+
+    passes = [step(each) for each in run.get("passes") or ()]
+    variants = [
+        {**sections.variant(name, variant), "passes": [step(each) for each in variant.get("passes") or ()]}
+        for name, variant in (run.get("variants") or {}).items()
+    ]
     return _template().render(
         name=recipe.get("name") or "run",
         headline=headline(run),
@@ -40,9 +61,12 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
         facts=list(_facts(run)),
         boxes=drawn,
         connectors=charts.connectors([box.accelerator for box in drawn]),
-        passes=[sections.step(step) for step in run.get("passes") or ()],
-        variants=[sections.variant(name, variant) for name, variant in (run.get("variants") or {}).items()],
-        checks=[sections.step(step) for step in run.get("checks") or ()],
+        first=first_drawn,
+        passes=passes,
+        variants=variants,
+        no_graphs=graphs.missing,
+        told=TOLD,
+        checks=[step(each) for each in run.get("checks") or ()],
         support=sections.support(run),
         operators=[sections.operators(part) for part in parts],
         boundary=sections.boundary_sqnr(run),
@@ -58,7 +82,7 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(css=_file("report.css"), axis=charts.axis, legend=charts.legend)
+    environment.globals.update(css=_file("report.css") + page.css(), axis=charts.axis, legend=charts.legend)
     environment.filters.update(milliseconds=numbers.milliseconds, seconds=numbers.seconds)
     return environment.from_string(_file("report.html.jinja"))
 

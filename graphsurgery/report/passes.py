@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from graphsurgery import files
 from graphsurgery.operators.pattern import Pattern
 from graphsurgery.plugins import source_file
 from graphsurgery.rewrite import Pass
@@ -23,8 +26,13 @@ not to be edited. An exact pass leaves what is computed as it is; an approximate
 to write one: [write-a-pass.md](write-a-pass.md)."""
 
 
+# beside the files of passes: by their names, the graphs of a test as lines; scripts/draw_passes.py writes it
+_DRAWN = "before_after.json"
+_MOST_BYTES = 4 * files.MB
+
+
 def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
-    """Return name, effect, operators, patterns, one-line summary, options, and the file of a pass."""
+    """Return name, effect, operators, patterns, an example, one-line summary, options, and the file of a pass."""
     first_paragraph = picture(pass_).split("\n\n")[0]
     about = inspect.cleandoc(pass_.__doc__ or "")
     return {
@@ -32,6 +40,7 @@ def describe_pass(pass_: type[Pass]) -> dict[str, Any]:
         "effect": pass_.effect,
         "matches": list(operators_of(pass_)),
         "patterns": patterns(pass_),
+        "example": example(pass_),
         "summary": " ".join(first_paragraph.split()),
         "about": "" if about.startswith(f"{pass_.__name__}(") else about,  # dataclass's own docstring says nothing
         "options": [_option(field, typing.get_type_hints(pass_)[field.name]) for field in dataclasses.fields(pass_)],
@@ -45,11 +54,40 @@ def patterns(pass_: type[Pass]) -> list[str]:
     return [text for value in own.values() if isinstance(value, Pattern) for text in value.texts]
 
 
+def example(pass_: type[Pass]) -> dict[str, list[str]] | None:
+    """Return a graph before and after a pass, as its tests have it, in lines of text; None where none is drawn."""
+    found = _examples(Path(source_file(pass_)).with_name(_DRAWN)).get(getattr(pass_, "name", ""))
+    try:
+        return None if found is None else {side: [str(line) for line in found[side]] for side in ("before", "after")}
+    except (KeyError, TypeError):  # somebody else's file of that name
+        return None
+
+
+@functools.cache
+def _examples(path: Path) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    try:
+        read = files.read_json(path, _MOST_BYTES)
+    except (OSError, ValueError):  # passes of a plug-in have none, as a rule
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
 def text_of(pass_: type[Pass]) -> str:
-    """Return what a pass says of itself: its docstring, with its patterns as a picture behind the first paragraph."""
+    """Return what a pass says of itself, with pictures: its docstring, its patterns, and a graph of its tests."""
     first, *rest = picture(pass_).split("\n\n")
     drawn = textwrap.indent("\n".join(patterns(pass_)), "    ")
-    return "\n\n".join([first, *([drawn] if drawn else []), *rest])
+    return "\n\n".join([first, *([drawn] if drawn else []), *rest, *_example_text(pass_)])
+
+
+def _example_text(pass_: type[Pass]) -> list[str]:
+    found = example(pass_)
+    if found is None:
+        return []
+    lines = []
+    for side in ("before", "after"):
+        for number, line in enumerate(found[side]):
+            lines.append(f"    {'' if number else side:<8}{line}".rstrip())
+    return ["For example:", "\n".join(lines)]
 
 
 def _option(field: dataclasses.Field[Any], kind: Any) -> dict[str, str]:

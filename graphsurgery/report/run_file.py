@@ -27,6 +27,7 @@ def _drawable(number: float) -> float:
 Number = Annotated[float, AfterValidator(_drawable)]
 Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Some = Annotated[dict[str, _Value], Field(min_length=1)]
+Text = Annotated[str, Field(max_length=2_000)]  # what stands in a picture of a graph
 Tensors = Annotated[dict[str, _Value], Field(max_length=5_000)]  # they are sorted by the kinds of their names
 
 
@@ -58,6 +59,41 @@ class _Details(TypedDict):
     sampled: NotRequired[list[str] | None]
 
 
+class _Box(TypedDict):
+    key: Text
+    title: Text
+    kind: NotRequired[Text]
+    lines: NotRequired[Annotated[list[Text], Field(max_length=8)]]
+    about: NotRequired[Annotated[list[Text], Field(max_length=40)]]
+    outcomes: NotRequired[Annotated[dict[Text, Annotated[int, Field(ge=1, lt=2**31)]], Field(max_length=10)]]
+    change: NotRequired[Text]
+
+
+class _Line(TypedDict):
+    source: Text
+    target: Text
+    label: NotRequired[Text]
+    about: NotRequired[Annotated[str, Field(max_length=4_000)]]
+
+
+class _Scene(TypedDict):
+    boxes: Annotated[list[_Box], Field(max_length=200)]
+    lines: Annotated[list[_Line], Field(max_length=1_000)]
+
+
+class _Place(TypedDict):
+    title: Annotated[str, Field(max_length=4_000)]
+    count: int
+    nodes: Annotated[list[int], Field(min_length=2, max_length=2)]
+    before: _Scene
+    after: _Scene
+
+
+class _Changes(TypedDict):
+    kinds: int
+    places: Annotated[list[_Place], Field(max_length=20)]
+
+
 class _Comparison(TypedDict):
     notes: NotRequired[list[str] | None]
 
@@ -73,6 +109,7 @@ class _Step(TypedDict):
     skips: NotRequired[list[_Skip]]
     details: NotRequired[_Details]
     brings: NotRequired[list[str] | None]
+    changes: NotRequired[_Changes | None]
     worst: NotRequired[_Worst | None]
     worst_before: NotRequired[_Worst | None]
     comparison: NotRequired[_Comparison | None]
@@ -168,6 +205,7 @@ class _Run(TypedDict):
     evaluation: NotRequired[_Evaluation | None]
     latency: NotRequired[dict[str, _Latency] | None]
     error: NotRequired[_Error | None]
+    first_difference: NotRequired[_Place | None]
     seconds: NotRequired[dict[str, Finite] | None]
     peak_rss_mb: NotRequired[Finite | None]
     environment: NotRequired[_Environment | None]

@@ -24,7 +24,8 @@ class Step:
     """One pass, or one check that belongs to no pass (`effect` None): the export, the cut, the chain.
 
     `comparison` is with the captured tensors, `before` with the graph before it, where the gate asked for that.
-    `brings` says what the recipe's target doesn't take of what the pass made.
+    `brings` says what the recipe's target doesn't take of what the pass made, `changes` where it changed the graph: the
+    largest kinds of places and how many `kinds` there are.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Step:
     skips: Sequence[Skip] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     brings: Sequence[str] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
     verdict: Judgement = "unchecked"
     comparison: Verdict | None = None
     before: Verdict | None = None
@@ -75,6 +77,7 @@ class Step:
             "skips": [{"node": skip.node, "reason": skip.reason} for skip in self.skips],
             **({"details": self.details} if self.details else {}),
             **({"brings": list(self.brings)} if self.brings else {}),
+            **({"changes": self.changes} if self.changes else {}),
             "verdict": self.verdict,
             "worst": _worst(self.worst),
             "comparison": self.comparison.to_json() if self.comparison else None,
@@ -129,6 +132,7 @@ class Record:
     support: dict[str, Any] = field(default_factory=dict)  # what the target takes of each part
     compiled: dict[str, str] = field(default_factory=dict)  # of the parts, when these are written: not in run.json
     error: dict[str, str] | None = None
+    first_difference: Mapping[str, Any] | None = None  # of the graphs around the pass that failed
 
     def spent(self, what: str, seconds: float) -> None:
         """Add to the time of export, capture, surgery, checks or evaluate."""
@@ -166,6 +170,7 @@ class Record:
             "latency": self.latency,
             "capture": self.capture,
             "error": self.error,
+            **({"first_difference": self.first_difference} if self.first_difference else {}),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_rss_mb": round(peak_rss_mb(), 1),
             "environment": environment.describe(),

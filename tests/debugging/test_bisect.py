@@ -99,8 +99,10 @@ def test_a_failed_run_does_not_point_to_a_name_that_a_fold_has_moved(tmp_path: P
     (tmp_path / "1").mkdir()
     np.save(tmp_path / "1" / "x.npy", np.arange(1, 5, dtype=np.float32))
     sample = Sample("1", tmp_path / "1", None, 1, 1)
-    hint = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    hint, found = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
     assert hint.startswith("first difference: tensor 'y' (Neg 'y' in A, Abs 'y' in B): ")
+    assert found is not None
+    assert found.tensor == "y"
 
 
 def test_a_failed_run_fills_up_the_rows_of_a_frozen_batch_and_leaves_its_parameters_whole(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_failed_run_fills_up_the_rows_of_a_frozen_batch_and_leaves_its_paramet
     for name, value in given.items():
         np.save(tmp_path / "1" / f"{name}.npy", value)
     sample = Sample("1", tmp_path / "1", None, 1, 1)
-    hint = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
+    hint, _ = failure.record(before, after, sample, tmp_path / "failed", lambda done, total: None)
     assert hint.startswith("first difference: tensor 'y' (Abs 'y' in A, Neg 'y' in B): ")
     kept = {name: np.load(tmp_path / "failed" / "inputs" / f"{name}.npy") for name in given}
     np.testing.assert_array_equal(kept["x"], [[1, 1], [0, 0], [0, 0]])

@@ -197,6 +197,11 @@ def write_model() -> None:
         Path(f"{name}.yaml").write_text(recipe + "passes: [drop-identity]\n", encoding="utf-8")
 
 
+def make_temporary() -> None:
+    """Make the folder for temporary files of what is begun before there are copies: a process of a tool has some."""
+    Path(os.environ["TMPDIR"]).mkdir(parents=True, exist_ok=True)
+
+
 def write_notes(*folders: str) -> Action:
     """Return what puts files of the user's into folders."""
 
@@ -357,6 +362,13 @@ SCENARIOS = {
         compile_bars(2),
         cli("run", "parts", "--image", "images/1.png"),
         lambda root: files(root / "parts"),
+    ),
+    "picture": lambda: Scenario(
+        [make_temporary, write_model, cli("picture", "tiny.onnx", "-o", "graph.html"), write_notes(".")],
+        cli("picture", "tiny.onnx", "--around", "y", "--depth", 0, "-o", "graph.html"),
+        cli("picture", "tiny.onnx", "-o", "other.svg"),
+        lambda root: digest(root / "graph.html"),
+        r"other\.svg",
     ),
     "quantize": lambda: Scenario(
         [*captured(), lambda: shutil.copy("tiny.onnx", "q.onnx"), write_notes(".")],

@@ -476,6 +476,9 @@ def test_the_place_of_the_difference_is_named_with_the_command_that_shows_it(
     before = onnx.load(failed / "before.onnx")
     first = next(node for node in before.graph.node if node.op_type == "Conv")
     assert outcome.last_line.startswith(f"first difference: tensor '{first.output[0]}' (Conv '{first.name}'): ")
+    run = json.loads((failed / "run.json").read_text(encoding="utf-8"))
+    assert run["first_difference"]["title"] == f"tensor '{first.output[0]}'"
+    assert run["passes"][-1]["changes"]["places"][0]["title"] == "Conv -> Conv"
     _, _, command = outcome.last_line.partition("; see it again: python -m graphsurgery ")
     shown = cli(*shlex.split(command))
     assert shown.code == 1

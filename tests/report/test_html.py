@@ -20,6 +20,7 @@ import yaml
 from conftest import Cli
 from PIL import Image
 
+from graphsurgery.errors import PassError
 from graphsurgery.report import environment, numbers
 from graphsurgery.report.headline import headline
 from graphsurgery.report.html import Picture, render
@@ -27,6 +28,7 @@ from graphsurgery.report.pictures import encode
 from graphsurgery.report.recipe_text import as_yaml
 
 LINES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+GROUNDS = ("page", "box", "weights", *(f"{each}-tint" for each in ("good", "host", "bad", "warn", "odd")))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 LONG = "/backbone/body/layer4/layer4.0/conv3/" * 3 + "Conv"
 
@@ -59,6 +61,25 @@ def quantized(part: str, tensors: dict[str, float | None], layers: list[tuple[st
     return step("quantize", part, effect="approximate", details=details)
 
 
+def place(title: str = "MaxPool -> Conv", count: int = 1, change: str = "") -> dict[str, Any]:
+    """A place that a pass changed, as run.json has it."""
+
+    def scene(op: str, became: str) -> dict[str, Any]:
+        boxes = [
+            {"key": "in:x", "title": "x", "kind": "input", "lines": ["1x48x8x10"]},
+            {"key": "n1", "title": op, "lines": [f"strides 2, {LONG}"[:34]], "about": [f"<{op}>"], "change": became},
+            {"key": "n2", "title": "Conv", "kind": "weights", "outcomes": {"taken": 1}, "change": "kept"},
+        ]
+        lines = [
+            {"source": "in:x", "target": "n1"},
+            {"source": "n1", "target": "n2", "label": "1x48x4x5", "about": "p6"},
+        ]
+        return {"boxes": boxes, "lines": lines}
+
+    before, after = scene("MaxPool", change or "gone"), scene("Conv", change or "new")
+    return {"title": title, "count": count, "nodes": [1, 1], "before": before, "after": after}
+
+
 def scores(ap: float) -> dict[str, float | None]:
     return {line: None if line == "APl" else ap for line in LINES}
 
@@ -72,6 +93,7 @@ def times(scale: float) -> dict[str, Any]:
 def good_run() -> dict[str, Any]:
     """All that run.json can hold, in small."""
     ap = {"original": 0.8351, "parts": 0.8351, "int8": 0.8220}
+    places = [place(count=2), place("If -> If")]
     layers = [(LONG, 31.0), *((f"layer_{n}/Conv", 40.0 + n) for n in range(20))]
     return {
         "recipe": {
@@ -85,7 +107,7 @@ def good_run() -> dict[str, Any]:
         "source": {"kind": "demo", "name": "shapes", "weights": None, "size": [256, 320], "opset": 17},
         "passes": [
             step("freeze-shapes", skips=[{"node": f"pool_{n}", "reason": "the kernel is 3x3"} for n in range(30)]),
-            step("replace-unit-maxpool", "backbone_rpn"),
+            step("replace-unit-maxpool", "backbone_rpn", changes={"kinds": 3, "places": places}),
         ],
         "checks": [check("export"), check("chain", comparison={"notes": ["sample 1: order differs"]})],
         "parts": [
@@ -125,6 +147,8 @@ def failed_run() -> dict[str, Any]:
     failed["worst"] |= {"max_abs": 1.84, "reason": "off by 1.84, allowed 0.001"}
     run |= {"passes": [run["passes"][0], failed], "checks": run["checks"][:1], "parts": [], "evaluation": None}
     del run["variants"], run["latency"], run["environment"]
+    failed["changes"] = {"kinds": 1, "places": [place()]}
+    run["first_difference"] = place("tensor 'p6'", change="differs")
     run["error"] = {
         "kind": "Difference",
         "message": "shapes.yaml:17: pass 'widen-maxpool' on part 'backbone_rpn' differs from the original model",
@@ -201,7 +225,67 @@ def test_a_failed_run_names_the_pass_the_reason_and_the_command() -> None:
         "First difference: tensor 'p6': off by 1.84 See it again: python -m graphsurgery bisect a.onnx b" in page.text
     )
     assert "off by 1.84, allowed 0.001" in page.text
-    assert page.sections == ["passes", "checks", "recipe", "about"]
+    assert page.sections == ["first", "passes", "checks", "recipe", "about"]
+
+
+def test_what_a_pass_changed_is_drawn_before_and_after() -> None:
+    pytest.importorskip("pygraphviz")
+    page = Page(render(good_run(), None))
+    assert "what it changed: 2 places alike: MaxPool -> Conv, and 2 more" in page.text
+    assert "before, 1 node" in page.text
+    assert "1 more kinds of places, of fewer nodes, are not drawn." in page.text
+    assert [each.get("class") for each in page.having("g")].count("box node gone") == 2
+    assert "pip install 'graphsurgery[picture]'" not in page.text
+
+
+def test_a_pass_that_changed_no_node_says_so() -> None:
+    run = good_run()
+    run["passes"][0]["changes"] = {"kinds": 0, "places": []}
+    assert "It changed no node: shapes, types or names alone." in Page(render(run, None)).text
+    assert "It changed no node" not in Page(render(good_run(), None)).text
+
+
+def test_the_first_difference_of_a_failed_run_is_drawn() -> None:
+    pytest.importorskip("pygraphviz")
+    page = Page(render(failed_run(), None))
+    assert "around tensor 'p6', the first tensor that differs" in page.text
+    assert [each.get("class") for each in page.having("g")].count("box node differs") == 2
+
+
+def test_without_the_extra_the_page_is_whole_and_says_how_to_get_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    page = Page(render(good_run(), None))
+    assert "pip install 'graphsurgery[picture]', then python -m graphsurgery report FOLDER" in page.text
+    assert "what it changed: 2 places alike: MaxPool -> Conv" in page.text
+    assert not [each for each in page.having("svg") if each.get("class") == "graph"]
+
+
+def test_what_graphviz_can_not_lay_out_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pygraphviz")
+    asked = []
+
+    def fail(*given: object) -> None:
+        asked.append(given)
+        raise PassError("Graphviz crashed")
+
+    monkeypatch.setattr("graphsurgery.picture.layout.lay_out", fail)
+    run = good_run()
+    run["passes"][1]["changes"]["places"] *= 5
+    page = Page(render(run, None))
+    assert "what it changed: 2 places alike: MaxPool -> Conv" in page.text
+    assert len(asked) == 2  # and then no more: each could take seconds
+
+
+def test_the_diagram_has_the_colours_of_the_target() -> None:
+    left = [{"op": "Slice", "outcome": "cpu", "why": "", "source": "a guide"}] * 3
+    found = {
+        "target": "rk3588", "precision": "int8", "nodes": 80, "nodes_taken": 77, "multiply_adds": 200,
+        "multiply_adds_taken": 190, "left": left,
+    }  # fmt: skip
+    page = Page(render(good_run() | {"support": {"backbone_rpn": found}}, None))
+    assert "77 taken, 3 left to the CPU" in page.text
+    bars = [(each["class"], each["style"]) for each in page.having("span") if "flex" in (each.get("style") or "")]
+    assert bars == [("share taken", "flex: 77"), ("share cpu", "flex: 3")]
 
 
 def test_a_run_that_failed_before_its_first_step_has_a_report() -> None:
@@ -428,6 +512,8 @@ def test_text_has_the_contrast_that_wcag_asks_for(mode: int) -> None:
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[mode]))
     pairs = [(text, "page") for text in ("ink", "soft", "accent", "bad", "unsure")]
     pairs += [("soft", "tint"), ("ink", "tint"), ("ink", "ground"), ("soft", "lane"), ("page", "accent")]
+    pairs += [(f"g-{text}", f"g-{ground}") for text in ("ink", "soft") for ground in GROUNDS]
+    colours |= dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[mode + 2]))
     for text, ground in pairs:
         dark, light = sorted((luminance(colours[text]), luminance(colours[ground])))
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
