@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import tempfile
@@ -19,8 +18,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import InputError, MissingTool, PassError
 from graphsurgery.quantize import Settings, quark
-from graphsurgery.toolchains.environment import look
-from graphsurgery.toolchains.toolchain import find_toolchain
 
 # A quark.onnx that writes what it was asked to do into call.json beside it, and copies the model as `MAKE` says.
 STAND_IN = """
@@ -423,12 +420,6 @@ def test_refuses_float16(stand_in: StandIn) -> None:
 # --- the real one -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def real() -> None:
-    if importlib.util.find_spec("quark") is None and look(find_toolchain("quark")).state != "installed":
-        pytest.skip("amd-quark is not here: python -m graphsurgery toolchain install quark")
-
-
 def sqnr(model: ModelProto, quantized: ModelProto, feeds: Feeds) -> dict[str, float]:
     onnx.checker.check_model(quantized, full_check=True)
     reference, session = Session(model), Session(quantized)
@@ -446,7 +437,7 @@ def constants(model: ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_xint8_has_scales_that_are_powers_of_two_and_runs_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -465,7 +456,7 @@ def test_xint8_has_scales_that_are_powers_of_two_and_runs_anywhere(
     assert min(sqnr(model, quantized, feeds).values()) > 25
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_an_excluded_node_computes_with_its_float_weight() -> None:
     model, feeds = small_model(), small_feeds(4)
     quantized = quark.quantize(model, feeds, Settings(exclude=("second",)), nothing)
@@ -476,7 +467,7 @@ def test_an_excluded_node_computes_with_its_float_weight() -> None:
     assert min(sqnr(model, quantized, feeds).values()) > 25
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 @pytest.mark.parametrize(
     ("settings", "least"),
     [
@@ -492,7 +483,7 @@ def test_other_configurations_run_anywhere_too(settings: Settings, least: float)
     assert min(sqnr(model, quantized, feeds).values()) > least
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_a_weight_that_many_nodes_share_is_not_scaled_for_each() -> None:
     weight = np.random.default_rng(3).normal(size=(4, 4, 3, 3)).astype(np.float32)
     weight[0] *= 30  # something to equalize
@@ -514,7 +505,7 @@ def test_a_weight_that_many_nodes_share_is_not_scaled_for_each() -> None:
     assert min(sqnr(model, quark.quantize(model, feeds, Settings(), nothing), feeds).values()) > 20
 
 
-@pytest.mark.usefixtures("real")
+@pytest.mark.toolchain("quark")
 def test_a_model_that_it_can_not_run_is_an_error_and_not_another_method() -> None:
     feeds = Feeds([{"x": np.zeros((1, 2, 5, 5), np.float32), "skip": np.zeros((1, 4, 6, 6), np.float32)}])
     with pytest.raises(PassError, match=r"^backend 'quark': .*quantize this part in another way"):
