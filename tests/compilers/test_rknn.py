@@ -248,6 +248,9 @@ def test_layers_on_the_cpu_are_an_error_unless_they_are_allowed(
     ):
         Detector.load(parts, parse_devices(["npu=rknn"]))
     Detector.load(parts, parse_devices(["npu=rknn"]), allow_fallback=True)
+    outcome = cli("placement", parts, "--device", "npu=rknn")
+    assert outcome.code == 2
+    assert "'rknn' is a simulator; what runs where, compile says and compiled.json keeps" in outcome.last_line
 
 
 @pytest.mark.usefixtures("toolkit")
