@@ -187,6 +187,8 @@ def test_the_script_prints_figures_and_repeats_one_case() -> None:
     assert head.split()[:2] == ["pass", "cases"]
     assert line.split()[:2] == ["replace-unit-maxpool", "30"]
     assert "replace-unit-maxpool: {'" in script("replace-unit-maxpool", "--seed", "3").stdout
+    beside = script("drop-preprocessing", "--seed", "3")  # its test imports a file that lies beside it
+    assert beside.returncode == 0, beside.stderr
     unknown = script("no-such-pass", "--cases", "1")
     assert unknown.returncode == 1
     assert "give the name of a pass" in unknown.stderr
