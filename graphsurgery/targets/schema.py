@@ -87,8 +87,8 @@ class Allowed:
     def meets(self, other: Allowed) -> bool:
         """Whether a value may be among both."""
         choices = [*self.choices, *other.choices]
-        ends = [end for choice in choices for end in _ends(choice)]
-        steps = [step for choice in choices if (step := _step(choice)) is not None]
+        ends = [end for choice in choices for end in ends_of(choice)]
+        steps = [step for choice in choices if (step := step_of(choice)) is not None]
         numbers = [end for end in ends if isinstance(end, int | float)]
         near = [(end // step + more) * step for step in steps for end in numbers for more in (0, 1)]
         return any(self.holds(end) and other.holds(end) for end in (*ends, *near, math.prod(steps)))
@@ -105,11 +105,11 @@ class Allowed:
         return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
 
 
-def _ends(choice: Scalar) -> list[Scalar]:
+def ends_of(choice: Scalar) -> list[Scalar]:
     """Return the ends of a range that it has, or the value itself."""
     found = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
     if found is None:
-        return [choice] if _step(choice) is None else []
+        return [choice] if step_of(choice) is None else []
     return [float(end) for end in found.groups() if end is not None]
 
 
@@ -117,19 +117,19 @@ def _told(choice: Scalar) -> str:
     ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
     if ends is None:
         said = str(choice).lower() if isinstance(choice, bool) else str(choice)
-        return f"a {said}" if _step(choice) is not None else said
+        return f"a {said}" if step_of(choice) is not None else said
     low, high = ends.groups()
     return f"at most {high}" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
 
 
-def _step(choice: Scalar) -> int | None:
+def step_of(choice: Scalar) -> int | None:
     """Return the number whose multiples a choice stands for, None where it is another one."""
     found = _MULTIPLE.fullmatch(choice) if isinstance(choice, str) else None
     return None if found is None else int(found[1])
 
 
 def _within(value: Scalar, choice: Scalar) -> bool:
-    step = _step(choice)
+    step = step_of(choice)
     if step is not None:
         return not isinstance(value, bool | str) and value % step == 0
     ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None

@@ -14,7 +14,7 @@ from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.graph.reach import live_nodes
 from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
-from graphsurgery.targets.facts import fact_of, input_index
+from graphsurgery.targets.facts import fact_of, input_index, input_value
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
 
@@ -162,7 +162,7 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
     """
     asked = Asked(node, opset)
-    op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
+    op = operator_of(node)
     rules = target.rules(op) or (target.other,)
     chosen, unknown = _rule_for(rules, asked, precision)
     if chosen is None:
@@ -176,6 +176,16 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     verdict = _judged(asked, chosen, target, precision, open_sizes)
     unlisted = not target.rules(op) and verdict.outcome != "taken" and verdict.limit is None and verdict.note is None
     return replace(verdict, note=_NOT_LISTED) if unlisted else verdict
+
+
+def rule_of(node: gs.Node, opset: int, target: Target, precision: str) -> Rule | None:
+    """Return the rule of the target that counts for a node, None where that isn't known or none does."""
+    return _rule_for(target.rules(operator_of(node)) or (target.other,), Asked(node, opset), precision)[0]
+
+
+def operator_of(node: gs.Node) -> str:
+    """Return what a target calls the operator of a node: its name, behind its domain where that isn't ONNX's."""
+    return node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
 
 
 def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, str | None]:
@@ -233,7 +243,7 @@ def _is_written(asked: Asked, name: str) -> bool:
 
 
 def _is_constant(asked: Asked, name: str) -> bool:
-    return _is_left_out(asked, name) or fact_of(asked, name) is not None
+    return input_value(asked, name) is not None  # by the input: a fact may have its name, as sizes does
 
 
 def _is_left_out(asked: Asked, name: str) -> bool:
