@@ -174,6 +174,11 @@ def mark_nodes(proto: ModelProto) -> None:
         node.name = f"gs_{index}_"
 
 
+def is_marked(name: str) -> bool:
+    """Whether a name is that of a node which `mark_nodes` named, or comes of one."""
+    return _MARK.match(name) is not None
+
+
 def marked(assigned: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[int, str]]:
     """Yield (node, provider); the CPU is named only where no other has a piece of the node."""
     ordered = sorted(assigned, key=lambda entry: entry[0] != CPU.details.ort_name)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from graphsurgery.devices.attach import attach
-from graphsurgery.devices.placement import FOLDED, mark_nodes, marked
+from graphsurgery.devices.placement import FOLDED, is_marked, mark_nodes, marked
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import first_line
@@ -25,13 +25,20 @@ from graphsurgery.graph.model import Model
 class Trial:
     """Where each node of a model ran, by its number, and the outputs; or the `error` at which it ended.
 
-    A node runs on the provider, on "cpu", or is "folded". `loaded` says whether the error came behind the compiler.
+    A node runs on the provider, on "cpu", or is "folded". `others` are where nodes run that ONNX Runtime put in the place
+    of some. `loaded` says whether the error came behind the compiler.
     """
 
     ran: Mapping[int, str] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
     outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     error: str | None = None
     loaded: bool = False
+
+
+def load() -> None:
+    """Import what compiles, ahead of the first model. Raises ImportError."""
+    import onnxruntime  # noqa: F401
 
 
 def try_model(proto: ModelProto, feeds: Mapping[str, npt.NDArray[Any]], choice: DeviceChoice) -> Trial:
@@ -56,10 +63,13 @@ def try_model(proto: ModelProto, feeds: Mapping[str, npt.NDArray[Any]], choice: 
         return Trial(error=first_line(error))
     names = {PROVIDERS[choice.provider].ort_name: choice.provider, CPU.details.ort_name: CPU.provider}
     groups = session.get_provider_graph_assignment_info()
-    found = dict(marked([(group.ep_name, [node.name for node in group.get_nodes()]) for group in groups]))
+    assigned = [(group.ep_name, [node.name for node in group.get_nodes()]) for group in groups]
+    found = dict(marked(assigned))
     ran = {at: names.get(found[at], found[at]) if at in found else FOLDED for at in range(len(given.graph.node))}
+    others = frozenset(names.get(ep, ep) for ep, nodes in assigned if not all(map(is_marked, nodes)))
     try:
         outputs = run_limited(session, None, {name: np.asarray(value) for name, value in feeds.items()})
     except Exception as error:  # as above
-        return Trial(ran, error=first_line(error), loaded=True)
-    return Trial(ran, dict(zip((each.name for each in session.get_outputs()), outputs, strict=True)), loaded=True)
+        return Trial(ran, others, error=first_line(error), loaded=True)
+    computed = dict(zip((each.name for each in session.get_outputs()), outputs, strict=True))
+    return Trial(ran, others, computed, loaded=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from graphsurgery.probing.quantized import ACTIVATIONS, is_quantizable, number_o
 from graphsurgery.processes.worker import Running, Worker
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Found, Tool
+from graphsurgery.text import shortened
 
 Array = npt.NDArray[Any]
 
@@ -30,6 +32,8 @@ SECONDS = 60.0
 _MEMORY_MB = 6000
 # A process is replaced after so many models: what a compiler keeps of each must not fill the memory
 _MODELS = 400
+# What is another in each run: the name of a compiled graph
+_UNLIKE = re.compile(r"(?<=ExecutionProvider)_\d+_\d+(_\d+)*")
 
 
 class Backend(Protocol):
@@ -95,20 +99,35 @@ class ProviderBackend:
                 return Found("crash", reason=_said(error, self.choice.provider))
             if "missing_tool" in reply:
                 raise MissingTool(reply["missing_tool"])
-            if reply["error"] is not None:
-                told = reply["reasons"].get(str(number)) or reply["error"]
-                remark = "it is compiled, and can't be run" if reply["loaded"] else None
-                return Found("refused", remark=remark, reason=told)
-            if reply["ran"][str(number)] == CPU.provider:
-                return Found("cpu", reason=reply["reasons"].get(str(number)))
+            if reply["error"] is not None or _place(reply, number) != self.choice.provider:
+                return _left(reply, number)
             with np.load(worker.folder / "outputs.npz") as stored:
                 computed = dict(stored)
         expected = case.node.expected(proto) if whole else case.node.results
         equality = compare(expected, computed, unordered=case.node.unordered)
-        folded = "dropped before it is compiled" if reply["ran"][str(number)] == FOLDED else None
-        remark = "; ".join(filter(None, (folded, equality.remark))) or None
         outcome = "taken" if equality.holds(case.precision) else "wrong"
-        return Found(outcome, float(equality.decibels), remark)
+        return Found(outcome, float(equality.decibels), equality.remark)
+
+
+def _place(reply: Mapping[str, Any], number: int) -> str:
+    """Return where the node ran: where all that ONNX Runtime put in its place did, if it did so."""
+    ran: str = reply["ran"][str(number)]
+    if ran == FOLDED and reply["others"]:
+        return CPU.provider if CPU.provider in reply["others"] else reply["others"][0]
+    return ran
+
+
+def _left(reply: Mapping[str, Any], number: int) -> Found:
+    """Return what became of a node that the provider didn't run."""
+    reason = reply["reasons"].get(str(number))
+    if reply["error"] is not None:
+        remark = "it is compiled, and can't be run" if reply["loaded"] else None
+        error = shortened(_UNLIKE.sub("", reply["error"]), 120)
+        told = "; ".join(filter(None, (error, None if reason is None or reason in error else reason)))
+        return Found("refused", remark=remark, reason=told)
+    if _place(reply, number) == FOLDED:
+        return Found("unknown", remark="ONNX Runtime computes it beforehand")
+    return Found("cpu", reason=reason)
 
 
 def _version(package: str) -> str:

@@ -39,7 +39,7 @@ def base(*ops: str) -> Callable[[Callable[[str, Wishes], OneNode]], Callable[[st
 @base("Abs", "Sign", "Exp", "Ceil", "Floor", "Round", "Sin", "Cos", "Atan", "Tanh", "Neg", "Relu", "LeakyRelu", "Elu")
 @base("Gelu", "Sigmoid", "ThresholdedRelu", "Softmax", "LogSoftmax", "Identity", "HardSwish", "HardSigmoid", "Erf")
 @base("Mish", "Softplus", "Softsign", "Selu", "Celu", "Swish", "com.microsoft.QuickGelu", "com.microsoft.Gelu")
-@base("Flatten", "Transpose", "LRN", "LpNormalization", "GlobalAveragePool", "GlobalMaxPool", "Tan", "IsNaN")
+@base("Flatten", "Transpose", "LRN", "LpNormalization", "GlobalAveragePool", "GlobalMaxPool", "IsNaN")
 @base("Shape", "Size", "Sinh", "Cosh", "Hardmax", "GlobalLpPool", "MeanVarianceNormalization")
 def unary(op: str, wishes: Wishes) -> OneNode:
     """An operator of one input."""
@@ -53,7 +53,7 @@ def unary_of_positive(op: str, wishes: Wishes) -> OneNode:
     return node(op, wishes.data(wishes.shape(), positive=True))
 
 
-@base("Asin", "Acos", "Atanh")
+@base("Asin", "Acos", "Atanh", "Tan")
 def unary_of_less_than_one(op: str, wishes: Wishes) -> OneNode:
     """An operator of one input between -1 and 1."""
     return node(op, Operand(np.tanh(wishes.tensor(wishes.shape()))))

@@ -12,8 +12,9 @@ from graphsurgery.probing import moving_bases  # noqa: F401  registers its bases
 from graphsurgery.probing.bases import BASES
 from graphsurgery.probing.one_node import NotBuilt, OneNode, Operand
 from graphsurgery.probing.wishes import Wishes
-from graphsurgery.targets.asked import ABSENT, Asked
-from graphsurgery.targets.facts import attributes_of, fact_of, factors_of, input_index
+from graphsurgery.targets.asked import Asked
+from graphsurgery.targets.contradictions import has
+from graphsurgery.targets.facts import attributes_of, factors_of
 from graphsurgery.targets.schema import Rule, Scalar, Target
 from graphsurgery.targets.support import Verdict, judge, rule_of
 
@@ -31,13 +32,7 @@ class Built:
 
     def has(self, name: str, value: Scalar) -> bool:
         """Whether the fact of that name came out as wished."""
-        fact = fact_of(self.asked, name)
-        if fact is ABSENT or fact is None:
-            return False
-        several = fact if isinstance(fact, tuple) else (fact,)
-        return any(each == value and isinstance(each, bool) == isinstance(value, bool) for each in several) or any(
-            isinstance(each, float) and isinstance(value, int | float) and abs(each - value) < 1e-6 for each in several
-        )
+        return has(self.asked, name, value)
 
 
 def build(op: str, wishes: Mapping[str, Scalar], target: Target, precision: str) -> Built:
@@ -133,5 +128,3 @@ def _other_way(node: OneNode, name: str, how: str) -> OneNode:
         raise NotBuilt(f"its node has no {name}")
     return node.with_operand(at, Operand(node.operands[at].value))
 
-
-__all__ = ["FED", "GIVEN", "UNWRITTEN", "Built", "build", "input_index"]

@@ -13,23 +13,17 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from graphsurgery.devices.placement import reasons_in
+from graphsurgery.devices.providers import DeviceChoice
+from graphsurgery.devices.trial import load, try_model
+from graphsurgery.errors import MissingTool
 from graphsurgery.processes.worker import serve
 
 LOG = "stderr.txt"
 
 
-def load() -> None:
-    """Import what compiles. Raises ImportError."""
-    import onnxruntime  # noqa: F401
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Compile and play the model in the folder; whatever goes wrong is the answer."""
-    from graphsurgery.devices.placement import reasons_in
-    from graphsurgery.devices.providers import DeviceChoice
-    from graphsurgery.devices.trial import try_model
-    from graphsurgery.errors import MissingTool
-
     folder = Path(request["folder"])
     os.ftruncate(2, 0)
     os.lseek(2, 0, os.SEEK_SET)
@@ -42,7 +36,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"missing_tool": str(error)}
     np.savez(folder / "outputs.npz", **found.outputs)  # type: ignore[arg-type]
     log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
-    return {"ran": found.ran, "error": found.error, "loaded": found.loaded, "reasons": reasons_in(log)}
+    told = {"ran": found.ran, "others": sorted(found.others), "error": found.error, "loaded": found.loaded}
+    return told | {"reasons": reasons_in(log)}
 
 
 if __name__ == "__main__":

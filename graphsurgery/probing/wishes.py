@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 _KINDS = ("type", "types")
 _SMALL = 2
+# Values are multiples of 1/64, so that float16 holds them: a Ceil must not depend on how it rounds
+_FINE = 64
 FLOATS = ("float32", "float16", "float64", "bfloat16")
 SEED = 7
 
@@ -79,7 +81,7 @@ class Wishes:
             return self.rng.integers(0, 2, shape).astype(dtype)
         if dtype.kind in "iu":
             return self.rng.integers(1 if positive else 0, 6, shape).astype(dtype)
-        drawn = self.rng.standard_normal(shape)
+        drawn = np.rint(self.rng.standard_normal(shape) * _FINE) / _FINE
         return np.asarray(np.abs(drawn) + 0.5 if positive else drawn, np.float32).astype(dtype)
 
     def data(self, shape: tuple[int, ...], *, positive: bool = False) -> Operand:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -16,15 +18,22 @@ from graphsurgery.strict_yaml.validate import check_keys, validate
 from graphsurgery.targets.facts import FACTS, attributes_of, factors_of, inputs_of
 from graphsurgery.targets.find import find_target
 from graphsurgery.targets.layers import load_tree
+from graphsurgery.targets.measured import FOLDER, Measurements, read_measurements
 from graphsurgery.targets.schema import PRECISION, Rule, Target, one_or_more, parse_fix
 
 
 @dataclass(frozen=True)
 class Named:
-    """A target and what it is called."""
+    """A target, what it is called, and the file in which what was measured of it would stand."""
 
     name: str
     target: Target
+    measured: Path | None = None
+
+    @cached_property
+    def measurements(self) -> Measurements | None:
+        """What was measured of it, None where nothing was. Raises InputError for a file that isn't `probe`'s."""
+        return read_measurements(self.measured) if self.measured is not None and self.measured.is_file() else None
 
     def precision(self, asked: str | None) -> str:
         """Return the precision that is asked for, the usual one if None. Raises InputError for one that it hasn't."""
@@ -48,7 +57,7 @@ def load_target(name_or_file: str, registry: Registry) -> Named:
     check_keys(tree, [field.alias or key for key, field in Target.model_fields.items()], "")
     target: Target = validate(Target, tree, "the target", Place(shown, 1, path.parent))
     _check(target, tree, registry)
-    return Named(name, target)
+    return Named(name, target, path.parent / FOLDER / f"{name}.json")
 
 
 def _check(target: Target, node: Fields, registry: Registry) -> None:

@@ -10,8 +10,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +97,19 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Contradiction:
+    """What was measured of nodes like one of which the target's file says something else, and by which tool, when."""
+
+    case: Measured
+    tool: Tool
+    date: str
+
+    def __str__(self) -> str:
+        """It in a line, behind what the file says."""
+        return f"{self.case.found.told}, with {self.case.what} ({self.tool}, {self.date})"
+
+
+@dataclass(frozen=True)
 class Measurements:
     """All that was measured of a target with one tool, and what could not be, by line, with the reason."""
 
@@ -143,13 +154,6 @@ def read_measurements(path: Path) -> Measurements:
         raise InputError(f"{path}: can't be read ({told_of(error)})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: these are no measurements of probe ({error}); measure again") from error
-
-
-@cache
-def measurements_of(target: str) -> Measurements | None:
-    """Return what this package brings of a target, None where nothing was measured."""
-    path = Path(str(resources.files("graphsurgery.targets"))) / FOLDER / f"{target}.json"
-    return read_measurements(path) if path.is_file() else None
 
 
 def _decibels(value: float) -> str:

@@ -172,7 +172,7 @@ class Rule(BaseModel):
     `precisions` are those in which the operator is taken at all. Beyond a limit the outcome is `else`, and `fix` are
     passes that help, each for any limit or by its name. `constant` are inputs that must be constants, `omitted` those
     that must not be there, `written` attributes or inputs that must be. `at` is the place in the source, `note` what
-    else is to be known. All other keys are limits.
+    else is to be known, `against` what a document says that a measurement contradicts. All other keys are limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -188,6 +188,7 @@ class Rule(BaseModel):
     source: str | None = None
     at: str | int | None = None
     note: str | None = None
+    against: str | None = None
     __pydantic_extra__: dict[str, Values]
 
     @property

@@ -14,8 +14,10 @@ from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.graph.reach import live_nodes
 from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
+from graphsurgery.targets.contradictions import contradiction_of
 from graphsurgery.targets.facts import fact_of, input_index, input_value
 from graphsurgery.targets.load import Named
+from graphsurgery.targets.measured import Contradiction
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
 
 _NO_OR_YES = ("false", "true")
@@ -28,7 +30,7 @@ class Verdict:
     """What becomes of a node: `outcome`, and where it isn't taken the `limit` that it breaks.
 
     `seen` is what the node has there and `allowed` what the target takes. `fixes` are passes that help. `source` is
-    where the line comes from, `at` the place in it.
+    where the line comes from, `at` the place in it, `against` what another one says, which a measurement contradicts.
     """
 
     outcome: Outcome
@@ -39,6 +41,7 @@ class Verdict:
     fixes: tuple[str, ...] = ()
     at: str | None = None
     note: str | None = None
+    against: str | None = None
 
     @property
     def reason(self) -> str:
@@ -61,13 +64,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class NodeVerdict:
-    """A node of the graph, by its place in it, and what becomes of it."""
+    """A node of the graph, by its place in it, and what becomes of it; `measured` where a measurement says otherwise."""
 
     number: int
     name: str
     op: str
     verdict: Verdict
     multiply_adds: int | None
+    measured: Contradiction | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as --json has it."""
@@ -85,6 +89,8 @@ class NodeVerdict:
             "source": str(verdict.source),
             "at": verdict.at,
             "note": verdict.note,
+            "against": verdict.against,
+            "measured": None if self.measured is None else str(self.measured),
         }
         return {key: value for key, value in told.items() if value not in (None, [])}
 
@@ -113,6 +119,11 @@ class Support:
         """The others."""
         return [node for node in self.nodes if node.verdict.outcome != "taken"]
 
+    @property
+    def contradicted(self) -> list[NodeVerdict]:
+        """The nodes of which a measurement says another thing than the target's file, or the file than its document."""
+        return [node for node in self.nodes if node.measured is not None or node.verdict.against is not None]
+
     def to_json(self) -> dict[str, Any]:
         """Return it as --json has it."""
         known = [node.multiply_adds for node in self.nodes]
@@ -126,6 +137,7 @@ class Support:
             "unknown_multiply_adds": sum(number is None for number in known),
             "islands": self.islands,
             "left": [node.to_json() for node in self.left],
+            "contradicted": [node.to_json() for node in self.contradicted],
         }
 
 
@@ -143,9 +155,21 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
         if id(node) in live:
             verdict = judge(node, model.opset, named.target, chosen)
             name = node.name or (node.outputs[0].name if node.outputs else "")
-            found.append(NodeVerdict(number, name, node.op, verdict, count))
+            measured = _measured(node, model.opset, named, chosen, verdict)
+            found.append(NodeVerdict(number, name, node.op, verdict, count, measured))
     taken = {id(view.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
+
+
+def _measured(node: gs.Node, opset: int, named: Named, precision: str, verdict: Verdict) -> Contradiction | None:
+    """Return the measurement that contradicts what the target's file says of a node."""
+    if named.measurements is None or operator_of(node) not in {each.op for each in named.measurements.contradictions}:
+        return None
+    rule = rule_of(node, opset, named.target, precision)
+    rules = named.target.rules(operator_of(node))
+    line = next((at for at, each in enumerate(rules) if each is rule), len(rules))
+    said = (verdict.outcome, verdict.limit)
+    return contradiction_of(Asked(node, opset), line, precision, said, named.measurements)
 
 
 def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
@@ -227,7 +251,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
         for name in one_or_more(names):
             if not is_right(asked, name):
                 return _beyond(target, rule, name, told)
-    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note)
+    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note, against=rule.against)
 
 
 def _broken(asked: Asked, name: str, allowed: Allowed) -> str | None:
@@ -263,6 +287,7 @@ def _beyond(
         rule.fixes(limit),
         _text(rule.at),
         rule.note,
+        rule.against,
     )
 
 
