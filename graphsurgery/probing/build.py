@@ -18,6 +18,9 @@ from graphsurgery.targets.facts import attributes_of, factors_of
 from graphsurgery.targets.schema import Rule, Scalar, Target
 from graphsurgery.targets.support import Verdict, judge, rule_of
 
+NO_NODE = dict.fromkeys(("If", "Loop", "Scan"), "a node with bodies is more than one node")
+NO_NODE |= dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), "it is measured around the nodes that it is for")
+NO_NODE |= dict.fromkeys(("RandomUniformLike", "RandomNormalLike"), "there is nothing to compare noise with")
 FED, GIVEN, UNWRITTEN = "fed", "given", "unwritten"
 
 
@@ -38,7 +41,7 @@ class Built:
 def build(op: str, wishes: Mapping[str, Scalar], target: Target, precision: str) -> Built:
     """Return the node of an operator that is as wished. Raises NotBuilt where there is none, or ONNX has none."""
     if op not in BASES:
-        raise NotBuilt("the probe has no node of it")
+        raise NotBuilt(NO_NODE.get(op, "the probe has no node of it"))
     plain = {name: value for name, value in wishes.items() if value not in (FED, GIVEN, UNWRITTEN)}
     plain |= {name: "given" for name, value in wishes.items() if (name, value) == ("sizes", FED)}
     expanded = _factored(plain)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphsurgery.probing.forms import forms
+from graphsurgery.probing.bases import BASES
 from graphsurgery.probing.build import FED, GIVEN, UNWRITTEN, Built, build
 from graphsurgery.probing.one_node import NotBuilt, OneNode
 from graphsurgery.probing.quantized import is_quantizable
@@ -74,10 +75,16 @@ class Unmeasured:
 
 
 def lines_of(target: Target, ops: frozenset[str] | None = None) -> Iterator[Line]:
-    """Yield the lines of a target, or those of some operators."""
-    for op in target.operators:
+    """Yield the lines of a target, or those of some operators, that of others once for each of these."""
+    for op in operators_of(target):
         if ops is None or op in ops:
-            yield from (Line(op, number, rule) for number, rule in enumerate(target.rules(op)))
+            rules = target.rules(op) or (target.other,)
+            yield from (Line(op, number, rule) for number, rule in enumerate(rules))
+
+
+def operators_of(target: Target) -> list[str]:
+    """Return the operators that a target names, and those that the probe has a node of: the line `others` is theirs."""
+    return [*target.operators, *(op for op in BASES if op not in target.operators)]
 
 
 def cases_of(target: Target, line: Line, precision: str) -> Iterator[Case | Unmeasured]:
@@ -210,7 +217,7 @@ def forms_of(target: Target, op: str, precision: str) -> Iterator[Case]:
     Whether a file is right where it is silent shows there. A form that ONNX doesn't have, or that asks for the same
     node as another, is left out; types are those of the first precision alone.
     """
-    rules, first = target.rules(op), precision == target.precisions[0]
+    rules, first = target.rules(op) or (target.other,), precision == target.precisions[0]
     seen: set[bytes] = set()
     for name, value in forms(op, types=first):
         try:

@@ -191,7 +191,7 @@ def top(op: str, wishes: Wishes) -> OneNode:
 @base("OneHot")
 def one_hot(op: str, wishes: Wishes) -> OneNode:
     """A OneHot of four classes."""
-    return node(op, Operand(wishes.rng.integers(0, 4, (1, 8)).astype(np.int32)), fixed(4), fixed([0, 1], "float32"))
+    return node(op, Operand(wishes.rng.integers(0, 4, (1, 8))), fixed(4), fixed([0, 1], "float32"))
 
 
 @base("GridSample")
@@ -259,19 +259,6 @@ def lstm(op: str, wishes: Wishes) -> OneNode:
     return node(op, wishes.data((4, 1, 8)), *weights, wishes.stored((1, 64)), hidden_size=8)
 
 
-@base("QuantizeLinear")
-def quantize(op: str, wishes: Wishes) -> OneNode:
-    """A QuantizeLinear of one scale."""
-    return node(op, wishes.data(wishes.shape()), fixed(0.05, "float32"), fixed(128, "uint8"))
-
-
-@base("DequantizeLinear")
-def dequantize(op: str, wishes: Wishes) -> OneNode:
-    """A DequantizeLinear of one scale."""
-    value = wishes.tensor(wishes.shape(), dtype=np.dtype("uint8"))
-    return node(op, Operand(value), fixed(0.05, "float32"), fixed(3, "uint8"))
-
-
 @base("Range")
 def numbers(op: str, wishes: Wishes) -> OneNode:
     """A Range up to a fed number."""
@@ -282,9 +269,3 @@ def numbers(op: str, wishes: Wishes) -> OneNode:
 def constant_of_shape(op: str, wishes: Wishes) -> OneNode:
     """A ConstantOfShape of a fed shape."""
     return node(op, Operand(np.array([2, 3], np.int64)))
-
-
-@base("RandomUniformLike")
-def random_like(op: str, wishes: Wishes) -> OneNode:
-    """Noise."""
-    return node(op, wishes.data(wishes.shape()))

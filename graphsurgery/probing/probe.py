@@ -10,7 +10,7 @@ from typing import Any
 
 from graphsurgery.errors import InputError, name_nearest
 from graphsurgery.probing.backend import Backend
-from graphsurgery.probing.cases import Case, Unmeasured, cases_of, forms_of, lines_of
+from graphsurgery.probing.cases import Case, Unmeasured, cases_of, forms_of, lines_of, operators_of
 from graphsurgery.progress import Progress, silent
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Measured, Measurements
@@ -67,7 +67,7 @@ def plan(target: Target, precisions: Sequence[str], ops: Collection[str] = (), *
                     cases.append(each)
                 else:
                     left.append(each)
-    for op in target.operators if forms else ():
+    for op in operators_of(target) if forms else ():
         if not chosen or op in chosen:
             for precision in precisions[:2]:
                 cases.extend(forms_of(target, op, precision))
@@ -76,11 +76,11 @@ def plan(target: Target, precisions: Sequence[str], ops: Collection[str] = (), *
 
 
 def require_operators(target: Target, ops: Collection[str], name: str) -> None:
-    """Raise InputError for an operator that the target's file doesn't name."""
+    """Raise InputError for an operator that neither the target's file nor the probe knows."""
+    known = operators_of(target)
     for op in ops:
-        if op not in target.operators:
-            nearest = name_nearest(op, sorted(target.operators)) or ""
-            raise InputError(f"target '{name}' has no line for operator '{op}'.{nearest}")
+        if op not in known:
+            raise InputError(f"neither target '{name}' nor the probe knows operator '{op}'.{name_nearest(op, known)}")
 
 
 def measure(named: Named, planned: Plan, backend: Backend, progress: Progress = silent) -> Measurements:

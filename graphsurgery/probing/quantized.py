@@ -25,13 +25,14 @@ _MOVING = frozenset(
 )
 # Their second operand is a weight, the third a bias
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_OPSET = 10  # before, there is no QuantizeLinear
 _INTEGER_KERNEL_OPSET = 21  # before, 16 bits are of Microsoft's operators alone
 
 
 def is_quantizable(node: OneNode) -> bool:
     """Whether it reads or writes anything in float while it runs."""
     read = any(each.given and each.value is not None and each.value.dtype == np.float32 for each in node.operands)
-    return read and node.op not in ("QuantizeLinear", "DequantizeLinear")
+    return read and node.opset >= _OPSET
 
 
 def quantized(node: OneNode, precision: str) -> ModelProto:

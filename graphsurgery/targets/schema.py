@@ -172,7 +172,8 @@ class Rule(BaseModel):
     `precisions` are those in which the operator is taken at all. Beyond a limit the outcome is `else`, and `fix` are
     passes that help, each for any limit or by its name. `constant` are inputs that must be constants, `omitted` those
     that must not be there, `written` attributes or inputs that must be. `at` is the place in the source, `note` what
-    else is to be known, `against` what a document says that a measurement contradicts. All other keys are limits.
+    else is to be known, `against` what a document says that a measurement contradicts, of the line or of a
+    limit by its name. All other keys are limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -188,7 +189,7 @@ class Rule(BaseModel):
     source: str | None = None
     at: str | int | None = None
     note: str | None = None
-    against: str | None = None
+    against: str | Mapping[str, str] | None = None
     __pydantic_extra__: dict[str, Values]
 
     @property
@@ -206,6 +207,12 @@ class Rule(BaseModel):
         if isinstance(self.beyond, Mapping):
             return None if limit is None else self.beyond.get(limit)
         return self.beyond
+
+    def contradicted(self, limit: str | None) -> str | None:
+        """Return what a document says of a node beyond a limit, or of the line if None, where a measurement contradicts."""
+        if isinstance(self.against, Mapping):
+            return None if limit is None else self.against.get(limit)
+        return self.against
 
     def fixes(self, limit: str | None) -> tuple[str, ...]:
         """Return the passes that help where a node is beyond a limit, or whatever it is beyond if None."""

@@ -122,7 +122,8 @@ class Support:
     @property
     def contradicted(self) -> list[NodeVerdict]:
         """The nodes of which a measurement says another thing than the target's file, or the file than its document."""
-        return [node for node in self.nodes if node.measured is not None or node.verdict.against is not None]
+        left = {id(node) for node in self.left if node.verdict.against is not None}
+        return [node for node in self.nodes if node.measured is not None or id(node) in left]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as --json has it."""
@@ -251,7 +252,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
         for name in one_or_more(names):
             if not is_right(asked, name):
                 return _beyond(target, rule, name, told)
-    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note, against=rule.against)
+    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note, against=rule.contradicted(None))
 
 
 def _broken(asked: Asked, name: str, allowed: Allowed) -> str | None:
@@ -287,7 +288,7 @@ def _beyond(
         rule.fixes(limit),
         _text(rule.at),
         rule.note,
-        rule.against,
+        rule.contradicted(limit),
     )
 
 

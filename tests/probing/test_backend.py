@@ -17,7 +17,7 @@ from graphsurgery.targets.measured import Found
 def outcomes(monkeypatch: pytest.MonkeyPatch, *ops: str, seconds: float = 20.0) -> dict[str, Found]:
     monkeypatch.setattr(backend, "_MODULE", "probing.dying_process")
     found = target(operators=dict.fromkeys(ops, "taken"), precisions=["float16"])
-    planned = plan(found, ["float16"], forms=False)
+    planned = plan(found, ["float16"], ops, forms=False)
     measured = ProviderBackend(DeviceChoice("qnn"), seconds=seconds).measure(planned.cases)
     return {case.line.op: each for case, each in zip(planned.cases, measured, strict=True)}
 

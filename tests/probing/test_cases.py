@@ -89,7 +89,7 @@ def test_a_limit_of_which_no_case_can_be_made_is_told_with_the_reason() -> None:
 def test_an_operator_without_a_node_is_told() -> None:
     (left,) = cases(of("Loop", "taken"), "Loop")
     assert isinstance(left, Unmeasured)
-    assert left.reason == "the probe has no node of it"
+    assert left.reason == "a node with bodies is more than one node"
 
 
 def test_forms_say_what_the_file_says_of_them() -> None:
