@@ -21,7 +21,7 @@ TOP_FILES = 8
 ORDER = (
     *("text", "errors", "plugins", "files", "strict_yaml", "progress", "version"),
     *("graph", "custom_ops", "images", "detections", "devices", "rewrite", "operators"),
-    *("processes", "quantize", "passes"),
+    *("processes", "toolchains", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "targets", "partition"),
     *("compiling", "compilers", "probing", "recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
     *("__main__", "graphsurgery"),  # the latter is graphsurgery/__init__.py

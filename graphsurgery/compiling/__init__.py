@@ -5,5 +5,6 @@ A compiler is a frozen dataclass whose fields are its options, in a file of its 
 
 from graphsurgery.compiling.compiler import Compiler, Job, Sample
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.placed import Layer, Placed
 
-__all__ = ["Compiler", "Job", "OpenShape", "Sample"]
+__all__ = ["Compiler", "Job", "Layer", "OpenShape", "Placed", "Sample"]

@@ -19,6 +19,7 @@ from onnx import ModelProto
 from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
 from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
+from graphsurgery.compiling.placed import Placed
 from graphsurgery.compiling.samples import samples_of, samples_of_whole
 from graphsurgery.devices import session
 from graphsurgery.devices.providers import CPU
@@ -73,10 +74,15 @@ def compile_parts(
                 watcher.begin(f"{compiler.name}: {name}")
                 _require_open_shapes(compiler, job, {manifest.input} if tried else set())
                 compiler.write(job)
+                if run:  # said before images are played, which takes long
+                    compiler.require_tool(job)
             stems, shapes = _write_samples(folder, manifest, compiler, jobs, images, watcher)
+            placed: dict[str, Placed] = {}
             for name, job in jobs.items() if run else ():
                 watcher.begin(f"{compiler.name}: compile {name}")
-                ran = compiler.run(job) or ran
+                if compiler.run(job):
+                    ran, found = True, compiler.placed(job)
+                    placed |= {name: found} if found is not None else {}
             compiled = Compiled(
                 compiler=compiler.name,
                 options=_plain(compiler),
@@ -84,6 +90,7 @@ def compile_parts(
                 ran=ran,
                 samples=stems,
                 whole=_described(jobs[WHOLE].entry.outputs, shapes) if compiler.takes_whole else None,
+                placed=placed,
             ).write(work)
             if out is not None:
                 draft.publish(_earlier(out), COMPILED_FILE)
@@ -184,7 +191,11 @@ def _write_samples(
         watcher.begin(f"{compiler.name}: images")
         detector = Detector.load(folder, dict.fromkeys((part.device for part in manifest.parts), CPU))
         whole = jobs[WHOLE] if compiler.takes_whole else None
-        samples = samples_of_whole(detector, images, whole) if whole else samples_of(detector, images, jobs)
+        samples = (
+            samples_of_whole(detector, images, whole)
+            if whole
+            else samples_of(detector, images, jobs, some_rows=compiler.takes_some_rows)
+        )
         for number, (image, found) in enumerate(zip(images, samples, strict=True), start=1):
             for name, sample in found.items():
                 compiler.write_sample(jobs[name], sample)

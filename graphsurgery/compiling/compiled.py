@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from graphsurgery import files
+from graphsurgery.compiling.placed import Placed
 from graphsurgery.errors import InputError
 from graphsurgery.parts.folder import sha256_of
 from graphsurgery.parts.manifest import COMPILED_FILE, Tensor
@@ -31,7 +32,7 @@ class Compiled(BaseModel):
     `parts` are the SHA-256 of the parts by name, `ran` says whether its tool was run, `samples` are the stems of the
     images that were written for it, in their order, `files` are all others by their paths from here. `whole` are the
     outputs of all parts as one model, where it was that which the compiler had, with their sizes as far as the graph or
-    all images tell them.
+    all images tell them. `placed` says of parts where their layers run, as far as the tool does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +44,7 @@ class Compiled(BaseModel):
     ran: bool
     samples: list[str]
     whole: dict[str, Tensor] | None = None
+    placed: dict[str, Placed] = {}
     files: dict[str, File] = {}
 
     @field_validator("files")

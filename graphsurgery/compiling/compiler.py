@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.placed import Placed
+from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
 from graphsurgery.images.canvas import Canvas
 from graphsurgery.parts.manifest import PartEntry, Tensor
-from graphsurgery.text import shortened
+from graphsurgery.processes.ending import last_line, run_to_end
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -94,11 +93,16 @@ class Compiler:
     read_outputs    what the tool, or its device, computed of a sample
     open_shapes     inputs that stay open, from which shape to which: parts are tried there before anything is written
     takes_whole     whether it has all parts as one model, since the tool itself says what runs where
+    takes_some_rows whether samples are for calibration alone: some rows may stand for all that an image gives a batch
+    placed          what the tool says of which layers run on the NPU
+    simulator       what the vendor has to play what was compiled: `--device npu=NAME`
     """
 
     name: ClassVar[str]
     tool: ClassVar[str] = ""
     takes_whole: ClassVar[bool] = False
+    takes_some_rows: ClassVar[bool] = False
+    simulator: ClassVar[type[Simulator] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.
@@ -129,6 +133,10 @@ class Compiler:
         """
         raise InputError(f"compiler '{self.name}' reads no results")
 
+    def placed(self, job: Job) -> Placed | None:
+        """Return where the tool says that the part's layers run, behind `run`; None where it doesn't say."""
+        return None
+
     def require_tool(self, job: Job) -> None:
         """Raise MissingTool where what `command` runs isn't installed."""
         command = self.command(job)
@@ -151,28 +159,11 @@ class Compiler:
             return False
         self.require_tool(job)
         program = shutil.which(command[0]) or command[0]
-        log = job.folder / f"{self.name}.log"
+        tool, log = Path(command[0]).name, job.folder / f"{self.name}.log"
         with log.open("wb") as messages:
-            try:
-                code = subprocess.run(
-                    [program, *command[1:]],
-                    cwd=job.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=messages,
-                    stderr=subprocess.STDOUT,
-                    timeout=_SECONDS,
-                    check=False,
-                ).returncode
-            except subprocess.TimeoutExpired as error:
-                raise InputError(f"part '{job.name}': {command[0]} takes longer than {_SECONDS:g} s") from error
+            code = run_to_end([program, *command[1:]], _SECONDS, messages, job.folder)
+        if code is None:
+            raise InputError(f"part '{job.name}': {tool} takes longer than {_SECONDS:g} s")
         if code:
-            raise InputError(f"part '{job.name}': {command[0]} ends with {code}: {_last_line(log)}")
+            raise InputError(f"part '{job.name}': {tool} ends with {code}: {last_line(log) or 'it says nothing'}")
         return True
-
-
-def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        with contextlib.suppress(OSError):
-            file.seek(-4096, os.SEEK_END)
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return shortened(lines[-1], 200) if lines else "it says nothing"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graphsurgery.compiling.compiler import Job, Sample, Tensors
 from graphsurgery.compiling.test_data_sets import write_test_data
@@ -17,11 +19,14 @@ from graphsurgery.progress import Progress
 from graphsurgery.runtime.detector import Detector
 
 
-def samples_of(detector: Detector, images: Sequence[ImageFile], parts: Collection[str]) -> Iterator[dict[str, Sample]]:
+def samples_of(
+    detector: Detector, images: Sequence[ImageFile], parts: Collection[str], *, some_rows: bool = False
+) -> Iterator[dict[str, Sample]]:
     """Yield for each image the samples of `parts`, by part; the parts before them are played on the CPU.
 
-    Where a part has a frozen batch, its rows are filled up with zeros. Raises InputError for an image that can't be
-    read, and one with more rows than a batch has.
+    Where a part has a frozen batch, its rows are filled up with zeros. Where an image gives more rows than a batch has,
+    `some_rows` takes as many, evenly spaced: proposals lie in the order of their scores, and the first would stand for
+    the best alone. Raises InputError without it, and for an image that can't be read.
     """
     for number, image in enumerate(images):
         placed = detector.canvas.fit(load_image(image.path))
@@ -30,6 +35,7 @@ def samples_of(detector: Detector, images: Sequence[ImageFile], parts: Collectio
             entry, read = player.entry, dict(tensors)
             detector.chain.play_part(index, tensors)
             if entry.name in parts:
+                read = spaced(entry, read) if some_rows else read
                 inputs = with_whole_batch(entry, {name: read[name] for name in entry.inputs}, str(image.path))
                 outputs = player.session.run(inputs)
                 found[entry.name] = Sample(number, image.path.stem, placed.original, placed.pixels, inputs, outputs)
@@ -64,6 +70,18 @@ def samples_of_whole(detector: Detector, images: Sequence[ImageFile], job: Job) 
         inputs = detector.inputs(placed)
         outputs = session.run(inputs)
         yield {job.name: Sample(number, image.path.stem, placed.original, placed.pixels, inputs, outputs)}
+
+
+def spaced(entry: PartEntry, inputs: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return inputs with at most as many rows as the part's frozen batch has, evenly spaced."""
+    if entry.batch is None:
+        return inputs
+    found = dict(inputs)
+    for name in entry.batch.inputs:
+        rows, size = inputs[name], entry.batch.size
+        if len(rows) > size:
+            found[name] = rows[np.arange(size) * len(rows) // size]
+    return found
 
 
 def with_whole_batch(entry: PartEntry, inputs: Tensors, place: str) -> Tensors:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphsurgery.devices.providers import DeviceChoice, Provider, session_options
+from graphsurgery.devices.provider import Provider
+from graphsurgery.devices.providers import DeviceChoice, session_options
 from graphsurgery.devices.vitisai import vitisai_options
 from graphsurgery.errors import MissingTool
 from graphsurgery.graph.model import Model

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from graphsurgery import files
-from graphsurgery.devices.providers import PROVIDERS, DeviceChoice, Option
+from graphsurgery.devices.provider import Option
+from graphsurgery.devices.providers import DeviceChoice, provider_of
 from graphsurgery.errors import InputError
 
 _PATHS = ("file", "folder", "path")
@@ -43,7 +44,8 @@ def parse_devices(choices: Iterable[str], inside: Path | None = None) -> dict[st
 def _kept(folder: Path, provider: str, options: Mapping[str, str]) -> dict[str, str]:
     """Return the options with their paths in `folder`. Raises InputError for one that leads out of it."""
     kept = dict(options)
-    for option in PROVIDERS[provider].options if provider in PROVIDERS else ():
+    known = provider_of(provider)
+    for option in known.options if known is not None else ():
         if option.name in options and option.writes_here:
             raise InputError(
                 f"{option.name} writes into the folder you are in; to want that, give this --device yourself"
@@ -82,10 +84,10 @@ def for_manifest(choice: str) -> str:
 def _changed(choice: str, change: Callable[[Option, str], str | None]) -> str:
     """Return `choice` with the value of each option that is known changed; one that becomes None is left out."""
     provider, *pairs = choice.split(",")
-    kept = [provider]
+    known, kept = provider_of(provider), [provider]
     for pair in pairs:
         name, separator, value = pair.partition("=")
-        option = PROVIDERS[provider].option(name) if provider in PROVIDERS and separator else None
+        option = known.option(name) if known is not None and separator else None
         changed = value if option is None else change(option, value)
         if changed is not None:
             kept.append(f"{name}{separator}{changed}")

@@ -3,7 +3,7 @@
     --device npu=qnn,soc_model=60,context=cache   ->   {"npu": DeviceChoice("qnn", {"soc_model": "60", "context": ...})}
 
 ONNX Runtime hands options to a provider as they are, and QNN takes an unknown one, or a wrong value, without a word;
-so each option is checked here, by name and by value.
+so each option is checked here, by name and by value. What isn't among them may be the simulator of a compiler.
 """
 
 from __future__ import annotations
@@ -12,74 +12,10 @@ import importlib.util
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
 
-from graphsurgery import files
+from graphsurgery.devices.provider import Option, Provider
+from graphsurgery.devices.simulators import Simulator, simulators
 from graphsurgery.errors import InputError, MissingTool, did_you_mean
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of a provider. An `integer` lies in `limits`; a `file` must exist; what a `folder` or a `path` names is
-    made when needed; a `name` is no path.
-
-    `default` is given to the provider where the user says nothing. With `writes_here` the provider writes files into
-    the working directory, and can't be told another place.
-    """
-
-    name: str
-    help: str
-    kind: Literal["text", "choice", "integer", "file", "folder", "path", "name"] = "text"
-    choices: tuple[str, ...] = ()
-    limits: tuple[int, int] = (0, 2**31 - 1)
-    default: str | None = None
-    writes_here: bool = False
-
-    def checked(self, value: str) -> str:
-        """Return `value` as the provider wants it. Raises ValueError, saying what it must be."""
-        if self.kind == "choice":
-            same = [choice for choice in self.choices if choice.lower() == value.lower()]
-            if not same:
-                raise ValueError(f"must be one of {', '.join(self.choices)}.{did_you_mean(value, self.choices)}")
-            return same[0]
-        if self.kind == "integer":
-            low, high = self.limits
-            if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
-                raise ValueError(
-                    f"must be an integer {f'of at least {low}' if high > 10**9 else f'from {low} to {high}'}"
-                )
-            return str(int(value))
-        if not value:
-            raise ValueError("must not be empty")
-        if self.kind == "file" and not Path(value).is_file():
-            raise ValueError("there is no such file")
-        if self.kind == "name" and not files.is_plain_name(value):
-            raise ValueError("must be the name of a folder, and no path")
-        if self.kind == "folder" and Path(value).is_file():
-            raise ValueError("that is a file; give a folder")
-        return str(Path(value).resolve()) if self.kind in ("file", "folder") else value
-
-
-@dataclass(frozen=True)
-class Provider:
-    """An ONNX Runtime execution provider: its name there, what brings it, its options, and what it refuses of a part.
-
-    What it takes of a node, `target` says, by its name. `plugin` is the Python package with its library where it is
-    not built into ONNX Runtime.
-    """
-
-    ort_name: str
-    install: str
-    options: tuple[Option, ...] = ()
-    refuses: tuple[str, ...] = ()
-    target: str | None = None
-    plugin: str | None = None
-    memory_pattern: bool = True
-
-    def option(self, name: str) -> Option | None:
-        """Return the option of that name, None where there is none."""
-        return next((option for option in self.options if option.name == name), None)
 
 
 def _choice(name: str, help_: str, *choices: str, default: str | None = None) -> Option:
@@ -227,6 +163,14 @@ PROVIDERS: Mapping[str, Provider] = {
 }
 
 
+def provider_of(name: str) -> Provider | None:
+    """Return what is known of a provider, or of a compiler's simulator; None where there is neither of that name."""
+    if name in PROVIDERS:
+        return PROVIDERS[name]
+    simulator = simulators().get(name)
+    return simulator.provider if simulator is not None else None
+
+
 @dataclass(frozen=True)
 class DeviceChoice:
     """The provider that a device name stands for, with its options, checked.
@@ -238,12 +182,11 @@ class DeviceChoice:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.provider not in PROVIDERS:
-            there = ", ".join(PROVIDERS)
-            raise InputError(
-                f"unknown provider '{self.provider}'; there are {there}.{did_you_mean(self.provider, PROVIDERS)}"
-            )
-        provider = PROVIDERS[self.provider]
+        provider = provider_of(self.provider)
+        if provider is None:
+            known = [*PROVIDERS, *simulators()]
+            hint = did_you_mean(self.provider, known)
+            raise InputError(f"unknown provider '{self.provider}'; there are {', '.join(known)}.{hint}")
         checked = {}
         for name, value in self.options.items():
             option = provider.option(name)
@@ -260,7 +203,14 @@ class DeviceChoice:
     @property
     def details(self) -> Provider:
         """What is known of the provider."""
-        return PROVIDERS[self.provider]
+        provider = provider_of(self.provider)
+        assert provider is not None, "__post_init__ has seen to that"
+        return provider
+
+    @property
+    def simulator(self) -> type[Simulator] | None:
+        """The simulator that it stands for; None for a provider of ONNX Runtime."""
+        return None if self.provider in PROVIDERS else simulators()[self.provider]
 
     @property
     def accelerates(self) -> bool:
@@ -289,6 +239,9 @@ def require(choice: DeviceChoice, place: str) -> None:
     """Raise MissingTool, saying what to install, when the provider is neither built in nor there as a plug-in."""
     import onnxruntime
 
+    if choice.simulator is not None:
+        choice.simulator.require(place)
+        return
     provider = choice.details
     if provider.plugin is not None and importlib.util.find_spec(provider.plugin) is not None:
         return

@@ -6,6 +6,7 @@
 
     serve(load, answer)                          the other end, under `if __name__ == "__main__"` of that module
 
+A `Worker` runs a module of this package, with this Python; a `Child` is any other program that speaks so.
 Requests and replies are JSON, one per line; what is larger travels as files in `worker.folder`. The process is started
 by the first request, reused by later ones, replaced after it died or was stopped at a limit, and ended when this
 process ends.
@@ -24,14 +25,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
 import psutil
 
-from graphsurgery.errors import MissingTool, PassError
+from graphsurgery.errors import GraphSurgeryError, MissingTool, PassError
 from graphsurgery.files.temporary import temporary_folder
+from graphsurgery.processes.ending import end_tree, last_line
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 120.0
@@ -40,38 +42,43 @@ _ORPHAN_SECONDS = 30.0
 _MB = 1_000_000
 
 
-class Worker:
+class Child:
     """The parent's end of one process, which starts at once and is waited for at the first request.
 
-    `module` is run as the other end; `name` begins every message. Files for it may lie in `folder`, which goes with the
-    process. After an error `busy` says whether the process is still at work and must be stopped.
+    `command` is run as the other end, with `environment` over that of this process; `name` begins every message. Files
+    for it may lie in `folder`, which goes with the process. After an error `busy` says whether the process is still at
+    work and must be stopped. Raises OSError where it can't be started.
     """
 
-    def __init__(self, module: str, name: str) -> None:
+    def __init__(self, command: Sequence[str], name: str, environment: Mapping[str, str]) -> None:
         self.busy = True
         self._name = name
         self._files = contextlib.ExitStack()
         self.folder = self._files.enter_context(temporary_folder())
-        with self._messages.open("wb") as messages:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                encoding="utf-8",
-                env={
-                    **os.environ,
-                    # it finds what this process finds, in the same order
-                    "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-                    # what its tool leaves behind goes with the folder
-                    **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.folder)),
-                },
-            )
+        # what its tool leaves behind goes with the folder
+        temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.folder))
+        try:
+            with self._messages.open("wb") as messages:
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=messages,
+                    encoding="utf-8",
+                    env={**os.environ, **temporary, **environment},
+                )
+        except BaseException:
+            self._files.close()
+            raise
         self._replies: queue.Queue[str | None] = queue.Queue()
         assert self._process.stdout is not None
         threading.Thread(target=_pass_on, args=(self._process.stdout, self._replies), daemon=True).start()
         self._ready = False
         atexit.register(self.stop)
+
+    def fault(self, what: str, cure: str = "") -> GraphSurgeryError:
+        """Return the error for a process that crashed, or went over a limit that `cure` says how to raise."""
+        return PassError(f"{self._name} {what}; {cure + ', or ' if cure else ''}leave the pass out")
 
     @property
     def alive(self) -> bool:
@@ -85,13 +92,14 @@ class Worker:
 
     @property
     def _messages(self) -> Path:
+        """The file in which the last words of a process are looked for that crashed."""
         return self.folder / "stderr.txt"
 
     def ask(self, request: Mapping[str, Any], seconds: float, memory_mb: int | None = None) -> dict[str, Any]:
         """Do one request and return the reply.
 
         `seconds` limits its time (starting the process not counted), `memory_mb`, 10^6 bytes, the resident memory of
-        the process. Raises PassError when it crashes or goes over a limit, MissingTool when its tool can't be loaded.
+        the process. Raises `fault` when it crashes or goes over a limit, MissingTool when its tool can't be loaded.
         """
         if not self._ready:
             greeting = self._reply(_START_SECONDS, None)
@@ -115,11 +123,11 @@ class Worker:
             if self._process.stdin is not None:
                 self._process.stdin.close()
         if self.busy:
-            self._process.kill()
+            end_tree(self.pid)
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            end_tree(self.pid)
             self._process.wait()
         self._files.close()
 
@@ -132,18 +140,14 @@ class Worker:
             except queue.Empty:
                 used = self._resident_mb()
                 if memory_mb is not None and used > memory_mb:
-                    raise PassError(
-                        f"{self._name} was stopped at {used:.0f} MB, above its limit memory_mb={memory_mb};"
-                        " raise the limit, or leave the pass out"
-                    ) from None
+                    stopped = f"was stopped at {used:.0f} MB, above its limit memory_mb={memory_mb}"
+                    raise self.fault(stopped, "raise the limit") from None
                 if time.monotonic() > deadline:
-                    raise PassError(
-                        f"{self._name} was stopped after {seconds:g} s, its limit seconds={seconds:g};"
-                        " raise the limit, or leave the pass out"
-                    ) from None
+                    stopped = f"was stopped after {seconds:g} s, its limit seconds={seconds:g}"
+                    raise self.fault(stopped, "raise the limit") from None
                 continue
             if line is None:
-                raise PassError(f"{self._name} crashed ({self._death()}); leave the pass out")
+                raise self.fault(f"crashed ({self._death()})")
             reply: dict[str, Any] = json.loads(line)
             return reply
 
@@ -161,12 +165,20 @@ class Worker:
                 cause += ", the machine was out of memory or somebody ended it"
         else:
             cause = f"exit code {code:#x}"
-        lines = self._messages.read_text(encoding="utf-8", errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return f"{cause}: {said[-1][:200]}" if said else cause
+        said = last_line(self._messages)
+        return f"{cause}: {said}" if said else cause
 
 
-W = TypeVar("W", bound=Worker)
+class Worker(Child):
+    """A process of this Python that runs `module` of this package as the other end."""
+
+    def __init__(self, module: str, name: str) -> None:
+        # it finds what this process finds, in the same order
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        super().__init__([sys.executable, "-P", "-m", module], name, {"PYTHONPATH": path})
+
+
+W = TypeVar("W", bound=Child)
 
 
 class Running(Generic[W]):

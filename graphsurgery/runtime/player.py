@@ -21,6 +21,7 @@ from onnx import ModelProto
 
 from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.devices.session import Session
+from graphsurgery.devices.simulators import Plays
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import Batch, Manifest, PartEntry
@@ -35,7 +36,7 @@ class PartPlayer:
     """One part in a session. `size` is how many rows that takes at once, None for any number."""
 
     entry: PartEntry
-    session: Session
+    session: Plays
     size: int | None = None
     timer: Timer = field(default_factory=Timer, init=False)
     _padded: dict[str, _PaddedRows] = field(default_factory=dict, init=False, repr=False)
@@ -56,15 +57,22 @@ class PartPlayer:
         describes, MissingTool when a provider is not here, InputError when it would leave nodes to the CPU.
         """
         name = f"part '{entry.name}'"
-        session = Session(
-            model,
-            name=name,
-            optimise=optimise,
-            threads=threads,
-            device=device,
-            allow_fallback=allow_fallback,
-            spin=spin,
-        )
+        simulator = device.simulator if device is not None else None
+        session: Plays
+        if device is not None and simulator is not None:
+            if not isinstance(model, Path):
+                raise InputError(f"{name}: {device.provider} plays what was compiled of a part in a folder")
+            session = simulator.open(model, device.options, name, allow_fallback=allow_fallback)
+        else:
+            session = Session(
+                model,
+                name=name,
+                optimise=optimise,
+                threads=threads,
+                device=device,
+                allow_fallback=allow_fallback,
+                spin=spin,
+            )
         for kind, has, wants in (("inputs", session.inputs, entry.inputs), ("outputs", session.outputs, entry.outputs)):
             if set(has) != set(wants):
                 raise ModelError(f"{name}: has {kind} {', '.join(has)}, but the manifest says {', '.join(wants)}")

@@ -270,8 +270,9 @@ def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
 class Target(Section):
     """An accelerator. `tensors` are limits of whatever a node reads and writes, `others` stand for all operators that
     the file doesn't name. `else` is what becomes of a node beyond a limit whose rule doesn't say; if not given, what
-    becomes of others. `precisions` are the ways in which it computes, the first the usual one. A file that extends
-    another is laid over it before (`layers`).
+    becomes of others. `precisions` are the ways in which it computes, the first the usual one. `compiler` names the one
+    that makes its models, with the options that this takes for it. A file that extends another is laid over it before
+    (`layers`).
     """
 
     title: str = Field(min_length=1)
@@ -282,6 +283,7 @@ class Target(Section):
     others: _OneRule
     beyond: Beyond | None = Field(None, alias="else")
     operators: Mapping[str, _Rules]
+    compiler: Annotated[Mapping[str, Mapping[str, Any]], Field(max_length=1)] = {}
     note: str | None = None
 
     def rules(self, op: str) -> tuple[Rule, ...]:

@@ -185,7 +185,7 @@ KNOWN = [
     ("ryzen-ai", NMS.format(5), "cpu"),
     ("qnn-htp", TOPK.format(10, "largest = 1"), "taken"),
     ("qnn-htp", TOPK.format(10, "largest = 0"), "taken"),
-    ("qnn-htp:int8", TOPK.format(10, "largest = 0"), "cpu"),
+    ("qnn-htp:int8", TOPK.format(10, "largest = 0"), "taken"),
     ("tensorrt", TOPK.format(10, "sorted = 1"), "taken"),
     ("tensorrt", TOPK.format(3840, "sorted = 1").replace("100]", "5000]"), "refused"),
     ("rk3588", TOPK.format(10, "sorted = 1"), "cpu"),
