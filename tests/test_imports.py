@@ -23,7 +23,7 @@ ORDER = (
     *("graph", "custom_ops", "images", "detections", "devices", "rewrite", "operators"),
     *("processes", "toolchains", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "targets", "partition"),
-    *("compiling", "compilers", "probing", "recipe", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
+    *("compiling", "compilers", "recipe", "probing", "testing", "debugging", "evaluation", "report", "pipeline", "cli"),
     *("__main__", "graphsurgery"),  # the latter is graphsurgery/__init__.py
 )
 # A pass imports what it is made of, and the tool that it puts into a recipe. `images` is one: drop-preprocessing takes

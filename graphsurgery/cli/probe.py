@@ -42,7 +42,7 @@ def probe_command(
 
     Example: python -m graphsurgery probe --target qnn-htp --op Conv --op Resize
     """
-    from graphsurgery.probing.backend import backend_of
+    from graphsurgery.probing.backends import backend_of
     from graphsurgery.probing.probe import joined, measure, plan, require_operators
     from graphsurgery.rewrite.registry import discover
     from graphsurgery.targets.load import load_target

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from graphsurgery.compilers._rknn_simulator import RknnSimulator
 from graphsurgery.compilers._rknn_table import layers_in
+from graphsurgery.compilers._rknn_trials import RknnTrials
 from graphsurgery.compiling import Compiler, Job, Placed, Sample
 from graphsurgery.compiling.raw_files import read_numbered
 from graphsurgery.errors import InputError
@@ -55,6 +56,7 @@ class Rknn(Compiler):
     tool = "Rockchip's RKNN-Toolkit2"
     takes_some_rows = True
     simulator = RknnSimulator
+    trials = RknnTrials
 
     target_platform: Platform = "rk3588"
     precision: Literal["int8", "float16"] = "int8"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
+from graphsurgery.compiling.trials import Trials
 from graphsurgery.compiling.placed import Placed
 from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
@@ -96,6 +97,7 @@ class Compiler:
     takes_some_rows whether samples are for calibration alone: some rows may stand for all that an image gives a batch
     placed          what the tool says of which layers run on the NPU
     simulator       what the vendor has to play what was compiled: `--device npu=NAME`
+    trials          what compiles and plays small models one after another: `probe --target NAME`
     """
 
     name: ClassVar[str]
@@ -103,6 +105,7 @@ class Compiler:
     takes_whole: ClassVar[bool] = False
     takes_some_rows: ClassVar[bool] = False
     simulator: ClassVar[type[Simulator] | None] = None
+    trials: ClassVar[type[Trials] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.

@@ -14,13 +14,12 @@ import numpy.typing as npt
 
 from graphsurgery.devices.placement import FOLDED
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require, session_options
-from graphsurgery.errors import InputError, MissingTool, PassError
+from graphsurgery.errors import MissingTool, PassError
 from graphsurgery.probing.cases import Case
 from graphsurgery.probing.equality import compare
 from graphsurgery.probing.one_node import NotBuilt
 from graphsurgery.probing.quantized import ACTIVATIONS, is_quantizable, number_of_node, quantized
 from graphsurgery.processes.worker import Running, Worker
-from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Found, Tool
 from graphsurgery.text import shortened
 
@@ -139,15 +138,3 @@ def _version(package: str) -> str:
 
 def _said(error: PassError, name: str) -> str:
     return str(error).removeprefix(f"{name} ").removesuffix("; leave the pass out").split("; raise the limit")[0]
-
-
-def backend_of(named: Named) -> Backend:
-    """Return what compiles for a target: the provider of ONNX Runtime that stands for it.
-
-    Raises InputError for a target of which nothing is known that compiles and plays.
-    """
-    for name, provider in PROVIDERS.items():
-        if provider.target == named.name:
-            return ProviderBackend(DeviceChoice(name))
-    there = sorted(provider.target for provider in PROVIDERS.values() if provider.target is not None)
-    raise InputError(f"nothing compiles and plays models for target '{named.name}' here; there are {', '.join(there)}")

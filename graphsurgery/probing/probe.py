@@ -96,8 +96,8 @@ def measure(named: Named, planned: Plan, backend: Backend, progress: Progress = 
             )
         )
         progress(len(found), total)
-    left = [_told(each) for each in planned.not_measured]
-    return Measurements(named.name, tool, datetime.date.today().isoformat(), found, left)
+    left = tuple(_told(each) for each in planned.not_measured)
+    return Measurements(named.name, tool, datetime.date.today().isoformat(), tuple(found), left)
 
 
 def _told(left: Unmeasured) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def joined(older: Measurements | None, newer: Measurements) -> Measurements:
     again = {(case.op, case.precision) for case in newer.cases} | {_place(each) for each in newer.not_measured}
     cases = [case for case in older.cases if (case.op, case.precision) not in again]
     left = [each for each in older.not_measured if _place(each) not in again]
-    return Measurements(newer.target, newer.tool, newer.date, [*cases, *newer.cases], [*left, *newer.not_measured])
+    return Measurements(newer.target, newer.tool, newer.date, (*cases, *newer.cases), (*left, *newer.not_measured))
 
 
 def _place(told: Mapping[str, Any]) -> tuple[Any, Any]:

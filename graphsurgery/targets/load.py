@@ -20,6 +20,9 @@ from graphsurgery.targets.find import find_target
 from graphsurgery.targets.layers import load_tree
 from graphsurgery.targets.measured import FOLDER, Measurements, read_measurements
 from graphsurgery.targets.schema import PRECISION, Rule, Target, one_or_more, parse_fix
+from graphsurgery.targets.whole import WHOLE_FACTS
+
+_WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _check(target: Target, node: Fields, registry: Registry) -> None:
     entries = node.entries
     if target.source not in target.sources:
         raise entries["source"].place.error(_unknown("source", target.source, target.sources))
-    for name, rule in (("tensors", target.tensors), ("others", target.other)):
+    for name, rule in (("tensors", target.tensors), (_WHOLE, target.whole), ("others", target.other)):
         if name in entries:
             _check_rule(rule, entries[name], name, None, target, registry)
     listed = entries["operators"].value
@@ -129,11 +132,12 @@ def _check_limit(name: str, op: str | None, place: Place, path: str) -> None:
             _check_limit(each, op, place, path)
         return
     inputs = {each for version in inputs_of(op or "") for each in version}
-    if name in FACTS or name in attributes_of(op or "") or name in inputs:
+    facts = WHOLE_FACTS if path == _WHOLE else FACTS
+    if name in facts or name in attributes_of(op or "") or name in inputs:
         return
     if op is not None and "." in op:
         return  # nobody says which attributes an operator of another domain has
-    known = {*FACTS, *attributes_of(op or ""), *inputs}
+    known = {*facts, *attributes_of(op or ""), *inputs}
     raise place.error(
         f"{path}: '{name}' is no fact, and no attribute or input of {op or 'all operators'}.{did_you_mean(name, known)}"
     )

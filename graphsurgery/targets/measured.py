@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,8 @@ class Measurements:
     target: str
     tool: Tool
     date: str
-    cases: Sequence[Measured] = ()
-    not_measured: Sequence[Mapping[str, Any]] = field(default=())
+    cases: tuple[Measured, ...] = ()
+    not_measured: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def contradictions(self) -> list[Measured]:
@@ -147,9 +147,10 @@ def read_measurements(path: Path) -> Measurements:
         written = read_json(path, _LARGEST)
         if written["format"] != FORMAT:
             raise ValueError(f"its format is {written['format']}, not {FORMAT}")
-        cases = [Measured.of(each) for each in written["cases"]]
+        cases = tuple(Measured.of(each) for each in written["cases"])
         tool = Tool(**written["tool"])
-        return Measurements(written["target"], tool, written["date"], cases, written["not_measured"])
+        left = tuple(dict(each) for each in written["not_measured"])
+        return Measurements(str(written["target"]), tool, str(written["date"]), cases, left)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({told_of(error)})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

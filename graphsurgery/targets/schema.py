@@ -268,7 +268,8 @@ def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 class Target(Section):
-    """An accelerator. `tensors` are limits of whatever a node reads and writes, `others` stand for all operators that
+    """An accelerator. `tensors` are limits of whatever a node reads and writes, `whole` are those of the graph, beyond
+    which no node is taken (`targets.whole`), `others` stand for all operators that
     the file doesn't name. `else` is what becomes of a node beyond a limit whose rule doesn't say; if not given, what
     becomes of others. `precisions` are the ways in which it computes, the first the usual one. `compiler` names the one
     that makes its models, with the options that this takes for it. A file that extends another is laid over it before
@@ -280,6 +281,7 @@ class Target(Section):
     source: str
     precisions: Annotated[tuple[str, ...], Field(min_length=1)] = ("any",)
     tensors: Rule = Rule()
+    whole: Rule = Rule()
     others: _OneRule
     beyond: Beyond | None = Field(None, alias="else")
     operators: Mapping[str, _Rules]

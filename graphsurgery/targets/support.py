@@ -19,6 +19,7 @@ from graphsurgery.targets.facts import fact_of, input_index, input_value
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Contradiction
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
+from graphsurgery.targets.whole import broken_by
 
 _NO_OR_YES = ("false", "true")
 _NOT_LISTED = "the source doesn't list it"
@@ -151,12 +152,15 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
     view = model.graph()
     infer_shapes(view)
     live, counts = live_nodes(view), multiply_adds(model)
+    whole = _judged_whole(view, live, named.target)
     found = []
     for number, (node, count) in enumerate(zip(view.nodes, counts, strict=True)):
         if id(node) in live:
             verdict = judge(node, model.opset, named.target, chosen)
             name = node.name or (node.outputs[0].name if node.outputs else "")
             measured = _measured(node, model.opset, named, chosen, verdict)
+            if whole is not None and verdict.outcome == "taken":
+                verdict, measured = whole, None
             found.append(NodeVerdict(number, name, node.op, verdict, count, measured))
     taken = {id(view.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
@@ -171,6 +175,15 @@ def _measured(node: gs.Node, opset: int, named: Named, precision: str, verdict: 
     line = next((at for at, each in enumerate(rules) if each is rule), len(rules))
     said = (verdict.outcome, verdict.limit)
     return contradiction_of(Asked(node, opset), line, precision, said, named.measurements)
+
+
+def _judged_whole(view: gs.Graph, live: set[int], target: Target) -> Verdict | None:
+    """Return what becomes of all nodes of a graph that breaks a limit of whole graphs, None where it keeps them."""
+    broken = broken_by(view, live, target)
+    if broken is None:
+        return None
+    rule, limit, seen = broken
+    return _beyond(target, rule, limit, _shown(seen), rule.limits[limit].told)
 
 
 def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:

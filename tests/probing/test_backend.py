@@ -8,7 +8,8 @@ from targets.nodes import registry, target
 from graphsurgery.devices.providers import DeviceChoice
 from graphsurgery.errors import InputError
 from graphsurgery.probing import backend
-from graphsurgery.probing.backend import ProviderBackend, backend_of
+from graphsurgery.probing.backend import ProviderBackend
+from graphsurgery.probing.backends import backend_of
 from graphsurgery.probing.probe import plan
 from graphsurgery.targets.load import load_target
 from graphsurgery.targets.measured import Found
@@ -33,11 +34,11 @@ def test_each_outcome_is_told_apart_and_the_next_model_is_tried_after_a_crash(mo
 
 
 def test_a_compiler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outcomes(monkeypatch, "Relu", "Exp", seconds=0.5)
+    found = outcomes(monkeypatch, "Relu", "Exp", seconds=5.0)
     assert (found["Relu"].outcome, found["Exp"].outcome) == ("crash", "taken")
-    assert "stopped after 0.5 s" in str(found["Relu"].reason)
+    assert "stopped after 5 s" in str(found["Relu"].reason)
 
 
 def test_a_target_that_nothing_compiles_for_is_refused_with_those_that_something_does() -> None:
-    with pytest.raises(InputError, match="nothing compiles and plays models for target 'tidl' here; there are .*qnn-htp"):
+    with pytest.raises(InputError, match="nothing compiles and plays models for target 'tidl' here: .*there are .*qnn-htp"):
         backend_of(load_target("tidl", registry()))
