@@ -284,6 +284,20 @@ def publish(*parts: str) -> Action:
     return run
 
 
+def probe(op: str) -> Action:
+    """The command, of one operator of a target whose vendor's tool is a stand-in."""
+
+    def run() -> None:
+        from graphsurgery.probing import backends
+        from probing.stand import TARGET, Stand
+
+        Path("mine.yaml").write_text(json.dumps(TARGET), encoding="utf-8")
+        backends.backend_of = lambda named: Stand()
+        cli("probe", "--target", "mine.yaml", "--op", op, "--out", "m.json")()
+
+    return run
+
+
 SCENARIOS = {
     "publish": lambda: Scenario(
         [publish("a", "b"), write_notes("parts", "parts/v-a", "parts/v-b")],
@@ -333,6 +347,13 @@ SCENARIOS = {
         cli("report", "parts", "--no-pictures"),
         cli("inspect", "parts"),
         lambda root: (files(root / "parts") | {"run.json": ""}, files(root / "io")),
+    ),
+    "probe": lambda: Scenario(
+        [probe("Conv"), write_notes(".")],
+        probe("Loop"),
+        settled("."),
+        lambda root: digest(root / "m.json"),
+        r"mine\.yaml",
     ),
     "new-pass": lambda: Scenario(
         [write_notes(".")],

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import Cli
-from targets.nodes import SOURCE, registry
+from targets.nodes import registry
 
-from graphsurgery.errors import MissingTool
 from graphsurgery.probing import backends
-from graphsurgery.probing.cases import Case
 from graphsurgery.probing.probe import joined, measure, plan
 from graphsurgery.targets.load import Named, load_target
-from graphsurgery.targets.measured import Found, Tool, read_measurements
-
-TARGET = {
-    "title": "A target",
-    "sources": {"list": SOURCE},
-    "source": "list",
-    "others": "cpu",
-    "operators": {"Conv": {"kernel": "..3"}, "Sigmoid": "taken", "Loop": "cpu"},
-}
-
-
-class Stand:
-    """Stands for a vendor's tool that takes all but a Sigmoid."""
-
-    precisions = frozenset({"any"})
-
-    def __init__(self, version: str = "1.0") -> None:
-        self._version = version
-
-    def tool(self) -> Tool:
-        if not self._version:
-            raise MissingTool("the tool isn't here; install it")
-        return Tool("a-tool", self._version)
-
-    def measure(self, cases: Sequence[Case]) -> Iterator[Found]:
-        for case in cases:
-            yield Found("cpu", reason="never") if case.line.op == "Sigmoid" else Found(case.verdict.outcome, 70.0)
-
+from graphsurgery.targets.measured import read_measurements
+from probing.stand import TARGET, Stand
 
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
