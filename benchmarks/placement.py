@@ -50,7 +50,9 @@ def agreement(path: Path, named: Named, precision: str | None, choice: DeviceCho
         "taken": sum(real.ran == choice.provider for _, real in live),
         "seconds": round(time.monotonic() - start, 1),
         "misses": [
-            dict(zip(("op", "said", "ran", "why_said", "why_ran"), key, strict=True), nodes=count, example=examples[key])
+            dict(
+                zip(("op", "said", "ran", "why_said", "why_ran"), key, strict=True), nodes=count, example=examples[key]
+            )
             for key, count in misses.most_common()
         ],
     }

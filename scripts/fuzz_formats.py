@@ -207,7 +207,15 @@ def make_measured(folder: Path) -> list[bytes]:
     cases = [
         {**place, "side": "inside", "said": "taken", "outcome": "wrong", "decibels": 3.5, "remark": "4 rows"},
         {**place, "side": "at", "limit": "groups", "value": 2, "said": "taken", "outcome": "cpu", "reason": "no"},
-        {**place, "side": "form", "limit": "static", "value": False, "said": "cpu", "outcome": "taken", "decibels": "equal"},
+        {
+            **place,
+            "side": "form",
+            "limit": "static",
+            "value": False,
+            "said": "cpu",
+            "outcome": "taken",
+            "decibels": "equal",
+        },
     ]
     tool = {"name": "a-tool", "version": "1.0", "beside": "", "system": "Linux"}
     left = [{**place, "limit": "kernel", "reason": "none"}]
@@ -217,7 +225,7 @@ def make_measured(folder: Path) -> list[bytes]:
 
 _MEASURED_TARGET = """
 title: One that was measured
-sources: {list: {title: a list, date: 2026, basis: document}}
+sources: {list: {title: a list, date: "2026", basis: document}}
 source: list
 others: taken
 operators: {Conv: {kernel: ..3}}

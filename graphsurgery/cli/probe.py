@@ -15,7 +15,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
-    from graphsurgery.targets.measured import Measured, Measurements
+    from graphsurgery.targets.measured import Measurements
 
 _SHOWN = 40
 
@@ -83,7 +83,9 @@ def _show(screen: terminal.Screen, title: str, found: Measurements) -> None:
     for op, line, cases in by_line(found):
         against = sum(case.contradicts for case in cases)
         unknown = sum("unknown" in (case.said, case.found.outcome) for case in cases)
-        near = [case.found.decibels for case in cases if case.found.outcome == "taken" and case.found.decibels is not None]
+        near = [
+            case.found.decibels for case in cases if case.found.outcome == "taken" and case.found.decibels is not None
+        ]
         worst = "-" if not near else "equal" if min(near) == float("inf") else f"{min(near):.0f} dB"
         rows.append([_line(op, line), str(len(cases)), str(against or "-"), str(unknown or "-"), worst])
     columns = ["line", "cases", "contradict", "not known", "least of what is taken"]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
-from graphsurgery.compiling.trials import Trials
 from graphsurgery.compiling.placed import Placed
+from graphsurgery.compiling.trials import Trials
 from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model

@@ -26,7 +26,7 @@ class Played:
 
 
 class Trials:
-    """Compiles and plays small models with a vendor's tool. `precisions` are those that it knows by a target's names."""
+    """Compiles and plays small models with a vendor's tool. `precisions` are what it knows, as targets call them."""
 
     precisions: ClassVar[frozenset[str]]
 

@@ -25,8 +25,8 @@ from graphsurgery.graph.model import Model
 class Trial:
     """Where each node of a model ran, by its number, and the outputs; or the `error` at which it ended.
 
-    A node runs on the provider, on "cpu", or is "folded". `others` are where nodes run that ONNX Runtime put in the place
-    of some. `loaded` says whether the error came behind the compiler.
+    A node runs on the provider, on "cpu", or is "folded". `others` are where nodes run that ONNX Runtime put in the
+    place of some. `loaded` says whether the error came behind the compiler.
     """
 
     ran: Mapping[int, str] = field(default_factory=dict)

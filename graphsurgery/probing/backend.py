@@ -90,7 +90,11 @@ class ProviderBackend:
         with running.use() as worker:
             (worker.folder / "model.onnx").write_bytes(proto.SerializeToString())
             np.savez(worker.folder / "feeds.npz", **case.node.feeds)  # type: ignore[arg-type]
-            request = {"folder": str(worker.folder), "provider": self.choice.provider, "options": dict(self.choice.options)}
+            request = {
+                "folder": str(worker.folder),
+                "provider": self.choice.provider,
+                "options": dict(self.choice.options),
+            }
             try:
                 reply = worker.ask(request, self.seconds, _MEMORY_MB)
             except PassError as error:

@@ -94,7 +94,7 @@ def _written(node: OneNode, name: str, value: Scalar) -> OneNode:
             raise NotBuilt(f"opset {node.opset} has no attribute {name}")
         kind = schema.attributes[name].type.name
         made = {"INT": int, "FLOAT": float, "STRING": str}.get(kind)
-        if kind == "INTS" and name == "perm" or made is None:
+        if (kind == "INTS" and name == "perm") or made is None:
             raise NotBuilt(f"the attribute {name} is no single number or word")
         return replace(node, attributes={**node.attributes, name: made(value)})
     if name == "permutation":
@@ -116,7 +116,7 @@ def _index_of(node: OneNode, name: str) -> int | None:
 
 
 def _other_way(node: OneNode, name: str, how: str) -> OneNode:
-    """Return the node with an input fed that is stored usually, with one that is left out, or an attribute unwritten."""
+    """Return the node with an input fed that is usually stored, with one more input, or an attribute unwritten."""
     if how == UNWRITTEN and name in node.attributes:
         return replace(node, attributes={key: value for key, value in node.attributes.items() if key != name})
     at = _index_of(node, name)
@@ -130,4 +130,3 @@ def _other_way(node: OneNode, name: str, how: str) -> OneNode:
     if at >= len(node.operands) or node.operands[at].value is None:
         raise NotBuilt(f"its node has no {name}")
     return node.with_operand(at, Operand(node.operands[at].value))
-

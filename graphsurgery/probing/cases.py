@@ -1,7 +1,7 @@
 """The cases of a target: for each line one-node models inside, at and beyond each of its limits.
 
 A case counts only if the target's own reading of the finished node says that it is one: that this line is the one for
-it, that it breaks the limit which it was made to break, or breaks none. What can't be made so is `Unmeasured`, with why.
+it, that it breaks the limit which it was made to break, or breaks none. What can't be made so is `Unmeasured`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from graphsurgery.probing.forms import forms
 from graphsurgery.probing.bases import BASES
 from graphsurgery.probing.build import FED, GIVEN, UNWRITTEN, Built, build
+from graphsurgery.probing.forms import forms
 from graphsurgery.probing.one_node import NotBuilt, OneNode
 from graphsurgery.probing.quantized import is_quantizable
 from graphsurgery.probing.values import at_ends, beyond, inside
@@ -133,7 +133,9 @@ class _Maker:
         wishes = {name: inside(each)[0] for name, each in conditions.items()}
         return self._search(wishes, [_TRIES])
 
-    def _search(self, wishes: dict[str, Scalar], tries: list[int], depth: int = _DEPTH) -> tuple[Built, dict[str, Scalar]]:
+    def _search(
+        self, wishes: dict[str, Scalar], tries: list[int], depth: int = _DEPTH
+    ) -> tuple[Built, dict[str, Scalar]]:
         """Return the node of these wishes and as many more as it needs to be the line's, and to break no limit."""
         tries[0] -= 1
         built = build(self.line.op, wishes, self.target, self.precision)

@@ -32,9 +32,10 @@ class Equality:
 
 
 def compare(expected: Mapping[str, Array], computed: Mapping[str, Array], *, unordered: bool = False) -> Equality:
-    """Compare the outputs of a model, as sets along the last axis where they are `unordered`. One that has more along an axis than is expected is compared where both have it.
+    """Compare the outputs of a model, as sets along the last axis where they are `unordered`.
 
-    What fills it up is told: an NMS that can't give out less than it was declared to repeats its last index.
+    One that has more along an axis than is expected is compared where both have it. What fills it up is told: an NMS
+    that can't give out less than it was declared to repeats its last index.
     """
     noise, remarks = Noise(), []
     for name, wanted in expected.items():

@@ -8,9 +8,25 @@ from graphsurgery.targets.schema import Scalar
 
 _TYPES = ("float16", "float64", "int64", "int32", "int8", "uint8", "bool")
 _RANKS = range(7)
-_BINARY = "Add Sub Mul Div Pow Equal Greater GreaterOrEqual Less LessOrEqual Mod PRelu And Or Xor".split()
-_REDUCING = "ReduceMax ReduceMin ReduceMean ReduceSum ReduceL2 ReduceProd ArgMax ArgMin".split()
-_GATHERING = "Gather GatherND GatherElements ScatterND ScatterElements RoiAlign".split()
+_BINARY = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Mod",
+    "PRelu",
+    "And",
+    "Or",
+    "Xor",
+]
+_REDUCING = ["ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceProd", "ArgMax", "ArgMin"]
+_GATHERING = ["Gather", "GatherND", "GatherElements", "ScatterND", "ScatterElements", "RoiAlign"]
 _PERMUTATIONS = ("0,2,3,1", "0,3,1,2", "0,1,3,2", "0,2,1,3", "1,0,2,3")
 
 _OF: dict[str, list[tuple[str, Scalar]]] = {
@@ -23,7 +39,15 @@ _OF: dict[str, list[tuple[str, Scalar]]] = {
     "TopK": [("axis", 0), ("rank", 3), ("rank", 4)],
     "Slice": [("axis", 1), ("axis", 2), ("step", 2), ("step", -1)],
     "Cast": [("to", number) for number in (6, 7, 9, 2, 3, 10, 11)],
-    "Conv": [("stride", 2), ("dilation", 2), ("depthwise", True), ("groups", 2), ("kernel", 1), ("kernel", 7), ("weights", "fed")],
+    "Conv": [
+        ("stride", 2),
+        ("dilation", 2),
+        ("depthwise", True),
+        ("groups", 2),
+        ("kernel", 1),
+        ("kernel", 7),
+        ("weights", "fed"),
+    ],
     "ConvTranspose": [("stride", 2), ("groups", 2), ("kernel", 4)],
     "MaxPool": [("stride", 2), ("kernel", 1), ("kernel", 3), ("ceil_mode", 1), ("pad", 1)],
     "AveragePool": [("stride", 2), ("kernel", 3), ("ceil_mode", 1), ("pad", 1), ("count_include_pad", 1)],

@@ -175,7 +175,9 @@ def scatter_elements(op: str, wishes: Wishes) -> OneNode:
     """A ScatterElements along the last axis, into no place twice."""
     shape = wishes.shape()
     axis = _along(wishes, shape, len(shape) - 1)
-    places = np.arange(shape[axis])[::-1].reshape([-1 if each == axis % len(shape) else 1 for each in range(len(shape))])
+    places = np.arange(shape[axis])[::-1].reshape(
+        [-1 if each == axis % len(shape) else 1 for each in range(len(shape))]
+    )
     return node(op, wishes.data(shape), _indices(wishes, np.broadcast_to(places, shape)), wishes.data(shape), axis=axis)
 
 

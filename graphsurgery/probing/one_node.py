@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import ModelProto, helper, numpy_helper
@@ -51,8 +50,8 @@ class OneNode:
     """A node, its operands in ONNX's order, and how it is written.
 
     `declared` is a shape for its first output, whatever it has by itself: some compilers take an operator whose number
-    of results depends on data once that is said. With `open_axis` the first axis of the fed inputs is open. `unordered` says that it
-    may give out its values along the last axis in any order.
+    of results depends on data once that is said. With `open_axis` the first axis of the fed inputs is open. Where it is
+    `unordered` it may give out its values along the last axis in any order.
     """
 
     op: str

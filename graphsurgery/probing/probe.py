@@ -18,9 +18,46 @@ from graphsurgery.targets.schema import Target
 
 # What a detector is made of: a sample takes these first
 OF_DETECTORS = tuple(
-    "Conv MaxPool Resize NonMaxSuppression Slice Concat Add Mul Sigmoid Softmax TopK RoiAlign Gather Reshape Transpose "
-    "Relu ConvTranspose Gemm MatMul Sub Div Exp Split Clip AveragePool GlobalAveragePool HardSwish LayerNormalization "
-    "Where Cast ScatterND GridSample Expand Unsqueeze Pad Equal ReduceMax NonZero".split()
+    [
+        "Conv",
+        "MaxPool",
+        "Resize",
+        "NonMaxSuppression",
+        "Slice",
+        "Concat",
+        "Add",
+        "Mul",
+        "Sigmoid",
+        "Softmax",
+        "TopK",
+        "RoiAlign",
+        "Gather",
+        "Reshape",
+        "Transpose",
+        "Relu",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "Sub",
+        "Div",
+        "Exp",
+        "Split",
+        "Clip",
+        "AveragePool",
+        "GlobalAveragePool",
+        "HardSwish",
+        "LayerNormalization",
+        "Where",
+        "Cast",
+        "ScatterND",
+        "GridSample",
+        "Expand",
+        "Unsqueeze",
+        "Pad",
+        "Equal",
+        "ReduceMax",
+        "NonZero",
+    ]
 )
 # Lines that say so promise most, and are first of all
 _STRONG = ("wrong", "crash", "refused")
@@ -34,7 +71,7 @@ class Plan:
     not_measured: Sequence[Unmeasured]
 
     def sample(self, count: int) -> Plan:
-        """Return `count` of the cases, of each operator of detectors in turn, those whose outcome is a rare one first."""
+        """Return `count` of the cases, of each operator of detectors in turn, those of a rare outcome first."""
         by_op: dict[str, list[Case]] = {op: [] for op in OF_DETECTORS}
         for case in self.cases:
             if case.line.op in by_op:

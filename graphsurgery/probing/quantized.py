@@ -19,9 +19,40 @@ Array = npt.NDArray[Any]
 ACTIVATIONS = {"int8": "uint8", "a16w8": "uint16"}
 # They give out values that they were given
 _MOVING = frozenset(
-    "MaxPool Resize Upsample Slice Split Concat Transpose Reshape Flatten Squeeze Unsqueeze Gather GatherND Expand Tile "
-    "GatherElements DepthToSpace SpaceToDepth Pad TopK Max Min ScatterND ScatterElements Where Relu Clip Identity "
-    "GlobalMaxPool ReduceMax ReduceMin MaxRoiPool".split()
+    [
+        "MaxPool",
+        "Resize",
+        "Upsample",
+        "Slice",
+        "Split",
+        "Concat",
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Gather",
+        "GatherND",
+        "Expand",
+        "Tile",
+        "GatherElements",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Pad",
+        "TopK",
+        "Max",
+        "Min",
+        "ScatterND",
+        "ScatterElements",
+        "Where",
+        "Relu",
+        "Clip",
+        "Identity",
+        "GlobalMaxPool",
+        "ReduceMax",
+        "ReduceMin",
+        "MaxRoiPool",
+    ]
 )
 # Their second operand is a weight, the third a bias
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -89,7 +120,7 @@ class _Writer:
         """Whether an input is something that is computed with: factors, bounds and thresholds stay as they are."""
         op = self._node.op
         if not is_stored:
-            return not (op == "NonMaxSuppression")
+            return op != "NonMaxSuppression"
         return op in (*_WEIGHTED, "PRelu", "InstanceNormalization", "LayerNormalization", "BatchNormalization") or (
             at == 1 and op in ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
         )

@@ -26,17 +26,47 @@ _MODES = {
     "Pad": ("constant", "edge", "reflect", "wrap"),
     "RoiAlign": ("avg", "max"),
 }
-TYPES = ("float32", "float16", "float64", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+TYPES = (
+    "float32",
+    "float16",
+    "float64",
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+)
 _STEPS = (1, -1, 2)
 # Attributes that say yes or no with 1 and 0
 _FLAGS = frozenset(
-    "largest sorted allowzero antialias center_point_box ceil_mode transA transB fmod keepdims count_include_pad "
-    "storage_order select_last_index align_corners exclusive reverse exclude_outside".split()
+    [
+        "largest",
+        "sorted",
+        "allowzero",
+        "antialias",
+        "center_point_box",
+        "ceil_mode",
+        "transA",
+        "transB",
+        "fmod",
+        "keepdims",
+        "count_include_pad",
+        "storage_order",
+        "select_last_index",
+        "align_corners",
+        "exclusive",
+        "reverse",
+        "exclude_outside",
+    ]
 )
 
 
 def words_of(op: str, name: str) -> tuple[str, ...]:
-    """Return the words that an attribute of an operator, or a fact that is a word, may be; none where it is a number."""
+    """Return the words that an attribute of an operator, or a fact, may be; none where it is a number."""
     if name == "mode":
         return _MODES.get(op, ())
     return TYPES if name in ("type", "types") else _WORDS.get(name, ())
@@ -82,7 +112,7 @@ def _next_to(allowed: Allowed, op: str, name: str) -> Iterator[Scalar]:
             if isinstance(end, bool):
                 yield not end
             elif isinstance(end, int | float):
-                whole = _whole(end)
+                whole = int(end) if end == int(end) else end
                 yield from (whole + step for step in _STEPS)
                 if name == "scale":
                     yield end / 2

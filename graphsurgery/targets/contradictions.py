@@ -17,7 +17,11 @@ def contradiction_of(
     broken. A case beyond a limit tells of nodes beyond it, one at a value of those that have that value, and one inside
     of all limits of those that keep them.
     """
-    here = [c for c in found.contradictions if (c.op, c.line, c.precision, c.said) == (asked.node.op, line, precision, said[0])]
+    here = [
+        c
+        for c in found.contradictions
+        if (c.op, c.line, c.precision, c.said) == (asked.node.op, line, precision, said[0])
+    ]
     ranked = sorted((case for case in here if _tells_of(case, asked, said[1])), key=lambda case: case.limit is None)
     return Contradiction(ranked[0], found.tool, found.date) if ranked else None
 
@@ -32,7 +36,9 @@ def _tells_of(case: Measured, asked: Asked, broken: str | None) -> bool:
 
 def has(asked: Asked, name: str, value: Scalar) -> bool:
     """Whether a node has a value of a fact, an attribute or an input; False for what none of them is called."""
-    if not (name in FACTS or name in attributes_of(asked.node.op) or any(name in each for each in inputs_of(asked.node.op))):
+    if not (
+        name in FACTS or name in attributes_of(asked.node.op) or any(name in each for each in inputs_of(asked.node.op))
+    ):
         return False
     fact = fact_of(asked, name)
     if fact is ABSENT or fact is None:

@@ -209,7 +209,7 @@ class Rule(BaseModel):
         return self.beyond
 
     def contradicted(self, limit: str | None) -> str | None:
-        """Return what a document says of a node beyond a limit, or of the line if None, where a measurement contradicts."""
+        """Return what a document says of a limit, or of the line if None, where a measurement contradicts."""
         if isinstance(self.against, Mapping):
             return None if limit is None else self.against.get(limit)
         return self.against

@@ -65,7 +65,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class NodeVerdict:
-    """A node of the graph, by its place in it, and what becomes of it; `measured` where a measurement says otherwise."""
+    """A node of the graph, by its place in it, and what becomes of it; `measured` says otherwise."""
 
     number: int
     name: str

@@ -288,8 +288,9 @@ def probe(op: str) -> Action:
     """The command, of one operator of a target whose vendor's tool is a stand-in."""
 
     def run() -> None:
-        from graphsurgery.probing import backends
         from probing.stand import TARGET, Stand
+
+        from graphsurgery.probing import backends
 
         Path("mine.yaml").write_text(json.dumps(TARGET), encoding="utf-8")
         backends.backend_of = lambda named: Stand()

@@ -40,5 +40,7 @@ def test_a_compiler_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_target_that_nothing_compiles_for_is_refused_with_those_that_something_does() -> None:
-    with pytest.raises(InputError, match="nothing compiles and plays models for target 'tidl' here: .*there are .*qnn-htp"):
+    with pytest.raises(
+        InputError, match=r"nothing compiles and plays models for target 'tidl' here: .*there are .*qnn-htp"
+    ):
         backend_of(load_target("tidl", registry()))

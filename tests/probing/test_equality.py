@@ -22,7 +22,9 @@ def test_a_tail_that_repeats_the_last_row_is_told_and_the_rows_before_it_compare
     assert found.remark == "4 rows where there are 2: the last one is repeated"
 
 
-@pytest.mark.parametrize(("fill", "told"), [([[-1, -1, -1]], "the rest is -1"), ([[1, 2, 3]], "the rest is something else")])
+@pytest.mark.parametrize(
+    ("fill", "told"), [([[-1, -1, -1]], "the rest is -1"), ([[1, 2, 3]], "the rest is something else")]
+)
 def test_another_tail_is_told(fill: list[list[int]], told: str) -> None:
     assert str(compare({"y": ROWS}, {"y": np.concatenate([ROWS, fill])}).remark).endswith(told)
 

@@ -15,6 +15,7 @@ from graphsurgery.targets.load import Named, load_target
 from graphsurgery.targets.measured import read_measurements
 from probing.stand import TARGET, Stand
 
+
 @pytest.fixture
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
     monkeypatch.chdir(tmp_path)
@@ -38,7 +39,9 @@ def test_all_cases_are_measured_and_what_is_none_is_told(named: Named) -> None:
 
 
 def test_operators_that_the_file_does_not_name_are_measured_too(named: Named) -> None:
-    said = {case.line.op: case.verdict.outcome for case in plan(named.target, ["any"], ["Erf", "Conv"], forms=False).cases}
+    said = {
+        case.line.op: case.verdict.outcome for case in plan(named.target, ["any"], ["Erf", "Conv"], forms=False).cases
+    }
     assert said["Erf"] == "cpu"
 
 

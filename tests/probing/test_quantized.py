@@ -11,7 +11,20 @@ from graphsurgery.probing.equality import compare
 from graphsurgery.probing.quantized import is_quantizable, number_of_node, quantized
 
 ANY = target(precisions=["float16", "int8", "a16w8"])
-SOME = ("Conv", "ConvTranspose", "MaxPool", "Resize", "Add", "Concat", "Gemm", "MatMul", "Softmax", "Slice", "Clip", "Pad")
+SOME = (
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "Resize",
+    "Add",
+    "Concat",
+    "Gemm",
+    "MatMul",
+    "Softmax",
+    "Slice",
+    "Clip",
+    "Pad",
+)
 
 
 @pytest.mark.parametrize("op", SOME)

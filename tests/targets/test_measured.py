@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import pytest
-from targets.nodes import SOURCE, model, registry
 
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
@@ -15,6 +14,7 @@ from graphsurgery.targets.find import names
 from graphsurgery.targets.load import Named, load_target
 from graphsurgery.targets.measured import Found, Measured, Measurements, Tool, read_measurements
 from graphsurgery.targets.support import NodeVerdict, support
+from targets.nodes import SOURCE, model, registry
 
 TOOL = Tool("onnxruntime-qnn", "2.7.0", "chip 60", "Linux x86_64")
 TARGET = {
@@ -24,7 +24,8 @@ TARGET = {
     "others": "cpu",
     "operators": {"Softmax": [{"when": {"along": 1}, "taken": False}, {}], "Relu": {"rank": "..4"}},
 }
-NET = "g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) { a = Softmax <axis = 1> (x) b = Softmax <axis = 3> (a) y = Relu (b) }"
+NODES = "a = Softmax <axis = 1> (x) b = Softmax <axis = 3> (a) y = Relu (b)"
+NET = f"g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) {{ {NODES} }}"
 
 
 def case(op: str, line: int, side: str, limit: str | None, value: object, said: str, outcome: str) -> Measured:
@@ -32,7 +33,9 @@ def case(op: str, line: int, side: str, limit: str | None, value: object, said: 
 
 
 def measurements(*cases: Measured) -> Measurements:
-    return Measurements("mine", TOOL, "2026-11-29", cases, ({"op": "If", "line": 0, "precision": "any", "reason": "no"},))
+    return Measurements(
+        "mine", TOOL, "2026-11-29", cases, ({"op": "If", "line": 0, "precision": "any", "reason": "no"},)
+    )
 
 
 @pytest.fixture
@@ -72,7 +75,9 @@ def test_a_node_beyond_a_limit_has_what_was_measured_beyond_it(named: Named) -> 
 
 
 def test_a_node_with_a_value_has_what_was_measured_of_that_value(named: Named) -> None:
-    *_, relu = held(named, case("Relu", 0, "at", "rank", 4, "taken", "wrong"), case("Relu", 0, "at", "rank", 3, "taken", "cpu"))
+    *_, relu = held(
+        named, case("Relu", 0, "at", "rank", 4, "taken", "wrong"), case("Relu", 0, "at", "rank", 3, "taken", "cpu")
+    )
     assert relu.measured is not None
     assert relu.measured.case.value == 4
     assert relu.to_json()["measured"].startswith("wrong, 5 dB")
@@ -82,7 +87,9 @@ def test_what_agrees_is_not_told(named: Named) -> None:
     assert all(each.measured is None for each in held(named, case("Relu", 0, "inside", None, None, "taken", "taken")))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1, "target": 3, "cases": [1]}', '{"format": 1, "cases": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 2}', '{"format": 1, "target": 3, "cases": [1]}', '{"format": 1, "cases": {}}']
+)
 def test_another_file_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"m\.json: "):
@@ -91,7 +98,9 @@ def test_another_file_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
 
 def test_a_document_that_a_measurement_contradicts_stands_beside_it(named: Named) -> None:
     found = load_target("qnn-htp", registry())
-    (sine,) = support(Model(model("g (float[1, 2, 3, 4, 5] x) => (float[1, 2, 3, 4, 5] y) { y = Sin (x) }")), found).nodes
+    (sine,) = support(
+        Model(model("g (float[1, 2, 3, 4, 5] x) => (float[1, 2, 3, 4, 5] y) { y = Sin (x) }")), found
+    ).nodes
     assert (sine.verdict.outcome, sine.verdict.against) == ("cpu", "code of 2.0.0: any rank")
 
 
