@@ -30,6 +30,9 @@ def probe_command(
     sample: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="So many cases only, of the operators of detectors.")
     ] = None,
+    forms: Annotated[
+        bool, typer.Option("--forms/--no-forms", help="Also forms of an operator that no limit names.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the results go; ./NAME.measured.json if not given.")
     ] = None,
@@ -60,7 +63,7 @@ def probe_command(
     older = read_measurements(place) if place.is_file() else None
     with Display() as display:
         display.begin(f"making the cases of {named.name}")
-        planned = plan(named.target, [each for each in chosen if each in backend.precisions], op or ())
+        planned = plan(named.target, [each for each in chosen if each in backend.precisions], op or (), forms=forms)
         if sample is not None:
             planned = planned.sample(sample)
         display.begin(f"{len(planned.cases)} cases on {backend.tool()}")
