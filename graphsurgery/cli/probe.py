@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -104,7 +104,7 @@ def _show(screen: terminal.Screen, title: str, found: Measurements) -> None:
         screen.print(terminal.plain_table("\nNot measured", ["line", "limit", "reason"], rows))
 
 
-def _once(found: Measurements) -> list[dict[str, str | int]]:
+def _once(found: Measurements) -> list[dict[str, Any]]:
     """Return what wasn't measured, each line's limit once for all precisions."""
     return list({(each["op"], each["line"], each.get("limit")): dict(each) for each in found.not_measured}.values())
 

@@ -21,6 +21,7 @@ from graphsurgery.probing.one_node import NotBuilt
 from graphsurgery.probing.quantized import ACTIVATIONS, is_quantizable, number_of_node, quantized
 from graphsurgery.processes.worker import Running, Worker
 from graphsurgery.targets.measured import Found, Tool
+from graphsurgery.targets.schema import Outcome
 from graphsurgery.text import shortened
 
 Array = npt.NDArray[Any]
@@ -108,7 +109,7 @@ class ProviderBackend:
                 computed = dict(stored)
         expected = case.node.expected(proto) if whole else case.node.results
         equality = compare(expected, computed, unordered=case.node.unordered)
-        outcome = "taken" if equality.holds(case.precision) else "wrong"
+        outcome: Outcome = "taken" if equality.holds(case.precision) else "wrong"
         return Found(outcome, float(equality.decibels), equality.remark)
 
 

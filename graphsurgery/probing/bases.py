@@ -91,7 +91,7 @@ def binary(op: str, wishes: Wishes) -> OneNode:
     second = _second(wishes, shape, positive=op in ("Div", "Pow", "Mod"), dtype=dtype)
     if op == "PRelu":
         second = Operand(second.value, constant=True)
-    attributes = {"direction": "LEFT"} if op == "BitShift" else {}
+    attributes: dict[str, Any] = {"direction": "LEFT"} if op == "BitShift" else {}
     return node(op, first, second, **attributes)
 
 
@@ -107,7 +107,7 @@ def several(op: str, wishes: Wishes) -> OneNode:
     """An operator of any number of inputs."""
     shape, count = wishes.shape(), wishes.number("inputs", 2)
     along = _along(wishes, shape, 1)
-    attributes = {"axis": along} if op == "Concat" else {}
+    attributes: dict[str, Any] = {"axis": along} if op == "Concat" else {}
     return node(op, *[wishes.data(shape) for _ in range(count)], **attributes)
 
 
@@ -237,7 +237,8 @@ def normalization(op: str, wishes: Wishes) -> OneNode:
     operands = [wishes.data(shape), Operand(wishes.tensor(each, positive=True), constant=True), wishes.stored(each)]
     if op == "BatchNormalization":
         operands += [wishes.stored(each), Operand(wishes.tensor(each, positive=True), constant=True)]
-    return node(op, *operands, **({"num_groups": 2} if op == "GroupNormalization" else {}))
+    attributes: dict[str, Any] = {"num_groups": 2} if op == "GroupNormalization" else {}
+    return node(op, *operands, **attributes)
 
 
 @base("ReduceMax", "ReduceMin", "ReduceMean", "ReduceProd", "ReduceL2", "ReduceL1", "ReduceSum", "ReduceSumSquare")

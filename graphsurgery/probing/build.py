@@ -92,7 +92,7 @@ def _written(node: OneNode, name: str, value: Scalar) -> OneNode:
         schema = onnx.defs.get_schema(node.op, node.opset, node.domain)
         if name not in schema.attributes:
             raise NotBuilt(f"opset {node.opset} has no attribute {name}")
-        kind = schema.attributes[name].type.name
+        kind = str(schema.attributes[name].type).rpartition(".")[2]
         made = {"INT": int, "FLOAT": float, "STRING": str}.get(kind)
         if (kind == "INTS" and name == "perm") or made is None:
             raise NotBuilt(f"the attribute {name} is no single number or word")

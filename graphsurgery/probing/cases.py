@@ -162,12 +162,12 @@ class _Maker:
             return
         limit = built.verdict.limit
         if rule.taken and built.verdict.outcome != "taken" and limit is not None and limit != "precision":
-            allowed = rule.limits.get(limit) or self.target.tensors.limits.get(limit)
-            if allowed is None:
+            broken = rule.limits.get(limit) or self.target.tensors.limits.get(limit)
+            if broken is None:
                 raise NotBuilt(f"its usual node breaks {limit}")
             if limit in wishes:
                 raise NotBuilt(f"the probe can't set {limit}")
-            yield from ({limit: value} for value in inside(allowed))
+            yield from ({limit: value} for value in inside(broken))
 
     def around(self, wishes: Mapping[str, Scalar]) -> Iterator[Case | Unmeasured]:
         """Yield the cases of each limit."""

@@ -15,6 +15,7 @@ from graphsurgery.probing.cases import Case
 from graphsurgery.probing.equality import compare
 from graphsurgery.probing.one_node import NODE, NotBuilt
 from graphsurgery.targets.measured import Found, Tool
+from graphsurgery.targets.schema import Outcome
 from graphsurgery.text import shortened
 
 
@@ -54,7 +55,7 @@ class CompilerBackend:
         equality = compare(node.results, _shaped(played, node.results), unordered=node.unordered)
         if not played.on_npu:
             return Found("cpu", equality.decibels, equality.remark)
-        outcome = "taken" if equality.holds(case.precision) else "wrong"
+        outcome: Outcome = "taken" if equality.holds(case.precision) else "wrong"
         return Found(outcome, equality.decibels, equality.remark)
 
     def _played(self, case: Case) -> Played:

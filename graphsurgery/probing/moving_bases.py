@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.probing.bases import _along, _different, base, node
-from graphsurgery.probing.one_node import NotBuilt, OneNode, Operand
+from graphsurgery.probing.one_node import NotBuilt, OneNode, Operand, Sizes
 from graphsurgery.probing.wishes import Wishes, fixed
 
 
@@ -213,7 +213,7 @@ _ROIS = np.array([[0, 0, 10, 10], [2, 3, 20, 28], [8, 8, 31, 16], [5, 1, 14, 30]
 def roi_align(op: str, wishes: Wishes) -> OneNode:
     """A RoiAlign of four boxes on a map of half the image's size."""
     rois = Operand(_ROIS.astype(wishes.dtype))
-    attributes = {"output_height": 4, "output_width": 4, "spatial_scale": 0.5, "sampling_ratio": 2}
+    attributes: dict[str, Any] = {"output_height": 4, "output_width": 4, "spatial_scale": 0.5, "sampling_ratio": 2}
     batch = _indices(wishes, np.zeros(len(_ROIS)))
     return node(op, wishes.data(wishes.shape(size=16)), rois, batch, **attributes)
 
@@ -233,8 +233,9 @@ def nms(op: str, wishes: Wishes) -> OneNode:
     boxes = np.concatenate([corners, corners + 12], axis=2).astype(np.float32)
     scores = wishes.rng.permutation(12).reshape(1, 1, 12).astype(np.float32) / 12
     most = wishes.number("max_output_boxes_per_class", 12)
-    rows = None if most < 1 else (min(most, 12), 3)
-    rows = ("rows", 3) if wishes.get("open_rows", False) else rows
+    rows: Sizes | None = None if most < 1 else (min(most, 12), 3)
+    if wishes.get("open_rows", False):
+        rows = ("rows", 3)
     limits = (fixed([most]), fixed([0.3], "float32"), fixed([0.1], "float32"))
     return node(op, Operand(boxes), Operand(scores), *limits, declared=rows)
 

@@ -176,7 +176,8 @@ def _scale(value: Array, kind: np.dtype[Any]) -> tuple[float, int]:
 
 def _rounded(value: Array, found: tuple[float, int], kind: np.dtype[Any]) -> Array:
     limits = np.iinfo(kind)
-    return np.clip(np.rint(value / found[0]) + found[1], limits.min, limits.max).astype(kind)
+    whole: Array = np.clip(np.rint(value / found[0]) + found[1], limits.min, limits.max).astype(kind)
+    return whole
 
 
 def number_of_node(proto: ModelProto) -> int:

@@ -54,7 +54,8 @@ class Wishes:
         if name == "bfloat16":
             import ml_dtypes
 
-            return np.dtype(ml_dtypes.bfloat16)
+            found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+            return found
         return np.dtype(name)
 
     def shape(self, rank: int = 4, *, channels: int = 8, size: int = 8) -> tuple[int, ...]:

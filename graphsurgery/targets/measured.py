@@ -76,7 +76,8 @@ class Measured:
     @property
     def what(self) -> str:
         """The case in words: the limit and the value that the node has there."""
-        return "as usual" if self.limit is None else f"{self.limit} {str(self.value).lower()}"
+        value = str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
+        return "as usual" if self.limit is None else f"{self.limit} {value}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the file has it."""

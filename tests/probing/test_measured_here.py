@@ -1,4 +1,4 @@
-"""A sample of the measured cases once more, on Qualcomm's emulator: what the files say is still so, and known faults."""
+"""A sample of the measured cases once more, on Qualcomm's emulator: the files are right, and known faults are found."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import platform
 import sys
 
 import pytest
+from targets.nodes import registry
 
 from graphsurgery.probing.backends import backend_of
 from graphsurgery.probing.probe import measure, plan
 from graphsurgery.targets.load import Named, load_target
 from graphsurgery.targets.measured import Measured
-from targets.nodes import registry
 
 SAMPLE = 40
 _HERE = (sys.platform, platform.machine().lower()) == ("linux", "x86_64")
