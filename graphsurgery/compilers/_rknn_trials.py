@@ -27,6 +27,7 @@ class RknnTrials(Trials):
     """Builds a model as the compiler does, without a file, and plays it in the process that has built it."""
 
     precisions = frozenset({"int8", "float16"})
+    newest_opset = 19  # rknn-toolkit2 2.5.0: "need <= 19"
 
     def __init__(self, compiler: Any) -> None:
         self._compiler = compiler

@@ -26,9 +26,13 @@ class Played:
 
 
 class Trials:
-    """Compiles and plays small models with a vendor's tool. `precisions` are what it knows, as targets call them."""
+    """Compiles and plays small models with a vendor's tool. `precisions` are what it knows, as targets call them.
+
+    `newest_opset` is the last that it reads, None where that isn't known.
+    """
 
     precisions: ClassVar[frozenset[str]]
+    newest_opset: ClassVar[int | None] = None
 
     def __init__(self, compiler: Any) -> None:
         """`compiler` has the options that its target's file gives it."""

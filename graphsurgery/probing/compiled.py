@@ -44,7 +44,9 @@ class CompilerBackend:
             self.trials.close()
 
     def _measured(self, case: Case) -> Found:
-        node = case.node
+        node, newest = case.node, self.trials.newest_opset
+        if newest is not None and node.opset > newest:
+            return Found("unknown", reason=f"the tool reads opset {newest} at most, and the node is of {node.opset}")
         played = self._played(case)
         if played.crashed:  # what an earlier model left in the process may be why
             played = self._played(case)

@@ -48,6 +48,8 @@ def compare(expected: Mapping[str, Array], computed: Mapping[str, Array], *, uno
             got = cut
         if unordered:
             wanted, got = np.sort(wanted, axis=-1), np.sort(got, axis=-1)
+        if wanted.dtype == np.bool_:  # as -1 and 1: where all are false they would have no power
+            wanted, got = 2.0 * wanted - 1, 2.0 * got - 1
         noise.add({name: wanted}, {name: got}, None)
     known = noise.decibels() if noise.signal else {}
     return Equality(min(known.values(), default=np.inf), "; ".join(dict.fromkeys(remarks)) or None)

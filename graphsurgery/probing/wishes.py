@@ -23,6 +23,7 @@ _KINDS = ("type", "types")
 _SMALL = 2
 # Values are multiples of 1/64, so that float16 holds them: a Ceil must not depend on how it rounds
 _FINE = 64
+_SCALAR = 0.75  # a number that is alone is none near 0, of which nothing could be told
 FLOATS = ("float32", "float16", "float64", "bfloat16")
 SEED = 7
 
@@ -82,7 +83,7 @@ class Wishes:
             return self.rng.integers(0, 2, shape).astype(dtype)
         if dtype.kind in "iu":
             return self.rng.integers(1 if positive else 0, 6, shape).astype(dtype)
-        drawn = np.rint(self.rng.standard_normal(shape) * _FINE) / _FINE
+        drawn = np.rint(self.rng.standard_normal(shape) * _FINE) / _FINE if shape else np.asarray(_SCALAR)
         return np.asarray(np.abs(drawn) + 0.5 if positive else drawn, np.float32).astype(dtype)
 
     def data(self, shape: tuple[int, ...], *, positive: bool = False) -> Operand:

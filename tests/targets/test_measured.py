@@ -10,6 +10,7 @@ import pytest
 
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
+from graphsurgery.report.measured_page import measured_page
 from graphsurgery.targets.find import names
 from graphsurgery.targets.load import Named, load_target
 from graphsurgery.targets.measured import Found, Measured, Measurements, Tool, read_measurements
@@ -101,7 +102,7 @@ def test_a_document_that_a_measurement_contradicts_stands_beside_it(named: Named
     (sine,) = support(
         Model(model("g (float[1, 2, 3, 4, 5] x) => (float[1, 2, 3, 4, 5] y) { y = Sin (x) }")), found
     ).nodes
-    assert (sine.verdict.outcome, sine.verdict.against) == ("cpu", "code of 2.0.0: any rank")
+    assert (sine.verdict.outcome, sine.verdict.against) == ("cpu", "code of 2.0.0: a builder without limits")
 
 
 def test_no_node_of_a_graph_is_taken_whose_bodies_read_what_it_computes() -> None:
@@ -121,3 +122,9 @@ def test_what_the_package_brings_is_of_its_lines_as_they_are() -> None:
             rules = found.target.rules(each.op) or (found.target.other,)
             assert each.line < len(rules), (name, each.op)
             assert each.precision in found.target.precisions
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    page = Path(__file__).parents[2] / "docs" / "measured.md"
+    made = measured_page(load_target(name, registry()) for name in names())
+    assert page.read_text(encoding="utf-8") == made, "scripts/probe-all --page writes it"
