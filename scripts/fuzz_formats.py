@@ -262,6 +262,44 @@ def read_table(folder: Path) -> None:
     page.render("a sweep", rows, worse(rows, rows, 0.0))
 
 
+def make_measured(folder: Path) -> list[bytes]:
+    folder.mkdir(exist_ok=True)
+    (folder / "self.yaml").write_text(_MEASURED_TARGET, encoding="utf-8")
+    (folder / "measured").mkdir(exist_ok=True)
+    place = {"op": "Conv", "line": 0, "precision": "any"}
+    cases = [
+        {**place, "side": "inside", "said": "taken", "outcome": "wrong", "decibels": 3.5, "remark": "4 rows"},
+        {**place, "side": "at", "limit": "groups", "value": 2, "said": "taken", "outcome": "cpu", "reason": "no"},
+        {
+            **place,
+            "side": "form",
+            "limit": "static",
+            "value": False,
+            "said": "cpu",
+            "outcome": "taken",
+            "decibels": "equal",
+        },
+    ]
+    tool = {"name": "a-tool", "version": "1.0", "beside": "", "system": "Linux"}
+    left = [{**place, "limit": "kernel", "reason": "none"}]
+    head = {"format": 1, "target": "self", "date": "2026-11-29", "tool": tool}
+    return [json.dumps(head | {"cases": cases, "not_measured": left}).encode()]
+
+
+_MEASURED_TARGET = """
+title: One that was measured
+sources: {list: {title: a list, date: "2026", basis: document}}
+source: list
+others: taken
+operators: {Conv: {kernel: ..3}}
+"""
+
+
+def read_measured(folder: Path) -> None:
+    target = load_target(str(folder / "self.yaml"), discovered())
+    json.dumps(support(judged(), target).to_json())
+
+
 def make_recipe(folder: Path) -> list[bytes]:
     write_parts(folder)
     return [path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -323,6 +361,7 @@ FORMATS = {
     "results": Format("out/progress_parts.jsonl", make_results, read_results, change_json),
     "compiled": Format("compiled/riscv-ort/compiled.json", make_compiled, read_compiled, change_json),
     "recipe": Format("self.yaml", make_recipe, read_recipe, change_text),
+    "measured": Format("measured/self.json", make_measured, read_measured, change_json),
     "target": Format("self.yaml", make_target, read_target, change_text),
     "sweep": Format("self.yaml", make_sweep, read_sweep, change_text),
     "rows": Format(ROWS, make_rows, read_table, change_json),

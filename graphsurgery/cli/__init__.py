@@ -13,7 +13,7 @@ import sys
 # ruff: isort: off
 from graphsurgery.cli.app import app
 from graphsurgery.cli import apply, run, evaluate, bench, placement, report, quantize  # noqa: F401  each registers its
-from graphsurgery.cli import compile, toolchain, support, new_recipe, sweep  # noqa: F401
+from graphsurgery.cli import compile, toolchain, support, probe, new_recipe, sweep  # noqa: F401
 from graphsurgery.cli import compare, inspect, picture, passes, recipe_schema  # noqa: F401  commands
 from graphsurgery.cli.exits import EXIT_INTERRUPTED, ended_by_signals, one_line_errors
 # ruff: isort: on

@@ -13,7 +13,7 @@ from graphsurgery.cli.arguments import JsonFile, Plugins, recipe_of
 from graphsurgery.cli.screen import screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
-from graphsurgery.report.support_rows import left_by_reason, share
+from graphsurgery.report.support_rows import contradicted, left_by_reason, share
 
 if TYPE_CHECKING:
     from graphsurgery.graph.model import Model
@@ -69,6 +69,10 @@ def support_command(
             screen.print(terminal.plain_table("", ["nodes", "outcome", "why", "what helps"], rows))
             sources = [[source] for source in dict.fromkeys(row.source for row in left)]
             screen.print(terminal.plain_table("", ["source"], sources))
+        if each.contradicted:
+            rows = [list(row) for row in contradicted(each.to_json()["contradicted"])]
+            columns = ["nodes", "document", "measured"]
+            screen.print(terminal.plain_table("Measured, and otherwise than documented", columns, rows))
         screen.print()
     write_json(json_, [{"model": part, **each.to_json()} for part, each in found])
     if any(each.left for _, each in found):

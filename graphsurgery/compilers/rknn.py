@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from graphsurgery.compilers._rknn_simulator import RknnSimulator
 from graphsurgery.compilers._rknn_table import layers_in
+from graphsurgery.compilers._rknn_trials import RknnTrials
 from graphsurgery.compiling import Compiler, Job, Runs
 from graphsurgery.compiling.raw_files import read_numbered
 from graphsurgery.compiling.report import Left, Report
@@ -54,6 +55,7 @@ class Rknn(Compiler):
     tool = "Rockchip's RKNN-Toolkit2"
     reports = True
     simulator = RknnSimulator
+    trials = RknnTrials
 
     target_platform: Platform = "rk3588"
     precision: Literal["int8", "float16"] = "int8"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from graphsurgery.compiling.open_shapes import OpenShape
 from graphsurgery.compiling.report import Report, read_report
+from graphsurgery.compiling.trials import Trials
 from graphsurgery.devices.simulators import Simulator
 from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.graph.model import Model
@@ -112,6 +113,7 @@ class Compiler:
     reports         whether the tool says what runs where, and may compute the runs (`compiling.report`)
     report          what it says; what its script wrote as report.json, if not another
     simulator       what the vendor has to play what was compiled: `--device npu=NAME`
+    trials          what compiles and plays small models one after another: `probe --target NAME`
     """
 
     name: ClassVar[str]
@@ -119,6 +121,7 @@ class Compiler:
     takes_whole: ClassVar[bool] = False
     reports: ClassVar[bool] = False
     simulator: ClassVar[type[Simulator] | None] = None
+    trials: ClassVar[type[Trials] | None] = None
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """Return the range of shapes that inputs of the parts are to take, by name; all others are fixed.

@@ -148,11 +148,11 @@ def place(
         refuse_what_aborts(model, name, allow_fallback=True)
     with temporary_folder() as folder:
         reply, log = _ask(model, choice, name, {"optimise": optimise, "profile": profile}, folder)
-    found = _from_profile(reply["profile"]) if "assigned" not in reply else dict(_marked(reply["assigned"]))
+    found = _from_profile(reply["profile"]) if "assigned" not in reply else dict(marked(reply["assigned"]))
     names = {PROVIDERS[choice.provider].ort_name: choice.provider, CPU.details.ort_name: CPU.provider}
     default = FOLDED if "assigned" in reply else choice.provider
     ran = [names.get(found[index], found[index]) if index in found else default for index in range(len(costs))]
-    return Placement(name, choice.provider, _nodes(model, costs, ran, _reasons(log), choice))
+    return Placement(name, choice.provider, _nodes(model, costs, ran, reasons_in(log), choice))
 
 
 def _nodes(
@@ -172,7 +172,18 @@ def _nodes(
     return tuple(nodes)
 
 
-def _marked(assigned: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[int, str]]:
+def mark_nodes(proto: ModelProto) -> None:
+    """Give each node of the main graph the mark for a name that `marked` and `reasons_in` find again."""
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"gs_{index}_"
+
+
+def is_marked(name: str) -> bool:
+    """Whether a name is that of a node which `mark_nodes` named, or comes of one."""
+    return _MARK.match(name) is not None
+
+
+def marked(assigned: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[int, str]]:
     """Yield (node, provider); the CPU is named only where no other has a piece of the node."""
     ordered = sorted(assigned, key=lambda entry: entry[0] != CPU.details.ort_name)
     for provider, names in ordered:
@@ -184,10 +195,10 @@ def _marked(assigned: Iterable[tuple[str, list[str]]]) -> Iterable[tuple[int, st
 
 def _from_profile(events: Iterable[tuple[str, str]]) -> dict[int, str]:
     """Return {node: provider} out of the events of a profile, where an accelerator's nodes are one event together."""
-    return dict(_marked([(provider, [name]) for provider, name in events]))
+    return dict(marked([(provider, [name]) for provider, name in events]))
 
 
-def _reasons(log: str) -> dict[int, str]:
+def reasons_in(log: str) -> dict[int, str]:
     """Return {node: reason} out of ONNX Runtime's log; the first reason stands."""
     found: dict[int, str] = {}
     for block in log.split("Validation FAILED for")[1:]:  # QNN, of a node or of one with its Quantize and Dequantize
@@ -205,8 +216,7 @@ def _ask(
     """Have the other process place a marked copy of `model`; return its answer and ONNX Runtime's log."""
     proto = ModelProto()
     proto.CopyFrom(model.proto)
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"gs_{index}_"
+    mark_nodes(proto)
     proto = expanded(proto)  # the nodes of a custom operator have its name in front
     request = {
         "provider": choice.provider,

@@ -28,6 +28,18 @@ def left_by_reason(left: list[Mapping[str, Any]]) -> list[Left]:
     return [reason._replace(nodes=nodes) for reason, nodes in listed]
 
 
+def contradicted(nodes: list[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return the nodes of which a measurement says another thing than a document: which, and both."""
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for node in nodes:
+        outcome = node["outcome"] + (f": {node['why']}" if node["why"] else "")
+        said = node.get("against") or outcome
+        measured = node.get("measured") or f"{outcome} ({node['source']})"
+        groups.setdefault((said, measured), Counter())[node["op"]] += 1
+    listed = sorted(groups.items(), key=lambda item: -item[1].total())
+    return [(", ".join(f"{n} {op}" for op, n in ops.most_common()), *both) for both, ops in listed]
+
+
 def share(found: Mapping[str, Any]) -> str:
     """Return how much of the multiply-adds is taken, a dash where there are none."""
     total = found["multiply_adds"]

@@ -338,11 +338,15 @@ def fact_of(asked: Asked, name: str) -> Fact:
         return _product_of([fact_of(asked, each) for each in factors_of(name)])
     if name in FACTS:
         return FACTS[name][1](asked)
-    node = asked.node
-    index = None if name in node.attrs else input_index(asked, name)
-    if index is None:
+    if name in asked.node.attrs or input_index(asked, name) is None:
         return _attribute(asked, name)
-    if index >= len(node.inputs) or is_omitted(node.inputs[index]):
+    return input_value(asked, name)
+
+
+def input_value(asked: Asked, name: str) -> Fact:
+    """Return the values of an input by ONNX's name: ABSENT where the node has none, None where it isn't constant."""
+    node, index = asked.node, input_index(asked, name)
+    if index is None or index >= len(node.inputs) or is_omitted(node.inputs[index]):
         return ABSENT
     value = constant(node.inputs[index])
     return None if value is None else tuple(each.item() for each in np.ravel(value))

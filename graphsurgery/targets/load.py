@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -16,15 +18,25 @@ from graphsurgery.strict_yaml.validate import check_keys, validate
 from graphsurgery.targets.facts import FACTS, attributes_of, factors_of, inputs_of
 from graphsurgery.targets.find import find_target
 from graphsurgery.targets.layers import load_tree
+from graphsurgery.targets.measured import FOLDER, Measurements, read_measurements
 from graphsurgery.targets.schema import PRECISION, Rule, Target, one_or_more, parse_fix
+from graphsurgery.targets.whole import WHOLE_FACTS
+
+_WHOLE = "whole"
 
 
 @dataclass(frozen=True)
 class Named:
-    """A target and what it is called."""
+    """A target, what it is called, and the file in which what was measured of it would stand."""
 
     name: str
     target: Target
+    measured: Path | None = None
+
+    @cached_property
+    def measurements(self) -> Measurements | None:
+        """What was measured of it, None where nothing was. Raises InputError for a file that isn't `probe`'s."""
+        return read_measurements(self.measured) if self.measured is not None and self.measured.is_file() else None
 
     def precision(self, asked: str | None) -> str:
         """Return the precision that is asked for, the usual one if None. Raises InputError for one that it hasn't."""
@@ -48,7 +60,7 @@ def load_target(name_or_file: str, registry: Registry) -> Named:
     check_keys(tree, [field.alias or key for key, field in Target.model_fields.items()], "")
     target: Target = validate(Target, tree, "the target", Place(shown, 1, path.parent))
     _check(target, tree, registry)
-    return Named(name, target)
+    return Named(name, target, path.parent / FOLDER / f"{name}.json")
 
 
 def _check(target: Target, node: Fields, registry: Registry) -> None:
@@ -56,7 +68,7 @@ def _check(target: Target, node: Fields, registry: Registry) -> None:
     entries = node.entries
     if target.source not in target.sources:
         raise entries["source"].place.error(_unknown("source", target.source, target.sources))
-    for name, rule in (("tensors", target.tensors), ("others", target.other)):
+    for name, rule in (("tensors", target.tensors), (_WHOLE, target.whole), ("others", target.other)):
         if name in entries:
             _check_rule(rule, entries[name], name, None, target, registry)
     listed = entries["operators"].value
@@ -120,11 +132,12 @@ def _check_limit(name: str, op: str | None, place: Place, path: str) -> None:
             _check_limit(each, op, place, path)
         return
     inputs = {each for version in inputs_of(op or "") for each in version}
-    if name in FACTS or name in attributes_of(op or "") or name in inputs:
+    facts = WHOLE_FACTS if path == _WHOLE else FACTS
+    if name in facts or name in attributes_of(op or "") or name in inputs:
         return
     if op is not None and "." in op:
         return  # nobody says which attributes an operator of another domain has
-    known = {*FACTS, *attributes_of(op or ""), *inputs}
+    known = {*facts, *attributes_of(op or ""), *inputs}
     raise place.error(
         f"{path}: '{name}' is no fact, and no attribute or input of {op or 'all operators'}.{did_you_mean(name, known)}"
     )

@@ -87,8 +87,8 @@ class Allowed:
     def meets(self, other: Allowed) -> bool:
         """Whether a value may be among both."""
         choices = [*self.choices, *other.choices]
-        ends = [end for choice in choices for end in _ends(choice)]
-        steps = [step for choice in choices if (step := _step(choice)) is not None]
+        ends = [end for choice in choices for end in ends_of(choice)]
+        steps = [step for choice in choices if (step := step_of(choice)) is not None]
         numbers = [end for end in ends if isinstance(end, int | float)]
         near = [(end // step + more) * step for step in steps for end in numbers for more in (0, 1)]
         return any(self.holds(end) and other.holds(end) for end in (*ends, *near, math.prod(steps)))
@@ -105,11 +105,11 @@ class Allowed:
         return words[0] if len(words) == 1 else f"[{', '.join(words)}]"
 
 
-def _ends(choice: Scalar) -> list[Scalar]:
+def ends_of(choice: Scalar) -> list[Scalar]:
     """Return the ends of a range that it has, or the value itself."""
     found = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
     if found is None:
-        return [choice] if _step(choice) is None else []
+        return [choice] if step_of(choice) is None else []
     return [float(end) for end in found.groups() if end is not None]
 
 
@@ -117,19 +117,19 @@ def _told(choice: Scalar) -> str:
     ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
     if ends is None:
         said = str(choice).lower() if isinstance(choice, bool) else str(choice)
-        return f"a {said}" if _step(choice) is not None else said
+        return f"a {said}" if step_of(choice) is not None else said
     low, high = ends.groups()
     return f"at most {high}" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
 
 
-def _step(choice: Scalar) -> int | None:
+def step_of(choice: Scalar) -> int | None:
     """Return the number whose multiples a choice stands for, None where it is another one."""
     found = _MULTIPLE.fullmatch(choice) if isinstance(choice, str) else None
     return None if found is None else int(found[1])
 
 
 def _within(value: Scalar, choice: Scalar) -> bool:
-    step = _step(choice)
+    step = step_of(choice)
     if step is not None:
         return not isinstance(value, bool | str) and value % step == 0
     ends = _RANGE.fullmatch(choice) if isinstance(choice, str) else None
@@ -172,7 +172,8 @@ class Rule(BaseModel):
     `precisions` are those in which the operator is taken at all. Beyond a limit the outcome is `else`, and `fix` are
     passes that help, each for any limit or by its name. `constant` are inputs that must be constants, `omitted` those
     that must not be there, `written` attributes or inputs that must be. `at` is the place in the source, `note` what
-    else is to be known. All other keys are limits.
+    else is to be known, `against` what a document says that a measurement contradicts, of the line or of a
+    limit by its name. All other keys are limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -188,6 +189,7 @@ class Rule(BaseModel):
     source: str | None = None
     at: str | int | None = None
     note: str | None = None
+    against: str | Mapping[str, str] | None = None
     __pydantic_extra__: dict[str, Values]
 
     @property
@@ -205,6 +207,12 @@ class Rule(BaseModel):
         if isinstance(self.beyond, Mapping):
             return None if limit is None else self.beyond.get(limit)
         return self.beyond
+
+    def contradicted(self, limit: str | None) -> str | None:
+        """Return what a document says of a limit, or of the line if None, where a measurement contradicts."""
+        if isinstance(self.against, Mapping):
+            return None if limit is None else self.against.get(limit)
+        return self.against
 
     def fixes(self, limit: str | None) -> tuple[str, ...]:
         """Return the passes that help where a node is beyond a limit, or whatever it is beyond if None."""
@@ -260,7 +268,8 @@ def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 class Target(Section):
-    """An accelerator. `tensors` are limits of whatever a node reads and writes, `others` stand for all operators that
+    """An accelerator. `tensors` are limits of whatever a node reads and writes, `whole` are those of the graph, beyond
+    which no node is taken (`targets.whole`), `others` stand for all operators that
     the file doesn't name. `else` is what becomes of a node beyond a limit whose rule doesn't say; if not given, what
     becomes of others. `precisions` are the ways in which it computes, the first the usual one. `compiler` names the one
     that makes its models, with the options that this takes for it. A file that extends another is laid over it before
@@ -272,6 +281,7 @@ class Target(Section):
     source: str
     precisions: Annotated[tuple[str, ...], Field(min_length=1)] = ("any",)
     tensors: Rule = Rule()
+    whole: Rule = Rule()
     others: _OneRule
     beyond: Beyond | None = Field(None, alias="else")
     operators: Mapping[str, _Rules]

@@ -14,9 +14,12 @@ from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.graph.reach import live_nodes
 from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
-from graphsurgery.targets.facts import fact_of, input_index
+from graphsurgery.targets.contradictions import contradiction_of
+from graphsurgery.targets.facts import fact_of, input_index, input_value
 from graphsurgery.targets.load import Named
+from graphsurgery.targets.measured import Contradiction
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
+from graphsurgery.targets.whole import broken_by
 
 _NO_OR_YES = ("false", "true")
 _NOT_LISTED = "the source doesn't list it"
@@ -28,7 +31,7 @@ class Verdict:
     """What becomes of a node: `outcome`, and where it isn't taken the `limit` that it breaks.
 
     `seen` is what the node has there and `allowed` what the target takes. `fixes` are passes that help. `source` is
-    where the line comes from, `at` the place in it.
+    where the line comes from, `at` the place in it, `against` what another one says, which a measurement contradicts.
     """
 
     outcome: Outcome
@@ -39,6 +42,7 @@ class Verdict:
     fixes: tuple[str, ...] = ()
     at: str | None = None
     note: str | None = None
+    against: str | None = None
 
     @property
     def reason(self) -> str:
@@ -61,13 +65,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class NodeVerdict:
-    """A node of the graph, by its place in it, and what becomes of it."""
+    """A node of the graph, by its place in it, and what becomes of it; `measured` says otherwise."""
 
     number: int
     name: str
     op: str
     verdict: Verdict
     multiply_adds: int | None
+    measured: Contradiction | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as --json has it."""
@@ -85,6 +90,8 @@ class NodeVerdict:
             "source": str(verdict.source),
             "at": verdict.at,
             "note": verdict.note,
+            "against": verdict.against,
+            "measured": None if self.measured is None else str(self.measured),
         }
         return {key: value for key, value in told.items() if value not in (None, [])}
 
@@ -113,6 +120,12 @@ class Support:
         """The others."""
         return [node for node in self.nodes if node.verdict.outcome != "taken"]
 
+    @property
+    def contradicted(self) -> list[NodeVerdict]:
+        """The nodes of which a measurement says another thing than the target's file, or the file than its document."""
+        left = {id(node) for node in self.left if node.verdict.against is not None}
+        return [node for node in self.nodes if node.measured is not None or id(node) in left]
+
     def to_json(self) -> dict[str, Any]:
         """Return it as --json has it."""
         known = [node.multiply_adds for node in self.nodes]
@@ -126,6 +139,7 @@ class Support:
             "unknown_multiply_adds": sum(number is None for number in known),
             "islands": self.islands,
             "left": [node.to_json() for node in self.left],
+            "contradicted": [node.to_json() for node in self.contradicted],
         }
 
 
@@ -138,14 +152,38 @@ def support(model: Model, named: Named, precision: str | None = None) -> Support
     view = model.graph()
     infer_shapes(view)
     live, counts = live_nodes(view), multiply_adds(model)
+    whole = _judged_whole(view, live, named.target)
     found = []
     for number, (node, count) in enumerate(zip(view.nodes, counts, strict=True)):
         if id(node) in live:
             verdict = judge(node, model.opset, named.target, chosen)
             name = node.name or (node.outputs[0].name if node.outputs else "")
-            found.append(NodeVerdict(number, name, node.op, verdict, count))
+            measured = _measured(node, model.opset, named, chosen, verdict)
+            if whole is not None and verdict.outcome == "taken":
+                verdict, measured = whole, None
+            found.append(NodeVerdict(number, name, node.op, verdict, count, measured))
     taken = {id(view.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
     return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
+
+
+def _measured(node: gs.Node, opset: int, named: Named, precision: str, verdict: Verdict) -> Contradiction | None:
+    """Return the measurement that contradicts what the target's file says of a node."""
+    if named.measurements is None or operator_of(node) not in {each.op for each in named.measurements.contradictions}:
+        return None
+    rule = rule_of(node, opset, named.target, precision)
+    rules = named.target.rules(operator_of(node))
+    line = next((at for at, each in enumerate(rules) if each is rule), len(rules))
+    said = (verdict.outcome, verdict.limit)
+    return contradiction_of(Asked(node, opset), line, precision, said, named.measurements)
+
+
+def _judged_whole(view: gs.Graph, live: set[int], target: Target) -> Verdict | None:
+    """Return what becomes of all nodes of a graph that breaks a limit of whole graphs, None where it keeps them."""
+    broken = broken_by(view, live, target)
+    if broken is None:
+        return None
+    rule, limit, seen = broken
+    return _beyond(target, rule, limit, _shown(seen), rule.limits[limit].told)
 
 
 def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
@@ -162,7 +200,7 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
     """
     asked = Asked(node, opset)
-    op = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
+    op = operator_of(node)
     rules = target.rules(op) or (target.other,)
     chosen, unknown = _rule_for(rules, asked, precision)
     if chosen is None:
@@ -176,6 +214,16 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
     verdict = _judged(asked, chosen, target, precision, open_sizes)
     unlisted = not target.rules(op) and verdict.outcome != "taken" and verdict.limit is None and verdict.note is None
     return replace(verdict, note=_NOT_LISTED) if unlisted else verdict
+
+
+def rule_of(node: gs.Node, opset: int, target: Target, precision: str) -> Rule | None:
+    """Return the rule of the target that counts for a node, None where that isn't known or none does."""
+    return _rule_for(target.rules(operator_of(node)) or (target.other,), Asked(node, opset), precision)[0]
+
+
+def operator_of(node: gs.Node) -> str:
+    """Return what a target calls the operator of a node: its name, behind its domain where that isn't ONNX's."""
+    return node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
 
 
 def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, str | None]:
@@ -217,7 +265,7 @@ def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes
         for name in one_or_more(names):
             if not is_right(asked, name):
                 return _beyond(target, rule, name, told)
-    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note)
+    return Verdict("taken", target.source_of(rule), at=_text(rule.at), note=rule.note, against=rule.contradicted(None))
 
 
 def _broken(asked: Asked, name: str, allowed: Allowed) -> str | None:
@@ -233,7 +281,7 @@ def _is_written(asked: Asked, name: str) -> bool:
 
 
 def _is_constant(asked: Asked, name: str) -> bool:
-    return _is_left_out(asked, name) or fact_of(asked, name) is not None
+    return input_value(asked, name) is not None  # by the input: a fact may have its name, as sizes does
 
 
 def _is_left_out(asked: Asked, name: str) -> bool:
@@ -253,6 +301,7 @@ def _beyond(
         rule.fixes(limit),
         _text(rule.at),
         rule.note,
+        rule.contradicted(limit),
     )
 
 

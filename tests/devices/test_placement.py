@@ -88,12 +88,12 @@ LOG = """\
 
 @pytest.mark.parametrize("log", [LOG, LOG.replace("\n", "\r\n")])
 def test_reasons_are_read_from_the_log(log: str) -> None:
-    assert placement._reasons(log) == {
+    assert placement.reasons_in(log) == {
         2: "Operand shapes differ",
         3: "Operand shapes differ",
         5: "a size in its shapes is not static (freeze-shapes, freeze-batch)",
     }
-    assert placement._reasons("") == {}
+    assert placement.reasons_in("") == {}
 
 
 def test_a_node_of_which_the_accelerator_has_a_piece_is_its() -> None:
@@ -102,8 +102,8 @@ def test_a_node_of_which_the_accelerator_has_a_piece_is_its() -> None:
         ("CPUExecutionProvider", ["gs_0_", "gs_1_", "own_name"]),
     ]
     expected = {0: "QNNExecutionProvider", 10: "QNNExecutionProvider", 1: "CPUExecutionProvider"}
-    assert dict(placement._marked(assigned)) == expected
-    assert dict(placement._marked(assigned[::-1])) == expected
+    assert dict(placement.marked(assigned)) == expected
+    assert dict(placement.marked(assigned[::-1])) == expected
 
 
 def test_a_process_that_dies_is_an_error_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:

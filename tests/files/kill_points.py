@@ -309,6 +309,19 @@ def install_tool(version: str) -> Action:
         with mock.patch.object(install, "_fill", fill), mock.patch.dict(os.environ, cache):
             install.install(tool)
 
+
+def probe(op: str) -> Action:
+    """The command, of one operator of a target whose vendor's tool is a stand-in."""
+
+    def run() -> None:
+        from probing.stand import TARGET, Stand
+
+        from graphsurgery.probing import backends
+
+        Path("mine.yaml").write_text(json.dumps(TARGET), encoding="utf-8")
+        backends.backend_of = lambda named: Stand()
+        cli("probe", "--target", "mine.yaml", "--op", op, "--out", "m.json")()
+
     return run
 
 
@@ -381,6 +394,13 @@ SCENARIOS = {
         cli("report", "parts", "--no-pictures"),
         cli("inspect", "parts"),
         lambda root: (files(root / "parts") | {"run.json": ""}, files(root / "io")),
+    ),
+    "probe": lambda: Scenario(
+        [probe("Conv"), write_notes(".")],
+        probe("Loop"),
+        settled("."),
+        lambda root: digest(root / "m.json"),
+        r"mine\.yaml",
     ),
     "new-pass": lambda: Scenario(
         [write_notes(".")],

@@ -32,6 +32,9 @@ SISTERS = {"rk3562", "rk3566", "rk3568", "rk3576", "rv1103", "rv1106", "rv1103b"
 _LOADED: dict[str, Target] = {}
 
 
+GENERAL = ("tensors", "whole", "others")
+
+
 def packaged(name: str) -> Target:
     if name not in _LOADED:
         _LOADED[name] = load_target(name, registry()).target
@@ -40,7 +43,7 @@ def packaged(name: str) -> Target:
 
 def rules(found: Target) -> list[tuple[str, Rule]]:
     listed = [(op, rule) for op in found.operators for rule in found.rules(op)]
-    return [("tensors", found.tensors), ("others", found.other), *listed]
+    return [("tensors", found.tensors), ("whole", found.whole), ("others", found.other), *listed]
 
 
 def test_all_are_there() -> None:
@@ -60,7 +63,7 @@ def test_a_target_of_the_package_loads(name: str) -> None:
     assert used == set(found.sources) or name in SISTERS
     for op, rule in rules(found):
         domain, _, short = op.rpartition(".")
-        assert domain or op in ("tensors", "others") or onnx.defs.has(short) or op.startswith("QLinear"), op
+        assert domain or op in GENERAL or onnx.defs.has(short) or op.startswith("QLinear"), op
         # what the source is silent about says so
         silent = rule.outcome(None) == "unknown" and not rule.taken and op != "others"
         assert not silent or rule.note or name in ("ax650", "rv1103b"), (
@@ -75,7 +78,7 @@ def test_limits_of_a_line_are_about_what_its_operator_has(name: str) -> None:
     of = {"step": {"Slice"}, "scale": {"Resize", "Upsample"}, "permutation": {"Transpose"}, "padded_axes": {"Pad"}}
     for op, rule in rules(packaged(name)):
         for limit in {*rule.limits, *rule.conditions}:
-            if limit in windowed and op not in ("tensors", "others"):
+            if limit in windowed and op not in GENERAL:
                 assert op in {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "DeformConv", "QLinearConv"}, (
                     op,
                     limit,
@@ -190,7 +193,7 @@ KNOWN = [
     ("ryzen-ai", NMS.format(5), "cpu"),
     ("qnn-htp", TOPK.format(10, "largest = 1"), "taken"),
     ("qnn-htp", TOPK.format(10, "largest = 0"), "taken"),
-    ("qnn-htp:int8", TOPK.format(10, "largest = 0"), "cpu"),
+    ("qnn-htp:int8", TOPK.format(10, "largest = 0"), "taken"),
     ("tensorrt", TOPK.format(10, "sorted = 1"), "taken"),
     ("tensorrt", TOPK.format(3840, "sorted = 1").replace("100]", "5000]"), "refused"),
     ("rk3588", TOPK.format(10, "sorted = 1"), "cpu"),
@@ -455,6 +458,6 @@ def test_every_fix_looks_at_the_operator_that_it_is_for() -> None:
                 looks_at = getattr(registry().get(parse_fix(fix)[0]), "matches", ())
                 # lower-gemm-to-conv takes the Reshape away in front of the Gemm that it looks at
                 seen = op in looks_at or (op in ("Flatten", "Reshape") and "Gemm" in looks_at)
-                if looks_at and op not in ("tensors", "others") and not seen:
+                if looks_at and op not in GENERAL and not seen:
                     eyeless.append((name, op, fix))
     assert eyeless == []

@@ -1,0 +1,162 @@
+"""What was measured of the lines of a target: `graphsurgery/targets/measured/NAME.json`, which `probe` writes.
+
+Each case is a one-node model inside, at or beyond a limit of a line, through the vendor's compiler and simulator. It
+contradicts the target's file where that says another outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graphsurgery.errors import InputError
+from graphsurgery.files import MB, read_json
+from graphsurgery.files import reason as told_of
+from graphsurgery.targets.schema import Outcome, Scalar
+
+FORMAT = 1
+FOLDER = "measured"
+_LARGEST = 64 * MB
+EQUAL = "equal"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What measured: a package, its version, what it ran with, and on which kind of machine."""
+
+    name: str
+    version: str
+    beside: str = ""
+    system: str = ""
+
+    def __str__(self) -> str:
+        """The tool in a message."""
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of a node: the outcome, how near its results are (dB, infinite: equal), a remark, or why not."""
+
+    outcome: Outcome
+    decibels: float | None = None
+    remark: str | None = None
+    reason: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The outcome in a line."""
+        near = "" if self.decibels is None else f", {_decibels(self.decibels)}"
+        more = self.remark or self.reason
+        return f"{self.outcome}{near}" + (f" ({more})" if more else "")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case of a line and what became of it. `said` is the outcome that the target's file has for it."""
+
+    op: str
+    line: int
+    precision: str
+    side: str
+    limit: str | None
+    value: Scalar | None
+    said: Outcome
+    found: Found
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the target's file says another outcome. Where either doesn't know, nothing is contradicted."""
+        return self.said != self.found.outcome and "unknown" not in (self.said, self.found.outcome)
+
+    @property
+    def what(self) -> str:
+        """The case in words: the limit and the value that the node has there."""
+        value = str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
+        return "as usual" if self.limit is None else f"{self.limit} {value}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the file has it."""
+        told = {key: value for key, value in asdict(self).items() if key != "found"} | asdict(self.found)
+        near = self.found.decibels
+        if near is not None:
+            told["decibels"] = EQUAL if near == math.inf else round(near, 1) if math.isfinite(near) else str(near)
+        return {key: value for key, value in told.items() if value is not None}
+
+    @staticmethod
+    def of(written: Mapping[str, Any]) -> Measured:
+        """Return what `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        near = written.get("decibels")
+        decibels = None if near is None else math.inf if near == EQUAL else float(near)
+        found = Found(written["outcome"], decibels, written.get("remark"), written.get("reason"))
+        case = {name: written.get(name) for name in ("op", "line", "precision", "side", "limit", "value", "said")}
+        return Measured(**case, found=found)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """What was measured of nodes like one of which the target's file says something else, and by which tool, when."""
+
+    case: Measured
+    tool: Tool
+    date: str
+
+    def __str__(self) -> str:
+        """It in a line, behind what the file says."""
+        return f"{self.case.found.told}, with {self.case.what} ({self.tool}, {self.date})"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All that was measured of a target with one tool, and what could not be, by line, with the reason."""
+
+    target: str
+    tool: Tool
+    date: str
+    cases: tuple[Measured, ...] = ()
+    not_measured: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def contradictions(self) -> list[Measured]:
+        """The cases of which the target's file says something else."""
+        return [case for case in self.cases if case.contradicts]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        head = {"format": FORMAT, "target": self.target, "date": self.date, "tool": asdict(self.tool)}
+        return head | {"cases": [case.to_json() for case in self.cases], "not_measured": list(self.not_measured)}
+
+    def text(self) -> str:
+        """Return the file: a line for each case, so that a change of one is a change of a line."""
+        entries = [f" {json.dumps(key)}: {_listed(value)}" for key, value in self.to_json().items()]
+        return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _listed(value: object) -> str:
+    if not isinstance(value, list) or not value:
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(each)}" for each in value) + "\n ]"
+
+
+def read_measurements(path: Path) -> Measurements:
+    """Return what `probe` wrote. Raises InputError for any other file."""
+    try:
+        written = read_json(path, _LARGEST)
+        if written["format"] != FORMAT:
+            raise ValueError(f"its format is {written['format']}, not {FORMAT}")
+        cases = tuple(Measured.of(each) for each in written["cases"])
+        tool = Tool(**written["tool"])
+        left = tuple(dict(each) for each in written["not_measured"])
+        return Measurements(str(written["target"]), tool, str(written["date"]), cases, left)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({told_of(error)})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: these are no measurements of probe ({error}); measure again") from error
+
+
+def _decibels(value: float) -> str:
+    return "equal" if value == math.inf else f"{value:.0f} dB" if math.isfinite(value) else "nothing in common"
