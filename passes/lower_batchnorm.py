@@ -23,6 +23,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.channels import batchnorm, held
+from graphsurgery.operators.operands import CONV_FLOATS
 from graphsurgery.operators.requirements import require_dtype, require_shape
 from graphsurgery.operators.windows import windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -37,7 +38,7 @@ class LowerBatchnorm(NodePass):
         affine = batchnorm(node, edit.opset)
         data, channels, out = node.inputs[0], len(affine.scale), node.outputs[0].name
         _, _, *sizes = require_shape(data, edit, ranks=(3, 4, 5))
-        dtype = require_dtype(data, edit)
+        dtype = require_dtype(data, edit, CONV_FLOATS)
         if 0 in (channels, *sizes):
             raise Refuse("its input is empty, which a Conv does not take")
         shape = (channels, 1, *[1] * len(sizes))

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.axes import keeps_dims
-from graphsurgery.operators.operands import FLOATS
+from graphsurgery.operators.operands import CONV_FLOATS, FLOATS
 from graphsurgery.operators.requirements import require_axes, require_dtype, require_integers, require_shape
 from graphsurgery.operators.slices import Link, chain, on_axes
 from graphsurgery.operators.windows import windowing
@@ -47,7 +47,7 @@ class LowerReduceSum(NodePass):
         if image and 0 in shape:
             raise Refuse("its input has no elements")
         last, count = axes == [len(shape) - 1], math.prod(size or 0 for size in sizes)
-        dtype = require_dtype(data, edit, FLOATS if last else FLOATS[:2])
+        dtype = require_dtype(data, edit, FLOATS if last else CONV_FLOATS)
         if last:
             links = [Link("MatMul", (edit.constant(f"{hint}_ones", np.ones((count, 1), dtype)),), hint="sums")]
         elif axes == [1]:
