@@ -13,9 +13,10 @@ from graphsurgery.quantize.sqnr import Noise
 
 Array = npt.NDArray[Any]
 
-# Below so many dB it computes something else. What is right has 55 and more in float16 and 16 bits, 25 and more in 8,
-# of one node whose result fills the range of its numbers; a coarse Tan has 20, what is wrong 6 at the best.
-EQUAL_FROM = {"float16": 15.0, "int8": 12.0, "a16w8": 15.0}
+# Below so many dB it computes something else. The limits stand where the cases of graphsurgery/targets/measured leave a
+# gap: what is taken has 38 and more in float16, and 15 and more in integers, where a comparison or a cast turns over by
+# one step of its input; what is wrong has 2.6 at the best in float16, and 8.3 in integers.
+EQUAL_FROM = {"float16": 30.0, "int8": 12.0, "a16w8": 15.0}
 _USUAL = 15.0
 
 
