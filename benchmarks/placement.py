@@ -1,11 +1,15 @@
-"""How often `support` says of a node what the vendor's provider really does with it.
+"""How often `support` says of a node what the vendor's provider or compiler really does with it.
 
     python benchmarks/placement.py model/shapes/backbone_rpn.onnx --target qnn-htp
     python benchmarks/placement.py a.onnx b.onnx --target qnn-htp --precision int8 --json figures.json
+    python -m graphsurgery compile model/shapes --target rk3588 --inputs model/model_io/shapes
+    python benchmarks/placement.py model/shapes --target rk3588
 
-Each model is placed by the provider of ONNX Runtime that the target stands for, falling back allowed, and its nodes are
+A model is placed by the provider of ONNX Runtime that the target stands for, falling back allowed, and its nodes are
 held against the target's file. Nodes that ONNX Runtime computes beforehand or merges into others run nowhere and don't
-count. Goal: at least 98 % of the nodes on the exact outcome. Misses are listed by operator, both outcomes and causes.
+count. Of a folder of parts that a target's compiler made something of, its report says what it left to the CPU, by the
+names of nodes; the others count as taken, those too that it merged. Goal: at least 98 % of the nodes on the exact
+outcome. Misses are listed by operator, both outcomes and causes.
 """
 
 from __future__ import annotations
@@ -14,40 +18,66 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from graphsurgery.compiling.compiled import Compiled
+from graphsurgery.compiling.report import Report
 from graphsurgery.devices.placement import FOLDED, place
 from graphsurgery.devices.providers import PROVIDERS, DeviceChoice
+from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
+from graphsurgery.parts.manifest import COMPILED
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.targets.load import Named, load_target
-from graphsurgery.targets.support import support
+from graphsurgery.targets.support import NodeVerdict, support
 
 
-def agreement(path: Path, named: Named, precision: str | None, choice: DeviceChoice) -> dict[str, Any]:
-    """Return how many nodes of a model agree, and the misses: operator, both outcomes, both reasons, and how many."""
-    start = time.monotonic()
-    model = Model.load(path)
+def by_provider(path: Path, named: Named, precision: str | None) -> dict[str, Any]:
+    """Return the figures of a model that the target's provider of ONNX Runtime places."""
+    provider = next((name for name, each in PROVIDERS.items() if each.target == named.name), None)
+    if provider is None:
+        raise InputError(f"no provider of ONNX Runtime stands for {named.name}; give a folder that was compiled for it")
+    start, model = time.monotonic(), Model.load(path)
     said = {node.number: node for node in support(model, named, precision).nodes}
-    placed = place(model, choice, name=path.name)
-    live = [(said[at], node) for at, node in enumerate(placed.nodes) if at in said and node.ran != FOLDED]
+    placed = place(model, DeviceChoice(provider), name=path.name)
+    ran = [
+        (said[at], "taken" if node.ran == provider else node.ran, node.reason or "-")
+        for at, node in enumerate(placed.nodes)
+        if at in said and node.ran != FOLDED
+    ]
+    return figures(path, precision or named.target.precisions[0], ran, start)
+
+
+def by_compiler(part: Path, report: Report, named: Named, precision: str | None) -> dict[str, Any]:
+    """Return the figures of a part as it was compiled, whose nodes all have names."""
+    start = time.monotonic()
+    left = {each.name.partition("#")[0]: each.why or "-" for each in report.left}
+    ran = [
+        (node, "cpu" if node.name in left else "taken", left.get(node.name, "-"))
+        for node in support(Model.load(part), named, precision).nodes
+    ]
+    return figures(part, precision or named.target.precisions[0], ran, start)
+
+
+def figures(path: Path, precision: str, ran: list[tuple[NodeVerdict, str, str]], start: float) -> dict[str, Any]:
+    """Return how many nodes agree, and the misses: operator, both outcomes, both reasons, and how many."""
     misses: Counter[tuple[str, ...]] = Counter()
     examples: dict[tuple[str, ...], str] = {}
-    for node, real in live:
-        ran = "taken" if real.ran == choice.provider else real.ran
-        if node.verdict.outcome != ran:
-            key = (node.op, node.verdict.outcome, ran, node.verdict.reason or "-", real.reason or "-")
+    for node, outcome, why in ran:
+        if node.verdict.outcome != outcome:
+            key = (node.op, node.verdict.outcome, outcome, node.verdict.reason or "-", why)
             misses[key] += 1
             examples.setdefault(key, node.name)
-    right = len(live) - sum(misses.values())
+    right = len(ran) - sum(misses.values())
     return {
         "model": str(path),
-        "precision": precision or named.target.precisions[0],
-        "nodes": len(live),
+        "precision": precision,
+        "nodes": len(ran),
         "agree": right,
-        "share": right / len(live) if live else None,
-        "taken": sum(real.ran == choice.provider for _, real in live),
+        "share": right / len(ran) if ran else None,
+        "taken": sum(outcome == "taken" for _, outcome, _ in ran),
         "seconds": round(time.monotonic() - start, 1),
         "misses": [
             dict(
@@ -58,25 +88,32 @@ def agreement(path: Path, named: Named, precision: str | None, choice: DeviceCho
     }
 
 
+def of_path(path: Path, named: Named, precision: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the figures of a model, or of each part in a folder."""
+    if not path.is_dir():
+        yield by_provider(path, named, precision)
+        return
+    for compiler in named.target.compiler:
+        place = path / COMPILED / compiler
+        for part, report in Compiled.read(place).reports.items():
+            yield by_compiler(place / part / f"{part}.onnx", report, named, precision)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--target", default="qnn-htp", help="a target that a provider of ONNX Runtime stands for")
+    parser.add_argument("--target", default="qnn-htp", help="that a provider stands for, or what was compiled is for")
     parser.add_argument("--precision", help="of the target; its usual one if not given")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     named = load_target(options.target, discover())
-    provider = next((name for name, each in PROVIDERS.items() if each.target == named.name), None)
-    if provider is None:
-        parser.error(f"no provider of ONNX Runtime stands for {named.name}")
     found = []
-    for path in options.models:
-        figures = agreement(path, named, options.precision, DeviceChoice(provider))
-        found.append(figures)
-        share = "-" if figures["share"] is None else f"{100 * figures['share']:.2f} %"
-        print(f"{path}: {figures['agree']} of {figures['nodes']} nodes, {share}, in {figures['seconds']} s", flush=True)
-        for miss in figures["misses"]:
+    for each in (each for path in options.models for each in of_path(path, named, options.precision)):
+        found.append(each)
+        share = "-" if each["share"] is None else f"{100 * each['share']:.2f} %"
+        print(f"{each['model']}: {each['agree']} of {each['nodes']} nodes, {share}, in {each['seconds']} s", flush=True)
+        for miss in each["misses"]:
             print(f"  {miss['nodes']} {miss['op']} ({miss['example']}): {miss['said']} ({miss['why_said']}),")
             print(f"      really {miss['ran']} ({miss['why_ran']})")
     if options.json:

@@ -75,7 +75,7 @@ def picture_command(
         screen.print(told[0], highlight=False, markup=False, soft_wrap=True)
         return
     write = svg_page if out_.suffix.lower() == ".svg" else html_page
-    page = write(str(model) if after is None else f"{model} -> {after}", told, figures)
+    page = write(model.name if after is None else f"{model.name} -> {after.name}", told, figures)
     save(out_, lambda path: path.write_text(page, encoding="utf-8"))
     screen.print(str(out_), highlight=False, markup=False, soft_wrap=True)
 
