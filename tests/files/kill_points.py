@@ -122,6 +122,9 @@ def kill_everywhere(scenario: Scenario, work: Path, full: bool) -> tuple[int, li
     template, root = work / "template", work / "root"
     template.mkdir(parents=True)
     (template / "tmp").mkdir()
+    (root / "tmp").mkdir(
+        parents=True
+    )  # which the environment names: a tool's process that is begun now has files there
     for action in (*scenario.prepare, scenario.look):
         assert forked(template, action)[0] == 0, (work / "log.txt").read_text(encoding="utf-8")
         import_all(work / "modules.txt")
@@ -195,11 +198,6 @@ def write_model() -> None:
     for name in ("old", "new"):
         recipe = "source: {onnx: tiny.onnx, size: [8, 16]}\ncapture: {images: photos, samples: 2}\n"
         Path(f"{name}.yaml").write_text(recipe + "passes: [drop-identity]\n", encoding="utf-8")
-
-
-def make_temporary() -> None:
-    """Make the folder for temporary files of what is begun before there are copies: a process of a tool has some."""
-    Path(os.environ["TMPDIR"]).mkdir(parents=True, exist_ok=True)
 
 
 def write_notes(*folders: str) -> Action:
@@ -309,6 +307,8 @@ def install_tool(version: str) -> Action:
         with mock.patch.object(install, "_fill", fill), mock.patch.dict(os.environ, cache):
             install.install(tool)
 
+    return run
+
 
 def probe(op: str) -> Action:
     """The command, of one operator of a target whose vendor's tool is a stand-in."""
@@ -377,7 +377,7 @@ SCENARIOS = {
         lambda root: files(root / "parts"),
     ),
     "picture": lambda: Scenario(
-        [make_temporary, write_model, cli("picture", "tiny.onnx", "-o", "graph.html"), write_notes(".")],
+        [write_model, cli("picture", "tiny.onnx", "-o", "graph.html"), write_notes(".")],
         cli("picture", "tiny.onnx", "--around", "y", "--depth", 0, "-o", "graph.html"),
         cli("picture", "tiny.onnx", "-o", "other.svg"),
         lambda root: digest(root / "graph.html"),
