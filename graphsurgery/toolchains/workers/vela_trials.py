@@ -64,7 +64,10 @@ def placed(options: list[str]) -> list[str]:
 
 
 def played(job: dict[str, Any]) -> list[str]:
-    """Play the TFLite file on the only run, and return the files of what it computes, in ONNX's order of axes if it can be."""
+    """Play the TFLite file on the only run, and return the files of what it computes.
+
+    Its axes are in ONNX's order, if there is one that gives ONNX's shape.
+    """
     import numpy as np
 
     runs = [np.load(f"calibration/{index}.npy") for index in range(len(job["inputs"]))]
