@@ -132,7 +132,8 @@ class EthosU(Compiler):
 
     def vela_options(self, config: str | None) -> list[str]:
         """Return what Vela's command line is given; `config` is where the file of the chip lies for it."""
-        given = ["--accelerator-config", self.accelerator, "--optimise", self.optimise, "--show-cpu-operations"]
+        # without --show-cpu-operations: that table ends Vela with a KeyError over some operators which stay on the CPU
+        given = ["--accelerator-config", self.accelerator, "--optimise", self.optimise]
         for option, value in (
             ("--config", config),
             ("--system-config", self.system_config),

@@ -147,15 +147,17 @@ def test_the_line_of_an_error_that_says_most_is_told(worker: Any, tmp_path: Path
     assert worker.cause(KeyError()) == "KeyError: it says nothing"
 
 
-def test_vela_that_fails_behind_its_file_has_placed_all_the_same(
+def test_what_vela_refuses_is_told_and_what_it_leaves_is_read_from_its_file(
     worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(given: list[str]) -> int:
         assert given == ["model.tflite", "--output-dir", "vela", "--optimise", "Size"]
-        if writes:
+        if not ends:
+            raise KeyError("0")
+        if ends[0] == 0:
             Path("vela").mkdir()
             Path("vela/model_vela.tflite").touch()
-        raise KeyError("0")
+        return ends[0]
 
     vela = types.ModuleType("ethosu.vela.vela")
     vela.main = main  # type: ignore[attr-defined]
@@ -166,10 +168,13 @@ def test_vela_that_fails_behind_its_file_has_placed_all_the_same(
     monkeypatch.chdir(tmp_path)
     kinds = [{"operator": "ethos-u", "name": "a"}, {"operator": "ONE_HOT", "name": "b"}]
     monkeypatch.setattr(worker.vela_compile, "operators", lambda path: kinds)
-    writes = False
+    ends: list[int] = []
     with pytest.raises(worker.Refused, match="Vela: KeyError: '0'"):
         worker.placed(["--optimise", "Size"])
-    writes = True
+    ends = [1]
+    with pytest.raises(worker.Refused, match="Vela ends with 1"):
+        worker.placed(["--optimise", "Size"])
+    ends = [0]
     assert worker.placed(["--optimise", "Size"]) == ["ONE_HOT"]
 
 

@@ -51,15 +51,13 @@ def placed(options: list[str]) -> list[str]:
     """Return the operators that Vela leaves to the CPU."""
     from ethosu.vela import vela
 
-    made = Path("vela", f"{_NAME}_vela.tflite")
     try:
-        vela.main([f"{_NAME}.tflite", "--output-dir", "vela", *options])
+        code = vela.main([f"{_NAME}.tflite", "--output-dir", "vela", *options])
     except (Exception, SystemExit) as error:
-        # its table of figures, behind the file, fails where an operator of none of them has a shape
-        if not made.is_file():
-            raise Refused(f"Vela: {cause(error)}") from error
-    if not made.is_file():
-        raise Refused("Vela writes no file")
+        raise Refused(f"Vela: {cause(error)}") from error
+    made = Path("vela", f"{_NAME}_vela.tflite")
+    if code or not made.is_file():
+        raise Refused(f"Vela ends with {code}")
     return [each["operator"] for each in vela_compile.operators(str(made)) if each["operator"] != "ethos-u"]
 
 
