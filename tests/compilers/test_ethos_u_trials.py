@@ -186,7 +186,8 @@ def test_the_tools_take_leave_and_refuse_nodes() -> None:
     softmax = plan(named.target, ["int8"], ["Softmax"], unequal=True).cases
     asked = [case for case in planned.cases if case.side == "inside"]
     asked += [case for case in softmax if (case.side, case.limit, case.value) == ("form", "axis", 2)]
-    found = {case.line.name: each for case, each in zip(asked, backend.measure(asked), strict=True)}
+    measured = list(backend.measure(asked))
+    found = {case.line.name: each for case, each in zip(asked, measured, strict=True)}
     assert {name: each.outcome for name, each in found.items()} == {
         **{"Conv": "taken", "Conv #2": "taken", "Gather": "cpu", "Erf": "refused", "Softmax": "taken"}
     }
@@ -194,3 +195,11 @@ def test_the_tools_take_leave_and_refuse_nodes() -> None:
     assert found["Erf"].reason == "onnx2tf: TensorFlow Lite has no Erf"
     for taken in ("Conv", "Softmax"):  # axes that are mixed up would be at 0 dB
         assert float(found[taken].decibels or 0) > 30
+    kept = named.measurements
+    assert kept is not None
+    if kept.tool == backend.tool():  # else scripts/probe-all ethos-u55
+        before = {(c.op, c.line, c.precision, c.side, c.limit, c.value): c.found.outcome for c in kept.cases}
+        keys = [(c.line.op, c.line.number, c.precision, c.side, c.limit, c.value) for c in asked]
+        again = {key: each.outcome for key, each in zip(keys, measured, strict=True) if key in before}
+        assert len(again) >= 3
+        assert again == {key: before[key] for key in again}
