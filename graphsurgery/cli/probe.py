@@ -63,7 +63,8 @@ def probe_command(
     older = read_measurements(place) if place.is_file() else None
     with Display() as display:
         display.begin(f"making the cases of {named.name}")
-        planned = plan(named.target, [each for each in chosen if each in backend.precisions], op or (), forms=forms)
+        known = [each for each in chosen if each in backend.precisions]
+        planned = plan(named.target, known, op or (), forms=forms, unequal=backend.unequal_sizes)
         if sample is not None:
             planned = planned.sample(sample)
         display.begin(f"{len(planned.cases)} cases on {backend.tool()}")

@@ -24,6 +24,7 @@ from typing import Literal
 
 from graphsurgery import files
 from graphsurgery.compilers._ethos_u_simulator import EthosUSimulator
+from graphsurgery.compilers._ethos_u_trials import EthosUTrials
 from graphsurgery.compiling import Compiler, Job, Runs
 from graphsurgery.errors import InputError
 from graphsurgery.files import reason
@@ -50,6 +51,7 @@ class EthosU(Compiler):
     tool = "Arm's Vela"
     reports = True
     simulator = EthosUSimulator
+    trials = EthosUTrials
 
     accelerator: Literal[
         "ethos-u55-32",
@@ -119,15 +121,21 @@ class EthosU(Compiler):
         return [names[name] for name in job.entry.inputs]
 
     def _options(self, job: Job) -> list[str]:
-        given = ["--accelerator-config", self.accelerator, "--optimise", self.optimise, "--show-cpu-operations"]
-        if self.config is not None:
-            try:
-                text = files.read_bytes(self.config, _LARGEST_CONFIG).decode()
-            except (OSError, ValueError) as error:
-                raise InputError(f"{self.config}: can't be read ({reason(error)}); give an .ini of Vela's") from error
-            job.write_text("vela.ini", text)
-            given += ["--config", "vela.ini"]
+        if self.config is None:
+            return self.vela_options(None)
+        try:
+            text = files.read_bytes(self.config, _LARGEST_CONFIG).decode()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.config}: can't be read ({reason(error)}); give an .ini of Vela's") from error
+        job.write_text("vela.ini", text)
+        return self.vela_options("vela.ini")
+
+    def vela_options(self, config: str | None) -> list[str]:
+        """Return what Vela's command line is given; `config` is where the file of the chip lies for it."""
+        # without --show-cpu-operations: that table ends Vela with a KeyError over some operators which stay on the CPU
+        given = ["--accelerator-config", self.accelerator, "--optimise", self.optimise]
         for option, value in (
+            ("--config", config),
             ("--system-config", self.system_config),
             ("--memory-mode", self.memory_mode),
             ("--arena-cache-size", self.arena),

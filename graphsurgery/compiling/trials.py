@@ -16,23 +16,26 @@ class Played:
     """What became of a model: whether the NPU ran the node that was asked about, and what was computed.
 
     `error` is why it was refused; `crashed` says that the tool died or hung over it. `on_npu` is None where the tool
-    doesn't say where it ran.
+    doesn't say where it ran; `reason` is why not there, as far as the tool tells.
     """
 
     on_npu: bool | None = None
     outputs: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     error: str | None = None
     crashed: bool = False
+    reason: str | None = None
 
 
 class Trials:
     """Compiles and plays small models with a vendor's tool. `precisions` are what it knows, as targets call them.
 
-    `newest_opset` is the last that it reads, None where that isn't known.
+    `newest_opset` is the last that it reads, None where that isn't known. With `unequal_sizes` the axes of its models
+    should differ in size: a converter may tell them apart by that.
     """
 
     precisions: ClassVar[frozenset[str]]
     newest_opset: ClassVar[int | None] = None
+    unequal_sizes: ClassVar[bool] = False
 
     def __init__(self, compiler: Any) -> None:
         """`compiler` has the options that its target's file gives it."""

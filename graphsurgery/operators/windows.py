@@ -40,6 +40,20 @@ class Window:
         return tuple((size - 1) * dilation + 1 for size, dilation in zip(self.kernel, self.dilations, strict=True))
 
 
+def same_pads(size: int | str | None, stride: int, span: int) -> tuple[int, int] | None:
+    """Return the pads of SAME_UPPER at both ends of an axis, None where its size isn't known or the stride leaves gaps.
+
+    Formula: the specification of Conv, which is that of SAME in TensorFlow.
+    """
+    if isinstance(size, int):
+        total = (-(-size // stride) - 1) * stride + span - size
+    elif span == stride == 1:
+        total = 0
+    else:
+        return None
+    return None if total < 0 else (total // 2, total - total // 2)
+
+
 def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | None] | None) -> Window | None:
     """Return the window of a Conv or a pool whose kernel is `kernel`, over an input of the size `spatial`.
 
@@ -64,15 +78,10 @@ def window(node: gs.Node, kernel: Sequence[int], spatial: Sequence[int | str | N
             span = (kernel[axis] - 1) * dilations[axis] + 1
             if dilations[axis] != 1 and not is_op(node, "Conv"):
                 return None
-            if isinstance(size, int):
-                total = (-(-size // strides[axis]) - 1) * strides[axis] + span - size
-                if total < 0:
-                    return None
-            elif span == strides[axis] == 1:
-                total = 0
-            else:
+            same = same_pads(size, strides[axis], span)
+            if same is None:
                 return None
-            less, more = total // 2, total - total // 2
+            less, more = same
             begins[axis], ends[axis] = (less, more) if auto_pad == "SAME_UPPER" else (more, less)
     elif auto_pad != "NOTSET":
         return None

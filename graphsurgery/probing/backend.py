@@ -37,9 +37,10 @@ _UNLIKE = re.compile(r"(?<=ExecutionProvider)_\d+_\d+(_\d+)*")
 
 
 class Backend(Protocol):
-    """Compiles and plays one-node models."""
+    """Compiles and plays one-node models, whose axes should differ in size where it asks for `unequal_sizes`."""
 
     precisions: frozenset[str]
+    unequal_sizes: bool
 
     def tool(self) -> Tool:
         """Return what it is and of which version. Raises MissingTool where it isn't installed."""
@@ -55,6 +56,7 @@ class ProviderBackend:
     choice: DeviceChoice
     precisions: frozenset[str] = frozenset({"float16", "float32", "any", *ACTIVATIONS})
     seconds: float = SECONDS
+    unequal_sizes: bool = False
 
     def tool(self) -> Tool:
         require(self.choice, f"probe on {self.choice.provider}")

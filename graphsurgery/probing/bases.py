@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsurgery.operators.windows import same_pads
 from graphsurgery.probing.one_node import NotBuilt, OneNode, Operand, Sizes
 from graphsurgery.probing.wishes import Wishes, fixed
 
@@ -150,7 +151,13 @@ def pool(op: str, wishes: Wishes) -> OneNode:
     spatial = len(shape) - 2
     if spatial < 1:
         raise NotBuilt(f"rank {len(shape)} has no spatial axis")
-    attributes = _window(wishes, spatial) | {"kernel_shape": list(_kernel(wishes, spatial, 2))}
+    same = bool(wishes.get("same_pads", False))
+    kernel = _kernel(wishes, spatial, 3 if same else 2)
+    attributes = _window(wishes, spatial) | {"kernel_shape": list(kernel)}
+    if same:
+        axes = zip(shape[2:], attributes["strides"], kernel, strict=True)
+        pads = [same_pads(*axis) for axis in axes]
+        attributes["pads"] = [each[end] for end in (0, 1) for each in pads if each is not None]
     if op != "MaxPool" and attributes["dilations"] == [1] * spatial:
         del attributes["dilations"]  # AveragePool has them from opset 19 on, LpPool from 18
     return node(op, wishes.data(shape), outputs=wishes.number("outputs", 1), **attributes)

@@ -38,14 +38,17 @@ class Built:
         return has(self.asked, name, value)
 
 
-def build(op: str, wishes: Mapping[str, Scalar], target: Target, precision: str) -> Built:
-    """Return the node of an operator that is as wished. Raises NotBuilt where there is none, or ONNX has none."""
+def build(op: str, wishes: Mapping[str, Scalar], target: Target, precision: str, *, unequal: bool = False) -> Built:
+    """Return the node of an operator that is as wished, with `unequal` sizes of its axes.
+
+    Raises NotBuilt where there is none, or ONNX has none.
+    """
     if op not in BASES:
         raise NotBuilt(NO_NODE.get(op, "the probe has no node of it"))
     plain = {name: value for name, value in wishes.items() if value not in (FED, GIVEN, UNWRITTEN)}
     plain |= {name: "given" for name, value in wishes.items() if (name, value) == ("sizes", FED)}
     expanded = _factored(plain)
-    asked_for = Wishes(expanded)
+    asked_for = Wishes(expanded, unequal)
     try:
         node = BASES[op](asked_for)
     except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, StopIteration) as error:

@@ -87,11 +87,11 @@ def operators_of(target: Target) -> list[str]:
     return [*target.operators, *(op for op in BASES if op not in target.operators)]
 
 
-def cases_of(target: Target, line: Line, precision: str) -> Iterator[Case | Unmeasured]:
-    """Yield the cases of a line in a precision, and what can't be made one."""
+def cases_of(target: Target, line: Line, precision: str, *, unequal: bool = False) -> Iterator[Case | Unmeasured]:
+    """Yield the cases of a line in a precision, of `unequal` sizes or not, and what can't be made one."""
     if not _is_of(target, line, precision):
         return
-    made = _Maker(target, line, precision)
+    made = _Maker(target, line, precision, unequal)
     try:
         start, wishes = made.start()
     except NotBuilt as error:
@@ -123,6 +123,7 @@ class _Maker:
     target: Target
     line: Line
     precision: str
+    unequal: bool
 
     def case(self, side: Side, limit: str | None, value: Scalar | None, built: Built) -> Case:
         return Case(self.line, self.precision, side, limit, value, built.node, built.verdict)
@@ -138,7 +139,7 @@ class _Maker:
     ) -> tuple[Built, dict[str, Scalar]]:
         """Return the node of these wishes and as many more as it needs to be the line's, and to break no limit."""
         tries[0] -= 1
-        built = build(self.line.op, wishes, self.target, self.precision)
+        built = build(self.line.op, wishes, self.target, self.precision, unequal=self.unequal)
         more = list(self._repairs(built, wishes))
         if not more:
             return built, wishes
@@ -201,7 +202,7 @@ class _Maker:
         """Return the node with one more wish, if that comes true. Raises NotBuilt."""
         asked: dict[str, Scalar] = {**wishes, name: value}
         if side == "beyond":
-            built = build(self.line.op, asked, self.target, self.precision)
+            built = build(self.line.op, asked, self.target, self.precision, unequal=self.unequal)
             if built.rule is not self.line.rule:
                 raise NotBuilt("another line is for it then")
             if built.verdict.limit != name:
@@ -213,7 +214,7 @@ class _Maker:
         return built
 
 
-def forms_of(target: Target, op: str, precision: str) -> Iterator[Case]:
+def forms_of(target: Target, op: str, precision: str, *, unequal: bool = False) -> Iterator[Case]:
     """Yield the operator in other forms than those that limits name: ranks, types, operands that are stored or fed.
 
     Whether a file is right where it is silent shows there. A form that ONNX doesn't have, or that asks for the same
@@ -223,7 +224,7 @@ def forms_of(target: Target, op: str, precision: str) -> Iterator[Case]:
     seen: set[bytes] = set()
     for name, value in forms(op, types=first):
         try:
-            built = build(op, {name: value}, target, precision)
+            built = build(op, {name: value}, target, precision, unequal=unequal)
             proto = built.node.proto.SerializeToString(deterministic=True)
         except NotBuilt:
             continue

@@ -25,9 +25,11 @@ class CompilerBackend:
 
     trials: Trials
     precisions: frozenset[str] = field(init=False)
+    unequal_sizes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.precisions = self.trials.precisions
+        self.unequal_sizes = self.trials.unequal_sizes
 
     def tool(self) -> Tool:
         name, version, beside = self.trials.tool()
@@ -53,10 +55,10 @@ class CompilerBackend:
         if played.error is not None:
             return Found("crash" if played.crashed else "refused", reason=shortened(played.error, 200))
         if played.on_npu is None:
-            return Found("unknown", reason="the tool doesn't say where it runs")
+            return Found("unknown", reason=played.reason or "the tool doesn't say where it runs")
         equality = compare(node.results, _shaped(played, node.results), unordered=node.unordered)
         if not played.on_npu:
-            return Found("cpu", equality.decibels, equality.remark)
+            return Found("cpu", equality.decibels, equality.remark, played.reason)
         outcome: Outcome = "taken" if equality.holds(case.precision) else "wrong"
         return Found(outcome, equality.decibels, equality.remark)
 

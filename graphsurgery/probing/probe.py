@@ -92,14 +92,24 @@ def _spread(cases: Sequence[Case]) -> list[Case]:
     return [case for _, _, case in sorted(zip(ranks, range(len(cases)), cases, strict=True), key=lambda each: each[:2])]
 
 
-def plan(target: Target, precisions: Sequence[str], ops: Collection[str] = (), *, forms: bool = True) -> Plan:
-    """Return the cases of a target's lines, all or those of `ops`, and with `forms` those that no limit names."""
+def plan(
+    target: Target,
+    precisions: Sequence[str],
+    ops: Collection[str] = (),
+    *,
+    forms: bool = True,
+    unequal: bool = False,
+) -> Plan:
+    """Return the cases of a target's lines, all or those of `ops`, and with `forms` those that no limit names.
+
+    With `unequal` the axes of usual models differ in size.
+    """
     chosen = frozenset(ops)
     cases: list[Case] = []
     left: list[Unmeasured] = []
     for line in lines_of(target, chosen or None):
         for precision in precisions:
-            for each in cases_of(target, line, precision):
+            for each in cases_of(target, line, precision, unequal=unequal):
                 if isinstance(each, Case):
                     cases.append(each)
                 else:
@@ -107,7 +117,7 @@ def plan(target: Target, precisions: Sequence[str], ops: Collection[str] = (), *
     for op in operators_of(target) if forms else ():
         if not chosen or op in chosen:
             for precision in precisions[:2]:
-                cases.extend(forms_of(target, op, precision))
+                cases.extend(forms_of(target, op, precision, unequal=unequal))
     unique = {case.key: case for case in reversed(cases)}
     return Plan([case for case in cases if unique[case.key] is case], left)
 

@@ -30,9 +30,10 @@ SEED = 7
 
 @dataclass
 class Wishes:
-    """The wishes for one node, and those that its base has looked at (`seen`)."""
+    """The wishes for one node, and those that its base has looked at (`seen`); `unequal` axes differ in size."""
 
     values: Mapping[str, Scalar]
+    unequal: bool = False
     seen: set[str] = field(default_factory=set)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(SEED))
 
@@ -65,7 +66,8 @@ class Wishes:
         if rank < 0:
             raise NotBuilt(f"there is no rank {rank}")
         channels = self.number("channels", channels)
-        height, width = self.number("height", size), self.number("width", size)
+        more = 2 if self.unequal else 0
+        height, width = self.number("height", size + more), self.number("width", size + 2 * more)
         area = self.number("area", 0)
         if area:
             height, width = _split(area)

@@ -16,7 +16,7 @@ import onnx
 
 from graphsurgery.graph import attribute, constant, is_constant, is_op
 from graphsurgery.operators.axes import bounds, integers, normalised
-from graphsurgery.operators.windows import Window
+from graphsurgery.operators.windows import Window, same_pads
 from graphsurgery.targets.asked import (
     ABSENT,
     WINDOWED,
@@ -39,6 +39,16 @@ def _of_window(read: Callable[[Window], Fact]) -> Callable[[Asked], Fact]:
         return None if asked.window is None else read(asked.window)
 
     return fact
+
+
+def _has_same_pads(asked: Asked) -> Fact:
+    if asked.node.op not in WINDOWED:
+        return ABSENT
+    found, sizes = asked.window, known_sizes((asked.shape() or [None])[2:])
+    if found is None or sizes is None or len(sizes) != len(found.spans):
+        return None
+    pads = zip(found.begins, found.ends, strict=True)
+    return list(pads) == [same_pads(*each) for each in zip(sizes, found.strides, found.spans, strict=True)]
 
 
 def _group(asked: Asked) -> int:
@@ -273,6 +283,7 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "equal_strides": ("whether the strides are one number", _of_window(lambda found: len({*found.strides}) == 1)),
     "pad": ("each padding at a side", _of_window(lambda found: tuple(found.pads))),
     "symmetric_pads": ("whether both sides of an axis are padded alike", _of_window(lambda f: f.begins == f.ends)),
+    "same_pads": ("whether it is padded as auto_pad SAME_UPPER does", _has_same_pads),
     "dilation": ("each dilation", _of_window(lambda found: found.dilations)),
     "groups": ("number of groups of a Conv", lambda a: _group(a) if a.node.op in WINDOWED else ABSENT),
     "depthwise": ("whether a Conv has a group for each channel, and several", _depthwise),

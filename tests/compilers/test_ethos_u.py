@@ -53,7 +53,7 @@ def test_vela_is_told_the_chip_and_its_memory(tmp_path: Path) -> None:
     options.write(net(tmp_path / "job"))
     given = json.loads((tmp_path / "job" / "job.json").read_text())["vela"]
     assert " ".join(given) == (
-        "--accelerator-config ethos-u65-512 --optimise Performance --show-cpu-operations --config vela.ini "
+        "--accelerator-config ethos-u65-512 --optimise Performance --config vela.ini "
         "--system-config Mine --memory-mode Sram --arena-cache-size 4096"
     )
     assert (tmp_path / "job" / "vela.ini").read_text() == "[System_Config.Mine]\n"

@@ -23,6 +23,7 @@ class Stand:
     """Stands for a vendor's tool that takes all but a Sigmoid."""
 
     precisions = frozenset({"any"})
+    unequal_sizes = False
 
     def __init__(self, version: str = "1.0") -> None:
         self._version = version

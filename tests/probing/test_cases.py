@@ -117,6 +117,18 @@ def test_random_values_are_such_that_float16_holds_them() -> None:
     assert np.array_equal(value, value.astype(np.float16))
 
 
+def test_axes_differ_in_size_where_a_converter_tells_them_apart_by_that() -> None:
+    assert build("Relu", {}, ANY, "float16").node.feeds["x0"].shape == (1, 8, 8, 8)
+    found = of("Relu", {"channels": "..16"})
+    made = [
+        case for line in lines_of(found, frozenset({"Relu"})) for case in cases_of(found, line, "int8", unequal=True)
+    ]
+    made += forms_of(found, "Relu", "int8", unequal=True)
+    shapes = {case.what: case.node.feeds["x0"].shape for case in made if isinstance(case, Case)}
+    assert (shapes["inside"], shapes["channels 16"]) == ((1, 8, 10, 12), (1, 16, 10, 12))
+    assert (shapes["rank 2"], shapes["rank 3"]) == ((10, 12), (1, 8, 12))
+
+
 @pytest.mark.parametrize("name", ["qnn-htp", "rk3588", "ethos-u55"])
 def test_most_lines_of_a_target_have_a_case(name: str) -> None:
     found = load_target(name, registry()).target

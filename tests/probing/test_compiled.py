@@ -66,8 +66,8 @@ def test_a_crash_that_an_earlier_model_left_behind_is_none() -> None:
 
 
 def test_the_layers_of_a_node_go_by_its_name_in_the_table_of_rknn() -> None:
-    from graphsurgery.compilers._rknn_trials import _is_on_npu
     from graphsurgery.compilers._rknn_table import Layer
+    from graphsurgery.compilers._rknn_trials import _is_on_npu
 
     assert _is_on_npu([Layer("Conv", "node#2", True), Layer("Reshape", "y0_rs", False)], "node") is True
     assert _is_on_npu([Layer("Slice", "node", False), Layer("Reshape", "x", True)], "node") is False

@@ -31,7 +31,9 @@ RESIZE = """g (float[1, 2, 4, 6] x) => (float[1, 2, a, b] y) <float[4] s = {{{}}
             {"stride": (2, 1), "equal_strides": False, "dilation": (2, 1), "pad": (1, 2, 1, 0)}
             | {"symmetric_pads": False, "kernel_span": (5, 5), "kernel_span_area": 25, "span_height": 5},
         ),
-        (CONV.format(' <auto_pad = "SAME_UPPER">'), {"pad": (1, 2, 1, 2), "symmetric_pads": True}),
+        (CONV.format(' <auto_pad = "SAME_UPPER">'), {"pad": (1, 2, 1, 2), "symmetric_pads": True, "same_pads": True}),
+        (CONV.format(" <strides = [2, 2], pads = [1, 1, 1, 2]>"), {"same_pads": True}),  # 9x12: the end of 12 needs one
+        (CONV.format(" <strides = [2, 2], pads = [1, 2, 1, 2]>"), {"same_pads": False}),
         (CONV.format(""), {"batch": 2, "channels": 6, "height": 9, "width": 12, "area": 108, "out_channels": 8}),
         (CONV.format(""), {"rank": 4, "second_rank": 4, "third_rank": ABSENT, "ranks": (4, 4, 4), "inputs": 2}),
         (CONV.format(""), {"groups": 1, "depthwise": False, "is_layer": True, "static": True, "type": "float32"}),

@@ -180,7 +180,8 @@ def order_of(wanted: Any, computed: Any, name: str) -> tuple[int, ...]:
     fitting = [order for order in orders if computed.transpose(order).shape == wanted.shape]
     if not fitting:
         raise SystemExit(f"onnx2tf gives output {name} the shape {list(computed.shape)}, ONNX {list(wanted.shape)}")
-    return min(fitting, key=lambda order: float(np.abs(computed.transpose(order) - wanted).sum()))
+    values = np.asarray(computed, np.float64)  # booleans can't be subtracted
+    return min(fitting, key=lambda order: float(np.abs(values.transpose(order) - wanted).sum()))
 
 
 def described(details: Any, rank: int, order: tuple[int, ...] | None) -> dict[str, Any]:
