@@ -13,7 +13,7 @@ import pytest
 from graphsurgery.errors import InputError
 from graphsurgery.sweep import job as jobs
 from graphsurgery.sweep.job import Stopped, read_outcome, run_job
-from sweep.tiny import bad_job, job, network
+from sweep.tiny import bad_job, job, network, processes
 
 
 def test_a_job_that_passes_leaves_what_it_printed(tmp_path: Path) -> None:
@@ -41,9 +41,10 @@ def test_a_job_that_dies_says_so(tmp_path: Path) -> None:
 
 
 def test_a_job_that_hangs_is_stopped(tmp_path: Path) -> None:
+    before = processes()
     outcome = run_job(bad_job(tmp_path, "hangs", seconds=2.0), tmp_path)
     assert (outcome.ended, outcome.code, outcome.error) == ("out of time", None, "stopped after 2 s, its limit")
-    assert not psutil.Process().children(recursive=True)
+    assert processes() <= before
 
 
 def test_a_job_that_takes_more_memory_than_it_may_is_stopped(tmp_path: Path) -> None:
@@ -53,13 +54,13 @@ def test_a_job_that_takes_more_memory_than_it_may_is_stopped(tmp_path: Path) -> 
 
 
 def test_a_job_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    stop, folder = threading.Event(), tmp_path / "jobs"
+    stop, folder, before = threading.Event(), tmp_path / "jobs", processes()
     folder.mkdir()
     threading.Timer(1.0, stop.set).start()
     with pytest.raises(Stopped):
         run_job(bad_job(tmp_path, "hangs"), folder, stop)
     assert not list(folder.iterdir())
-    assert not psutil.Process().children(recursive=True)
+    assert processes() <= before
 
 
 def test_a_later_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 from PIL import Image
 
 from graphsurgery.sweep.job import Job, Limits
@@ -56,6 +57,11 @@ def plugin(folder: Path, name: str) -> Path:
     path = folder / f"{name}.py"
     path.write_text(PLUGINS[name], encoding="utf-8")
     return path
+
+
+def processes() -> set[int]:
+    """Return what this process has begun, of others' tests too, and what those have."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def job(name: str, *commands: tuple[str, ...], seconds: float = 100.0, memory_mb: int = 4000) -> Job:
