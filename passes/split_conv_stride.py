@@ -1,11 +1,11 @@
 """Split the stride of a Conv between it and MaxPools of one element, for accelerators with small strides only.
 
-    Conv(strides 4)            ->  Conv(strides 1)  ->  MaxPool(1x1, strides 2)  ->  MaxPool(1x1, strides 2)
-    Conv(strides 4), conv: 2   ->  Conv(strides 2)  ->  MaxPool(1x1, strides 2)
+    Conv(strides 4)            ->  Conv(strides 2)  ->  MaxPool(1x1, strides 2)
+    Conv(strides 4), conv: 1   ->  Conv(strides 1)  ->  MaxPool(1x1, strides 2)  ->  MaxPool(1x1, strides 2)
 
-What is left are the elements that it wrote before, each summed as before. The Conv computes more of them, as many
-times as its stride shrinks along each axis, so `conv` is best the largest that the accelerator takes: TIDL wants
-stride 1 of a kernel above 7, Ethos-U55 at most 3.
+What is left are the elements that it wrote before, equal to rounding: ONNX Runtime sums a larger image in other blocks.
+The Conv computes more of them, as many times as its stride shrinks along each axis, so `conv` is best the largest that
+the accelerator takes: TIDL wants stride 1 of a kernel above 7, Ethos-U55 at most 3.
 
 One limit: ONNX leaves open what a MaxPool makes of NaN.
 
@@ -36,7 +36,7 @@ class SplitConvStride(NodePass):
     effect = "exact"
     matches = ("Conv",)
 
-    conv: int = 1
+    conv: int = 2
     pool: int = 2
 
     def __post_init__(self) -> None:

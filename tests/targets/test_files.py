@@ -407,7 +407,7 @@ FIXES = [
     ("ax650", one('Pad <mode = "reflect"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
     ("tidl", one('Pad <mode = "reflect"> (x, p)', "int64[8] p = {0, 0, 1, 1, 0, 0, 1, 1}"), "lower-pad"),
     ("tidl", conv(7, "strides = [4, 4], pads = [3, 3, 3, 3]"), "split-conv-stride conv=2"),
-    ("tidl", conv(9, "strides = [2, 2], pads = [4, 4, 4, 4]"), "split-conv-stride"),
+    ("tidl", conv(9, "strides = [2, 2], pads = [4, 4, 4, 4]"), "split-conv-stride conv=1"),
     ("tidl", conv(2, group=8), "widen-even-conv"),
     ("tidl", one("Concat <axis = 0> (x, x)"), "move-concat-axis"),
     (
