@@ -1,6 +1,7 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ ENDLESS = parse(
 
 
 @pytest.fixture(autouse=True)
-def nobody_else_hears_signals() -> None:
-    """Where asyncio is told of them, as after a test of a cluster, runs go on."""
+def nobody_else_hears_signals() -> Iterator[None]:
+    """Where asyncio is told of them, as after a test of a cluster, or another test left a handler, runs go on."""
     signal.set_wakeup_fd(-1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def given(rounds: int) -> dict[str, np.ndarray]:
@@ -78,9 +82,9 @@ def test_a_signal_ends_the_runs_of_all_threads_at_once() -> None:
     threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
     with time_limit.runs_ended_by_signals(), pytest.raises(KeyboardInterrupt):
         session.run(given(1 << 62))
-    other.join(10)
+    other.join(60)  # beside another process of tests on two cores
     assert ended == [True]
-    assert time.monotonic() - begin < 40  # less than the limit
+    assert time.monotonic() - begin < 49  # less than the limit
     assert Session(ENDLESS).run(given(2))["y"].tolist() == [1, 1]
 
 
