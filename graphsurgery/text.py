@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_FOLDERS = re.compile(r"(?<![\w./\\])(?:[A-Za-z]:)?(?:[/\\][\w.@+-]+)+[/\\](?=[\w.@+-])")
+
 
 def visible(text: str) -> str:
     """Return `text` with every character that can't be printed written out, an escape as \\x1b; line ends stay."""
@@ -17,3 +21,8 @@ def shortened(text: str, most: int) -> str:
         return text
     head = most // 3
     return f"{text[:head]} ... {text[len(text) - (most - head - 5) :]}"
+
+
+def without_folders(text: str) -> str:
+    """Return `text` with files by their names alone: where they lie on one machine says nothing on another."""
+    return _FOLDERS.sub("", text)

@@ -17,6 +17,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.files import MB, read_json
 from graphsurgery.files import reason as told_of
 from graphsurgery.targets.schema import Outcome, Scalar
+from graphsurgery.text import without_folders
 
 FORMAT = 1
 FOLDER = "measured"
@@ -40,12 +41,19 @@ class Tool:
 
 @dataclass(frozen=True)
 class Found:
-    """What became of a node: the outcome, how near its results are (dB, infinite: equal), a remark, or why not."""
+    """What became of a node: the outcome, how near its results are (dB, infinite: equal), a remark, or why not.
+
+    A reason is a tool's words, in which files go by their names: it is published with the package.
+    """
 
     outcome: Outcome
     decibels: float | None = None
     remark: str | None = None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason is not None:
+            object.__setattr__(self, "reason", without_folders(self.reason))
 
     @property
     def told(self) -> str:

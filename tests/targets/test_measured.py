@@ -128,3 +128,10 @@ def test_the_page_is_what_the_files_say() -> None:
     page = Path(__file__).parents[2] / "docs" / "measured.md"
     made = measured_page(load_target(name, registry()) for name in names())
     assert page.read_text(encoding="utf-8") == made, "scripts/probe-all --page writes it"
+
+
+def test_a_reason_names_files_and_not_where_they_lie() -> None:
+    from graphsurgery.targets.measured import Found
+
+    said = r"E: /home/me/tool/run.py:10: C:\tools\a.py and 'tfl.mul' of 2/3"
+    assert Found("refused", reason=said).reason == "E: run.py:10: a.py and 'tfl.mul' of 2/3"
