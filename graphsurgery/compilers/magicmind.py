@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from graphsurgery.compiling import Compiler, Job, OpenShape, Sample
+from graphsurgery.compiling.open_shapes import ranges_of
 from graphsurgery.compiling.raw_files import read_numbered, write_raw
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.parts.manifest import Tensor
@@ -75,13 +76,7 @@ class MagicMind(Compiler):
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """As Compiler. Raises ValueError for a range that is none."""
-        found = {}
-        for name, sizes in self.dim_range.items():
-            try:
-                found[name] = OpenShape(tuple(sizes.get("min", ())), tuple(sizes.get("max", ())))
-            except ValueError as error:
-                raise ValueError(f"dim_range: '{name}' {error}") from error
-        return found
+        return ranges_of(self.dim_range)
 
     def write(self, job: Job) -> None:
         job.write_text("build.json", json.dumps(self._options(job), indent=1) + "\n")

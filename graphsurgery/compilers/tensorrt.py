@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graphsurgery.compiling import Compiler, Job, OpenShape
+from graphsurgery.compiling.open_shapes import ranges_of
 from graphsurgery.errors import InputError
 
 Range = Mapping[Literal["min", "opt", "max"], tuple[int, ...]]
@@ -55,13 +56,7 @@ class TensorRt(Compiler):
 
     def open_shapes(self) -> Mapping[str, OpenShape]:
         """As Compiler. Raises ValueError for a range that is none."""
-        found = {}
-        for name, sizes in self.dim_range.items():
-            try:
-                found[name] = OpenShape(tuple(sizes.get("min", ())), tuple(sizes.get("max", ())))
-            except ValueError as error:
-                raise ValueError(f"dim_range: '{name}' {error}") from error
-        return found
+        return ranges_of(self.dim_range)
 
     def write(self, job: Job) -> None:
         line = " \\\n    ".join(shlex.quote(word) for word in self._words(job))

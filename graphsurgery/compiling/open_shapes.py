@@ -103,3 +103,14 @@ def require_fit(
 def _halfway(low: int, high: int) -> int:
     step = math.gcd(low, high)
     return (low + high) // 2 // step * step
+
+
+def ranges_of(dim_range: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, OpenShape]:
+    """Return the option {input: {min: [...], max: [...]}} as ranges. Raises ValueError for one that is none."""
+    found = {}
+    for name, sizes in dim_range.items():
+        try:
+            found[name] = OpenShape(tuple(sizes.get("min", ())), tuple(sizes.get("max", ())))
+        except ValueError as error:
+            raise ValueError(f"dim_range: '{name}' {error}") from error
+    return found
