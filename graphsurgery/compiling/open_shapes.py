@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphsurgery.errors import InputError, did_you_mean
 from graphsurgery.processes.peak_memory import Room, free_bytes
@@ -105,7 +106,7 @@ def _halfway(low: int, high: int) -> int:
     return (low + high) // 2 // step * step
 
 
-def ranges_of(dim_range: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, OpenShape]:
+def ranges_of(dim_range: Mapping[str, Mapping[Any, Sequence[int]]]) -> dict[str, OpenShape]:
     """Return the option {input: {min: [...], max: [...]}} as ranges. Raises ValueError for one that is none."""
     found = {}
     for name, sizes in dim_range.items():
