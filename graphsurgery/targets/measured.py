@@ -11,10 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # as in images.annotations
 
 from graphsurgery.errors import InputError
-from graphsurgery.files import MB, read_json
+from graphsurgery.files import MB, first_fault, read_json
 from graphsurgery.files import reason as told_of
 from graphsurgery.targets.schema import Outcome, Scalar
 from graphsurgery.text import without_folders
@@ -63,6 +66,23 @@ class Found:
         return f"{self.outcome}{near}" + (f" ({more})" if more else "")
 
 
+@with_config(ConfigDict(extra="forbid"))
+class Written(TypedDict):
+    """A case as the file has it."""
+
+    op: str
+    line: int
+    precision: str
+    side: str
+    said: Outcome
+    outcome: Outcome
+    limit: NotRequired[str]
+    value: NotRequired[Scalar]
+    decibels: NotRequired[float | str]
+    remark: NotRequired[str]
+    reason: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Measured:
     """A case of a line and what became of it. `said` is the outcome that the target's file has for it."""
@@ -96,13 +116,20 @@ class Measured:
         return {key: value for key, value in told.items() if value is not None}
 
     @staticmethod
-    def of(written: Mapping[str, Any]) -> Measured:
-        """Return what `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    def of(written: Written) -> Measured:
+        """Return what `to_json` wrote. Raises ValueError for decibels that are no number."""
         near = written.get("decibels")
         decibels = None if near is None else math.inf if near == EQUAL else float(near)
-        found = Found(written["outcome"], decibels, written.get("remark"), written.get("reason"))
-        case = {name: written.get(name) for name in ("op", "line", "precision", "side", "limit", "value", "said")}
-        return Measured(**case, found=found)  # type: ignore[arg-type]
+        return Measured(
+            written["op"],
+            written["line"],
+            written["precision"],
+            written["side"],
+            written.get("limit"),
+            written.get("value"),
+            written["said"],
+            Found(written["outcome"], decibels, written.get("remark"), written.get("reason")),
+        )
 
 
 @dataclass(frozen=True)
@@ -150,20 +177,30 @@ def _listed(value: object) -> str:
     return "[\n" + ",\n".join(f"  {json.dumps(each)}" for each in value) + "\n ]"
 
 
+@with_config(ConfigDict(extra="forbid"))
+class _File(TypedDict):
+    format: Literal[1]
+    target: str
+    date: str
+    tool: Tool
+    cases: list[Written]
+    not_measured: list[dict[str, str | int]]
+
+
+_FILE = TypeAdapter(_File)
+
+
 def read_measurements(path: Path) -> Measurements:
     """Return what `probe` wrote. Raises InputError for any other file."""
     try:
-        written = read_json(path, _LARGEST)
-        if written["format"] != FORMAT:
-            raise ValueError(f"its format is {written['format']}, not {FORMAT}")
-        cases = tuple(Measured.of(each) for each in written["cases"])
-        tool = Tool(**written["tool"])
-        left = tuple(dict(each) for each in written["not_measured"])
-        return Measurements(str(written["target"]), tool, str(written["date"]), cases, left)
+        written = _FILE.validate_python(read_json(path, _LARGEST))
+        cases = tuple(map(Measured.of, written["cases"]))
+        return Measurements(written["target"], written["tool"], written["date"], cases, tuple(written["not_measured"]))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({told_of(error)})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: these are no measurements of probe ({error}); measure again") from error
+    except ValueError as error:
+        said = first_fault(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"{path}: these are no measurements of probe ({said}); measure again") from error
 
 
 def _decibels(value: float) -> str:
