@@ -24,6 +24,11 @@ from graphsurgery.files.locks import Lock
 from graphsurgery.toolchains import find_toolchain
 from graphsurgery.toolchains.environment import look
 
+# As many processes run tests as there are cores: with a thread for each core, each would wait for the others' threads,
+# a third of all processor time. OMP's are torch's and NumPy's. What was set by hand stays.
+os.environ.setdefault("GRAPHSURGERY_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
 
 # The recipe of a detector that lies in an ONNX file, with nothing to normalise and masks that are not pasted

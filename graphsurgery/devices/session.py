@@ -5,6 +5,7 @@ A session that judges a pass runs with graph optimisation off, so that it does n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,27 @@ if TYPE_CHECKING:
     from graphsurgery.devices.providers import DeviceChoice
 
 
+THREADS = "GRAPHSURGERY_THREADS"  # an environment variable, so that it holds in every process
+_MOST_THREADS = 1024
+
+
+def usual_threads() -> int:
+    """Return how many threads a session takes that isn't told; 0 leaves it to ONNX Runtime, which takes every core.
+
+    That is right for one job on one machine: of several each waits for the threads of the others. Raises InputError
+    where the variable is no such number.
+    """
+    text = os.environ.get(THREADS, "") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= _MOST_THREADS):
+        raise InputError(f"{THREADS}={text}: write a number of threads up to {_MOST_THREADS}, or 0 for all cores")
+    return int(text)
+
+
 class Session:
     """A model that can be run again and again.
 
     `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
-    the CPU is an error unless `allow_fallback`. `threads` 0 leaves the number to ONNX Runtime; without `spin` a
+    the CPU is an error unless `allow_fallback`. `threads` 0 takes as many as `usual_threads`; without `spin` a
     thread that has nothing to do sleeps at once. Raises ModelError when the model can't be loaded, InputError when a
     node falls back, MissingTool when the provider is not here.
     """
@@ -47,6 +64,7 @@ class Session:
     ) -> None:
         import onnxruntime as ort
 
+        threads = threads or usual_threads()
         ort.set_default_logger_severity(4)  # what is logged before there is a session would go to standard error
 
         def options() -> ort.SessionOptions:

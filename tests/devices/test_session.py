@@ -75,6 +75,19 @@ def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> No
     assert options.intra_op_num_threads == 1
 
 
+def test_a_variable_says_how_many_threads_a_session_takes_that_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, asked, taken in (("3", 0, 3), ("3", 2, 2), ("", 0, 0), ("0", 0, 0)):
+        monkeypatch.setenv("GRAPHSURGERY_THREADS", text)
+        assert Session(ADD, threads=asked)._session.get_session_options().intra_op_num_threads == taken
+
+
+@pytest.mark.parametrize("text", ["two", "-1", "1.5", "1025", "\u0663"])
+def test_a_variable_that_is_no_number_of_threads_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("GRAPHSURGERY_THREADS", text)
+    with pytest.raises(InputError, match=rf"GRAPHSURGERY_THREADS={text}: write a number of threads up to 1024, or 0"):
+        Session(ADD)
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
