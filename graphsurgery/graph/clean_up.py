@@ -20,47 +20,57 @@ def drop_unused(graph: gs.Graph) -> None:
 
     A body's node counts as used when the body's outputs need it, and the node that holds the body is used.
     """
-    live: set[int] = set()
-    pending: list[gs.Tensor] = list(graph.outputs)
-    seen: set[int] = set()
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        for node in tensor.inputs:
-            if id(node) in live:
-                continue
-            live.add(id(node))
-            pending.extend(node.inputs)
-            for body in subgraphs(node):
-                pending.extend(body.outputs)
-    graphs = [graph]
+    live, bodies = _live(graph)
     dead: set[int] = set()
     touched: dict[int, gs.Tensor] = {}
+    graphs = [graph]
     while graphs:
         current = graphs.pop()
-        for node in current.nodes:
-            if id(node) in live:
-                graphs.extend(subgraphs(node))
-                continue
-            for lost in with_bodies(node):
-                dead.add(id(lost))
-                for tensor in (*lost.inputs, *lost.outputs):
-                    touched[id(tensor)] = tensor
+        if bodies:
+            graphs.extend(body for node in current.nodes for body in bodies.get(id(node), ()))
+        gone = [node for node in current.nodes if id(node) not in live]
+        if not gone:
+            continue
+        for lost in (inner for node in gone for inner in with_bodies(node)):
+            dead.add(id(lost))
+            for tensor in (*lost.inputs, *lost.outputs):
+                touched[id(tensor)] = tensor
         current.nodes = [node for node in current.nodes if id(node) in live]
     for tensor in touched.values():
         _keep(tensor.outputs, [n for n in tensor.outputs if id(n) not in dead])
         _keep(tensor.inputs, [n for n in tensor.inputs if id(n) not in dead])
 
 
-def sort(graph: gs.Graph) -> None:
+def _live(graph: gs.Graph) -> tuple[set[int], dict[int, list[gs.Graph]]]:
+    """Return the ids of the nodes that the outputs of `graph` depend on, and by them the bodies that these hold."""
+    live: set[int] = set()
+    bodies: dict[int, list[gs.Graph]] = {}
+    pending: list[gs.Tensor] = list(graph.outputs)
+    while pending:
+        for node in pending.pop().inputs:
+            if id(node) in live:
+                continue
+            live.add(id(node))
+            for tensor in node.inputs:
+                if tensor.inputs:
+                    pending.append(tensor)
+            held = subgraphs(node)
+            if held:
+                bodies[id(node)] = held
+                pending.extend(tensor for body in held for tensor in body.outputs)
+    return live, bodies
+
+
+def sort(graph: gs.Graph) -> bool:
     """Order the nodes of `graph` and of the graphs inside it so that each stands behind what it reads, in place.
 
-    Nodes that are in a valid order already stay as they are. Raises ModelError when there is a cycle.
+    Nodes that are in a valid order already stay as they are. Returns whether any moved. Raises ModelError when there
+    is a cycle.
     """
-    for inner in walk_graphs(graph):
+    moved = [inner for inner in walk_graphs(graph) if not _is_ordered(inner)]
+    for inner in moved:
         inner.nodes = ordered(inner)
+    return bool(moved)
 
 
 def ordered(graph: gs.Graph) -> list[gs.Node]:
@@ -95,9 +105,13 @@ def ordered(graph: gs.Graph) -> list[gs.Node]:
 
 
 def _is_ordered(graph: gs.Graph) -> bool:
-    to_come = {id(node) for node in graph.nodes}
+    to_come = set(map(id, graph.nodes))
     for node in graph.nodes:
-        if any(id(needed) in to_come for needed in _needs(node)):
+        for tensor in node.inputs:  # as `_needs` has it, which is too slow to ask it of each node
+            for needed in tensor.inputs:
+                if id(needed) in to_come:
+                    return False
+        if subgraphs(node) and any(id(needed) in to_come for needed in _needs(node)):
             return False
         to_come.discard(id(node))
     return True
