@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph.collection import no_collection
+from graphsurgery.graph.view import making
 from graphsurgery.graph.view.origin import (
     GraphTable,
     NodeOrigin,
@@ -23,9 +25,18 @@ from graphsurgery.graph.view.origin import (
     table,
 )
 
+# What the view keeps of most tensors, and of most nodes' attributes
+_NOTHING_SAID = VariableOrigin(None, None, None)
+_NO_ATTRIBUTES: Mapping[str, tuple[Any, AttributeProto]] = {}
+
 
 def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     """Return the view of `model`; `folder` is where its external data lies."""
+    with no_collection():
+        return _to_graph(model, folder)
+
+
+def _to_graph(model: ModelProto, folder: Path | None) -> gs.Graph:
     view = _import_graph(model.graph, {}, folder)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     view.opset = versions.get("", versions.get("ai.onnx", 1))
@@ -51,10 +62,8 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         if tensor.name in inputs:
             defaults[tensor.name] = tensor
             continue
-        constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
-        keep(constant, constant._values)
+        scope[tensor.name] = constant = _constant(tensor, folder)
         constants.append(constant)
-        scope[tensor.name] = constant
     for sparse in proto.sparse_initializer:
         scope[sparse.values.name] = _variable(sparse.values.name, None)
     # all names first: a node may read what stands behind it, or what an outer node further down writes
@@ -62,7 +71,7 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         for name in node.output:
             if name and name not in scope:
                 scope[name] = _variable(name, values.get(name))
-    seen = _Chain(scope, outer)
+    seen: Scope = _Chain(scope, outer) if outer else scope
     nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
     view = gs.Graph(
         nodes=nodes,
@@ -119,18 +128,18 @@ def _import_node(
     attrs: dict[str, Any] = {}
     kept: dict[str, tuple[Any, AttributeProto]] = {}
     for attribute in proto.attribute:
-        value = _import_attribute(attribute, seen, folder)
-        attrs[attribute.name] = value
-        kept[attribute.name] = (list(value) if isinstance(value, list) else value, attribute)
-    node = gs.Node(
-        op=proto.op_type,
-        name=proto.name,
-        attrs=attrs,
-        inputs=[_find(name, scope, seen, values) for name in proto.input],
-        outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
-        domain=proto.domain if proto.HasField("domain") else None,
+        name, value = attribute.name, _import_attribute(attribute, seen, folder)
+        attrs[name] = value
+        kept[name] = (list(value) if isinstance(value, list) else value, attribute)
+    node = making.node(
+        proto.op_type,
+        proto.name,
+        attrs,
+        [seen[name] if name and name in seen else _find(name, scope, seen, values) for name in proto.input],
+        [scope[name] if name else gs.Variable.empty() for name in proto.output],
+        proto.domain if proto.HasField("domain") else None,
     )
-    keep(node, NodeOrigin(proto, kept))
+    keep(node, NodeOrigin(proto, kept or _NO_ATTRIBUTES))
     return node
 
 
@@ -145,10 +154,7 @@ def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -
     if proto.type == kind.STRING:
         return _text(proto.s)
     if proto.type == kind.TENSOR:
-        values = StoredValues(proto.t, folder)
-        constant = gs.Constant(proto.t.name, values)
-        keep(constant, values)
-        return constant
+        return _constant(proto.t, folder)
     if proto.type == kind.GRAPH:
         return _import_graph(proto.g, seen, folder)
     if proto.type == kind.FLOATS:
@@ -172,13 +178,21 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
+def _constant(tensor: TensorProto, folder: Path | None) -> gs.Constant:
+    values = StoredValues(tensor, folder)
+    constant = making.constant(tensor.name, values)
+    keep(constant, values)
+    return constant
+
+
 def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
-    variable = gs.Variable(name)
-    if info is not None:
-        variable.type = info.type.WhichOneof("value") or "tensor_type"
-        variable.dtype, variable.shape = tensor_type(info)
-    shape = None if variable.shape is None else list(variable.shape)
-    keep(variable, VariableOrigin(info, variable.dtype, shape))
+    if info is None:
+        variable = making.variable(name, None, None, "tensor_type")
+        keep(variable, _NOTHING_SAID)
+        return variable
+    dtype, shape = tensor_type(info)
+    variable = making.variable(name, dtype, shape, info.type.WhichOneof("value") or "tensor_type")
+    keep(variable, VariableOrigin(info, dtype, None if shape is None else list(shape)))
     return variable
 
 
