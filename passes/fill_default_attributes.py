@@ -22,8 +22,9 @@ It does not write
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import onnx
@@ -36,6 +37,7 @@ from graphsurgery.graph.names import matches
 from graphsurgery.operators.schemas import schema_of
 from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite.registry import standard_operators
 
 # which input holds the weight
 _WEIGHT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "DeformConv": 1, "QLinearConv": 3}
@@ -52,18 +54,19 @@ class FillDefaultAttributes(NodePass):
     ops: tuple[str, ...] = (*_WEIGHT, "MaxPool", "AveragePool", "LpPool")
 
     def __post_init__(self) -> None:
-        known = sorted({schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""})
+        known = sorted(standard_operators())
         for pattern in self.ops:
             if not any(matches(each, [pattern]) for each in known):
                 raise ValueError(f"ops: ONNX has no operator '{pattern}'.{did_you_mean(pattern, known)}")
 
+    def looks_at(self) -> tuple[str, ...]:
+        return tuple(op for op in sorted(standard_operators()) if matches(op, self.ops))
+
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not matches(node.op, self.ops):
-            return
         schema = schema_of(node, edit.opset)
         if schema is None:
             return
-        _fill(node, _plain_defaults(node, schema), schema, edit)
+        _fill(node, _plain_defaults(node.op, edit.opset), schema, edit)
         if "kernel_shape" not in schema.attributes:
             return
         kernel = _kernel(node, edit)
@@ -80,22 +83,23 @@ class FillDefaultAttributes(NodePass):
             edit.drop_attribute(node, "auto_pad")
 
 
-def _plain_defaults(node: gs.Node, schema: OpSchema) -> dict[str, Any]:
+@cache
+def _plain_defaults(op: str, opset: int) -> Mapping[str, Any]:
     """Return what the operator's definition gives; auto_pad goes into pads, so it is not one of them."""
     found = {}
-    for name, declared in schema.attributes.items():
+    for name, declared in onnx.defs.get_schema(op, opset, "").attributes.items():
         if not declared.default_value.name or name in ("auto_pad", "broadcast"):
             continue
-        if (node.op, name) not in _LEFT_OUT:
+        if (op, name) not in _LEFT_OUT:
             value = onnx.helper.get_attribute_value(declared.default_value)
             found[name] = value.decode() if isinstance(value, bytes) else value
     return found
 
 
-def _fill(node: gs.Node, values: dict[str, Any], schema: OpSchema, edit: Editor) -> None:
+def _fill(node: gs.Node, values: Mapping[str, Any], schema: OpSchema, edit: Editor) -> None:
     for name, value in values.items():
         if name in schema.attributes and name not in node.attrs:
-            edit.set_attribute(node, name, value)
+            edit.set_attribute(node, name, list(value) if isinstance(value, list) else value)
 
 
 def _kernel(node: gs.Node, edit: Editor) -> list[int] | None:

@@ -6,13 +6,13 @@ RecursionError on a chain of 500 nodes in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.queries import subgraphs, walk_graphs, with_bodies
+from graphsurgery.graph.queries import subgraphs, with_bodies
 
 
 def drop_unused(graph: gs.Graph) -> None:
@@ -67,15 +67,21 @@ def sort(graph: gs.Graph) -> bool:
     Nodes that are in a valid order already stay as they are. Returns whether any moved. Raises ModelError when there
     is a cycle.
     """
-    moved = [inner for inner in walk_graphs(graph) if not _is_ordered(inner)]
-    for inner in moved:
-        inner.nodes = ordered(inner)
-    return bool(moved)
+    moved = False
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        holders = _holders(current)
+        pending.extend(body for held in holders.values() for body in held)
+        if not _is_ordered(current, holders):
+            current.nodes = ordered(current)
+            moved = True
+    return moved
 
 
 def ordered(graph: gs.Graph) -> list[gs.Node]:
     """Return the nodes of `graph`, not those inside them, as `sort` would order them."""
-    if _is_ordered(graph):  # nearly always, and told in half the time
+    if _is_ordered(graph, _holders(graph)):  # nearly always, and told in half the time
         return list(graph.nodes)
     here = {id(node) for node in graph.nodes}
     done: set[int] = set()
@@ -104,14 +110,19 @@ def ordered(graph: gs.Graph) -> list[gs.Node]:
     return order
 
 
-def _is_ordered(graph: gs.Graph) -> bool:
+def _holders(graph: gs.Graph) -> dict[int, list[gs.Graph]]:
+    """Return the bodies that nodes of `graph` hold, by the ids of these."""
+    return {id(node): held for node in graph.nodes if (held := subgraphs(node))}
+
+
+def _is_ordered(graph: gs.Graph, holders: Container[int]) -> bool:
     to_come = set(map(id, graph.nodes))
     for node in graph.nodes:
         for tensor in node.inputs:  # as `_needs` has it, which is too slow to ask it of each node
             for needed in tensor.inputs:
                 if id(needed) in to_come:
                     return False
-        if subgraphs(node) and any(id(needed) in to_come for needed in _needs(node)):
+        if id(node) in holders and any(id(needed) in to_come for needed in _needs(node)):
             return False
         to_come.discard(id(node))
     return True

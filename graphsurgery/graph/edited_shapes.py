@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.protos import graphs_in
 from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, infos, type_of, types
 from graphsurgery.graph.signature import signature
 from graphsurgery.graph.view import table, to_proto
@@ -297,9 +297,8 @@ def _has_value(known: _Known) -> bool:
 
 def _symbols(graph: GraphProto) -> set[str]:
     """Return the names of dimensions in `graph` and its bodies."""
-    inside = [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
-    infos = (info for inner in inside for info in (*inner.input, *inner.output, *inner.value_info))
-    return {dim.dim_param for info in infos for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_param")}
+    said = (info for inner in graphs_in(graph) for info in (*inner.input, *inner.output, *inner.value_info))
+    return {dim.dim_param for info in said for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_param")}
 
 
 def _renamed(known: TensorType, names: dict[str, str]) -> TensorType:

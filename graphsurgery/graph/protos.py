@@ -42,9 +42,22 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def holders(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph` and of the bodies inside it that hold bodies, in the order of `walk_protos`."""
+    found: list[onnx.NodeProto] = []
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
+    while pending:
+        for node in pending.pop().node:
+            held = bodies(node)
+            if held:
+                found.append(node)
+                pending.extend(held)
+    return found
+
+
 def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """Return `graph` and the bodies inside it."""
-    return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+    return [graph, *(body for node in holders(graph) for body in bodies(node))]
 
 
 def domain_of(domain: str) -> str:

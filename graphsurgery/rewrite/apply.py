@@ -164,7 +164,7 @@ def _sweep(pass_: NodePass, view: _View, edit: Editor) -> None:
         edit.skips.clear()
         edit.replaced.clear()
         edit.forget_inferred()
-        for graph, node in view.operators.walk(wanted or None, edit.replaced):
+        for graph, node in view.operators.walk(wanted, edit.replaced):
             if node.outputs and _is_wanted(node, wanted):
                 edit.graph = graph
                 _visit(pass_, node, edit)
@@ -185,17 +185,21 @@ def _visit(pass_: NodePass, node: gs.Node, edit: Editor) -> None:
         _note_refusal(refusal, node, edits, edit)
 
 
-def _operators(pass_: NodePass) -> dict[str, set[str]]:
-    """Return the operators that `pass_` looks at with their domains; none stands for all."""
+def _operators(pass_: NodePass) -> dict[str, set[str]] | None:
+    """Return the operators that `pass_` looks at with their domains; None stands for all."""
+    looked_at = pass_.looks_at()
+    if looked_at is None:
+        return None
     domains: dict[str, set[str]] = {}
-    for name in pass_.matches:
+    for name in looked_at:
         domain, _, op = name.rpartition(".")
         domains.setdefault(op, set()).add("" if domain in graphs.STANDARD_DOMAINS else domain)
     return domains
 
 
-def _is_wanted(node: gs.Node, wanted: Mapping[str, Collection[str]]) -> bool:
-    return not wanted or ("" if node.domain in graphs.STANDARD_DOMAINS else node.domain) in wanted.get(node.op, ())
+def _is_wanted(node: gs.Node, wanted: Mapping[str, Collection[str]] | None) -> bool:
+    domain = "" if node.domain in graphs.STANDARD_DOMAINS else node.domain
+    return wanted is None or domain in wanted.get(node.op, ())
 
 
 @contextmanager

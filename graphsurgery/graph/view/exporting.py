@@ -70,17 +70,17 @@ def in_order(view: gs.Graph) -> list[gs.Node]:
 
 def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
     names = {entry.domain: entry for entry in model.opset_import}
+    domains = {node.domain for node in graphs.walk_nodes(view)}
     for default in ("", "ai.onnx"):
         if default in names:
             names[default].version = view.opset
             break
     else:
         names[""] = onnx.helper.make_opsetid("", view.opset)
-        if any(node.domain in graphs.STANDARD_DOMAINS for node in graphs.walk_nodes(view)):
+        if not domains.isdisjoint(graphs.STANDARD_DOMAINS):
             model.opset_import.append(names[""])
     asked = {entry.domain: entry.version for entry in view.import_domains or ()}
-    used = {node.domain for node in graphs.walk_nodes(view) if node.domain not in graphs.STANDARD_DOMAINS}
-    for domain in sorted(used - set(names)):
+    for domain in sorted(domains - set(names) - set(graphs.STANDARD_DOMAINS)):
         model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
