@@ -29,7 +29,6 @@ from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.defs import OpSchema
 
 from graphsurgery.errors import did_you_mean
 from graphsurgery.graph import attribute
@@ -63,18 +62,17 @@ class FillDefaultAttributes(NodePass):
         return tuple(op for op in sorted(standard_operators()) if matches(op, self.ops))
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        schema = schema_of(node, edit.opset)
-        if schema is None:
+        if schema_of(node, edit.opset) is None:
             return
-        _fill(node, _plain_defaults(node.op, edit.opset), schema, edit)
-        if "kernel_shape" not in schema.attributes:
+        _fill(node, _plain_defaults(node.op, edit.opset), edit)
+        if "kernel_shape" not in _attributes(node.op, edit.opset):
             return
         kernel = _kernel(node, edit)
         if kernel is None:
             return edit.skip(node, "the shape of its weight is not known, so kernel_shape is not either")
         rank = len(kernel)
         sizes = {"strides": [1] * rank, "dilations": [1] * rank, "output_padding": [0] * rank}
-        _fill(node, {"kernel_shape": kernel, **sizes}, schema, edit)
+        _fill(node, {"kernel_shape": kernel, **sizes}, edit)
         pads = _pads(node, kernel, edit)
         if isinstance(pads, str):
             return edit.skip(node, pads)
@@ -96,9 +94,15 @@ def _plain_defaults(op: str, opset: int) -> Mapping[str, Any]:
     return found
 
 
-def _fill(node: gs.Node, values: Mapping[str, Any], schema: OpSchema, edit: Editor) -> None:
+@cache
+def _attributes(op: str, opset: int) -> frozenset[str]:
+    return frozenset(onnx.defs.get_schema(op, opset, "").attributes)
+
+
+def _fill(node: gs.Node, values: Mapping[str, Any], edit: Editor) -> None:
+    declared = _attributes(node.op, edit.opset)
     for name, value in values.items():
-        if name in schema.attributes and name not in node.attrs:
+        if name in declared and name not in node.attrs:
             edit.set_attribute(node, name, list(value) if isinstance(value, list) else value)
 
 

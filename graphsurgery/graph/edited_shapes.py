@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
@@ -25,6 +26,7 @@ from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, infos, ty
 from graphsurgery.graph.signature import signature
 from graphsurgery.graph.view import table, to_proto
 
+_FOLLOWED = (np.dtype("int32"), np.dtype("int64"))  # to ask for the name of a type takes long
 # Of how many nodes it is remembered what was inferred
 _MOST_REMEMBERED = 10_000
 
@@ -77,6 +79,7 @@ class EditedShapes:
         self._bodies: dict[int, tuple[gs.Graph, gs.Node]] = {}
         self._passed_on: dict[int, list[gs.Node]] = {}  # by the output of a body: the node that holds the body
         self._given: dict[int, tuple[gs.Tensor, gs.Node]] = {}  # by the input of a body: it, and the unit of the body
+        self._whole: GraphProto | None = None  # as it was inferred
         self._symbols: set[str] = set()
         self._made_up = 0
 
@@ -136,7 +139,7 @@ class EditedShapes:
         except ModelError as error:
             self.failure = str(error)
             return
-        self._symbols = _symbols(inferred.graph)
+        self._whole = inferred.graph
         self._known = {id(tensor): _Known(tensor, said) for tensor, said in infos(self._root, inferred.graph)}
         self._tops = list(self._root.nodes)
         self._top_ids = set(map(id, self._tops))
@@ -256,6 +259,9 @@ class EditedShapes:
 
     def _new_symbol(self) -> str:
         """Return a name for a dimension that is not known: what inference makes up is the same each time."""
+        if self._whole is not None:
+            self._symbols |= _symbols(self._whole)
+            self._whole = None
         while (name := f"unk__{self._made_up}") in self._symbols:
             self._made_up += 1
         self._symbols.add(name)
@@ -292,7 +298,7 @@ def _has_value(known: _Known) -> bool:
     if graphs.is_op(graphs.producer(known.tensor), "Constant"):
         return True
     dtype, shape = known.type.dtype, known.type.shape
-    return dtype is not None and dtype.name in ("int32", "int64") and (shape is None or len(shape) < 2)
+    return dtype is not None and dtype in _FOLLOWED and (shape is None or len(shape) < 2)
 
 
 def _symbols(graph: GraphProto) -> set[str]:

@@ -47,6 +47,7 @@ def _to_graph(model: ModelProto, folder: Path | None) -> gs.Graph:
     for inner in graphs.walk_graphs(view):
         inner.opset, inner.import_domains = view.opset, view.import_domains
         inner.ir_version = view.ir_version
+        inner._functions = view._functions
         table(inner).base = model
     return view
 
@@ -74,12 +75,12 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
     seen: Scope = _Chain(scope, outer) if outer else scope
     nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
     view = gs.Graph(
-        nodes=nodes,
         inputs=[scope[info.name] for info in proto.input],
         outputs=[_find(info.name, scope, seen, values) for info in proto.output],
         name=proto.name,
         doc_string=proto.doc_string,
     )
+    view.nodes = nodes  # its constructor would look for functions in each
     read = {id(constant) for constant in constants if constant.outputs}
     reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
     reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
