@@ -15,12 +15,14 @@ from graphsurgery.errors import ModelError
 from graphsurgery.graph.queries import subgraphs, with_bodies
 
 
-def drop_unused(graph: gs.Graph) -> None:
+def drop_unused(graph: gs.Graph) -> bool:
     """Remove, in place, every node that no graph output depends on; graph inputs and outputs stay.
 
-    A body's node counts as used when the body's outputs need it, and the node that holds the body is used.
+    A body's node counts as used when the body's outputs need it, and the node that holds the body is used. Returns
+    whether it is plain to see that `sort` has nothing to do.
     """
-    live, bodies = _live(graph)
+    in_order = _live_in_order(graph)
+    live, bodies = _live(graph) if in_order is None else (in_order, {})
     dead: set[int] = set()
     touched: dict[int, gs.Tensor] = {}
     graphs = [graph]
@@ -39,6 +41,26 @@ def drop_unused(graph: gs.Graph) -> None:
     for tensor in touched.values():
         _keep(tensor.outputs, [n for n in tensor.outputs if id(n) not in dead])
         _keep(tensor.inputs, [n for n in tensor.inputs if id(n) not in dead])
+    return in_order is not None
+
+
+def _live_in_order(graph: gs.Graph) -> set[int] | None:
+    """Return what `_live` does, in half its time, of a graph that is in order and has no bodies; None of any other."""
+    live = {id(node) for tensor in graph.outputs for node in tensor.inputs}
+    passed: set[int] = set()
+    for node in reversed(graph.nodes):
+        own = id(node)
+        passed.add(own)
+        if own not in live:
+            continue
+        if subgraphs(node):
+            return None
+        for tensor in node.inputs:
+            for needed in tensor.inputs:
+                if id(needed) in passed:
+                    return None
+                live.add(id(needed))
+    return live
 
 
 def _live(graph: gs.Graph) -> tuple[set[int], dict[int, list[gs.Graph]]]:

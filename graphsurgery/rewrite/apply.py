@@ -88,7 +88,8 @@ def apply_passes(passes: Sequence[Pass], model: Model, context: PassContext | No
 class _View:
     """The graph that passes in a row share.
 
-    While it is `tidy`, it has no unused nodes, and its order is right; then `operators`, if any, are where they are.
+    While it is known to be `tidy`, it has no unused nodes, and its order is right; `operators`, if any, are then where
+    they are.
     """
 
     graph: gs.Graph
@@ -100,7 +101,6 @@ def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | N
     """Run a pass on `view`, or on `model` where there is no view of it yet."""
     edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, context)
     outputs = model.outputs if view is None else [tensor.name for tensor in view.graph.outputs]
-    changes = graphs.changes()
     try:
         if isinstance(pass_, ModelPass):
             view = _View(_run_tool(pass_, model if view is None else Model.of(view.graph, model.folder), edit))
@@ -108,15 +108,15 @@ def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | N
             view = _View(model.graph()) if view is None else view
             edit = Editor(view.graph, pass_.name, model.folder, context)
             if isinstance(pass_, GraphPass):
-                view.tidy = False
+                view.operators = None
                 with _refusals(edit, None):
                     pass_.rewrite(view.graph, edit)
-                graphs.drop_unused(view.graph)
+                view.tidy = graphs.drop_unused(view.graph)
             elif isinstance(pass_, NodePass):
-                if not view.tidy:
-                    graphs.drop_unused(view.graph)  # a reader that nothing needs must keep no node from being rewritten
+                if not view.tidy:  # a reader that nothing needs must keep no node from being rewritten
+                    view.operators = None
+                    view.tidy = graphs.drop_unused(view.graph)
                 _sweep(pass_, view, edit)
-                view.tidy = view.tidy and not edit.edits and graphs.changes() == changes
             else:
                 raise edit.fail("it is no NodePass, GraphPass or ModelPass")
     except GraphSurgeryError:
@@ -124,7 +124,7 @@ def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | N
     except Exception as error:  # a pass is the user's code: anything may come out of it
         raise edit.fail(f"it fails{edit.place}: {type(error).__name__}: {first_line(error)}") from error
     try:
-        if not view.tidy and (graphs.sort(view.graph) or not isinstance(pass_, NodePass)):
+        if not view.tidy and graphs.sort(view.graph):
             view.operators = None
         view.tidy = True
     except ModelError as error:
@@ -132,6 +132,7 @@ def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | N
     left = [tensor.name for tensor in view.graph.outputs]
     if left != outputs:
         table(view.graph).metadata = kept_notes(table(view.graph).metadata, left)
+    edit.forget_inferred()  # what it holds may be as large as the model
     return view, edit
 
 
@@ -153,14 +154,14 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
 
 
 def _sweep(pass_: NodePass, view: _View, edit: Editor) -> None:
-    if not view.tidy or view.operators is None:
+    if view.operators is None:
         view.operators = ByOperator(view.graph)
     nodes = len(view.operators)
     wanted = _operators(pass_)
     sweeps = 0
     while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
         sweeps += 1
-        before = edit.edits
+        before, changes = edit.edits, graphs.changes()
         edit.skips.clear()
         edit.replaced.clear()
         edit.forget_inferred()
@@ -169,9 +170,10 @@ def _sweep(pass_: NodePass, view: _View, edit: Editor) -> None:
                 edit.graph = graph
                 _visit(pass_, node, edit)
         if edit.edits == before:
+            view.tidy = view.tidy and graphs.changes() == changes
             return
         edit.place = ""
-        graphs.drop_unused(view.graph)
+        view.tidy = graphs.drop_unused(view.graph)
         view.operators = ByOperator(view.graph)
     raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
 

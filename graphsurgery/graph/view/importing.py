@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,11 @@ from graphsurgery.graph.view.origin import (
     VariableOrigin,
     keep,
     numpy_dtype,
+    plain_value,
     table,
 )
 
-# What the view keeps of most tensors, and of most nodes' attributes
-_NOTHING_SAID = VariableOrigin(None, None, None)
-_NO_ATTRIBUTES: Mapping[str, tuple[Any, AttributeProto]] = {}
+_NOTHING_SAID = VariableOrigin(None, None, None)  # what the view keeps of most tensors
 
 
 def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
@@ -126,57 +126,33 @@ def _import_node(
     values: Mapping[str, ValueInfoProto],
     folder: Path | None,
 ) -> gs.Node:
-    attrs: dict[str, Any] = {}
-    kept: dict[str, tuple[Any, AttributeProto]] = {}
-    for attribute in proto.attribute:
-        name, value = attribute.name, _import_attribute(attribute, seen, folder)
-        attrs[name] = value
-        kept[name] = (list(value) if isinstance(value, list) else value, attribute)
+    attrs = {intern(attribute.name): _import_attribute(attribute, seen, folder) for attribute in proto.attribute}
     node = making.node(
-        proto.op_type,
+        intern(proto.op_type),
         proto.name,
         attrs,
         [seen[name] if name and name in seen else _find(name, scope, seen, values) for name in proto.input],
         [scope[name] if name else gs.Variable.empty() for name in proto.output],
         proto.domain if proto.HasField("domain") else None,
     )
-    keep(node, NodeOrigin(proto, kept or _NO_ATTRIBUTES))
+    keep(node, NodeOrigin(proto))
     return node
 
 
 def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
     kind = AttributeProto
-    if proto.ref_attr_name:
-        return gs.Node.AttributeRef(proto.ref_attr_name, object)
-    if proto.type == kind.FLOAT:
-        return proto.f
-    if proto.type == kind.INT:
-        return proto.i
-    if proto.type == kind.STRING:
-        return _text(proto.s)
-    if proto.type == kind.TENSOR:
+    if proto.type == kind.TENSOR and not proto.ref_attr_name:
         return _constant(proto.t, folder)
-    if proto.type == kind.GRAPH:
+    if proto.type == kind.GRAPH and not proto.ref_attr_name:
         return _import_graph(proto.g, seen, folder)
-    if proto.type == kind.FLOATS:
-        return list(proto.floats)
-    if proto.type == kind.INTS:
-        return list(proto.ints)
-    if proto.type == kind.STRINGS:
-        return [_text(item) for item in proto.strings]
-    if proto.type == kind.GRAPHS:
+    if proto.type == kind.GRAPHS and not proto.ref_attr_name:
         return [_import_graph(item, seen, folder) for item in proto.graphs]
+    value = plain_value(proto)
+    if value is not None:
+        return value
     copy = AttributeProto()  # sparse tensors and type protos: as they are, but a pass may change them in place
     copy.CopyFrom(proto)
     return copy
-
-
-def _text(value: bytes) -> str | bytes:
-    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
 
 
 def _constant(tensor: TensorProto, folder: Path | None) -> gs.Constant:

@@ -75,10 +75,9 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
 
 @dataclass(slots=True)
 class NodeOrigin:
-    """The proto that a node was made from, and its attributes as they were then."""
+    """The proto that a node was made from."""
 
     proto: NodeProto
-    attrs: Mapping[str, tuple[Any, AttributeProto]]
 
 
 @dataclass(slots=True)
@@ -122,6 +121,34 @@ class GraphTable:
     def interface(self) -> set[str]:
         """Names of the inputs and outputs when the graph came in."""
         return {info.name for info in (*self.proto.input, *self.proto.output)}
+
+
+def plain_value(proto: AttributeProto) -> Any:
+    """Return what the view makes of an attribute that holds numbers, text, another's name or nothing; else None."""
+    kind = proto.type
+    if proto.ref_attr_name:
+        return gs.Node.AttributeRef(proto.ref_attr_name, object)
+    if kind == AttributeProto.INT:
+        return proto.i
+    if kind == AttributeProto.INTS:
+        return list(proto.ints)
+    if kind == AttributeProto.FLOAT:
+        return proto.f
+    if kind == AttributeProto.STRING:
+        return _text(proto.s)
+    if kind == AttributeProto.FLOATS:
+        return list(proto.floats)
+    if kind == AttributeProto.STRINGS:
+        return [_text(item) for item in proto.strings]
+    return [] if kind == AttributeProto.GRAPHS and not proto.graphs else None
+
+
+def _text(value: bytes) -> str | bytes:
+    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
 
 @cache
