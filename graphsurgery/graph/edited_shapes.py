@@ -27,6 +27,7 @@ from graphsurgery.graph.signature import signature
 from graphsurgery.graph.view import table, to_proto
 
 _FOLLOWED = (np.dtype("int32"), np.dtype("int64"))  # to ask for the name of a type takes long
+_NOTHING = (None, None)
 # Of how many nodes it is remembered what was inferred
 _MOST_REMEMBERED = 10_000
 
@@ -290,6 +291,8 @@ def _writes(unit: gs.Node) -> list[gs.Tensor]:
 
 def _written(tensor: gs.Tensor) -> tuple[Any, Any]:
     """Return what is written down of `tensor`, to compare it later."""
+    if tensor.dtype is None and tensor.shape is None:
+        return _NOTHING
     return tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
 
 

@@ -16,7 +16,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, PassError
 from graphsurgery.graph import shapes
 from graphsurgery.graph.edited_shapes import EditedShapes
-from graphsurgery.graph.view import table
+from graphsurgery.graph.view import making, table
 from graphsurgery.rewrite.annotations import annotate, annotation, differ
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.evaluate import evaluate
@@ -174,7 +174,7 @@ class Editor:
             array = array.astype(np.float32)
         if not typed and array.size == 0:
             array = array.astype(np.int64)
-        return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
+        return making.constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
 
     def emit(
         self,
@@ -194,14 +194,14 @@ class Editor:
         """
         self._require_tensors(op, inputs)
         written = [
-            gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
+            making.variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype, shape)
             for number in range(outputs if writes is None else 0)
         ]
         with self._edit() as types:
             if writes is not None:
                 _let_go([writes])
                 written.append(writes)
-            node = gs.Node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), list(inputs), list(written))
+            node = making.node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), inputs, written)
             self.graph.nodes.append(node)
             types.added(node, self.graph)
             self._bodies_changed(graphs.subgraphs(node))
