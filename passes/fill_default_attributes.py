@@ -22,13 +22,13 @@ It does not write
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.defs import OpSchema
 
 from graphsurgery.errors import did_you_mean
 from graphsurgery.graph import attribute
@@ -36,6 +36,7 @@ from graphsurgery.graph.names import matches
 from graphsurgery.operators.schemas import schema_of
 from graphsurgery.operators.windows import window
 from graphsurgery.rewrite import Editor, NodePass
+from graphsurgery.rewrite.registry import standard_operators
 
 # which input holds the weight
 _WEIGHT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "DeformConv": 1, "QLinearConv": 3}
@@ -52,26 +53,26 @@ class FillDefaultAttributes(NodePass):
     ops: tuple[str, ...] = (*_WEIGHT, "MaxPool", "AveragePool", "LpPool")
 
     def __post_init__(self) -> None:
-        known = sorted({schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""})
+        known = sorted(standard_operators())
         for pattern in self.ops:
             if not any(matches(each, [pattern]) for each in known):
                 raise ValueError(f"ops: ONNX has no operator '{pattern}'.{did_you_mean(pattern, known)}")
 
+    def looks_at(self) -> tuple[str, ...]:
+        return tuple(op for op in sorted(standard_operators()) if matches(op, self.ops))
+
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        if not matches(node.op, self.ops):
+        if schema_of(node, edit.opset) is None:
             return
-        schema = schema_of(node, edit.opset)
-        if schema is None:
-            return
-        _fill(node, _plain_defaults(node, schema), schema, edit)
-        if "kernel_shape" not in schema.attributes:
+        _fill(node, _plain_defaults(node.op, edit.opset), edit)
+        if "kernel_shape" not in _attributes(node.op, edit.opset):
             return
         kernel = _kernel(node, edit)
         if kernel is None:
             return edit.skip(node, "the shape of its weight is not known, so kernel_shape is not either")
         rank = len(kernel)
         sizes = {"strides": [1] * rank, "dilations": [1] * rank, "output_padding": [0] * rank}
-        _fill(node, {"kernel_shape": kernel, **sizes}, schema, edit)
+        _fill(node, {"kernel_shape": kernel, **sizes}, edit)
         pads = _pads(node, kernel, edit)
         if isinstance(pads, str):
             return edit.skip(node, pads)
@@ -80,22 +81,29 @@ class FillDefaultAttributes(NodePass):
             edit.drop_attribute(node, "auto_pad")
 
 
-def _plain_defaults(node: gs.Node, schema: OpSchema) -> dict[str, Any]:
+@cache
+def _plain_defaults(op: str, opset: int) -> Mapping[str, Any]:
     """Return what the operator's definition gives; auto_pad goes into pads, so it is not one of them."""
     found = {}
-    for name, declared in schema.attributes.items():
+    for name, declared in onnx.defs.get_schema(op, opset, "").attributes.items():
         if not declared.default_value.name or name in ("auto_pad", "broadcast"):
             continue
-        if (node.op, name) not in _LEFT_OUT:
+        if (op, name) not in _LEFT_OUT:
             value = onnx.helper.get_attribute_value(declared.default_value)
             found[name] = value.decode() if isinstance(value, bytes) else value
     return found
 
 
-def _fill(node: gs.Node, values: dict[str, Any], schema: OpSchema, edit: Editor) -> None:
+@cache
+def _attributes(op: str, opset: int) -> frozenset[str]:
+    return frozenset(onnx.defs.get_schema(op, opset, "").attributes)
+
+
+def _fill(node: gs.Node, values: Mapping[str, Any], edit: Editor) -> None:
+    declared = _attributes(node.op, edit.opset)
     for name, value in values.items():
-        if name in schema.attributes and name not in node.attrs:
-            edit.set_attribute(node, name, value)
+        if name in declared and name not in node.attrs:
+            edit.set_attribute(node, name, list(value) if isinstance(value, list) else value)
 
 
 def _kernel(node: gs.Node, edit: Editor) -> list[int] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from onnx import GraphProto, TypeProto, ValueInfoProto
 
-from graphsurgery.graph.protos import bodies, stored_names, walk_protos
+from graphsurgery.graph.protos import bodies, holders, stored_names
 
 
 def forget_claims(graph: GraphProto) -> None:
@@ -20,15 +20,16 @@ def forget_claims_in_bodies(graph: GraphProto) -> None:
 
     Only the counter and the condition of a Loop keep theirs: ONNX leaves their rank to the body.
     """
-    for node in walk_protos(graph):
+    for node in holders(graph):
         own = 2 if node.op_type == "Loop" else 0
         for body in bodies(node):
             _forget_shapes((*body.value_info, *body.output, *body.input[own:]), body)
 
 
 def _forget_shapes(infos: Iterable[ValueInfoProto], graph: GraphProto) -> None:
-    stored = stored_names(graph)  # inference believes what is said of an initializer more than the initializer
-    for info in infos:
+    written = list(infos)
+    stored = stored_names(graph) if written else set()  # inference believes what is said of an initializer more than it
+    for info in written:
         if info.name not in stored:
             _forget_shape(info.type)
 

@@ -10,28 +10,46 @@ A node with bodies is one unit with everything in them: a change inside infers i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.protos import bodies, walk_protos
-from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, types
+from graphsurgery.graph.protos import graphs_in
+from graphsurgery.graph.shapes import SHAPE_LIKE, UNKNOWN, TensorType, infos, type_of, types
+from graphsurgery.graph.signature import signature
 from graphsurgery.graph.view import table, to_proto
 
+_FOLLOWED = (np.dtype("int32"), np.dtype("int64"))  # to ask for the name of a type takes long
+_NOTHING = (None, None)
+# Of how many nodes it is remembered what was inferred
+_MOST_REMEMBERED = 10_000
 
-@dataclass(frozen=True)
+
 class _Known:
-    """An answer; `written` is what the tensor said of itself then. It holds the tensor, so that no other has its id."""
+    """An answer; `written` is what the tensor said of itself then. It holds the tensor, so that no other has its id.
 
-    tensor: gs.Tensor
-    written: tuple[Any, Any]
-    type: TensorType
+    What was inferred is read when it is asked for: most of it never is.
+    """
+
+    __slots__ = ("_said", "tensor", "written")
+
+    def __init__(self, tensor: gs.Tensor, said: TensorType | ValueInfoProto | None) -> None:
+        self.tensor = tensor
+        self.written = _written(tensor)
+        self._said = said
+
+    @property
+    def type(self) -> TensorType:
+        if not isinstance(self._said, TensorType):
+            self._said = type_of(self._said)
+        return self._said
 
 
 class EditedShapes:
@@ -43,6 +61,9 @@ class EditedShapes:
     def __init__(self, root: gs.Graph, infer: Callable[[ModelProto], ModelProto]) -> None:
         self._root = root
         self._infer = infer
+        self._remembered: dict[Hashable, tuple[TensorType, ...]] = {}
+        base = table(root).base
+        self._has_functions = base is not None and bool(base.functions)  # one may stand for an operator of ONNX
         self.forget()
 
     def forget(self) -> None:
@@ -51,11 +72,15 @@ class EditedShapes:
         self._asked = False
         self._known: dict[int, _Known] = {}
         self._edited: dict[int, gs.Node] = {}
-        # by the id of a node: it, which keeps the id its own, and the node of the root graph that it is, or is inside
+        # the nodes of the root graph, kept so that their ids stay their own, and these ids
+        self._tops: list[gs.Node] = []
+        self._top_ids: set[int] = set()
+        # by the id of another node: it, and the node of the root graph that it is, or is inside
         self._units: dict[int, tuple[gs.Node, gs.Node]] = {}
         self._bodies: dict[int, tuple[gs.Graph, gs.Node]] = {}
         self._passed_on: dict[int, list[gs.Node]] = {}  # by the output of a body: the node that holds the body
         self._given: dict[int, tuple[gs.Tensor, gs.Node]] = {}  # by the input of a body: it, and the unit of the body
+        self._whole: GraphProto | None = None  # as it was inferred
         self._symbols: set[str] = set()
         self._made_up = 0
 
@@ -74,7 +99,7 @@ class EditedShapes:
         if not self._asked:
             return
         for node in nodes:
-            if graphs.subgraphs(node) or id(node) not in self._units:
+            if graphs.subgraphs(node) or not (id(node) in self._top_ids or id(node) in self._units):
                 return self.forget()
             self._edited[id(node)] = node
 
@@ -115,14 +140,16 @@ class EditedShapes:
         except ModelError as error:
             self.failure = str(error)
             return
-        self._symbols = _symbols(inferred.graph)
-        self._known = {
-            id(tensor): _Known(tensor, _written(tensor), kind) for tensor, kind in types(self._root, inferred.graph)
-        }
-        for top in self._root.nodes:
-            for node in graphs.with_bodies(top):
-                self._units[id(node)] = node, top
-            for body in (body for held in graphs.subgraphs(top) for body in graphs.walk_graphs(held)):
+        self._whole = inferred.graph
+        self._known = {id(tensor): _Known(tensor, said) for tensor, said in infos(self._root, inferred.graph)}
+        self._tops = list(self._root.nodes)
+        self._top_ids = set(map(id, self._tops))
+        for top in self._tops:
+            held = graphs.subgraphs(top)
+            if not held:
+                continue
+            self._units.update((id(node), (node, top)) for node in graphs.with_bodies(top))
+            for body in (body for each in held for body in graphs.walk_graphs(each)):
                 self._bodies[id(body)] = body, top
                 self._given.update((id(tensor), (tensor, top)) for tensor in body.inputs)
                 for tensor in body.outputs:
@@ -130,7 +157,7 @@ class EditedShapes:
 
     def _unit(self, node: gs.Node) -> gs.Node:
         """Return the node of the root graph that `node` is, or is inside; one that came past the Editor is its own."""
-        return self._units.setdefault(id(node), (node, node))[1]
+        return node if id(node) in self._top_ids else self._units.setdefault(id(node), (node, node))[1]
 
     def _infer_edited(self) -> None:
         """Infer the edited nodes anew, and forget what is downstream of those that write something else now."""
@@ -138,7 +165,7 @@ class EditedShapes:
         self._edited.clear()
         before = {id(tensor): self._known.pop(id(tensor), None) for unit in edited.values() for tensor in _writes(unit)}
         changed: list[gs.Tensor] = []
-        for found in self._infer_units([unit for unit in edited.values() if unit.outputs]):
+        for found in self._infer_again([unit for unit in edited.values() if unit.outputs]):
             if id(found.tensor) in before:
                 self._known[id(found.tensor)] = found
                 was = before.pop(id(found.tensor))
@@ -158,6 +185,33 @@ class EditedShapes:
             for reader in readers.values():
                 written = _writes(self._unit(reader))
                 pending += [other for other in written if self._known.pop(id(other), None) is not None]
+
+    def _infer_again(self, units: list[gs.Node]) -> list[_Known]:
+        """Infer `units` of the root graph as `_infer_units` does, a single one only if no node like it was before."""
+        if len(units) != 1 or self._has_functions:
+            return self._infer_units(units)
+        unit = units[0]
+        like = signature(unit, self._root.opset, SHAPE_LIKE, self._told_of)
+        written = [tensor for tensor in unit.outputs if tensor.name]
+        if like in self._remembered:
+            return [_Known(tensor, said) for tensor, said in zip(written, self._remembered[like], strict=True)]
+        symbols = len(self._symbols)
+        found = self._infer_units(units)
+        is_alone = [id(each.tensor) for each in found] == [id(tensor) for tensor in written]
+        if like is not None and is_alone and len(self._symbols) == symbols:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[like] = tuple(each.type for each in found)
+        return found
+
+    def _told_of(self, tensor: gs.Tensor) -> Hashable | None:
+        """Return what inference is told of a tensor that is no constant; None where that isn't its type alone."""
+        if graphs.producer(tensor) is None:
+            return (True, tensor.dtype, _written(tensor)[1]) if tensor.type == "tensor_type" else None
+        known = self._known.get(id(tensor))
+        if known is None or _has_value(known) or known.type.other is not None:
+            return None
+        return False, known.type.dtype, known.type.shape
 
     def _infer_units(self, units: Iterable[gs.Node]) -> list[_Known]:
         """Infer `units` of the root graph, with all before them that is not known, and return what they write.
@@ -200,12 +254,15 @@ class EditedShapes:
                     proto.graph.input.add(name=known.tensor.name).type.CopyFrom(_type_proto(known.type))
             inferred = self._infer(proto)
         except ModelError:  # the other ones are known still
-            return [_Known(t, _written(t), UNKNOWN) for unit in taken.values() for t in _writes(unit)]
+            return [_Known(t, UNKNOWN) for unit in taken.values() for t in _writes(unit)]
         fresh = {symbol: self._new_symbol() for symbol in _symbols(inferred.graph) - _symbols(proto.graph)}
-        return [_Known(tensor, _written(tensor), _renamed(kind, fresh)) for tensor, kind in types(part, inferred.graph)]
+        return [_Known(tensor, _renamed(kind, fresh)) for tensor, kind in types(part, inferred.graph)]
 
     def _new_symbol(self) -> str:
         """Return a name for a dimension that is not known: what inference makes up is the same each time."""
+        if self._whole is not None:
+            self._symbols |= _symbols(self._whole)
+            self._whole = None
         while (name := f"unk__{self._made_up}") in self._symbols:
             self._made_up += 1
         self._symbols.add(name)
@@ -234,6 +291,8 @@ def _writes(unit: gs.Node) -> list[gs.Tensor]:
 
 def _written(tensor: gs.Tensor) -> tuple[Any, Any]:
     """Return what is written down of `tensor`, to compare it later."""
+    if tensor.dtype is None and tensor.shape is None:
+        return _NOTHING
     return tensor.dtype, None if tensor.shape is None else tuple(tensor.shape)
 
 
@@ -242,14 +301,13 @@ def _has_value(known: _Known) -> bool:
     if graphs.is_op(graphs.producer(known.tensor), "Constant"):
         return True
     dtype, shape = known.type.dtype, known.type.shape
-    return dtype is not None and dtype.name in ("int32", "int64") and (shape is None or len(shape) < 2)
+    return dtype is not None and dtype in _FOLLOWED and (shape is None or len(shape) < 2)
 
 
 def _symbols(graph: GraphProto) -> set[str]:
     """Return the names of dimensions in `graph` and its bodies."""
-    inside = [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
-    infos = (info for inner in inside for info in (*inner.input, *inner.output, *inner.value_info))
-    return {dim.dim_param for info in infos for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_param")}
+    said = (info for inner in graphs_in(graph) for info in (*inner.input, *inner.output, *inner.value_info))
+    return {dim.dim_param for info in said for dim in info.type.tensor_type.shape.dim if dim.HasField("dim_param")}
 
 
 def _renamed(known: TensorType, names: dict[str, str]) -> TensorType:

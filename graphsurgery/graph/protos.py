@@ -15,6 +15,8 @@ from onnx import ModelProto, TensorProto
 
 from graphsurgery.errors import ModelError, first_line
 
+_GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
+
 
 def walk_protos(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodeProto]:
     """Return the nodes of `graph`, or of a function, and of the bodies inside it."""
@@ -32,15 +34,30 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the graphs that `node` holds as attributes."""
     found = []
     for attribute in node.attribute:
-        if attribute.HasField("g"):
+        kind = attribute.type  # the door admits no other than this tells; to look for what it holds takes long
+        if kind == _GRAPH:
             found.append(attribute.g)
-        found.extend(attribute.graphs)
+        elif kind == _GRAPHS:
+            found.extend(attribute.graphs)
+    return found
+
+
+def holders(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodeProto]:
+    """Return the nodes of `graph` and of the bodies inside it that hold bodies, in the order of `walk_protos`."""
+    found: list[onnx.NodeProto] = []
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
+    while pending:
+        for node in pending.pop().node:
+            held = bodies(node)
+            if held:
+                found.append(node)
+                pending.extend(held)
     return found
 
 
 def graphs_in(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """Return `graph` and the bodies inside it."""
-    return [graph, *(body for node in walk_protos(graph) for body in bodies(node))]
+    return [graph, *(body for node in holders(graph) for body in bodies(node))]
 
 
 def domain_of(domain: str) -> str:

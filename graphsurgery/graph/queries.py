@@ -41,9 +41,9 @@ def walk_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """Return the graphs that `node` holds as attributes, alone or in lists."""
     found: list[gs.Graph] = []
-    if not node.attrs:
-        return found
     for value in node.attrs.values():
+        if type(value) is int:  # most are, and each step asks this of each node
+            continue
         if isinstance(value, gs.Graph):
             found.append(value)
         elif isinstance(value, list) and value and isinstance(value[0], gs.Graph):  # ONNX's lists are of one type

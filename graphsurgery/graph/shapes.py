@@ -161,20 +161,31 @@ def types(view: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Variable, Tens
 
     The inputs of bodies come along: the nodes that hold the bodies write those.
     """
+    for tensor, info in infos(view, proto):
+        yield tensor, type_of(info)
+
+
+def infos(view: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Variable, ValueInfoProto | None]]:
+    """Yield the same tensors, with what `proto` says of each, as it stands there."""
     pending = [(view, proto)]
     while pending:
         graph, exported = pending.pop()
         known = {info.name: info for info in (*exported.value_info, *exported.output)}
         if graph is not view:
-            yield from ((t, _type(info)) for t, info in zip(graph.inputs, exported.input, strict=True))
+            yield from zip(graph.inputs, exported.input, strict=True)
         for node, written in zip(in_order(graph), exported.node, strict=True):
             for tensor in node.outputs:
                 if isinstance(tensor, gs.Variable) and tensor.name:
-                    yield tensor, _type(known[tensor.name]) if tensor.name in known else UNKNOWN
-            pending.extend(zip(graphs.subgraphs(node), bodies(written), strict=True))
+                    yield tensor, known.get(tensor.name)
+            held = graphs.subgraphs(node)
+            if held:
+                pending.extend(zip(held, bodies(written), strict=True))
 
 
-def _type(info: ValueInfoProto) -> TensorType:
+def type_of(info: ValueInfoProto | None) -> TensorType:
+    """Return the type that `info` gives."""
+    if info is None:
+        return UNKNOWN
     dtype, shape = tensor_type(info)
     other = None if info.type.WhichOneof("value") in (None, "tensor_type") else info.type
     return TensorType(dtype, None if shape is None else tuple(shape), other)

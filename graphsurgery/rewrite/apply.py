@@ -16,8 +16,7 @@ after each pass, so a pass does neither.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +26,11 @@ from onnx import ModelProto
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
+from graphsurgery.graph.collection import no_collection
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES, kept_notes
 from graphsurgery.graph.view import table
+from graphsurgery.rewrite.by_operator import ByOperator
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.editor import Editor, Skip
 from graphsurgery.rewrite.kinds import GraphPass, ModelPass, NodePass, Pass, Refuse
@@ -65,8 +66,8 @@ def apply_passes(passes: Sequence[Pass], model: Model, context: PassContext | No
     """
     skips: list[Skip] = []
     details: dict[str, Any] = {}
-    with _no_garbage_collection():
-        view: gs.Graph | None = None
+    with no_collection():
+        view: _View | None = None
         for pass_ in passes:
             view, edit = _run(pass_, model, view, context)
             skips += edit.skips
@@ -74,41 +75,47 @@ def apply_passes(passes: Sequence[Pass], model: Model, context: PassContext | No
         if view is None:
             return Applied(model, ())
         try:
-            return Applied(Model.of(view, model.folder), tuple(skips), details)
+            return Applied(Model.of(view.graph, model.folder), tuple(skips), details)
         except ModelError as error:
             names = ", ".join(f"'{pass_.name}'" for pass_ in passes)
             one = "" if len(passes) == 1 else "es"
             raise PassError(f"pass{one} {names}: it leaves a broken graph: {error}") from error
+        finally:
+            del view, edit  # so that they are garbage when it is looked for
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Nothing of a graph under work is garbage, and to look for it makes the time grow faster than the graph."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+@dataclass
+class _View:
+    """The graph that passes in a row share.
+
+    While it is known to be `tidy`, it has no unused nodes, and its order is right; `operators`, if any, are then where
+    they are.
+    """
+
+    graph: gs.Graph
+    tidy: bool = False
+    operators: ByOperator | None = None
 
 
-def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext | None) -> tuple[gs.Graph, Editor]:
+def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | None) -> tuple[_View, Editor]:
     """Run a pass on `view`, or on `model` where there is no view of it yet."""
     edit = Editor(gs.Graph(opset=model.opset), pass_.name, model.folder, context)
-    outputs = model.outputs if view is None else [tensor.name for tensor in view.outputs]
+    outputs = model.outputs if view is None else [tensor.name for tensor in view.graph.outputs]
     try:
         if isinstance(pass_, ModelPass):
-            view = _run_tool(pass_, model if view is None else Model.of(view, model.folder), edit)
+            view = _View(_run_tool(pass_, model if view is None else Model.of(view.graph, model.folder), edit))
         else:
-            view = model.graph() if view is None else view
-            edit = Editor(view, pass_.name, model.folder, context)
+            view = _View(model.graph()) if view is None else view
+            edit = Editor(view.graph, pass_.name, model.folder, context)
             if isinstance(pass_, GraphPass):
+                view.operators = None
                 with _refusals(edit, None):
-                    pass_.rewrite(view, edit)
-                graphs.drop_unused(view)
+                    pass_.rewrite(view.graph, edit)
+                view.tidy = graphs.drop_unused(view.graph)
             elif isinstance(pass_, NodePass):
-                graphs.drop_unused(view)  # a reader that nothing needs must keep no node from being rewritten
+                if not view.tidy:  # a reader that nothing needs must keep no node from being rewritten
+                    view.operators = None
+                    view.tidy = graphs.drop_unused(view.graph)
                 _sweep(pass_, view, edit)
             else:
                 raise edit.fail("it is no NodePass, GraphPass or ModelPass")
@@ -117,12 +124,15 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext 
     except Exception as error:  # a pass is the user's code: anything may come out of it
         raise edit.fail(f"it fails{edit.place}: {type(error).__name__}: {first_line(error)}") from error
     try:
-        graphs.sort(view)
+        if not view.tidy and graphs.sort(view.graph):
+            view.operators = None
+        view.tidy = True
     except ModelError as error:
         raise edit.fail(f"it leaves a broken graph: {error}") from error
-    left = [tensor.name for tensor in view.outputs]
+    left = [tensor.name for tensor in view.graph.outputs]
     if left != outputs:
-        table(view).metadata = kept_notes(table(view).metadata, left)
+        table(view.graph).metadata = kept_notes(table(view.graph).metadata, left)
+    edit.forget_inferred()  # what it holds may be as large as the model
     return view, edit
 
 
@@ -143,54 +153,69 @@ def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
     return view
 
 
-def _sweep(pass_: NodePass, view: gs.Graph, edit: Editor) -> None:
-    inner = list(graphs.walk_graphs(view))
-    nodes = sum(len(graph.nodes) for graph in inner)
-    matches = matcher(pass_)
+def _sweep(pass_: NodePass, view: _View, edit: Editor) -> None:
+    if view.operators is None:
+        view.operators = ByOperator(view.graph)
+    nodes = len(view.operators)
+    wanted = _operators(pass_)
     sweeps = 0
     while sweeps < MAX_SWEEPS + nodes and edit.edits < MAX_EDITS * (nodes + 1):
         sweeps += 1
-        before = edit.edits
+        before, changes = edit.edits, graphs.changes()
         edit.skips.clear()
+        edit.replaced.clear()
         edit.forget_inferred()
-        for graph in inner:
-            edit.graph = graph
-            for node in list(graph.nodes):
-                if node.outputs and matches(node):
-                    edit.place = f" on node '{node.name or node.outputs[0].name}' ({node.op})"
-                    with _refusals(edit, node):
-                        pass_.rewrite(node, edit)
+        for graph, node in view.operators.walk(wanted, edit.replaced):
+            if node.outputs and _is_wanted(node, wanted):
+                edit.graph = graph
+                _visit(pass_, node, edit)
         if edit.edits == before:
+            view.tidy = view.tidy and graphs.changes() == changes
             return
         edit.place = ""
-        graphs.drop_unused(view)
-        inner = list(graphs.walk_graphs(view))
+        view.tidy = graphs.drop_unused(view.graph)
+        view.operators = ByOperator(view.graph)
     raise edit.fail(f"it still rewrites after {sweeps} sweeps and {edit.edits} edits: its result matches itself")
 
 
-def matcher(pass_: NodePass) -> Callable[[gs.Node], bool]:
-    """Return what tells whether a node is one that `pass_` looks at."""
-    if not pass_.matches:
-        return lambda node: True
+def _visit(pass_: NodePass, node: gs.Node, edit: Editor) -> None:
+    edit.place = f" on node '{node.name or node.outputs[0].name}' ({node.op})"
+    edits = edit.edits
+    try:
+        pass_.rewrite(node, edit)
+    except Refuse as refusal:
+        _note_refusal(refusal, node, edits, edit)
+
+
+def _operators(pass_: NodePass) -> dict[str, set[str]] | None:
+    """Return the operators that `pass_` looks at with their domains; None stands for all."""
+    looked_at = pass_.looks_at()
+    if looked_at is None:
+        return None
     domains: dict[str, set[str]] = {}
-    for name in pass_.matches:
+    for name in looked_at:
         domain, _, op = name.rpartition(".")
         domains.setdefault(op, set()).add("" if domain in graphs.STANDARD_DOMAINS else domain)
+    return domains
 
-    def matches(node: gs.Node) -> bool:
-        own = domains.get(node.op)
-        return own is not None and ("" if node.domain in graphs.STANDARD_DOMAINS else node.domain) in own
 
-    return matches
+def _is_wanted(node: gs.Node, wanted: Mapping[str, Collection[str]] | None) -> bool:
+    domain = "" if node.domain in graphs.STANDARD_DOMAINS else node.domain
+    return wanted is None or domain in wanted.get(node.op, ())
 
 
 @contextmanager
 def _refusals(edit: Editor, node: gs.Node | None) -> Iterator[None]:
-    """Note what is refused inside; a pass that has edited something by then has left half a rewrite."""
+    """Note what is refused inside."""
     edits = edit.edits
     try:
         yield
     except Refuse as refusal:
-        if edit.edits != edits:
-            raise edit.fail(f"it refuses{edit.place} after it has edited the graph: {refusal.reason}") from refusal
-        edit.skip(refusal.node or node, refusal.reason)
+        _note_refusal(refusal, node, edits, edit)
+
+
+def _note_refusal(refusal: Refuse, node: gs.Node | None, edits: int, edit: Editor) -> None:
+    """Note a refusal; a pass that has edited something since there were `edits` has left half a rewrite."""
+    if edit.edits != edits:
+        raise edit.fail(f"it refuses{edit.place} after it has edited the graph: {refusal.reason}") from refusal
+    edit.skip(refusal.node or node, refusal.reason)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -17,7 +16,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import InputError, ModelError, PassError
 from graphsurgery.graph import shapes
 from graphsurgery.graph.edited_shapes import EditedShapes
-from graphsurgery.graph.view import table
+from graphsurgery.graph.view import making, table
 from graphsurgery.rewrite.annotations import annotate, annotation, differ
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.evaluate import evaluate
@@ -48,7 +47,7 @@ class Editor:
     `graph` is the graph that holds the node at hand, `root` the whole one, `opset` the standard operator set's
     version, `folder` where external data lies, `place` what a message says of where the pass is, `context` what it may
     know beside the graph. `details` is what the pass found out and the report should show, as JSON has it. `edits`
-    counts; to write what is there already is none.
+    counts; to write what is there already is none. `replaced` are the nodes that have become other operators.
     """
 
     def __init__(
@@ -62,6 +61,7 @@ class Editor:
         self.opset = int(root.opset)
         self.skips: list[Skip] = []
         self.edits = 0
+        self.replaced: list[gs.Node] = []
         self.place = ""
         self._pass_name = pass_name
         self._names = Names(root)
@@ -174,7 +174,7 @@ class Editor:
             array = array.astype(np.float32)
         if not typed and array.size == 0:
             array = array.astype(np.int64)
-        return gs.Constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
+        return making.constant(self.fresh(hint), np.ascontiguousarray(array).reshape(array.shape))
 
     def emit(
         self,
@@ -194,14 +194,14 @@ class Editor:
         """
         self._require_tensors(op, inputs)
         written = [
-            gs.Variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype=dtype, shape=shape)
+            making.variable(self.fresh(hint if number == 0 else f"{hint}_{number}"), dtype, shape)
             for number in range(outputs if writes is None else 0)
         ]
         with self._edit() as types:
             if writes is not None:
                 _let_go([writes])
                 written.append(writes)
-            node = gs.Node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), list(inputs), list(written))
+            node = making.node(op, self.fresh(f"{hint}_{op}"), dict(attrs or {}), inputs, written)
             self.graph.nodes.append(node)
             types.added(node, self.graph)
             self._bodies_changed(graphs.subgraphs(node))
@@ -226,6 +226,8 @@ class Editor:
             read = [index for index, out in enumerate(node.outputs) if index == 0 or out.outputs or self.is_output(out)]
             if len(node.outputs) > read[-1] + 1:
                 graphs.set_outputs(node, node.outputs[: read[-1] + 1])
+            if node.op != op:
+                self.replaced.append(node)
             node.op = op
             node.domain = None
             node.attrs = dict(attrs or {})
@@ -418,27 +420,58 @@ class Editor:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _edit(self) -> Iterator[EditedShapes]:
-        """Count an edit; yield whom to tell what it changes."""
-        with self._types.editing() as types:
-            yield types
-        self.edits += 1
+    def _edit(self) -> _Edit:
+        """Count an edit, once it is made; the block is given whom to tell what it changes."""
+        return _Edit(self, self._types)
 
-    @contextmanager
-    def _edit_of(self, node: gs.Node) -> Iterator[None]:
+    def _edit_of(self, node: gs.Node) -> _EditOfNode:
         """The same, of what `node` is; told before and after, since it may hold a body at one of the two alone."""
-        with self._edit() as types:
-            types.edited([node])
-            held = graphs.subgraphs(node)
-            yield
-            self._bodies_changed([*held, *graphs.subgraphs(node)])
-            types.edited([node])
+        return _EditOfNode(self, self._types, node)
 
     def _bodies_changed(self, bodies: Sequence[gs.Graph]) -> None:
         """Look for the outputs of bodies anew at the next question, where `bodies`, which came or went, are any."""
         if bodies:
             self._graphs = None
+
+
+class _Edit:
+    """A block that makes one edit. (Generators as such blocks take longer than the edits.)"""
+
+    __slots__ = ("_editor", "_types")
+
+    def __init__(self, editor: Editor, types: TrackedTypes) -> None:
+        self._editor = editor
+        self._types = types
+
+    def __enter__(self) -> EditedShapes:
+        return self._types.before_edit()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._types.after_edit()
+            self._editor.edits += 1
+
+
+class _EditOfNode:
+    """A block that makes one edit of what `node` is."""
+
+    __slots__ = ("_edit", "_editor", "_held", "_node", "_shapes")
+
+    def __init__(self, editor: Editor, types: TrackedTypes, node: gs.Node) -> None:
+        self._editor = editor
+        self._edit = _Edit(editor, types)
+        self._node = node
+
+    def __enter__(self) -> None:
+        self._shapes = self._edit.__enter__()
+        self._shapes.edited([self._node])
+        self._held = graphs.subgraphs(self._node)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._editor._bodies_changed([*self._held, *graphs.subgraphs(self._node)])
+            self._shapes.edited([self._node])
+        self._edit.__exit__(kind)
 
 
 def _redirect(old: gs.Tensor, new: gs.Tensor, types: EditedShapes) -> None:

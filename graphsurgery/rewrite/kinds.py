@@ -69,6 +69,10 @@ class NodePass(Pass):
 
     matches: ClassVar[tuple[str, ...]] = ()
 
+    def looks_at(self) -> tuple[str, ...] | None:
+        """Return the operators that it is called for, as in `matches`, where its options say which; None for all."""
+        return self.matches or None
+
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         """Look at `node`; return, raise Refuse with a reason, or rewrite it."""
         raise NotImplementedError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from graphsurgery.graph.shapes import TensorType
 
 
 class TrackedTypes:
-    """Types and shapes in `root`, inferred at the first question and kept up to date with what `editing` is told.
+    """Types and shapes in `root`, inferred at the first question and kept up to date with the edits that it is told of.
 
     `folder` is where external data lies; `report` is called with the reason where the inference fails.
     """
@@ -44,11 +43,13 @@ class TrackedTypes:
         self._inferred.forget()
         self._changes = graphs.changes()
 
-    @contextmanager
-    def editing(self) -> Iterator[EditedShapes]:
-        """Yield whom to tell of the edit that is made inside; all is forgotten where others have changed the graph."""
+    def before_edit(self) -> EditedShapes:
+        """Return whom to tell of the edit that is made now; all is forgotten where others have changed the graph."""
         self._forget_if_changed()
-        yield self._inferred
+        return self._inferred
+
+    def after_edit(self) -> None:
+        """Take note that the edit is made."""
         self._changes = graphs.changes()
 
     def _of(self, tensor: gs.Tensor) -> TensorType:

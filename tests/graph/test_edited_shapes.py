@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph import shapes
+from graphsurgery.graph.edited_shapes import EditedShapes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.view import to_proto
 from graphsurgery.rewrite import GraphPass, NodePass, apply_pass
@@ -381,3 +383,49 @@ def test_what_is_written_down_stays_in_the_file_where_the_inputs_do_not_tell_ano
     edit.infer_shapes()
     assert named(graph, "a").shape == [1, 3, 9, 4]
     assert named(graph, "b").shape == named(graph, "c").shape == [2, 8]
+
+
+def test_a_node_like_one_before_it_is_not_inferred_again() -> None:
+    nodes = "\n".join(f"t{n + 1} = Clip (t{n}, zero)" for n in range(20))
+    text = f"g (float[2, 3] x) => (float[n, m] t20) <float zero = {{0}}> {{ t0 = Neg (x)\n {nodes} }}"
+    graph = Model(parse(f"{HEAD}\n{text}")).graph()
+    inferred = []
+
+    def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+        inferred.append(len(proto.graph.node))
+        return shapes.infer(proto, None)
+
+    known = EditedShapes(graph, infer)
+    for node in graph.nodes[1:]:
+        assert known.of(node.inputs[0]).shape == (2, 3)
+        node.op = "Relu"
+        graphs.set_inputs(node, [node.inputs[0]])
+        known.edited([node])
+    assert inferred == [21, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shape"),
+    [
+        ("Transpose <perm = [1, 0]> (x)", "Transpose <perm = [0, 1]> (x)", (2, 3)),
+        ("Cast <to = 1> (x)", "Cast <to = 10> (x)", (2, 3)),
+        ("Reshape (x, s)", "Reshape (x, r)", (6, 1)),
+        ("Expand (x, s)", "Expand (x, e)", (4, 2, 3)),
+        ("Flatten <axis = 0> (x)", "Flatten <axis = 2> (x)", (6, 1)),
+    ],
+)
+def test_a_node_that_differs_from_one_before_it_is_inferred(first: str, second: str, shape: tuple[int, ...]) -> None:
+    stored = "int64[2] s = {3, 2}, int64[2] r = {6, 1}, int64[3] e = {4, 1, 1}"
+    first = first.replace("Expand (x, s)", "Expand (x, one)")
+    text = f"g (float[2, 3] x) => (float[n, m] y, z) <{stored}, int64[1] one = {{1}}> {{ y = {first}\n z = {second} }}"
+    graph = Model(parse(f"{HEAD}\n{text}")).graph()
+    edit = Editor(graph)
+    before = [edit.shape(node.outputs[0]) for node in graph.nodes]
+    types = [edit.dtype(node.outputs[0]) for node in graph.nodes]
+    for node in graph.nodes:  # as it is, but told as edited: each is inferred alone
+        edit.set_attribute(node, "spoilt", 1)
+        edit.drop_attribute(node, "spoilt")
+        edit.shape(node.outputs[0])
+    assert [edit.shape(node.outputs[0]) for node in graph.nodes] == before
+    assert [edit.dtype(node.outputs[0]) for node in graph.nodes] == types
+    assert tuple(before[1] or ()) == shape

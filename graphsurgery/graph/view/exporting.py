@@ -16,7 +16,16 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.view.origin import GraphTable, NodeOrigin, Scope, StoredValues, VariableOrigin, kept, table
+from graphsurgery.graph.view.origin import (
+    GraphTable,
+    NodeOrigin,
+    Scope,
+    StoredValues,
+    VariableOrigin,
+    kept,
+    plain_value,
+    table,
+)
 
 _FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
 
@@ -70,17 +79,17 @@ def in_order(view: gs.Graph) -> list[gs.Node]:
 
 def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
     names = {entry.domain: entry for entry in model.opset_import}
+    domains = {node.domain for node in graphs.walk_nodes(view)}
     for default in ("", "ai.onnx"):
         if default in names:
             names[default].version = view.opset
             break
     else:
         names[""] = onnx.helper.make_opsetid("", view.opset)
-        if any(node.domain in graphs.STANDARD_DOMAINS for node in graphs.walk_nodes(view)):
+        if not domains.isdisjoint(graphs.STANDARD_DOMAINS):
             model.opset_import.append(names[""])
     asked = {entry.domain: entry.version for entry in view.import_domains or ()}
-    used = {node.domain for node in graphs.walk_nodes(view) if node.domain not in graphs.STANDARD_DOMAINS}
-    for domain in sorted(used - set(names)):
+    for domain in sorted(domains - set(names) - set(graphs.STANDARD_DOMAINS)):
         model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
@@ -197,26 +206,48 @@ def _original(node: gs.Node) -> NodeProto | None:
     origin = kept(node, NodeOrigin)
     if origin is None:
         return None
-    proto, attrs = origin.proto, origin.attrs
+    proto = origin.proto
     same = (
         node.op == proto.op_type
         and node.name == proto.name
         and node.domain == (proto.domain if proto.HasField("domain") else None)
-        and list(node.attrs) == list(attrs)
-        and all(
-            _is_plain(value) and type(value) is type(attrs[name][0]) and value == attrs[name][0]
-            for name, value in node.attrs.items()
-        )
         and [tensor.name for tensor in node.inputs] == proto.input
         and [tensor.name for tensor in node.outputs] == proto.output
+        and _same_attributes(node.attrs, proto)
     )
     return proto if same else None
+
+
+def _same_attributes(attrs: Mapping[str, Any], proto: NodeProto) -> bool:
+    """Whether `attrs` are those of `proto`, in their order; False where one holds anything but numbers and text."""
+    if not attrs:
+        return not proto.attribute
+    before = {attribute.name: attribute for attribute in proto.attribute}
+    return list(attrs) == list(before) and all(
+        _is_plain(value) and _is_as_before(value, before[name]) for name, value in attrs.items()
+    )
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str | bytes) or (
         isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | bytes)
     )
+
+
+def _is_as_before(value: Any, attribute: AttributeProto) -> bool:
+    """Whether `value` is what the view made of `attribute`, where that holds numbers, text or another's name."""
+    before = plain_value(attribute)
+    if type(before) is not type(value):
+        return False
+    if before == value:
+        return True
+    if isinstance(value, list):
+        return len(before) == len(value) and all(map(_is_same_number, before, value))
+    return _is_same_number(before, value)
+
+
+def _is_same_number(one: Any, other: Any) -> bool:
+    return bool(one == other) or (one != one and other != other)  # NaN
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
@@ -236,11 +267,11 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -
         proto.domain = node.domain
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
-    before = origin.attrs if origin is not None else {}
+    before = {} if origin is None else {attribute.name: attribute for attribute in origin.proto.attribute}
     domain = _domain(node.domain)
     declared = _declared_kinds(node.op, domain, form.versions.get(domain, 1))
     if not declared and calls_the_same:  # a custom operator: what was written as a float is one
-        declared = {name: attribute.type for name, (_, attribute) in before.items() if attribute.type in _FLOATS}
+        declared = {name: attribute.type for name, attribute in before.items() if attribute.type in _FLOATS}
     for name, value in node.attrs.items():
         if isinstance(value, gs.Graph):
             attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), before.get(name))
@@ -254,28 +285,27 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -
 
 
 def _export_attribute(
-    name: str, value: Any, before: tuple[Any, AttributeProto] | None, declared: int | None, node: NodeProto
+    name: str, value: Any, before: AttributeProto | None, declared: int | None, node: NodeProto
 ) -> None:
     if isinstance(value, AttributeProto):
         node.attribute.append(value)
     elif isinstance(value, gs.Constant):
         tensor = _tensor(value)
-        stored = kept(value, StoredValues)
-        if before is not None and stored is not None and tensor is stored.tensor:
-            node.attribute.append(before[1])
+        if before is not None and before.HasField("t") and tensor is before.t:
+            node.attribute.append(before)
         else:
             node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), before))
-    elif before is not None and type(before[0]) is type(value) and (before[0] == value or before[0] is value):
-        node.attribute.append(before[1])
+    elif before is not None and _is_as_before(value, before):
+        node.attribute.append(before)
     else:
         if declared is None and before is not None and isinstance(value, list | tuple) and not value:
-            declared = before[1].type  # an empty list does not tell of what it is
+            declared = before.type  # an empty list does not tell of what it is
         node.attribute.append(_new_attribute(name, value, declared, node))
 
 
-def _with_doc(attribute: AttributeProto, before: tuple[Any, AttributeProto] | None) -> AttributeProto:
-    if before is not None and before[1].HasField("doc_string"):
-        attribute.doc_string = before[1].doc_string
+def _with_doc(attribute: AttributeProto, before: AttributeProto | None) -> AttributeProto:
+    if before is not None and before.HasField("doc_string"):
+        attribute.doc_string = before.doc_string
     return attribute
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from graphsurgery import graph as graphs
+from graphsurgery.graph.collection import no_collection
+from graphsurgery.graph.view import making
 from graphsurgery.graph.view.origin import (
     GraphTable,
     NodeOrigin,
@@ -20,12 +23,20 @@ from graphsurgery.graph.view.origin import (
     VariableOrigin,
     keep,
     numpy_dtype,
+    plain_value,
     table,
 )
+
+_NOTHING_SAID = VariableOrigin(None, None, None)  # what the view keeps of most tensors
 
 
 def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     """Return the view of `model`; `folder` is where its external data lies."""
+    with no_collection():
+        return _to_graph(model, folder)
+
+
+def _to_graph(model: ModelProto, folder: Path | None) -> gs.Graph:
     view = _import_graph(model.graph, {}, folder)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     view.opset = versions.get("", versions.get("ai.onnx", 1))
@@ -36,6 +47,7 @@ def to_graph(model: ModelProto, folder: Path | None = None) -> gs.Graph:
     for inner in graphs.walk_graphs(view):
         inner.opset, inner.import_domains = view.opset, view.import_domains
         inner.ir_version = view.ir_version
+        inner._functions = view._functions
         table(inner).base = model
     return view
 
@@ -51,10 +63,8 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         if tensor.name in inputs:
             defaults[tensor.name] = tensor
             continue
-        constant = gs.Constant(tensor.name, StoredValues(tensor, folder))
-        keep(constant, constant._values)
+        scope[tensor.name] = constant = _constant(tensor, folder)
         constants.append(constant)
-        scope[tensor.name] = constant
     for sparse in proto.sparse_initializer:
         scope[sparse.values.name] = _variable(sparse.values.name, None)
     # all names first: a node may read what stands behind it, or what an outer node further down writes
@@ -62,15 +72,15 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         for name in node.output:
             if name and name not in scope:
                 scope[name] = _variable(name, values.get(name))
-    seen = _Chain(scope, outer)
+    seen: Scope = _Chain(scope, outer) if outer else scope
     nodes = [_import_node(node, scope, seen, values, folder) for node in proto.node]
     view = gs.Graph(
-        nodes=nodes,
         inputs=[scope[info.name] for info in proto.input],
         outputs=[_find(info.name, scope, seen, values) for info in proto.output],
         name=proto.name,
         doc_string=proto.doc_string,
     )
+    view.nodes = nodes  # its constructor would look for functions in each
     read = {id(constant) for constant in constants if constant.outputs}
     reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
     reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
@@ -116,69 +126,50 @@ def _import_node(
     values: Mapping[str, ValueInfoProto],
     folder: Path | None,
 ) -> gs.Node:
-    attrs: dict[str, Any] = {}
-    kept: dict[str, tuple[Any, AttributeProto]] = {}
-    for attribute in proto.attribute:
-        value = _import_attribute(attribute, seen, folder)
-        attrs[attribute.name] = value
-        kept[attribute.name] = (list(value) if isinstance(value, list) else value, attribute)
-    node = gs.Node(
-        op=proto.op_type,
-        name=proto.name,
-        attrs=attrs,
-        inputs=[_find(name, scope, seen, values) for name in proto.input],
-        outputs=[scope[name] if name else gs.Variable.empty() for name in proto.output],
-        domain=proto.domain if proto.HasField("domain") else None,
+    attrs = {intern(attribute.name): _import_attribute(attribute, seen, folder) for attribute in proto.attribute}
+    node = making.node(
+        intern(proto.op_type),
+        proto.name,
+        attrs,
+        [seen[name] if name and name in seen else _find(name, scope, seen, values) for name in proto.input],
+        [scope[name] if name else gs.Variable.empty() for name in proto.output],
+        proto.domain if proto.HasField("domain") else None,
     )
-    keep(node, NodeOrigin(proto, kept))
+    keep(node, NodeOrigin(proto))
     return node
 
 
 def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
     kind = AttributeProto
-    if proto.ref_attr_name:
-        return gs.Node.AttributeRef(proto.ref_attr_name, object)
-    if proto.type == kind.FLOAT:
-        return proto.f
-    if proto.type == kind.INT:
-        return proto.i
-    if proto.type == kind.STRING:
-        return _text(proto.s)
-    if proto.type == kind.TENSOR:
-        values = StoredValues(proto.t, folder)
-        constant = gs.Constant(proto.t.name, values)
-        keep(constant, values)
-        return constant
-    if proto.type == kind.GRAPH:
+    if proto.type == kind.TENSOR and not proto.ref_attr_name:
+        return _constant(proto.t, folder)
+    if proto.type == kind.GRAPH and not proto.ref_attr_name:
         return _import_graph(proto.g, seen, folder)
-    if proto.type == kind.FLOATS:
-        return list(proto.floats)
-    if proto.type == kind.INTS:
-        return list(proto.ints)
-    if proto.type == kind.STRINGS:
-        return [_text(item) for item in proto.strings]
-    if proto.type == kind.GRAPHS:
+    if proto.type == kind.GRAPHS and not proto.ref_attr_name:
         return [_import_graph(item, seen, folder) for item in proto.graphs]
+    value = plain_value(proto)
+    if value is not None:
+        return value
     copy = AttributeProto()  # sparse tensors and type protos: as they are, but a pass may change them in place
     copy.CopyFrom(proto)
     return copy
 
 
-def _text(value: bytes) -> str | bytes:
-    """ONNX strings are bytes, mostly UTF-8; what is not stays bytes so that it comes back unchanged."""
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
+def _constant(tensor: TensorProto, folder: Path | None) -> gs.Constant:
+    values = StoredValues(tensor, folder)
+    constant = making.constant(tensor.name, values)
+    keep(constant, values)
+    return constant
 
 
 def _variable(name: str, info: ValueInfoProto | None) -> gs.Variable:
-    variable = gs.Variable(name)
-    if info is not None:
-        variable.type = info.type.WhichOneof("value") or "tensor_type"
-        variable.dtype, variable.shape = tensor_type(info)
-    shape = None if variable.shape is None else list(variable.shape)
-    keep(variable, VariableOrigin(info, variable.dtype, shape))
+    if info is None:
+        variable = making.variable(name, None, None, "tensor_type")
+        keep(variable, _NOTHING_SAID)
+        return variable
+    dtype, shape = tensor_type(info)
+    variable = making.variable(name, dtype, shape, info.type.WhichOneof("value") or "tensor_type")
+    keep(variable, VariableOrigin(info, dtype, None if shape is None else list(shape)))
     return variable
 
 
