@@ -21,6 +21,7 @@ from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.files.commit import Draft, edition, writing
 from graphsurgery.gate.described_outputs import DescribedOutputs
 from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import EXTERNAL_FROM
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import Manifest
@@ -47,7 +48,7 @@ class Options:
 
     `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
     asks for them needs its `if __name__ == "__main__":`. With `allow_fallback` a variant's provider may leave nodes to
-    the CPU.
+    the CPU. Weights of `external_from` bytes or more are written into a file beside each part.
     """
 
     out: Path
@@ -59,6 +60,7 @@ class Options:
     variants: Sequence[str] | None = None
     workers: int | None = 1
     allow_fallback: bool = False
+    external_from: float = EXTERNAL_FROM
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -107,6 +109,7 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             calibration=calibration,
             certifier=Certifier(recipe.target),
             request=capture.request,
+            external_from=options.external_from,
         )
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts

@@ -22,7 +22,7 @@ from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import drop_notes
-from graphsurgery.graph.protos import declared_shape, read_outside, stored_outside
+from graphsurgery.graph.protos import declared_shape, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.preprocessing import DType, Layout, Preprocessing
@@ -185,9 +185,8 @@ class OnnxSource:
             known = {value.name for value in self._model.graph.output}
             extra = [ValueInfoProto(name=name) for name in self._boundary if name not in known]
             if extra or not self._as_in_file:
-                model = self.export()
+                model = Model(self.export(), self.folder).bound().proto
                 model.graph.output.extend(extra)
-                read_outside(model, self.folder)
                 self._session = Session(model, name=str(self.path))
             else:
                 self._session = Session(self.path, name=str(self.path))
@@ -199,7 +198,7 @@ def _check(model: Model, path: Path) -> None:
         model.check(str(path))
         return
     if expanded(model.proto) is not model.proto:
-        model.with_values_inside().check(str(path))
+        model.bound().check(str(path))
         return
     try:  # only from its path does the checker know where the external data lies
         onnx.checker.check_model(str(path))

@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
+from graphsurgery.graph.outside import same_bytes
 from graphsurgery.graph.view.origin import GraphTable, NodeOrigin, Scope, StoredValues, VariableOrigin, kept, table
 
 _FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
@@ -363,7 +364,8 @@ def _same(values: np.ndarray, stored: StoredValues) -> bool:
     original = stored.load()
     if values.dtype == object:
         return bool(np.array_equal(values, original))
-    return np.ascontiguousarray(values).tobytes() == original.tobytes()
+    one, other = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (values, original))
+    return same_bytes(one, other)
 
 
 def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
