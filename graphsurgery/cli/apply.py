@@ -42,7 +42,9 @@ def apply_command(
     plugin: Plugins = None,
     out_: Annotated[Path | None, typer.Option("--out", help="Folder for the parts; model/RECIPE if not given.")] = None,
     model_io: ModelIo = None,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong.")] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong. A large model isn't even run.")
+    ] = False,
     variant: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),

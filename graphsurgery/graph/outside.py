@@ -11,6 +11,7 @@ changed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from graphsurgery.graph.protos import stored_outside, without_initializers, with
 # Initializers above this many elements hold weights, which no shape depends on.
 SHAPE_LIKE = 1024
 _PAGE = 1 << 12  # what each weight in a file begins at a multiple of, to be mapped
+_PIECES, _PIECE = 16, 1 << 16  # how many of how many bytes a large weight is told by
 _CHUNK = 1 << 24  # bytes of two tensors that are compared at a time
 _SIZE, _TIME = "size", "mtime_ns"
 _BITS = {
@@ -208,6 +210,22 @@ def write(weights: Mapping[int, TensorProto], path: Path) -> None:
             if span.file not in sources:
                 sources[span.file] = stack.enter_context(span.file.open("rb"))
             append_range(target, sources[span.file], span.offset, span.length)
+
+
+def digest_of(tensor: TensorProto, folder: Path | None) -> str:
+    """Return what tells the values of `tensor` from others: a SHA-256 of its type, its shape and them.
+
+    Of a large one it is of pieces all over it: training changes them all, and to read 8 GB takes longer than a run.
+    Raises ModelError as `span_of`.
+    """
+    values = bytes_of(tensor, folder)
+    digest = hashlib.sha256(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
+    if values.size <= _PIECES * _PIECE:
+        digest.update(values.data)
+    else:
+        for at in np.linspace(0, values.size - _PIECE, _PIECES).astype(np.int64):
+            digest.update(values[at : at + _PIECE].data)
+    return digest.hexdigest()
 
 
 def same_values(one: TensorProto, other: TensorProto, folders: tuple[Path | None, Path | None] = (None, None)) -> bool:

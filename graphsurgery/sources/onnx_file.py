@@ -22,6 +22,7 @@ from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import drop_notes
+from graphsurgery.graph.outside import digest_of
 from graphsurgery.graph.protos import declared_shape, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
@@ -96,7 +97,7 @@ class OnnxSource:
         self._session: Session | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, sha256 (of the file and of its external data), size, and what else is given."""
+        """Return kind, name, sha256 (of the file and of pieces of its external data), size, and what else is given."""
         image = self.canvas.image.to_json()
         described: dict[str, object] = {
             "kind": "onnx",
@@ -281,14 +282,8 @@ def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:
 
 
 def _sha256(model: Model, path: Path) -> str:
-    files = [path]
-    if model.folder is not None:
-        locations = {
-            entry.value for t in stored_outside(model.proto) for entry in t.external_data if entry.key == "location"
-        }
-        files += [model.folder / location for location in sorted(locations)]
-    digests = []
-    for each in files:
-        with each.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    """Return what tells the model from others: of the file, and of what lies outside of it as `digest_of` has it."""
+    with path.open("rb") as file:
+        digests = [hashlib.file_digest(file, "sha256").hexdigest()]
+    digests += [digest_of(tensor, model.folder) for tensor in stored_outside(model.proto)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
