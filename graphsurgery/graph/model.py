@@ -123,8 +123,8 @@ class Model:
         proto = outside.bound(self.proto, self.folder)
         return self if proto is self.proto else Model(proto)
 
-    def with_values_inside(self) -> Model:
-        """Return the model with its external data read in, for what knows nothing of such.
+    def with_values_inside(self, name: str = "the model") -> Model:
+        """Return the model with its external data read in, for what knows nothing of such; `name` says who that is.
 
         Raises ModelError when that can't be read, or is more than one message of protobuf can hold.
         """
@@ -132,8 +132,8 @@ class Model:
             return self
         if self.size > door.MAX_BYTES:
             raise ModelError(
-                f"the model: its weights of {self.size / 1e9:.1f} GB can't be handed over as one message, which holds "
-                "2 GB; leave out what wants them so, or do it to the parts"
+                f"{name}: {self.size / 1e9:.1f} GB of weights can't be handed over as one message, which holds 2 GB; "
+                "leave it out, or cut the model into smaller parts and do it to these"
             )
         proto = ModelProto()
         proto.CopyFrom(self.proto)

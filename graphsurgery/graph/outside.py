@@ -173,6 +173,21 @@ def refer(tensor: TensorProto, folder: Path) -> None:
     _write_entries(tensor, span.file.relative_to(folder).as_posix(), span.offset, span.length)
 
 
+def refer_again(proto: ModelProto, before: ModelProto) -> ModelProto:
+    """Return `proto` with the bound references that `before` has to weights which are still the same.
+
+    Raises ModelError for what can't be read.
+    """
+    known = {tensor.name: tensor for tensor in before.graph.initializer if is_bound(tensor)}
+    made = without_initializers(proto)
+    for tensor in proto.graph.initializer:
+        old = known.get(tensor.name)
+        alike = old is not None and (old.data_type, list(old.dims)) == (tensor.data_type, list(tensor.dims))
+        same = alike and old is not None and same_values(old, tensor)
+        made.graph.initializer.append(old if same else tensor)
+    return made
+
+
 def inside_size(proto: ModelProto) -> int:
     """Return how many bytes of initializers lie in `proto` itself."""
     return sum(size_of(tensor) for tensor in proto.graph.initializer if not is_outside(tensor))
@@ -212,14 +227,14 @@ def write(weights: Mapping[int, TensorProto], path: Path) -> None:
             append_range(target, sources[span.file], span.offset, span.length)
 
 
-def digest_of(tensor: TensorProto, folder: Path | None) -> str:
+def digest_of(tensor: TensorProto, folder: Path | None = None) -> str:
     """Return what tells the values of `tensor` from others: a SHA-256 of its type, its shape and them.
 
     Of a large one it is of pieces all over it: training changes them all, and to read 8 GB takes longer than a run.
     Raises ModelError as `span_of`.
     """
     values = bytes_of(tensor, folder)
-    digest = hashlib.sha256(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
+    digest = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}".encode())
     if values.size <= _PIECES * _PIECE:
         digest.update(values.data)
     else:

@@ -365,6 +365,8 @@ def _take(
         request=asked,
         draft=draft,
     )
+    if isinstance(source, HasBoundary):
+        source.set_boundary(asked.boundary)  # which lets go of its session, and of all weights that it has mapped
     if record is not None:
         record.spent("capture", time.perf_counter() - begin)
     return capture

@@ -29,6 +29,7 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_line
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES, kept_notes
+from graphsurgery.graph.outside import refer_again
 from graphsurgery.graph.view import table
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.editor import Editor, Skip
@@ -127,13 +128,16 @@ def _run(pass_: Pass, model: Model, view: gs.Graph | None, context: PassContext 
 
 
 def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
+    given = model if pass_.takes_references else model.with_values_inside(f"pass '{pass_.name}'")
     proto = ModelProto()
-    proto.CopyFrom(model.proto)
+    proto.CopyFrom(given.proto)
     result: object = model.proto
     with _refusals(edit, None):
         result = pass_.rewrite(proto, edit)
     if not isinstance(result, ModelProto):
         raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
+    if given is not model:
+        result = refer_again(result, model.proto)
     view = Model(result, model.folder).graph()
     graphs.drop_unused(view)
     for entry in model.proto.metadata_props:
