@@ -28,6 +28,7 @@ class DropInitializerInputs(ModelPass):
 
     name = "drop-initializer-inputs"
     effect = "exact"
+    takes_references = True
 
     keep: tuple[str, ...] = ()
 

@@ -33,6 +33,7 @@ class ExpandCustomOperators(ModelPass):
 
     name = "expand-custom-operators"
     effect = "exact"
+    takes_references = True
 
     operators: tuple[str, ...] = ("*",)
 

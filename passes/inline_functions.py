@@ -31,6 +31,7 @@ _MOST_NODES = 2**20
 class InlineFunctions(ModelPass):
     name = "inline-functions"
     effect = "exact"
+    takes_references = True
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         if not model.functions:

@@ -113,7 +113,7 @@ class Quantize(ModelPass):
         if not edit.context.samples:
             raise edit.fail("there are no captured samples to calibrate with; run it in apply, on one image or more")
         plain = ModelProto()
-        plain.CopyFrom(Model(model, edit.folder).with_values_inside().proto)
+        plain.CopyFrom(Model(model, edit.folder).with_values_inside(f"pass '{self.name}'").proto)
         quantizers.name_nodes(plain)
         excluded = self._excluded(plain, edit)
         feeds = Feeds(plain, edit.context.samples, self.samples)

@@ -56,6 +56,7 @@ class RaiseOpset(ModelPass):
 
     name = "raise-opset"
     effect = "exact"
+    takes_references = True
 
     opset: int
 

@@ -38,6 +38,7 @@ class RenameTensors(ModelPass):
 
     name = "rename-tensors"
     effect = "exact"
+    takes_references = True
     keeps_outputs = False
 
     names: dict[str, str]

@@ -35,6 +35,7 @@ take it out.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -43,9 +44,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TensorShap
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS, attribute, claims, shapes
+from graphsurgery.graph.door import MAX_BYTES
 from graphsurgery.graph.expansion import custom_nodes
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.names import fresh, names_in, rename_in
+from graphsurgery.graph.outside import read_outside, size_of
 from graphsurgery.graph.protos import graphs_in, stored_names, walk_protos, without_initializers
 from graphsurgery.operators.idle_weights import at_work, set_aside, twins
 from graphsurgery.operators.training import why_it_trains
@@ -78,6 +81,7 @@ class Simplify(ModelPass):
 
     name = "simplify"
     effect = "exact"
+    takes_references = True
 
     seconds: float = 600.0
     memory_mb: int = 8000
@@ -95,7 +99,7 @@ class Simplify(ModelPass):
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         _require_readable(model)
-        light, waiting = set_aside(Model(model, edit.folder).with_values_inside().proto)
+        light, waiting = set_aside(Model(model, edit.folder).bound().proto)
         view = Model(light).graph()
         graphs.sort(view)  # onnxsim takes no other order
         given = _without_claims(Model.of(view).proto)
@@ -116,7 +120,9 @@ class Simplify(ModelPass):
             if settled and not taken_along:
                 break
             wanted = []
+            _require_one_message(taken_along)
             _put_back(taken_along, given.graph)
+            read_outside(given, None)
             draws = [MERGES_EQUAL_NODES] if _draws(given) else []  # a Dropout goes in the first round
             skip = [*self.skip, *misled, *draws, *(() if self.contrib else FUSES_INTO_CONTRIB)]
             done = onnxsim_process.simplify(
@@ -145,6 +151,16 @@ class Simplify(ModelPass):
         if simplified.graph.initializer:
             simplified.ir_version = max(simplified.ir_version, FREE_INITIALIZERS)
         return simplified
+
+
+def _require_one_message(weights: Mapping[str, TensorProto]) -> None:
+    """Raise Refuse where onnxsim can't be given `weights`, which something may be folded into."""
+    size = sum(map(size_of, weights.values()))
+    if size > MAX_BYTES:
+        raise Refuse(
+            f"onnxsim would need {size / 1e9:.1f} GB of weights that something may be folded into, '{min(weights)}' "
+            "among them, and takes 2 GB; put fold-batchnorm and fold-affine before it, or simplify the parts"
+        )
 
 
 def _import_contrib(model: ModelProto) -> None:

@@ -11,6 +11,7 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import (
     AllowFallback,
     Annotations,
+    ExternalData,
     Images,
     JsonFile,
     MaxSamples,
@@ -19,6 +20,7 @@ from graphsurgery.cli.arguments import (
     Plugins,
     RecipeName,
     Weights,
+    bytes_of,
     model_io_of,
     recipe_of,
 )
@@ -40,7 +42,9 @@ def apply_command(
     plugin: Plugins = None,
     out_: Annotated[Path | None, typer.Option("--out", help="Folder for the parts; model/RECIPE if not given.")] = None,
     model_io: ModelIo = None,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong.")] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Compare nothing. The parts may be wrong. A large model isn't even run.")
+    ] = False,
     variant: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Make this variant of the recipe, or all; else those that take no request."),
@@ -51,6 +55,7 @@ def apply_command(
         int | None,
         typer.Option(min=1, help="Processes that evaluate; as many as pay, if not given. 1: this one alone."),
     ] = None,
+    external_data: ExternalData = "1GB",
     json_: JsonFile = None,
 ) -> None:
     """Take a detector through a recipe, checking after every pass, and write its parts.
@@ -75,6 +80,7 @@ def apply_command(
         wanted,
         workers,
         allow_fallback,
+        bytes_of(external_data),
     )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")

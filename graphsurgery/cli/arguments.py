@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,11 +64,25 @@ Devices = Annotated[
 AllowFallback = Annotated[
     bool, typer.Option("--allow-fallback", help="Nodes that a provider leaves to the CPU are no error.")
 ]
+ExternalData = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE", help="From this many bytes on, such as 500MB or 0, a part's weights are a file beside it."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")]
 PipelineDepth = Annotated[
     int | None,
     typer.Option("--pipeline", min=1, metavar="N", help="Let parts of successive images overlap, N waiting."),
 ]
+
+
+def bytes_of(size: str) -> int:
+    """Return what --external-data says, such as 1GB or 500MB, as bytes."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise InputError(f"--external-data {size}: is no size; write it as 1GB, 500MB, or 0 for always")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
 def recipe_of(name: str, weights: str | None, overrides: list[str] | None, plugins: list[Path] | None) -> Recipe:

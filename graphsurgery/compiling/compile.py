@@ -124,7 +124,7 @@ def _models(folder: Path, manifest: Manifest, compiler: Compiler, parts: Sequenc
     if not chosen:
         accelerated = [part for part in manifest.parts if part.accelerator]
         chosen = manifest.parts if compiler.takes_whole or not accelerated else accelerated
-    return {part.name: Model.load(folder / part.file).with_values_inside() for part in chosen}
+    return {part.name: Model.load(folder / part.file).with_values_inside(f"part '{part.name}'") for part in chosen}
 
 
 def _jobs(manifest: Manifest, models: Mapping[str, Model], compiler: Compiler, work: Path) -> dict[str, Job]:

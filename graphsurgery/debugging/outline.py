@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from graphsurgery.errors import ModelError, first_line
+from graphsurgery.errors import ModelError
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import bodies, read_outside, walk_protos
+from graphsurgery.graph.outside import array_of, read_outside, same_values
+from graphsurgery.graph.protos import bodies, walk_protos
 
 Array = npt.NDArray[Any]
 Value = Array | list[Array]  # a sequence is a list
@@ -51,11 +51,7 @@ class Outline:
 
     def value(self, name: str) -> Array:
         """Return the value of a constant. Raises ModelError when it can't be read."""
-        folder = "" if self.model.folder is None else str(self.model.folder)
-        try:
-            return np.asarray(plain(numpy_helper.to_array(self.constants[name], base_dir=folder)))
-        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"initializer '{name}': its values can't be read: {first_line(error)}") from error
+        return np.asarray(plain(array_of(self.constants[name], self.model.folder)))
 
     def ancestors(self, wanted: Iterable[str], stop: Collection[str] = ()) -> set[int]:
         """Return the nodes that `wanted` depend on, looking no further than the tensors in `stop`."""
@@ -92,10 +88,13 @@ class Outline:
             return True
         if (one.data_type, list(one.dims)) != (two.data_type, list(two.dims)):
             return False
+        return self.same_values(one, two, other)
+
+    def same_values(self, one: TensorProto, two: TensorProto, other: Outline) -> bool:
+        """Whether a constant has the values of one of `other` of its type and shape, whatever they are called."""
         if one.raw_data and two.raw_data:
             return bool(one.raw_data == two.raw_data)
-        values = self.value(name), other.value(name)
-        return values[0].tobytes() == values[1].tobytes()
+        return same_values(one, two, (self.model.folder, other.model.folder))
 
     @cached_property
     def readers(self) -> Mapping[str, set[str]]:

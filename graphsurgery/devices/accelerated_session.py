@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, StringStringEntryProto
 
 from graphsurgery.devices.attach import attach
+from graphsurgery.devices.loadable import Loadable
 from graphsurgery.devices.providers import DeviceChoice, require, session_options
 from graphsurgery.devices.vitisai import refuse_what_aborts
 from graphsurgery.errors import InputError, MissingTool, ModelError, first_line
@@ -61,9 +62,10 @@ def open_session(
         for key, value in (entries or {}).items():
             options.add_session_config_entry(key, value)
         attach(options, choice, model, name)
-        return options
+        return loadable.options(options)
 
-    given = str(source) if isinstance(source, Path) else source.SerializeToString()
+    loadable = Loadable.of(source, name)
+    given = loadable.source
     try:
         if "context" not in choice.options:
             return ort.InferenceSession(given, ready(), enable_fallback=0)

@@ -22,6 +22,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from graphsurgery.devices.loadable import packed
 from graphsurgery.devices.providers import CPU, PROVIDERS, DeviceChoice, require
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.devices.vitisai import refuse_what_aborts
@@ -217,15 +218,16 @@ def _ask(
     proto = ModelProto()
     proto.CopyFrom(model.proto)
     mark_nodes(proto)
-    proto = expanded(proto)  # the nodes of a custom operator have its name in front
+    packed_model, beside = packed(expanded(proto), name)  # the nodes of a custom operator have its name in front
+    weights = beside or model.folder
     request = {
         "provider": choice.provider,
         "options": {key: value for key, value in choice.options.items() if key != "context"},
         "name": name,
         **how,
-        "weights": None if model.folder is None else str(model.folder),
+        "weights": None if weights is None else str(weights),
     }
-    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    (folder / "model.onnx").write_bytes(packed_model)
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     with (folder / "log.txt").open("wb") as log:
         ended = subprocess.run(

@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from graphsurgery.devices.loadable import Loadable
 from graphsurgery.devices.time_limit import run_limited
 from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded, unknown_operator
@@ -86,10 +87,12 @@ class Session:
             self._session = open_session(model, options, device, name=name, allow_fallback=allow_fallback)
         else:
             try:
-                source = str(model) if isinstance(model, Path) else model.SerializeToString()
+                given = Loadable.of(model, name)
                 self._session = ort.InferenceSession(
-                    source, options(), providers=["CPUExecutionProvider"], enable_fallback=0
+                    given.source, given.options(options()), providers=["CPUExecutionProvider"], enable_fallback=0
                 )
+            except ModelError:
+                raise
             except Exception as error:  # onnxruntime raises a dozen unrelated classes; none may reach the user raw
                 said = unknown_operator(light) or f"ONNX Runtime can't load it: {first_line(error)}"
                 raise ModelError(f"{name}: {said}") from error
@@ -135,7 +138,7 @@ def _as_onnx_runtime_takes_it(model: ModelProto | Path, light: ModelProto, name:
     try:
         if expanded(light) is light and not unnamed_outputs(light):
             return model
-        given = Model.load(model).with_values_inside().proto if isinstance(model, Path) else model
+        given = Model.load(model).bound().proto if isinstance(model, Path) else model
         made = expanded(given)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error

@@ -15,14 +15,13 @@ from onnx import ModelProto
 
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import read_bytes, reason, written_whole
-from graphsurgery.files.commit import recover
-from graphsurgery.graph import door, view
+from graphsurgery.files.commit import recover, write_together
+from graphsurgery.graph import door, outside, view
 from graphsurgery.graph.expansion import expanded, unknown_operator
 from graphsurgery.graph.protos import (
     check_location,
     name_outputs,
     opset_of,
-    read_outside,
     sort_nodes,
     stored_names,
     stored_outside,
@@ -31,6 +30,9 @@ from graphsurgery.graph.protos import (
     without_initializers,
     without_values,
 )
+
+EXTERNAL_FROM = 10**9  # bytes of weights from which on they are written into a file of their own
+DATA_SUFFIX = ".data"
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,16 +110,34 @@ class Model:
         """Names of the outputs."""
         return [info.name for info in self.proto.graph.output]
 
-    def with_values_inside(self) -> Model:
-        """Return the model with its external data read in, so that it can be cut up and run from memory.
+    @property
+    def size(self) -> int:
+        """How many bytes its initializers take, wherever they lie, those of bodies not counted."""
+        return sum(map(outside.size_of, self.proto.graph.initializer))
 
-        Raises ModelError when that can't be read.
+    def bound(self) -> Model:
+        """Return the model with references to its external data that hold anywhere, so that it can be cut up and run.
+
+        What is small, or no initializer of the main graph, is read in. Raises ModelError when it can't be read.
         """
-        if self.folder is None or not stored_outside(self.proto):
+        proto = outside.bound(self.proto, self.folder)
+        return self if proto is self.proto else Model(proto)
+
+    def with_values_inside(self, name: str = "the model") -> Model:
+        """Return the model with its external data read in, for what knows nothing of such; `name` says who that is.
+
+        Raises ModelError when that can't be read, or is more than one message of protobuf can hold.
+        """
+        if not any(self.folder is not None or outside.is_bound(tensor) for tensor in stored_outside(self.proto)):
             return self
+        if self.size > door.MAX_BYTES:
+            raise ModelError(
+                f"{name}: {self.size / 1e9:.1f} GB of weights can't be handed over as one message, which holds 2 GB; "
+                "leave it out, or cut the model into smaller parts and do it to these"
+            )
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        read_outside(proto, self.folder)
+        outside.read_outside(proto, self.folder)
         return Model(proto)
 
     @property
@@ -134,7 +154,7 @@ class Model:
     def fingerprint(self) -> str:
         """A hash of everything in the model; two models with the same one are the same.
 
-        Of external data it holds the file's name and place in it, not what stands there.
+        Of external data it holds the place, not what stands there; of a `bound` one the state of its file too.
         """
         digest = hashlib.sha256()
 
@@ -151,7 +171,7 @@ class Model:
     def check(self, name: str) -> None:
         """Run the ONNX checker; `name` says in the message what was checked. Raises ModelError."""
         try:
-            onnx.checker.check_model(expanded(self.proto))
+            onnx.checker.check_model(outside.without_weights(expanded(self.proto)))
         except onnx.checker.ValidationError as error:
             said = unknown_operator(self.proto) or f"not a valid ONNX model: {first_line(error)}"
             raise ModelError(f"{name}: {said}") from error
@@ -160,24 +180,44 @@ class Model:
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB the checker can't take it from memory
             raise ModelError(f"{name}: can't be checked: {first_line(error)}") from error
 
-    def save(self, path: str | Path) -> None:
-        """Write to a temporary name beside `path`, then rename, so that `path` is never half a file.
+    def save(self, path: str | Path, external_from: float = EXTERNAL_FROM) -> None:
+        """Write to temporary names beside `path`, then rename, so that `path` is never half a file.
 
-        External data is written by reference: the file must land in the folder that holds it. Raises ModelError when
-        it would not, and when the file can't be written.
+        From `external_from` bytes on weights go into a file of their own, `path` with .data behind it; the two take
+        their places together. A model whose external data lies in this folder, and has no other, is written by
+        reference. Raises ModelError when the files can't be written.
         """
         path = Path(path)
-        folder = path.resolve().parent
-        if self.folder != folder:
-            for tensor in stored_outside(self.proto):
-                if self.folder is not None:
-                    raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
-                check_location(tensor, folder, str(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as temporary:
-                temporary.write_bytes(self.proto.SerializeToString())
+            if self._stays_beside(path):
+                with written_whole(path) as temporary:
+                    temporary.write_bytes(self.proto.SerializeToString())
+            elif self.size < external_from:
+                with written_whole(path) as temporary:
+                    temporary.write_bytes(self.with_values_inside().proto.SerializeToString())
+            else:
+                self._save_as_two(path)
         except OSError as error:
             raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
         except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
             raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
+
+    def _stays_beside(self, path: Path) -> bool:
+        """Whether it is from a file in the folder of `path`. Raises ModelError for one that must not leave another."""
+        beside = [tensor for tensor in stored_outside(self.proto) if not outside.is_bound(tensor)]
+        folder = path.resolve().parent
+        if self.folder != folder:
+            for tensor in beside:
+                if self.folder is not None:
+                    raise ModelError(f"{path}: this model keeps its weights outside the file; save it in {self.folder}")
+                check_location(tensor, folder, str(path))
+        return bool(beside)
+
+    def _save_as_two(self, path: Path) -> None:
+        data = path.with_name(path.name + DATA_SUFFIX)
+        proto, weights = outside.apart(self.proto, data.name)
+        written = proto.SerializeToString()
+        write_together(
+            {data: lambda place: outside.write(weights, place), path: lambda place: place.write_bytes(written)}
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from heapq import heappop, heappush
@@ -13,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, TensorProto
 
-from graphsurgery.errors import ModelError, first_line
+from graphsurgery.errors import ModelError
 
 _GRAPH, _GRAPHS = onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS
 
@@ -215,21 +214,6 @@ def stored_outside(proto: ModelProto) -> list[TensorProto]:
         found += [attribute.t] if attribute.HasField("t") else []
         found += _pieces([attribute.sparse_tensor]) if attribute.HasField("sparse_tensor") else []
     return [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
-
-
-def read_outside(proto: ModelProto, folder: Path | None, largest: float = math.inf) -> None:
-    """Read tensors of up to `largest` elements that lie in other files into `proto`, which no model may hold.
-
-    Raises ModelError for what can't be read.
-    """
-    for tensor in stored_outside(proto) if folder is not None else ():
-        if math.prod(tensor.dims) <= largest:
-            try:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            except (OSError, ValueError, onnx.checker.ValidationError) as error:
-                raise ModelError(f"{folder}: tensor '{tensor.name}' can't be read: {first_line(error)}") from error
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
 
 
 def without_initializers(proto: ModelProto) -> ModelProto:

@@ -22,11 +22,11 @@ from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.graph.claims import forget_claims
 from graphsurgery.graph.expansion import expanded, inferred_of
-from graphsurgery.graph.protos import bodies, graphs_in, read_outside
+from graphsurgery.graph.outside import SHAPE_LIKE as SHAPE_LIKE
+from graphsurgery.graph.outside import read_outside
+from graphsurgery.graph.protos import bodies, graphs_in
 from graphsurgery.graph.view import in_order, tensor_type, to_proto
 
-# Initializers above this many elements hold weights, which no shape depends on.
-SHAPE_LIKE = 1024
 # Elements of a tensor whose values ONNX may propagate one by one
 LONG = 1 << 20
 _SIZED = ("Range", "ConstantOfShape", "Expand", "Tile")

@@ -7,13 +7,13 @@ Transpose(weight)                       at work: it is a constant
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from graphsurgery.graph import STANDARD_DOMAINS
+from graphsurgery.graph.outside import digest_of, is_outside, same_values, size_of
 from graphsurgery.graph.protos import bodies, walk_protos, without_initializers
 from graphsurgery.operators.operands import LAYERS
 
@@ -89,13 +89,15 @@ def twins(weights: Mapping[str, TensorProto]) -> list[str]:
         alike.setdefault((tensor.data_type, *tensor.dims), []).append(name)
     found: list[str] = []
     for names in alike.values():
-        values = [weights[name].raw_data for name in names] if len(names) > 1 else []
-        found += [name for name, value in zip(names, values, strict=False) if values.count(value) > 1]
+        looks: dict[str, list[str]] = {}
+        for name in names if len(names) > 1 else ():
+            looks.setdefault(digest_of(weights[name]), []).append(name)
+        for near in looks.values():
+            found += [n for n in near if any(n != o and same_values(weights[n], weights[o]) for o in near)]
     return found
 
 
 def _is_heavy(tensor: TensorProto) -> bool:
-    if not tensor.HasField("raw_data") or tensor.data_type == TensorProto.STRING:
+    if not (is_outside(tensor) or tensor.HasField("raw_data")):
         return False
-    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize  # to ask raw_data for its length copies it
-    return bool(math.prod(tensor.dims) * size > WEIGHT_BYTES)
+    return size_of(tensor) > WEIGHT_BYTES  # to ask raw_data for its length copies it

@@ -30,6 +30,8 @@ def fill_from_samples(cut: Cut, shapes: Mapping[str, Sequence[Sequence[int]]]) -
     read = {id(tensor) for kind, given in zip(cut.accelerator, cut.inputs, strict=True) if kind for tensor in given}
     for tensor in cut.crossing():
         seen = shapes[tensor.name]
+        if not seen:  # nothing was run
+            continue
         if tensor.shape is None:
             tensor.shape = [f"{tensor.name}_rows", *[None] * (len(seen[0]) - 1)] if seen[0] else []
         elif id(tensor) not in read:

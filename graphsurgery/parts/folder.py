@@ -14,6 +14,7 @@ from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.files.commit import read_whole, writing
 from graphsurgery.files.temporary import is_internal
+from graphsurgery.graph.model import DATA_SUFFIX
 from graphsurgery.parts.manifest import COMPILED, COMPILED_FILE, FILE_NAME, MOST_BYTES, Manifest, PartEntry
 
 RECORD = "run.json"
@@ -39,7 +40,9 @@ def read_parts(folder: Path, read: Callable[[Manifest], Result]) -> Result:
 
 def _require_described(folder: Path, part: PartEntry) -> None:
     """Raise InputError where a part is not the file that was written with the manifest; `read` sees what is missing."""
-    path = folder / part.file
+    path, data = folder / part.file, folder / f"{part.file}{DATA_SUFFIX}"
+    if part.data_size is not None and data.is_file() and data.stat().st_size != part.data_size:
+        raise InputError(f"{data}: has {data.stat().st_size} bytes, and {FILE_NAME} says {part.data_size}; apply again")
     if part.sha256 is None or not path.is_file():
         return
     if path.stat().st_size != part.size or sha256_of(path) != part.sha256:
@@ -111,7 +114,9 @@ class OutputFolder:
         parts = []
         for part in manifest.parts:
             path = self.work / name / part.file
-            parts.append(part.model_copy(update={"size": path.stat().st_size, "sha256": sha256_of(path)}))
+            data = path.with_name(path.name + DATA_SUFFIX)
+            found = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            parts.append(part.model_copy(update=found | ({"data_size": data.stat().st_size} if data.is_file() else {})))
         manifest = manifest.model_copy(update={"parts": parts})
         self.write_text(f"{name}/{FILE_NAME}".lstrip("/"), manifest.to_json())
         return manifest
@@ -147,6 +152,7 @@ def _files_of_run(folder: Path, *, with_variants: bool = True) -> set[str] | Non
             RECORD,
             REPORT,
             *(name for part in manifest["parts"] if (name := str(part["file"])).endswith(".onnx")),
+            *(f"{part['file']}{DATA_SUFFIX}" for part in manifest["parts"] if part.get("data_size") is not None),
         ]
         variants = [str(name) for name in manifest.get("variants", ())] if with_variants else []
         compiled = filter(files.is_plain_name, map(str, manifest.get("compiled", ())))

@@ -81,8 +81,9 @@ class Batch(_Section):
 class PartEntry(_Section):
     """One part: an ONNX file beside the manifest, and the device that the recipe wants it on.
 
-    `size` in bytes and `sha256` are those of the file; earlier versions wrote none. `sampled` are the axes of inputs
-    and outputs whose sizes nothing tells but the samples that the parts were made with, all of which have them.
+    `size` in bytes and `sha256` are those of the file; earlier versions wrote none. `data_size` is that of the file
+    with its weights, `file` with .data behind it, where they are in one. `sampled` are the axes of inputs and outputs
+    whose sizes nothing tells but the samples that the parts were made with, all of which have them.
     """
 
     name: str
@@ -91,6 +92,7 @@ class PartEntry(_Section):
     file: str
     size: int | None = None
     sha256: str | None = None
+    data_size: int | None = None
     batch: Batch | None
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]

@@ -130,9 +130,7 @@ def _same_constant(found: Difference, one: str, other: str) -> bool:
     mine, theirs = found.a.constants.get(one), found.b.constants.get(other)
     if mine is None or theirs is None or (mine.data_type, list(mine.dims)) != (theirs.data_type, list(theirs.dims)):
         return False
-    if mine.raw_data and theirs.raw_data:
-        return bool(mine.raw_data == theirs.raw_data)
-    return found.a.value(one).tobytes() == found.b.value(other).tobytes()
+    return found.a.same_values(mine, theirs, found.b)
 
 
 def _became(found: Difference, index: int, twin: int, paired: set[int]) -> str:

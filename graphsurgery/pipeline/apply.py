@@ -88,7 +88,7 @@ def export(run: Run) -> Unjudged:
     """Export the whole model, to be compared with the tensors captured from the original before any pass ran."""
     run.watcher.begin("export")
     with timed(run.record, "export"):
-        model = Model(run.source.export(), run.source.folder).with_values_inside()
+        model = Model(run.source.export(), run.source.folder).bound()
         model.check("the export")
     step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
     run.record.checks.append(step)
@@ -174,7 +174,7 @@ def boundary_tensors(recipe: Recipe, source: Source) -> list[str]:
     """
     passes = [use.pass_ for use in recipe.passes if not use.pass_.needs_samples]
     model = Model(source.export(), source.folder)
-    after = apply_passes(passes, model.with_values_inside(), _context_of_whole(source)).model
+    after = apply_passes(passes, model.bound(), _context_of_whole(source)).model
     wanted = [*after.inputs, *after.outputs]
     if recipe.partition is not None:
         wanted += [tensor.name for tensor in _find_cut(recipe.partition, recipe, after).crossing()]
@@ -265,7 +265,7 @@ def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -
     with timed(run.record, "write"):
         for part in parts:
             part.model.check(f"part '{part.name}'")
-            part.model.save(output.work / f"{part.name}.onnx")
+            part.model.save(output.work / f"{part.name}.onnx", run.external_from)
         source = run.source
         manifest = describe_parts(
             list(parts),

@@ -90,7 +90,7 @@ class Proposer:
         Raises InputError for a model whose weights the target takes none of.
         """
         found = Proposal()
-        model = Model(source.export(), source.folder).with_values_inside()
+        model = Model(source.export(), source.folder).bound()
         canvas = source.canvas
         context = PassContext(canvas=(canvas.height, canvas.width), batch=source.batch)
         for measure in (self._unknown, self._size, self._parts):

@@ -34,6 +34,8 @@ def new_ends(before: Model, after: Model, samples: Sequence[Sample], granted: bo
     inner = _tensors(before)
     ends = dict.fromkeys((*after.inputs, *after.outputs))
     compared = {name for name in after.outputs if granted and name not in before.outputs}
+    if not samples:  # nothing is run
+        return []
     return [name for name in ends if name in inner and (name not in samples[0] or name in compared)]
 
 
@@ -56,7 +58,7 @@ def adopt_names(
     """
     graph = before.subject
     inner = _tensors(graph)
-    new = [name for name in (*after.inputs, *after.outputs) if name not in samples[0]]
+    new = [name for name in (*after.inputs, *after.outputs) if samples and name not in samples[0]]
     names: dict[str, str] = {}
     if new:
         had = [name for name in new if name in inner]
@@ -128,7 +130,7 @@ def name_boundary(
             new = old if new == old and old not in known.values() else naming.fresh(new, taken)
         taken.add(new)
         observed = [computed[old] for computed in values]
-        tensor.dtype = observed[0].dtype
+        tensor.dtype = observed[0].dtype if observed else tensor.dtype
         shapes[new] = [value.shape for value in observed]
         shapes[new] += [sample.shape(new) for sample in captured if new in sample]
         tensor.name = new

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from graphsurgery.capture.samples import Request, Sample
 from graphsurgery.gate.gate import Gate, Grant, Tensors
-from graphsurgery.graph.model import Model
+from graphsurgery.graph.model import EXTERNAL_FROM, Model
 from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.progress import Silent, Watcher
 from graphsurgery.recipe.load import Recipe
@@ -58,7 +58,8 @@ class Run:
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
-    `certifier` holds parts against the recipe's target, `request` says which images were captured.
+    `certifier` holds parts against the recipe's target, `request` says which images were captured, `external_from` from
+    how many bytes of weights on these are written into a file of their own.
     """
 
     recipe: Recipe
@@ -72,6 +73,7 @@ class Run:
     half_judged: list[Unjudged] = field(default_factory=list)
     certifier: Certifier = field(default_factory=lambda: Certifier(None))
     request: Request | None = None
+    external_from: float = EXTERNAL_FROM
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def make_variant(
         run.record.spent(f"variant {variant.name}", time.perf_counter() - begin)
     made = [pipeline.certified(inner, part.subject) for part in judged]
     record.support = certifier.to_json()
-    _write(made, variant, manifest, output)
+    _write(made, variant, manifest, output, run.external_from)
     described = Record({})
     described.describe(made)
     record.parts, record.verdict = described.parts, "passed"
@@ -102,11 +102,13 @@ def _chosen(target: ChosenTarget | None, precision: str | None) -> ChosenTarget 
     return target if target is None or precision is None else replace(target, precision=precision)
 
 
-def _write(parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder) -> None:
+def _write(
+    parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder, external_from: float
+) -> None:
     folder = output.make_folder(variant.name)
     for part in parts:
         part.model.check(f"variant '{variant.name}', part '{part.name}'")
-        part.model.save(folder / f"{part.name}.onnx")
+        part.model.save(folder / f"{part.name}.onnx", external_from)
     devices = {device: for_manifest(choice) for device, choice in variant.devices.items()}
     own = manifest.model_copy(
         update={"parts": [describe_part(part) for part in parts], "devices": devices, "variants": []}

@@ -21,6 +21,7 @@ from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.files.commit import Draft, edition, writing
 from graphsurgery.gate.described_outputs import DescribedOutputs
 from graphsurgery.gate.gate import Gate
+from graphsurgery.graph.model import EXTERNAL_FROM, Model
 from graphsurgery.images.files import load_image, read_images
 from graphsurgery.parts.folder import RECORD, REPORT, OutputFolder
 from graphsurgery.parts.manifest import Manifest
@@ -47,7 +48,7 @@ class Options:
 
     `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
     asks for them needs its `if __name__ == "__main__":`. With `allow_fallback` a variant's provider may leave nodes to
-    the CPU.
+    the CPU. Weights of `external_from` bytes or more are written into a file beside each part.
     """
 
     out: Path
@@ -59,6 +60,7 @@ class Options:
     variants: Sequence[str] | None = None
     workers: int | None = 1
     allow_fallback: bool = False
+    external_from: float = EXTERNAL_FROM
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -92,8 +94,9 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         if recipe.measured is not None:
             begun = precision.begun(recipe.measured, source, recipe.source, len(wanted), options.workers, watcher)
             evaluation = stack.enter_context(begun)
-        capture = captured(recipe, source, options, watcher, record)
-        calibration = capture.samples
+        runs = _is_run(recipe, source, options, wanted)
+        capture = captured(recipe, source, options, watcher, record) if runs else None
+        calibration = () if capture is None else capture.samples
         samples = calibration[: recipe.checked_samples]
         described = DescribedOutputs(source.detections, tuple(source.output_names))
         gate = Gate(samples, recipe.tolerances, recipe.grants, source.row_groups, described) if options.check else None
@@ -106,7 +109,8 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             watcher,
             calibration=calibration,
             certifier=Certifier(recipe.target),
-            request=capture.request,
+            request=None if capture is None else capture.request,
+            external_from=options.external_from,
         )
         named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts
@@ -119,16 +123,30 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             record.evaluation = evaluation.finish(output.work, watcher, placed, allow_fallback=fallback)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
-        record.latency = latencies(output.work, manifest, watcher, placed, allow_fallback=fallback)
+        if runs:
+            record.latency = latencies(output.work, manifest, watcher, placed, allow_fallback=fallback)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")
-        pictures = sample_pictures(samples, Detector.load(output.work))
+        pictures = sample_pictures(samples, Detector.load(output.work)) if runs else []
         page = html.render(record.to_json(), manifest.model_dump(mode="json"), pictures)
         output.write_text(REPORT, page)
         output.publish()
     if failed := [variant for variant in record.variants if variant.verdict == "failed"]:
         raise InputError(f"variant '{failed[0].name}': {failed[0].reason}; the rest is in {options.out}")
+
+
+def _is_run(recipe: Recipe, source: Source, options: Options, wanted: Sequence[Variant]) -> bool:
+    """Whether anything is run: a large model of which nothing is compared is rewritten and cut, and no more.
+
+    It is where a pass needs samples, or AP is to be measured. Its boundary keeps the names that its file has.
+    """
+    if options.check or recipe.measured is not None or not isinstance(source, HasBoundary):
+        return True
+    by_part = [*recipe.part_passes.values(), *(uses for variant in wanted for uses in variant.part_passes.values())]
+    if any(use.pass_.needs_samples for uses in (recipe.passes, *by_part) for use in uses):
+        return True
+    return Model(source.export(), source.folder).size < options.external_from
 
 
 def make_parts(
@@ -347,6 +365,8 @@ def _take(
         request=asked,
         draft=draft,
     )
+    if isinstance(source, HasBoundary):
+        source.set_boundary(asked.boundary)  # which lets go of its session, and of all weights that it has mapped
     if record is not None:
         record.spent("capture", time.perf_counter() - begin)
     return capture

@@ -74,7 +74,7 @@ def shapeshifter_passes(
         passes = {each: dict(options) for each, options in make().items()}
         with _warnings_of("quark") as warned:
             changed: ModelProto = shapeshifter(
-                RunConfig(passes=passes), Model(model, edit.folder).with_values_inside().proto
+                RunConfig(passes=passes), Model(model, edit.folder).with_values_inside(f"pass '{name}'").proto
             )
         for reason in dict.fromkeys(warned):
             edit.skip(None, reason)

@@ -29,6 +29,7 @@ from graphsurgery.errors import GraphSurgeryError, ModelError, PassError, first_
 from graphsurgery.graph.collection import no_collection
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES, kept_notes
+from graphsurgery.graph.outside import refer_again
 from graphsurgery.graph.view import table
 from graphsurgery.rewrite.by_operator import ByOperator
 from graphsurgery.rewrite.context import PassContext
@@ -137,13 +138,16 @@ def _run(pass_: Pass, model: Model, view: _View | None, context: PassContext | N
 
 
 def _run_tool(pass_: ModelPass, model: Model, edit: Editor) -> gs.Graph:
+    given = model if pass_.takes_references else model.with_values_inside(f"pass '{pass_.name}'")
     proto = ModelProto()
-    proto.CopyFrom(model.proto)
+    proto.CopyFrom(given.proto)
     result: object = model.proto
     with _refusals(edit, None):
         result = pass_.rewrite(proto, edit)
     if not isinstance(result, ModelProto):
         raise edit.fail(f"it returns {type(result).__name__}, not a ModelProto")
+    if given is not model:
+        result = refer_again(result, model.proto)
     view = Model(result, model.folder).graph()
     graphs.drop_unused(view)
     for entry in model.proto.metadata_props:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery import graph as graphs
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.protos import read_outside
+from graphsurgery.graph.outside import read_outside
 
 
 def evaluate(

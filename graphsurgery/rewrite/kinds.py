@@ -92,7 +92,13 @@ class GraphPass(Pass):
 
 
 class ModelPass(Pass):
-    """A rewrite by a tool that takes and returns a ModelProto."""
+    """A rewrite by a tool that takes and returns a ModelProto.
+
+    All values lie in it, unless the pass says `takes_references = True`: then large weights of external data are
+    references (`graph.outside`), so that a model above 2 GB can be worked on, and those that it returns are kept.
+    """
+
+    takes_references: ClassVar[bool] = False
 
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         """Return the rewritten model; `model` itself may be changed or returned. Or raise Refuse."""

@@ -22,7 +22,8 @@ from graphsurgery.errors import InputError, ModelError, first_line
 from graphsurgery.graph.expansion import expanded
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import drop_notes
-from graphsurgery.graph.protos import declared_shape, read_outside, stored_outside
+from graphsurgery.graph.outside import digest_of
+from graphsurgery.graph.protos import declared_shape, stored_outside
 from graphsurgery.images.batches import as_batch, of_first, turned
 from graphsurgery.images.canvas import Canvas, CanvasImage
 from graphsurgery.images.preprocessing import DType, Layout, Preprocessing
@@ -96,7 +97,7 @@ class OnnxSource:
         self._session: Session | None = None
 
     def describe(self) -> dict[str, object]:
-        """Return kind, name, sha256 (of the file and of its external data), size, and what else is given."""
+        """Return kind, name, sha256 (of the file and of pieces of its external data), size, and what else is given."""
         image = self.canvas.image.to_json()
         described: dict[str, object] = {
             "kind": "onnx",
@@ -185,9 +186,8 @@ class OnnxSource:
             known = {value.name for value in self._model.graph.output}
             extra = [ValueInfoProto(name=name) for name in self._boundary if name not in known]
             if extra or not self._as_in_file:
-                model = self.export()
+                model = Model(self.export(), self.folder).bound().proto
                 model.graph.output.extend(extra)
-                read_outside(model, self.folder)
                 self._session = Session(model, name=str(self.path))
             else:
                 self._session = Session(self.path, name=str(self.path))
@@ -199,7 +199,7 @@ def _check(model: Model, path: Path) -> None:
         model.check(str(path))
         return
     if expanded(model.proto) is not model.proto:
-        model.with_values_inside().check(str(path))
+        model.bound().check(str(path))
         return
     try:  # only from its path does the checker know where the external data lies
         onnx.checker.check_model(str(path))
@@ -282,14 +282,8 @@ def _canvas(value: ValueInfoProto, spec: SourceSpec, path: Path) -> Canvas:
 
 
 def _sha256(model: Model, path: Path) -> str:
-    files = [path]
-    if model.folder is not None:
-        locations = {
-            entry.value for t in stored_outside(model.proto) for entry in t.external_data if entry.key == "location"
-        }
-        files += [model.folder / location for location in sorted(locations)]
-    digests = []
-    for each in files:
-        with each.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    """Return what tells the model from others: of the file, and of what lies outside of it as `digest_of` has it."""
+    with path.open("rb") as file:
+        digests = [hashlib.file_digest(file, "sha256").hexdigest()]
+    digests += [digest_of(tensor, model.folder) for tensor in stored_outside(model.proto)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

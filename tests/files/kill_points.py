@@ -285,6 +285,22 @@ def publish(*parts: str) -> Action:
     return run
 
 
+def save_pair(size: int) -> Action:
+    """Return what writes a model and its weights, which are a file of their own."""
+
+    def run() -> None:
+        import numpy as np
+        import onnx
+
+        from graphsurgery.graph.model import Model
+
+        weight = onnx.numpy_helper.from_array(np.full((size, 1024), size, np.float32), "w")
+        graph = onnx.helper.make_graph([], "g", [], [], [weight])
+        Model(onnx.helper.make_model(graph)).save("m.onnx", 0)
+
+    return run
+
+
 def install_tool(version: str) -> Action:
     """Return what installs a toolchain whose environment is one file, the version."""
 
@@ -342,6 +358,12 @@ SCENARIOS = {
         publish("b", "c"),
         settled("parts/v-b"),
         lambda root: files(root / "parts"),
+    ),
+    "a model in two files": lambda: Scenario(
+        [save_pair(2), write_notes(".")],
+        save_pair(3),
+        settled("."),
+        lambda root: (digest(root / "m.onnx"), digest(root / "m.onnx.data")),
     ),
     "apply": lambda: Scenario(
         [write_model, apply("old"), write_notes("parts", "io", "io/p0")],

@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
+from graphsurgery.graph.outside import same_bytes
 from graphsurgery.graph.view.origin import (
     GraphTable,
     NodeOrigin,
@@ -237,17 +238,7 @@ def _is_plain(value: Any) -> bool:
 def _is_as_before(value: Any, attribute: AttributeProto) -> bool:
     """Whether `value` is what the view made of `attribute`, where that holds numbers, text or another's name."""
     before = plain_value(attribute)
-    if type(before) is not type(value):
-        return False
-    if before == value:
-        return True
-    if isinstance(value, list):
-        return len(before) == len(value) and all(map(_is_same_number, before, value))
-    return _is_same_number(before, value)
-
-
-def _is_same_number(one: Any, other: Any) -> bool:
-    return bool(one == other) or (one != one and other != other)  # NaN
+    return type(before) is type(value) and repr(before) == repr(value)  # 0.0 isn't -0.0, and NaN is NaN
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
@@ -393,7 +384,8 @@ def _same(values: np.ndarray, stored: StoredValues) -> bool:
     original = stored.load()
     if values.dtype == object:
         return bool(np.array_equal(values, original))
-    return np.ascontiguousarray(values).tobytes() == original.tobytes()
+    one, other = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (values, original))
+    return same_bytes(one, other)
 
 
 def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:

@@ -20,6 +20,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnota
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery.errors import ModelError
+from graphsurgery.graph.outside import array_of
 
 Scope = Mapping[str, gs.Tensor]
 T = TypeVar("T")
@@ -63,14 +64,12 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
         self.nbytes = math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
 
     def load(self) -> np.ndarray:
-        """Return a copy of the values. Raises ModelError when they are not there or do not fit the shape."""
-        name = self.tensor.name
-        if self.tensor.data_location == TensorProto.EXTERNAL and self.folder is None:
-            raise ModelError(f"initializer '{name}' has external data, but the model is not from a file")
-        try:
-            return np.array(onnx.numpy_helper.to_array(self.tensor, base_dir=str(self.folder or "")))
-        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"initializer '{name}': its values can't be read: {str(error).splitlines()[0]}") from error
+        """Return the values, to be written to if need be; those of a file are mapped, and the file stays as it is.
+
+        Raises ModelError when they are not there or do not fit the shape.
+        """
+        found = array_of(self.tensor, self.folder)
+        return found if found.flags.writeable else np.array(found)
 
 
 @dataclass(slots=True)

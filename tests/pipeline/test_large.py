@@ -1,0 +1,115 @@
+"""A model whose weights lie in a file of their own, all the way to its parts; every size counts as a large one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Cli, Outcome, Snapshot
+from onnx import numpy_helper
+
+from graphsurgery.devices import session
+from graphsurgery.errors import InputError
+from graphsurgery.graph import outside
+from graphsurgery.parts.folder import read_parts
+from graphsurgery.runtime.player import Chain
+from graphsurgery.testing import parse
+
+TEXT = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,3,8,16] image) => (float[1,2,8,16] y) <float[1] v = {0}, float[1] w = {0}> {
+    h = Conv(image, v)
+    i = Identity(h)
+    j = Relu(i)
+    k = Conv(j, w)
+    y = Relu(k)
+}"""
+RECIPE = """source: {onnx: model.onnx}
+passes: [drop-identity]
+capture: {samples: 1}
+partition: {at: {tensors: [j]}, parts: {front: npu, back: npu}}
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    proto = parse(TEXT)
+    del proto.graph.initializer[:]
+    for name, shape in (("v", (400, 3, 1, 1)), ("w", (2, 400, 3, 3))):
+        proto.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
+    proto.graph.node[3].attribute.append(onnx.helper.make_attribute("pads", [1, 1, 1, 1]))
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="model.bin", size_threshold=0)
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def apply(cli: Cli, work: Path, *more: object) -> Outcome:
+    return cli("apply", work / "recipe.yaml", "--out", work / "parts", "--model-io", work / "io", *more)
+
+
+def played(work: Path) -> np.ndarray:
+    given = {"image": np.random.default_rng(1).random((1, 3, 8, 16), np.float32)}
+    chain = read_parts(work / "parts", lambda manifest: Chain.open(work / "parts", manifest, {}, optimise=False))
+    np.testing.assert_allclose(
+        chain.play(given)["y"], session.run(onnx.load(work / "model.onnx"), given)["y"], rtol=1e-5, atol=1e-5
+    )
+    return chain.play(given)["y"]
+
+
+def test_parts_have_their_weights_beside_them_and_nothing_is_run_unless_it_is_compared(
+    cli: Cli, snapshot: Snapshot, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(work)
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Session, "__init__", lambda *given, **options: pytest.fail("a session was made"))
+        outcome = apply(cli, work, "--no-check", "--external-data", 0)
+    assert outcome.code == 0, outcome.err
+    written = {path.name for path in (work / "parts").iterdir()}
+    assert written >= {"front.onnx", "back.onnx", "back.onnx.data"}
+    assert not (work / "io").exists()
+    assert {name: held for name, held in snapshot(work).items() if name in before} == before
+    unchecked = played(work)
+
+    outcome = apply(cli, work, "--external-data", "1kB")
+    assert outcome.code == 0, outcome.err
+    assert (work / "parts" / "back.onnx.data").is_file()
+    np.testing.assert_array_equal(played(work), unchecked)
+
+    outcome = apply(cli, work)
+    assert outcome.code == 0, outcome.err
+    assert not list((work / "parts").glob("*.data"))
+    np.testing.assert_array_equal(played(work), unchecked)
+
+
+def test_a_disk_that_fills_up_among_the_weights_is_one_line_and_the_old_parts_stay(
+    cli: Cli, snapshot: Snapshot, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert apply(cli, work, "--no-check", "--external-data", 0).code == 0
+    before = snapshot(work)
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outside, "append_range", full)
+    outcome = apply(cli, work, "--no-check", "--external-data", 0)
+    assert outcome.code == 2
+    assert "No space left on device" in outcome.last_line
+    assert "Traceback" not in outcome.err
+    assert snapshot(work) == before
+
+
+def test_weights_of_another_size_than_the_manifest_says_are_refused(cli: Cli, work: Path) -> None:
+    assert apply(cli, work, "--no-check", "--external-data", 0).code == 0
+    with (work / "parts" / "back.onnx.data").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"back\.onnx\.data: has 28801 bytes, and manifest\.json says 28800"):
+        read_parts(work / "parts", lambda manifest: manifest)
+
+
+@pytest.mark.parametrize("size", ["lots", "-1", "1.2.3GB", ""])
+def test_a_size_that_is_none_is_refused(cli: Cli, work: Path, size: str) -> None:
+    outcome = apply(cli, work, f"--external-data={size}")
+    assert outcome.code == 2
+    assert "write it as 1GB, 500MB, or 0 for always" in outcome.last_line
