@@ -340,6 +340,12 @@ def test_a_zero_with_another_sign_is_a_change() -> None:
     assert np.signbit(initializers(to_proto(graph))["w"][0])
 
 
+def test_an_attribute_whose_zero_gets_another_sign_is_a_change() -> None:
+    graph = to_graph(parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = LeakyRelu <alpha = 0.0> (x) }}"))
+    graph.nodes[0].attrs["alpha"] = -0.0
+    assert np.signbit(to_proto(graph).graph.node[0].attribute[0].f)
+
+
 def test_a_tensor_attribute_changed_in_place_is_written() -> None:
     proto = parse(PLAIN)
     node(proto, "c").attribute[0].doc_string = "kept"
