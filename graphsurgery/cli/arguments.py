@@ -63,7 +63,13 @@ Devices = Annotated[
 AllowFallback = Annotated[
     bool, typer.Option("--allow-fallback", help="Nodes that a provider leaves to the CPU are no error.")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")]
+Threads = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[PART=]N",
+        help="Threads of an operator on the CPU, of all parts or of one; 0: as ONNX Runtime likes. Repeatable.",
+    ),
+]
 PipelineDepth = Annotated[
     int | None,
     typer.Option("--pipeline", min=1, metavar="N", help="Let parts of successive images overlap, N waiting."),
