@@ -68,7 +68,7 @@ class SimulatedSession:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", type=Path, default=Path("model/shapes"))
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -77,9 +77,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graphsurgery-") as name:
         video = Path(name) / "shapes.mp4"
         draw_video(video, options.frames)
-        results = {"none": measure(options, video, Path(name), None)}
-        for share in (0.5, 1.0, 2.0):
-            results[f"accelerator at {share:g} of the rest"] = measure(options, video, Path(name), share)
+        results = {}
+        for share in (1.0, 0.5, 2.0, None):
+            what = "none" if share is None else f"accelerator at {share:g} of the rest"
+            results[what] = measure(options, video, Path(name), share)
+            print(what, json.dumps(results[what]), flush=True)
     result = {
         "results": results,
         "goal": GOAL,
