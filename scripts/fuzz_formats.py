@@ -58,6 +58,7 @@ from graphsurgery.targets.load import load_target  # noqa: E402
 from graphsurgery.targets.support import support  # noqa: E402
 from graphsurgery.testing import parse  # noqa: E402
 from graphsurgery.toolchains.toolchain import load_toolchain  # noqa: E402
+from graphsurgery.video.file import VideoFile  # noqa: E402
 
 discovered = functools.cache(discover)
 
@@ -300,6 +301,20 @@ def read_measured(folder: Path) -> None:
     json.dumps(support(judged(), target).to_json())
 
 
+def make_video(folder: Path) -> list[bytes]:
+    from video.videos import write
+
+    folder.mkdir(exist_ok=True)
+    return [write(folder / f"v{suffix}", 6, (16, 16)).read_bytes() for suffix in (".mp4", ".mkv", ".webm")]
+
+
+def read_video(folder: Path) -> None:
+    video = VideoFile(folder / "video.mp4")
+    seen = [frame.ticks for frame in video.frames()]
+    assert seen == sorted(set(seen))
+    assert video.lost >= 0
+
+
 def make_recipe(folder: Path) -> list[bytes]:
     write_parts(folder)
     return [path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml"))]
@@ -369,6 +384,7 @@ FORMATS = {
     "lock": Format("rknn.lock", make_lock, read_toolchain, change_text),
     "rknn build": Format("build.json", make_rknn, read_rknn, change_json),
     # 89 million pixels are let in, which Pillow holds in 4 bytes each, and NumPy in 3, twice for a moment
+    "video": Format("video.mp4", make_video, read_video, change_bytes, 1000.0),
     "image": Format("image.png", make_image, lambda folder: load_image(folder / "image.png"), change_bytes, 1000.0),
 }
 

@@ -20,7 +20,7 @@ TOP_FILES = 8
 # nothing imports it, since passes are found. Files at the top of graphsurgery/ are rooms of their own.
 ORDER = (
     *("text", "errors", "plugins", "files", "strict_yaml", "progress", "version"),
-    *("graph", "custom_ops", "images", "detections", "devices", "rewrite", "operators"),
+    *("graph", "custom_ops", "images", "video", "detections", "devices", "rewrite", "operators"),
     *("processes", "toolchains", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "targets", "partition"),
     *("compiling", "compilers", "recipe", "probing", "testing", "debugging", "evaluation", "picture", "report"),
@@ -36,6 +36,7 @@ HEAVY = {
     "torchvision": {"sources", "demo"},
     "onnxruntime": {"devices", "quantize"},
     "onnxsim": {"processes"},
+    "av": {"video"},
 }
 
 

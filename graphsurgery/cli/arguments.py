@@ -70,7 +70,13 @@ ExternalData = Annotated[
         metavar="SIZE", help="From this many bytes on, such as 500MB or 0, a part's weights are a file beside it."
     ),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads of an operator on the CPU; 0: as ONNX Runtime likes.")]
+Threads = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[PART=]N",
+        help="Threads of an operator on the CPU, of all parts or of one; 0: as ONNX Runtime likes. Repeatable.",
+    ),
+]
 PipelineDepth = Annotated[
     int | None,
     typer.Option("--pipeline", min=1, metavar="N", help="Let parts of successive images overlap, N waiting."),

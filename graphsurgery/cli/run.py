@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -23,6 +23,7 @@ from graphsurgery.cli.arguments import (
     Threads,
     compiled_column,
 )
+from graphsurgery.cli.run_video import run_video
 from graphsurgery.cli.screen import Display, save, screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
@@ -37,10 +38,19 @@ if TYPE_CHECKING:
 @app.command("run")
 def run_command(
     folder: PartsFolder,
-    image: Annotated[list[Path], typer.Option(help="The image to detect objects in, or a folder. Repeatable.")],
+    image: Annotated[
+        list[Path] | None, typer.Option(help="The image to detect objects in, or a folder. Repeatable.")
+    ] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="FILE|DEVICE", help="A video instead, or a camera such as /dev/video0.")
+    ] = None,
     out_: Annotated[
         Path | None,
-        typer.Option("--out", help="Where the picture goes, or the folder of several; NAME.detections.png beside it."),
+        typer.Option(
+            "--out",
+            help="Where the picture goes, or the folder of several; NAME.detections.png beside it. "
+            "Of a video a video, or FILE.jsonl for detections alone; NAME.detections.mp4.",
+        ),
     ] = None,
     raw: Annotated[
         bool,
@@ -56,13 +66,13 @@ def run_command(
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Draw only detections with at least this score.")] = 0.5,
     device: Devices = None,
-    threads: Threads = 0,
+    threads: Threads = None,
     pipeline: PipelineDepth = None,
     allow_fallback: AllowFallback = False,
     plugin: Operators = None,
     json_: JsonFile = None,
 ) -> None:
-    """Play the parts on images; write the detections as JSON and draw them on the image.
+    """Play the parts on images or a video; write the detections as JSON and draw them.
 
     Example: python -m graphsurgery run model/shapes --image photo.png
     """
@@ -71,7 +81,19 @@ def run_command(
     from graphsurgery.images.drawing import draw_detections
     from graphsurgery.images.files import load_image, read_images
     from graphsurgery.runtime.detector import Detector
+    from graphsurgery.runtime.threads import Threads as ThreadCounts
 
+    counts = ThreadCounts.parse(threads or ())
+    devices = parse_devices(device or [])
+    if bool(image) == (video is not None):
+        raise InputError(f"{folder}: give {'either --image or --video' if image else '--image, or --video'}")
+    if video is not None:
+        if raw or results is not None or dump_test_data is not None:
+            raise InputError("--video: leave out --raw, --results and --dump-test-data; they are for images")
+        load = partial(Detector.load, folder, devices, threads=counts, spin=False, allow_fallback=allow_fallback)
+        run_video(video, folder, load, out=out_, score=score, depth=pipeline or 1, json_=json_)
+        return
+    assert image
     screen = screen_for(json_)
     files = [file.path for path in image for file in read_images(path)]
     several = len(files) > 1 or image[0].is_dir()
@@ -81,9 +103,8 @@ def run_command(
     if results is not None and (raw or pipeline is not None or device or dump_test_data is not None):
         raise InputError("--results plays no parts; leave out --raw, --pipeline, --device and --dump-test-data")
     first = load_image(files[0])  # what is no image is told before the parts are loaded
-    devices = parse_devices(device or [])
-    read = None if results is None else compiled_column(results, folder).open(threads)
-    detector = Detector.load(folder, devices, threads=threads, spin=pipeline is None, allow_fallback=allow_fallback)
+    read = None if results is None else compiled_column(results, folder).open(counts.others)
+    detector = Detector.load(folder, devices, threads=counts, spin=pipeline is None, allow_fallback=allow_fallback)
     if dump_test_data is not None:
         _dump(detector, files, dump_test_data)
     if raw:
@@ -137,16 +158,7 @@ def _detect(
         for image in images:
             yield image, detector(image)
         return
-    waiting: deque[np.ndarray] = deque()
-
-    def noted() -> Iterator[np.ndarray]:
-        for image in images:
-            waiting.append(image)
-            yield image
-
-    with closing(Pipelined(detector, pipeline).run(noted())) as found_in:
-        for found in found_in:
-            yield waiting.popleft(), found
+    yield from Pipelined(detector, pipeline).through(images, lambda image: image, lambda image, found: (image, found))
 
 
 def _read(

@@ -146,6 +146,19 @@ def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
             draft.publish(own, own[-1])
 
 
+@contextlib.contextmanager
+def filled_together(targets: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    """Yield a name beside each of `targets` to write to, for as long as that takes; at the end all take their places.
+
+    If anything is raised nothing is left of them, and what was there stays. No folder is locked until the end. Raises
+    as `write_together`.
+    """
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(reserved(target.parent, target.suffix)) for target in targets]
+        yield names
+        write_together({target: name.replace for target, name in zip(targets, names, strict=True)})
+
+
 def recover(folder: Path) -> None:
     """Finish what a killed run had begun to put into `folder`, or into one above of which it is a part.
 

@@ -26,6 +26,7 @@ from graphsurgery.images.other_inputs import OtherInput
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.runtime.player import Chain
+from graphsurgery.runtime.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,26 @@ class Detector:
         folder: Path,
         devices: Mapping[str, DeviceChoice] | None = None,
         *,
-        threads: int = 0,
+        threads: int | Threads = 0,
         spin: bool = True,
         allow_fallback: bool = False,
     ) -> Detector:
         """Load the parts in `folder`; `devices` maps device names of the manifest to providers, before what it says.
 
-        `threads` are those of an operator on the CPU, 0 for ONNX Runtime's choice; without `spin` they sleep while
-        another part works. Raises InputError for a folder without a valid manifest, with a part missing or another
-        file in its place, and for a node that a provider would leave to the CPU unless `allow_fallback`; MissingTool
-        for a provider that is not here.
+        `threads` are those of an operator on the CPU, of all parts or by part, 0 for ONNX Runtime's choice; without
+        `spin` they sleep while another part works. Raises InputError for a folder without a valid manifest, with a part
+        missing or another file in its place, and for a node that a provider would leave to the CPU unless
+        `allow_fallback`; MissingTool for a provider that is not here.
         """
+        counts = threads if isinstance(threads, Threads) else Threads(threads)
 
         def read(manifest: Manifest) -> Detector:
             refuse_unknown_devices(devices or {}, (part.device for part in manifest.parts), str(folder))
+            counts.require_parts(part.name for part in manifest.parts)
             chosen = manifest.choose_devices(folder, devices or {})
             require_installed(chosen)
             canvas = Canvas.from_json(manifest.canvas)
-            chain = Chain.open(folder, manifest, chosen, threads=threads, spin=spin, allow_fallback=allow_fallback)
+            chain = Chain.open(folder, manifest, chosen, threads=counts, spin=spin, allow_fallback=allow_fallback)
             played_by = {part.device: chosen.get(part.device, CPU) for part in manifest.parts}
             return Detector(manifest, canvas, chain, played_by)
 

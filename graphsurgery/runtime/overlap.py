@@ -5,15 +5,16 @@
 
     images -> [place] -> [backbone_rpn: npu] -> [box_proposal: cpu] -> ... -> [restore] -> detections
 
-Each stage is a thread that hands on through a queue of at most `depth` images, and no more images are on their way than
-there are stages, and `depth` besides: a slow stage holds up those before it, and neither memory nor latency grows.
-Neighbouring parts on one device make one stage: they would only take turns. Parts on one device that do not follow each
-other are stages of their own, since the device is free for the next image whenever another part works on this one; who
-comes first there is left to the provider, or to the operating system for the CPU.
+What is done with them, such as drawing, can be a stage too (`through`). Each stage is a thread that hands on through a
+queue of at most `depth` images, and no more images are on their way than there are stages, and `depth` besides: a slow
+stage holds up those before it, and neither memory nor latency grows. Neighbouring parts on one device make one stage:
+they would only take turns. Parts on one device that do not follow each other are stages of their own, since the device
+is free for the next image whenever another part works on this one; who comes first there is left to the provider, or to
+the operating system for the CPU.
 
-Images are read in the caller's thread, each when there is room for it. An error in a stage comes to the caller in the
-place of that image's detections, and ends the run; so does leaving the loop, or Ctrl-C. Then what is on its way is
-dropped, and every thread has ended before the caller goes on.
+Images are read in the caller's thread, each when there is room for it and nothing has come out. An error in a stage
+comes to the caller in the place of that image's detections, and ends the run; so does leaving the loop, or Ctrl-C. Then
+what is on its way is dropped, and every thread has ended before the caller goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from queue import Empty, Full, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.runtime.detector import Detector
 
 Detections = dict[str, np.ndarray]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _POLL = 0.2  # seconds; on Windows a wait without end can't be interrupted
 
@@ -60,16 +63,28 @@ class Pipelined:
 
     def run(self, images: Iterable[np.ndarray]) -> Generator[Detections, None, None]:
         """Yield the detections of each image, uint8 [h, w, 3], as `Detector` gives them, in the same order."""
-        line = _Line([self._place, *(self._player(stage) for stage in self._parts()), self._restore], self.depth)
-        return line.run(images)
+        return self._line(_itself, []).run(images)
+
+    def through(
+        self, items: Iterable[Item], pixels: Callable[[Item], np.ndarray], then: Callable[[Item, Detections], Result]
+    ) -> Generator[Result, None, None]:
+        """Yield what `then` makes of each item and the detections in its `pixels`, uint8 [h, w, 3], in their order.
+
+        It is called in a thread of its own, with one after another, and is never left in the midst of one.
+        """
+        return self._line(pixels, [lambda image: then(image.item, image.found)]).run(items)
+
+    def _line(self, pixels: Callable[[Any], np.ndarray], then: list[Callable[[_OnItsWay], Any]]) -> _Line:
+        def place(item: Any) -> _OnItsWay:
+            placed = self.detector.place(pixels(item))
+            return _OnItsWay(item if then else None, placed, self.detector.inputs(placed))
+
+        last = [self._restored, *then] if then else [lambda image: self._restored(image).found]
+        return _Line([place, *(self._player(stage) for stage in self._parts()), *last], self.depth)
 
     def _parts(self) -> list[list[int]]:
         players = self.detector.chain.players
         return [list(stage) for _, stage in groupby(range(len(players)), lambda index: players[index].entry.device)]
-
-    def _place(self, image: np.ndarray) -> _OnItsWay:
-        placed = self.detector.place(image)
-        return _OnItsWay(placed, self.detector.inputs(placed))
 
     def _player(self, stage: list[int]) -> Callable[[_OnItsWay], _OnItsWay]:
         def play(image: _OnItsWay) -> _OnItsWay:
@@ -79,15 +94,22 @@ class Pipelined:
 
         return play
 
-    def _restore(self, image: _OnItsWay) -> Detections:
+    def _restored(self, image: _OnItsWay) -> _OnItsWay:
         outputs = self.detector.outputs(image.tensors)
-        return image.placed.restore(self.detector.detections(outputs, image.placed))
+        image.found = image.placed.restore(self.detector.detections(outputs, image.placed))
+        return image
 
 
 @dataclass
 class _OnItsWay:
+    item: Any
     placed: CanvasImage
     tensors: dict[str, np.ndarray]
+    found: Detections = field(default_factory=dict)
+
+
+def _itself(image: np.ndarray) -> np.ndarray:
+    return image
 
 
 @dataclass(frozen=True)
@@ -128,19 +150,20 @@ class _Line:
     def _through(self, items: Iterator[Any], first: Queue[Any], last: Queue[Any]) -> Iterator[Any]:
         inside, failure, more = 0, None, True
         while more or inside:
-            while more and inside < len(self.works) + self.depth and not first.full():  # nobody else fills it
-                try:
-                    first.put_nowait(next(items))
-                    inside += 1
-                except StopIteration:
-                    more = False
-                except Exception as error:  # of who reads the images: those before it come first
-                    failure, more = error, False
             try:
                 done = last.get_nowait()
             except Empty:
-                self._moved.wait(_POLL)
-                self._moved.clear()
+                if more and inside < len(self.works) + self.depth and not first.full():  # nobody else fills it
+                    try:
+                        first.put_nowait(next(items))
+                        inside += 1
+                    except StopIteration:
+                        more = False
+                    except Exception as error:  # of who reads the images: those before it come first
+                        failure, more = error, False
+                else:
+                    self._moved.wait(_POLL)
+                    self._moved.clear()
                 continue
             inside -= 1
             if isinstance(done, _Failed):

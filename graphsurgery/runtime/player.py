@@ -25,6 +25,7 @@ from graphsurgery.devices.simulators import Plays
 from graphsurgery.errors import InputError, ModelError
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.manifest import Batch, Manifest, PartEntry
+from graphsurgery.runtime.threads import AS_IT_LIKES, Threads
 from graphsurgery.runtime.timer import Timer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
 
@@ -159,7 +160,7 @@ class Chain:
         devices: Mapping[str, DeviceChoice],
         *,
         optimise: bool = True,
-        threads: int = 0,
+        threads: Threads = AS_IT_LIKES,
         spin: bool = True,
         allow_fallback: bool = False,
     ) -> Chain:
@@ -179,7 +180,7 @@ class Chain:
                 part,
                 device,
                 optimise=optimise,
-                threads=threads,
+                threads=threads.of(part.name),
                 spin=spin,
                 allow_fallback=allow_fallback,
             )

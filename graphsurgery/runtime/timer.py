@@ -31,6 +31,6 @@ class Timer:
         """Return `mean_ms`, `p50_ms` and `p90_ms` of the last runs; nothing where there was none."""
         if not self._kept:
             return {}
-        times = np.array(self._kept) * 1e3
+        times = np.array(self._kept.copy()) * 1e3  # another thread may add one meanwhile
         middle, high = np.percentile(times, (50, 90))
         return {"mean_ms": float(times.mean()), "p50_ms": float(middle), "p90_ms": float(high)}

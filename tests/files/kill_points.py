@@ -237,6 +237,16 @@ def evaluate(count: int) -> Action:
     return cli("evaluate", "parts", *given, "--max-samples", count)
 
 
+def write_videos() -> None:
+    videos = importlib.import_module("video.videos")
+    for name, frames in (("old", 3), ("new", 4)):
+        videos.write(Path(f"{name}.mp4"), frames)
+
+
+def run_video(name: str) -> Action:
+    return cli("run", "parts", "--video", f"{name}.mp4", "--out", "out.mp4", "--threads", 1)
+
+
 def compile_bars(count: int) -> Action:
     given = ("--with", "ascend", "--option", "soc_version=Ascend310P3", "--no-run", "--images", "images")
     return cli("compile", "parts", *given, "--max-samples", count)
@@ -395,6 +405,12 @@ SCENARIOS = {
         compile_bars(2),
         cli("run", "parts", "--image", "images/1.png"),
         lambda root: files(root / "parts"),
+    ),
+    "run --video": lambda: Scenario(
+        [write_bars, write_videos, run_video("old"), write_notes(".")],
+        run_video("new"),
+        settled("."),
+        lambda root: (digest(root / "out.mp4"), digest(root / "out.jsonl")),
     ),
     "picture": lambda: Scenario(
         [write_model, cli("picture", "tiny.onnx", "-o", "graph.html"), write_notes(".")],

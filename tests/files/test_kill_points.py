@@ -26,6 +26,8 @@ def test_nothing_is_lost_wherever_a_command_is_killed(tmp_path: Path, name: str)
         pytest.importorskip("pycocotools")
     if name == "picture":
         pytest.importorskip("pygraphviz")
+    if name == "run --video":
+        pytest.importorskip("av")
     arguments = [sys.executable, str(Path(__file__).with_name("kill_points.py")), name, str(tmp_path / "work")]
     ended = subprocess.run([*arguments, *(["full"] * FULL)], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
