@@ -7,9 +7,10 @@
 
 A model is placed by the provider of ONNX Runtime that the target stands for, falling back allowed, and its nodes are
 held against the target's file. Nodes that ONNX Runtime computes beforehand or merges into others run nowhere and don't
-count. Of a folder of parts that a target's compiler made something of, its report says what it left to the CPU, by the
-names of nodes; the others count as taken, those too that it merged. Goal: at least 98 % of the nodes on the exact
-outcome. Misses are listed by operator, both outcomes and causes.
+count; one that `support` takes for such a node, and that runs, is a miss. Of a folder of parts that a target's compiler
+made something of, its report says what it left to the CPU, by the names of nodes; the others count as taken, those too
+that it merged. Goal: at least 98 % of the nodes on the exact outcome. Misses are listed by operator, both outcomes and
+causes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +36,45 @@ from graphsurgery.targets.load import Named, load_target
 from graphsurgery.targets.support import NodeVerdict, support
 
 
+@dataclass(frozen=True)
+class Said:
+    """What `support` says of a node."""
+
+    node: str
+    op: str
+    outcome: str
+    why: str
+
+    @classmethod
+    def of(cls, found: NodeVerdict) -> Said:
+        return cls(found.name, found.op, found.verdict.outcome, found.verdict.reason or "-")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a node that runs, and why, beside what was said."""
+
+    said: Said
+    outcome: str
+    why: str
+
+
 def by_provider(path: Path, named: Named, precision: str | None) -> dict[str, Any]:
     """Return the figures of a model that the target's provider of ONNX Runtime places."""
     provider = next((name for name, each in PROVIDERS.items() if each.target == named.name), None)
     if provider is None:
         raise InputError(f"no provider of ONNX Runtime stands for {named.name}; give a folder that was compiled for it")
     start, model = time.monotonic(), Model.load(path)
-    said = {node.number: node for node in support(model, named, precision).nodes}
+    said = {node.number: Said.of(node) for node in support(model, named, precision).nodes}
     placed = place(model, DeviceChoice(provider), name=path.name)
     ran = [
-        (said[at], "taken" if node.ran == provider else node.ran, node.reason or "-")
+        Ran(
+            said.get(at) or Said(node.name, node.op, FOLDED, "it depends on no input"),
+            "taken" if node.ran == provider else node.ran,
+            node.reason or "-",
+        )
         for at, node in enumerate(placed.nodes)
-        if at in said and node.ran != FOLDED
+        if node.ran != FOLDED
     ]
     return figures(path, precision or named.target.precisions[0], ran, start)
 
@@ -55,21 +84,21 @@ def by_compiler(part: Path, report: Report, named: Named, precision: str | None)
     start = time.monotonic()
     left = {each.name.partition("#")[0]: each.why or "-" for each in report.left}
     ran = [
-        (node, "cpu" if node.name in left else "taken", left.get(node.name, "-"))
+        Ran(Said.of(node), "cpu" if node.name in left else "taken", left.get(node.name, "-"))
         for node in support(Model.load(part), named, precision).nodes
     ]
     return figures(part, precision or named.target.precisions[0], ran, start)
 
 
-def figures(path: Path, precision: str, ran: list[tuple[NodeVerdict, str, str]], start: float) -> dict[str, Any]:
+def figures(path: Path, precision: str, ran: list[Ran], start: float) -> dict[str, Any]:
     """Return how many nodes agree, and the misses: operator, both outcomes, both reasons, and how many."""
     misses: Counter[tuple[str, ...]] = Counter()
     examples: dict[tuple[str, ...], str] = {}
-    for node, outcome, why in ran:
-        if node.verdict.outcome != outcome:
-            key = (node.op, node.verdict.outcome, outcome, node.verdict.reason or "-", why)
+    for each in ran:
+        if each.said.outcome != each.outcome:
+            key = (each.said.op, each.said.outcome, each.outcome, each.said.why, each.why)
             misses[key] += 1
-            examples.setdefault(key, node.name)
+            examples.setdefault(key, each.said.node)
     right = len(ran) - sum(misses.values())
     return {
         "model": str(path),
@@ -77,7 +106,7 @@ def figures(path: Path, precision: str, ran: list[tuple[NodeVerdict, str, str]],
         "nodes": len(ran),
         "agree": right,
         "share": right / len(ran) if ran else None,
-        "taken": sum(outcome == "taken" for _, outcome, _ in ran),
+        "taken": sum(each.outcome == "taken" for each in ran),
         "seconds": round(time.monotonic() - start, 1),
         "misses": [
             dict(

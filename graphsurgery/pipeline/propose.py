@@ -151,14 +151,15 @@ class Proposer:
 
     def _candidates(self, model: Model, looked: Support) -> list[str]:
         """Return the passes that may help with what is left, those of the target first."""
-        usual = support(model, self.usual)
+        usual = support(model, self.usual, folded=False)
         return list(dict.fromkeys([*_fixes(looked), *_fixes(usual)]))
 
     def _effect(self, fix: str) -> str:
         return self.registry.get(parse_fix(fix)[0]).effect
 
     def _look_at(self, model: Model) -> Support:
-        return support(model, self.chosen.target, self.chosen.precision)
+        # as it is written: sizes that the tool would work out must stand in the graph to cut it into static parts
+        return support(model, self.chosen.target, self.chosen.precision, folded=False)
 
     def _by_target(self, model: Model, smallest: int = 0) -> ByTarget:
         return ByTarget(taker(model.opset, self.chosen.target.target, self.chosen.precision), smallest)

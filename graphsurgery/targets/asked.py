@@ -30,15 +30,20 @@ Fact = Scalar | tuple[Scalar, ...] | Absent | None
 
 @dataclass(frozen=True)
 class Asked:
-    """A node of a graph whose shapes have been inferred."""
+    """A node of a graph whose shapes have been inferred; `settled` are tensors (as ids) that no input reaches."""
 
     node: gs.Node
     opset: int
+    settled: frozenset[int] = frozenset()
+
+    def is_settled(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is a constant, or computed from constants alone."""
+        return is_constant(tensor) or id(tensor) in self.settled
 
     @cached_property
     def data(self) -> list[gs.Tensor]:
         """What it reads and writes while it runs: no constants, no omitted inputs."""
-        read = [tensor for tensor in self.node.inputs if not is_omitted(tensor) and not is_constant(tensor)]
+        read = [tensor for tensor in self.node.inputs if not is_omitted(tensor) and not self.is_settled(tensor)]
         return [*read, *(tensor for tensor in self.node.outputs if not is_omitted(tensor))]
 
     def shape(self, index: int = 0) -> list[Size] | None:

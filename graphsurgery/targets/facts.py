@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import onnx
 
-from graphsurgery.graph import attribute, constant, is_constant, is_op
+from graphsurgery.graph import attribute, constant, is_op
 from graphsurgery.operators.axes import bounds, integers, normalised
 from graphsurgery.operators.windows import Window, same_pads
 from graphsurgery.targets.asked import (
@@ -139,7 +139,7 @@ def _padded_axes_from_end(asked: Asked) -> Fact:
 
 
 def _at_an_end(asked: Asked) -> Fact:
-    read = [tensor for tensor in asked.node.inputs if not is_omitted(tensor) and not is_constant(tensor)]
+    read = [tensor for tensor in asked.node.inputs if not is_omitted(tensor) and not asked.is_settled(tensor)]
     return any(not tensor.inputs for tensor in read) or any(not tensor.outputs for tensor in asked.node.outputs)
 
 

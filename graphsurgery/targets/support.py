@@ -10,15 +10,13 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
-from graphsurgery.graph.multiply_adds import multiply_adds
-from graphsurgery.graph.reach import live_nodes
-from graphsurgery.graph.shapes import infer_shapes
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
 from graphsurgery.targets.contradictions import contradiction_of
 from graphsurgery.targets.facts import fact_of, input_index, input_value
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Contradiction
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
+from graphsurgery.targets.seen import as_folded, as_written
 from graphsurgery.targets.whole import broken_by
 
 _NO_OR_YES = ("false", "true")
@@ -143,38 +141,40 @@ class Support:
         }
 
 
-def support(model: Model, named: Named, precision: str | None = None) -> Support:
+def support(model: Model, named: Named, precision: str | None = None, *, folded: bool = True) -> Support:
     """Hold each node of a model that depends on its inputs against a target.
 
-    Raises InputError for a precision that the target hasn't, ModelError where shape inference fails.
+    What its tool computes beforehand isn't held against it, and tells sizes; with `folded` False the graph counts as it
+    is written, as for who cuts it. Raises InputError for a precision that the target hasn't, ModelError where shape
+    inference fails.
     """
     chosen = named.precision(precision)
-    view = model.graph()
-    infer_shapes(view)
-    live, counts = live_nodes(view), multiply_adds(model)
-    whole = _judged_whole(view, live, named.target)
+    seen = as_folded(model) if folded else as_written(model)
+    whole = _judged_whole(seen.view, seen.live, named.target)
     found = []
-    for number, (node, count) in enumerate(zip(view.nodes, counts, strict=True)):
-        if id(node) in live:
-            verdict = judge(node, model.opset, named.target, chosen)
+    for number, node in enumerate(seen.nodes):
+        if id(node) in seen.live:
+            asked = Asked(node, model.opset, seen.settled)
+            verdict = _judge(asked, named.target, chosen)
             name = node.name or (node.outputs[0].name if node.outputs else "")
-            measured = _measured(node, model.opset, named, chosen, verdict)
+            measured = _measured(asked, named, chosen, verdict)
             if whole is not None and verdict.outcome == "taken":
                 verdict, measured = whole, None
-            found.append(NodeVerdict(number, name, node.op, verdict, count, measured))
-    taken = {id(view.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
-    return Support(named.name, chosen, found, count_islands(view, taken, live), named.target.title)
+            found.append(NodeVerdict(number, name, node.op, verdict, seen.multiply_adds[id(node)], measured))
+    taken = {id(seen.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
+    islands = count_islands(seen.view, taken, seen.live)
+    return Support(named.name, chosen, found, islands, named.target.title)
 
 
-def _measured(node: gs.Node, opset: int, named: Named, precision: str, verdict: Verdict) -> Contradiction | None:
+def _measured(asked: Asked, named: Named, precision: str, verdict: Verdict) -> Contradiction | None:
     """Return the measurement that contradicts what the target's file says of a node."""
-    if named.measurements is None or operator_of(node) not in {each.op for each in named.measurements.contradictions}:
+    op = operator_of(asked.node)
+    if named.measurements is None or op not in {each.op for each in named.measurements.contradictions}:
         return None
-    rule = rule_of(node, opset, named.target, precision)
-    rules = named.target.rules(operator_of(node))
+    rules = named.target.rules(op)
+    rule = _rule_for(rules or (named.target.other,), asked, precision)[0]
     line = next((at for at, each in enumerate(rules) if each is rule), len(rules))
-    said = (verdict.outcome, verdict.limit)
-    return contradiction_of(Asked(node, opset), line, precision, said, named.measurements)
+    return contradiction_of(asked, line, precision, (verdict.outcome, verdict.limit), named.measurements)
 
 
 def _judged_whole(view: gs.Graph, live: set[int], target: Target) -> Verdict | None:
@@ -199,8 +199,11 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
 
     With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
     """
-    asked = Asked(node, opset)
-    op = operator_of(node)
+    return _judge(Asked(node, opset), target, precision, open_sizes)
+
+
+def _judge(asked: Asked, target: Target, precision: str, open_sizes: bool = False) -> Verdict:
+    op = operator_of(asked.node)
     rules = target.rules(op) or (target.other,)
     chosen, unknown = _rule_for(rules, asked, precision)
     if chosen is None:
@@ -281,7 +284,8 @@ def _is_written(asked: Asked, name: str) -> bool:
 
 
 def _is_constant(asked: Asked, name: str) -> bool:
-    return input_value(asked, name) is not None  # by the input: a fact may have its name, as sizes does
+    index = input_index(asked, name)  # by the input: a fact may have its name, as sizes does
+    return input_value(asked, name) is not None or (index is not None and asked.is_settled(asked.node.inputs[index]))
 
 
 def _is_left_out(asked: Asked, name: str) -> bool:
