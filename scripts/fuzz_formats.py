@@ -45,11 +45,15 @@ from graphsurgery.graph.model import Model  # noqa: E402
 from graphsurgery.images.files import load_image  # noqa: E402
 from graphsurgery.parts.folder import files_of_compiler  # noqa: E402
 from graphsurgery.parts.manifest import Manifest  # noqa: E402
+from graphsurgery.quantize.bit_operations import Work  # noqa: E402
 from graphsurgery.recipe.load import load_recipe  # noqa: E402
 from graphsurgery.report import html  # noqa: E402
 from graphsurgery.report.run_file import read_run  # noqa: E402
 from graphsurgery.rewrite.registry import discover  # noqa: E402
 from graphsurgery.runtime.detector import Detector  # noqa: E402
+from graphsurgery.search import study  # noqa: E402
+from graphsurgery.search.attempt import Attempt, Found, Material, Use  # noqa: E402
+from graphsurgery.search.store import FOUND, Store  # noqa: E402
 from graphsurgery.sources import SourceSpec, open_source  # noqa: E402
 from graphsurgery.sweep import page  # noqa: E402
 from graphsurgery.sweep.plan import read_jobs  # noqa: E402
@@ -346,6 +350,22 @@ def read_compiled(folder: Path) -> None:
 
 
 @functools.cache
+def make_search(folder: Path) -> list[bytes]:
+    Store(folder).add(_attempt(), Found({"y": 30.0}, 100, 100, 6400, 10, ("first", "second")))
+    return [(folder / FOUND).read_bytes()]
+
+
+def read_search(folder: Path) -> None:
+    found = Store(folder).get(_attempt())
+    if found is not None:
+        work = Work(found.multiply_adds, found.in_integers, found.bit_operations)
+        study.front([study.Trial(1, (0,), found.worst, work, found.bytes, found.failed)])
+
+
+def _attempt() -> Attempt:
+    return Attempt(Material("net", Path("net.onnx"), (), "of these"), (Use("quantize", "", "{}"),), 1.0, 1)
+
+
 def _column(folder: Path) -> PartsColumn:
     return PartsColumn.of("parts", folder)
 
@@ -379,6 +399,7 @@ FORMATS = {
     "measured": Format("measured/self.json", make_measured, read_measured, change_json),
     "target": Format("self.yaml", make_target, read_target, change_text),
     "sweep": Format("self.yaml", make_sweep, read_sweep, change_text),
+    "search": Format(FOUND, make_search, read_search, change_json),
     "rows": Format(ROWS, make_rows, read_table, change_json),
     "toolchain": Format("self.yaml", make_toolchain, read_toolchain, change_text),
     "lock": Format("rknn.lock", make_lock, read_toolchain, change_text),

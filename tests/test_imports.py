@@ -24,7 +24,7 @@ ORDER = (
     *("processes", "toolchains", "quantize", "passes"),
     *("demo", "sources", "capture", "parts", "runtime", "gate", "targets", "partition"),
     *("compiling", "compilers", "recipe", "probing", "testing", "debugging", "evaluation", "picture", "report"),
-    *("pipeline", "sweep", "cli"),
+    *("search", "pipeline", "sweep", "cli"),
     *("__main__", "graphsurgery"),  # the latter is graphsurgery/__init__.py
 )
 # A pass imports what it is made of, and the tool that it puts into a recipe. `images` is one: drop-preprocessing takes

@@ -53,7 +53,11 @@ def apply_command(
     allow_fallback: AllowFallback = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that evaluate; as many as pay, if not given. 1: this one alone."),
+        typer.Option(min=1, help="Processes that evaluate, and that search; as many as pay, if not given."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A dask cluster, tcp://host:8786, for the search of a variant."),
     ] = None,
     external_data: ExternalData = "1GB",
     json_: JsonFile = None,
@@ -81,6 +85,7 @@ def apply_command(
         workers,
         allow_fallback,
         bytes_of(external_data),
+        scheduler,
     )
     if no_check:
         err.print("[bold yellow]--no-check: nothing is compared. The parts may be wrong, and nobody will know.[/]")
@@ -103,6 +108,9 @@ def apply_command(
             screen.print(terminal.steps_table("Checks", record.checks))
         for made in record.variants:
             screen.print()
+            if made.search is not None:
+                screen.print(terminal.search_table(made.name, made.search))
+                screen.print()
             screen.print(terminal.variant_table(made))
         write_json(json_, record.to_json())
     screen.print()

@@ -23,6 +23,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.evaluation.columns import Column
 from graphsurgery.evaluation.dataset import Picture
 from graphsurgery.evaluation.tasks import Found, Task
+from graphsurgery.files.lines import append_line, read_lines
 from graphsurgery.images.annotations import Id, RunLengths, refuse_mask
 
 _MOST_BYTES, _LONGEST_LINE = 16 * 1024 * files.MB, 256 * files.MB
@@ -66,6 +67,10 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._found: dict[str, dict[int, Found]] = {}
+
+    def forget(self, column: Column) -> None:
+        """Throw the results of a column away."""
+        self._found.pop(column.name, None)
 
     def done(self, column: Column, threads: int, pictures: Iterable[Picture]) -> set[int]:
         """As Store."""
@@ -113,10 +118,7 @@ class FileStore:
         }
         path = self._path(task.column)
         try:
-            with path.open("a+b") as file:
-                if file.tell() and not _ends_with_newline(file):
-                    file.write(b"\n")
-                file.write(json.dumps(line).encode("ascii") + b"\n")
+            append_line(path, json.dumps(line).encode("ascii"))
         except OSError as error:
             raise InputError(
                 f"{path}: can't be written ({error.strerror}); make room and run again, which goes on from here"
@@ -148,14 +150,10 @@ class FileStore:
         start = f'{{"key": "{_key(column, threads)}", '.encode("ascii")
         path = self._path(column)
         try:
-            files.require_regular(path, _MOST_BYTES)
-            with path.open("rb") as file:
-                while line := file.readline(_LONGEST_LINE):
-                    if line.startswith(start):
-                        with contextlib.suppress(ValidationError):
-                            yield _LINE.validate_json(line, strict=True)
-        except FileNotFoundError:
-            return
+            for line in read_lines(path, _MOST_BYTES, _LONGEST_LINE):
+                if line.startswith(start):
+                    with contextlib.suppress(ValidationError):
+                        yield _LINE.validate_json(line, strict=True)
         except OSError as error:
             raise InputError(f"{path}: can't be read ({files.reason(error)}); begin anew: --restart") from error
 
@@ -165,8 +163,3 @@ class FileStore:
 
 def _key(column: Column, threads: int) -> str:
     return hashlib.sha256(f"{column.fingerprint} {threads}".encode()).hexdigest()
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, 2)
-    return bool(file.read(1) == b"\n")

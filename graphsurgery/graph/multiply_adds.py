@@ -27,6 +27,11 @@ def multiply_adds(model: Model) -> list[int | None]:
 
     An If counts as its costlier branch, a Loop or a Scan as one turn. Raises ModelError where shape inference fails.
     """
+    return [count for _, count in multiply_adds_by_node(model)]
+
+
+def multiply_adds_by_node(model: Model) -> list[tuple[gs.Node, int | None]]:
+    """Return what `multiply_adds` does, each with its node, whose tensors have the types that were inferred."""
     view = model.graph()
     for node in walk_nodes(view):
         if (
@@ -35,7 +40,7 @@ def multiply_adds(model: Model) -> list[int | None]:
         ) in _LIKE_ONNX:  # in this view only, so that ONNX's shape inference goes on behind them
             node.domain = ""
     infer_shapes(view)
-    return [_of_node(node) for node in view.nodes]
+    return [(node, _of_node(node)) for node in view.nodes]
 
 
 def _of_node(node: gs.Node) -> int | None:

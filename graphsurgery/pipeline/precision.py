@@ -6,7 +6,7 @@ there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,18 @@ class Precision:
         if self.beside is not None and (not isinstance(column, PartsColumn) or column.on_cpu):
             self.beside.add(missing([column], self.dataset, self.store, _THREADS))
 
+    def drop(self, name: str, folder: Path, watcher: RunWatcher) -> float:
+        """Return how much AP the parts in `folder` lose against the original, of the kinds the most.
+
+        `name` is what the column is called, of whose results none is kept.
+        """
+        if self.beside is not None:
+            self.beside.stop()
+        column = PartsColumn.of(name, folder)
+        table = self._measure([self.original, column], Manifest.read(folder), watcher)["ap"]
+        self.store.forget(column)
+        return float(max(row[ORIGINAL] - row[name] for row in table.values()))
+
     def finish(
         self,
         folder: Path,
@@ -68,11 +80,15 @@ class Precision:
             PartsColumn.of(name, folder / name, placed.get(name), allow_fallback=allow_fallback)
             for name in manifest.variants
         ]
+        return self._measure([self.original, *parts], manifest, watcher)
+
+    def _measure(self, columns: Sequence[Column], manifest: Manifest, watcher: RunWatcher) -> dict[str, Any]:
         # an accelerator is there once: several processes would have to share it
-        alone = self.workers == 1 or not all(column.on_cpu for column in parts)
+        on_cpu = all(column.on_cpu for column in columns if isinstance(column, PartsColumn))
+        alone = self.workers == 1 or not on_cpu
         run = in_process if alone else partial(in_processes, workers=self.workers)
         return measure(
-            [self.original, *parts],
+            columns,
             self.dataset,
             watcher,
             classes=manifest.classes,

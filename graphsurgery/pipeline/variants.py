@@ -5,14 +5,17 @@
 
 A variant's passes go on from the finished parts, each gated on its part, with the variant's own grants for the passes
 that these name. There is no numeric check of its chain: other features give other proposals, whose difference says
-nothing of whether they are worse. That is what AP is for.
+nothing of whether they are worse. That is what AP is for. Options of these passes may be looked for first
+(`graphsurgery.search`).
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from graphsurgery.devices.choices import for_manifest, parse_devices
 from graphsurgery.devices.providers import DeviceChoice, require_installed
@@ -28,8 +31,47 @@ from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.recipe.target import ChosenTarget
 from graphsurgery.report.run_record import Record, VariantRecord
+from graphsurgery.search.look import look, passes_as_written, write_recipe
+from graphsurgery.search.run import Runner
+from graphsurgery.search.space import PartPasses
+from graphsurgery.search.study import require_optuna
 
 ALL = "all"
+
+
+@dataclass(frozen=True)
+class Searching:
+    """How options of variants are looked for: by `run`, in a folder of `folder` for each variant.
+
+    `drop` says how much AP the parts in a folder lose against the original; None where none is measured.
+    """
+
+    run: Runner
+    folder: Path
+    drop: Callable[[str, Path], float] | None = None
+
+
+def search_folder(out: Path) -> Path:
+    """Return where searches keep what they found, beside the output folder."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.search")
+
+
+def require_searchable(recipe: Recipe, wanted: Sequence[Variant], *, required: bool) -> None:
+    """Raise, before any work is done, InputError for a search that needs an AP which the recipe doesn't measure.
+
+    And MissingTool for a `required` variant whose search needs optuna where that isn't installed.
+    """
+    for variant in wanted:
+        if variant.search is None:
+            continue
+        if variant.search.max_ap_drop is not None and recipe.measured is None:
+            raise InputError(
+                f"recipe '{recipe.name}': variants.{variant.name}.search.max_ap_drop needs an AP: give the recipe an "
+                "'evaluate' with images, or leave the key out"
+            )
+        if required:
+            require_optuna()
 
 
 def chosen(recipe: Recipe, names: Sequence[str] | None) -> list[Variant]:
@@ -59,10 +101,12 @@ def make_variant(
     manifest: Manifest,
     output: OutputFolder,
     required: bool,
+    searching: Searching | None = None,
 ) -> VariantRecord:
     """Make the variant's parts of the finished `parts` and write them into a folder of its own.
 
-    Where a tool or a provider is not installed the variant is skipped, and its record says so, unless it is `required`.
+    Options that it looks for are looked for by `searching`. Where a tool or a provider is not installed the variant is
+    skipped, and its record says so, unless it is `required`.
     Raises Difference where one of its passes costs more than the recipe grants, MissingTool for a required one.
     """
     record = VariantRecord(variant.name, variant.devices)
@@ -74,6 +118,9 @@ def make_variant(
     inner = replace(run, recipe=recipe, gate=gate, record=Record({}), certifier=certifier)
     try:
         require_installed(choices(variant.devices))
+        if variant.search is not None and searching is not None:
+            variant = _found(run, variant, parts, manifest, output, searching, record)
+            inner = replace(inner, recipe=replace(run.recipe, part_passes=variant.part_passes))
         judged = [pipeline.rewrite_part(inner, part) for part in parts]
     except MissingTool as error:
         if required:
@@ -96,6 +143,48 @@ def make_variant(
     described.describe(made)
     record.parts, record.verdict = described.parts, "passed"
     return record
+
+
+def _found(
+    run: Run,
+    variant: Variant,
+    parts: Sequence[Judged[Part]],
+    manifest: Manifest,
+    output: OutputFolder,
+    searching: Searching,
+    record: VariantRecord,
+) -> Variant:
+    """Return the variant with the options that were found, and write it as a recipe beside what was found."""
+    assert variant.search is not None
+    drop = searching.drop
+
+    def dropped(part_passes: PartPasses) -> float:
+        assert drop is not None
+        tried = replace(variant, name=f"{variant.name}_trial", part_passes=part_passes)
+        recipe = replace(run.recipe, part_passes=part_passes)
+        unjudged = replace(run, recipe=recipe, gate=None, record=Record({}), certifier=Certifier(None))
+        try:
+            _write([pipeline.rewrite_part(unjudged, part).subject for part in parts], tried, manifest, output)
+            return drop(variant.name, output.work / tried.name)
+        finally:
+            shutil.rmtree(output.work / tried.name, ignore_errors=True)
+
+    run.watcher.begin(f"search for variant {variant.name}")
+    folder = searching.folder / variant.name
+    found = look(
+        variant.search,
+        variant.part_passes,
+        [part.subject for part in parts],
+        run.calibration or run.samples,
+        folder,
+        searching.run,
+        dropped=None if drop is None else dropped,
+        progress=run.watcher.advance,
+    )
+    record.search = found.record
+    keys = {**run.recipe.merged["variants"][variant.name], "part_passes": passes_as_written(found.part_passes)}
+    write_recipe(folder, run.recipe.file, variant.name, {key: keys[key] for key in keys if key != "search"})
+    return replace(variant, part_passes=found.part_passes, search=None)
 
 
 def _chosen(target: ChosenTarget | None, precision: str | None) -> ChosenTarget | None:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from graphsurgery.report.pictures import sample_pictures
 from graphsurgery.report.run_record import Record
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.latency import measure_latency, synthetic_image
+from graphsurgery.search.run import runner
 from graphsurgery.sources import HasBoundary, Source, open_source
 
 _TIMED_RUNS = 3
@@ -47,8 +49,9 @@ class Options:
     """What the command line says beside the recipe; None leaves it to the recipe.
 
     `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
-    asks for them needs its `if __name__ == "__main__":`. With `allow_fallback` a variant's provider may leave nodes to
-    the CPU. Weights of `external_from` bytes or more are written into a file beside each part.
+    asks for them needs its `if __name__ == "__main__":`. As many do the trials of a search, unless `scheduler` names a
+    dask cluster that does. With `allow_fallback` a variant's provider may leave nodes to the CPU. Weights of
+    `external_from` bytes or more are written into a file beside each part.
     """
 
     out: Path
@@ -61,6 +64,7 @@ class Options:
     workers: int | None = 1
     allow_fallback: bool = False
     external_from: float = EXTERNAL_FROM
+    scheduler: str | None = None
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -84,6 +88,8 @@ def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunW
 def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> None:
     begin = time.perf_counter()
     wanted = variants.chosen(recipe, options.variants)
+    named = options.variants is not None and variants.ALL not in options.variants
+    variants.require_searchable(recipe, wanted, required=named)
     if recipe.measured is not None:
         require_pycocotools()
     with OutputFolder(options.out) as output, contextlib.ExitStack() as stack:
@@ -112,9 +118,11 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             request=None if capture is None else capture.request,
             external_from=options.external_from,
         )
-        named = options.variants is not None and variants.ALL not in options.variants
         made = None if evaluation is None else evaluation.begin_parts
-        manifest = make_parts(run, wanted, output, required=named, made=made)
+        drop = None if evaluation is None else partial(evaluation.drop, watcher=watcher)
+        doing = runner(options.workers, options.scheduler) if any(each.search for each in wanted) else None
+        searching = None if doing is None else variants.Searching(doing, variants.search_folder(options.out), drop)
+        manifest = make_parts(run, wanted, output, required=named, made=made, searching=searching)
         fallback = options.allow_fallback
         manifest = leave_out_unplayable(run, manifest, output, required=named, allow_fallback=fallback)
         placed = {variant.name: variant.devices for variant in record.variants}
@@ -156,16 +164,17 @@ def make_parts(
     *,
     required: bool,
     made: Callable[[Path], None] | None = None,
+    searching: variants.Searching | None = None,
 ) -> Manifest:
     """Make the parts and the variants `wanted`, and return the manifest, which names those that were made.
 
-    `made` is told the folder of the parts before the first variant is begun.
+    `made` is told the folder of the parts before the first variant is begun; `searching` looks for their options.
     """
     done = pipeline.apply(run, output)
     if made is not None:
         made(output.work)
     for variant in wanted:
-        variants.make_variant(run, variant, done.parts, done.manifest, output, required)
+        variants.make_variant(run, variant, done.parts, done.manifest, output, required, searching)
     passed = [variant.name for variant in run.record.variants if variant.verdict == "passed"]
     manifest = done.manifest.model_copy(update={"variants": passed})
     return output.write_manifest(manifest) if passed else manifest

@@ -18,6 +18,7 @@ from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.recipe.detections import postprocessing
 from graphsurgery.recipe.image_schema import ImageKeys
 from graphsurgery.recipe.layers import SOURCE_KINDS, find_recipe, load_tree
+from graphsurgery.recipe.pass_use import PassUse
 from graphsurgery.recipe.plugin_options import make_plugin
 from graphsurgery.recipe.schema import (
     CapturePlan,
@@ -26,11 +27,13 @@ from graphsurgery.recipe.schema import (
     EvaluationPlan,
     PartitionPlan,
     RecipeKeys,
+    SearchKeys,
     Source,
     VariantKeys,
     Words,
     part_name,
 )
+from graphsurgery.recipe.search import Search, search_of
 from graphsurgery.recipe.section import Section
 from graphsurgery.recipe.target import ChosenTarget, checked_precision, chosen_target
 from graphsurgery.rewrite import Pass
@@ -40,19 +43,9 @@ from graphsurgery.sources import SourceSpec
 from graphsurgery.strict_yaml.positions import Entry, Fields, Items, Node, Place, Scalar, is_null, plain, quoted
 from graphsurgery.strict_yaml.validate import check_keys, fields, validate
 
-__all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Variant", "load_recipe"]
+__all__ = ["CapturePlan", "EvaluationPlan", "PartitionPlan", "PassUse", "Recipe", "Search", "Variant", "load_recipe"]
 
 _SectionT = TypeVar("_SectionT", bound=Section)
-
-
-@dataclass(frozen=True)
-class PassUse:
-    """A pass with its options, and where the recipe says so; `line` is None for --set."""
-
-    pass_: Pass
-    name: str
-    file: str
-    line: int | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Variant:
     """The parts made once more, by `part_passes` after the recipe's own, to run on `devices` as --device has them.
 
     `grants` stand in the place of the recipe's for the passes that they name. `compile` lets the recipe's compilers
-    have them.
+    have them. `search` looks for options of `part_passes` first.
     """
 
     name: str
@@ -71,6 +64,7 @@ class Variant:
     on_request: bool
     precision: str | None = None
     compile: bool = False
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -308,7 +302,7 @@ def _variants(
             part_name(name)
         except ValueError as error:
             raise variant.place.error(f"{path}: {str(error).replace('name a part', 'name a variant')}") from error
-        section = _section(variant, path, VariantKeys, "part_passes", "grant")
+        section = _section(variant, path, VariantKeys, "part_passes", "grant", "search")
         keys = fields(variant, path).entries
         passes = _part_passes(keys.get("part_passes"), plan, partition, registry, f"{path}.part_passes")
         used = set(plan.parts.values()) if plan else set()
@@ -321,7 +315,11 @@ def _variants(
         grants = _grants(keys.get("grant"), f"{path}.grant", registry)
         if section.precision is not None:
             checked_precision(target, section.precision, keys["precision"].place, f"{path}.precision")
-        more = (section.max_ap_drop, section.on_request, section.precision, section.compile)
+        search = None
+        if "search" in keys and not is_null(keys["search"].value):
+            asked = _section(keys["search"], f"{path}.search", SearchKeys)
+            search = search_of(asked, keys["search"], passes, f"{path}.search")
+        more = (section.max_ap_drop, section.on_request, section.precision, section.compile, search)
         variants.append(Variant(name, passes, section.devices, grants, *more))
     return tuple(variants)
 

@@ -31,11 +31,13 @@ from graphsurgery.recipe.schema import (
     EvaluationPlan,
     PartitionPlan,
     RecipeKeys,
+    SearchKeys,
     Source,
     TargetKeys,
     ToleranceKeys,
     TolerancesKeys,
     VariantKeys,
+    WorstKeys,
 )
 
 _HEAD = """\
@@ -197,6 +199,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "partition.at": CutKeys,
     "target": TargetKeys,
     "variants.NAME": VariantKeys,
+    "variants.NAME.search": SearchKeys,
+    "variants.NAME.search.passes.PASS.OPTION": WorstKeys,
     "check": Check,
     "check.tolerance": TolerancesKeys,
     "check.tolerance.NAME": ToleranceKeys,
@@ -249,6 +253,8 @@ def _type(schema: Schema) -> str:
         return " or ".join(_type(branch) for branch in schema["anyOf"] if branch.get("type") != "null")
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"] if value is not None)
+    if "type" not in schema:
+        return "anything"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     match kinds[0]:
         case "object" if schema.get("additionalProperties") is True:

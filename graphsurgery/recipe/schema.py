@@ -302,6 +302,53 @@ class TargetKeys(Section):
     )
 
 
+class WorstKeys(Section):
+    """Layers that stay float, in place of values of an option that names such: so many of the worst at most."""
+
+    worst: PositiveInt = Field(
+        description="the pass ranks its layers by what they lose (`explain`), and from none to so many of the worst "
+        "stay float",
+        examples=[4],
+    )
+
+
+class SearchKeys(Section):
+    """Options of the variant's passes that are looked for: which setting costs least and keeps what is asked.
+
+    Each trial is one setting for all parts. Its quality is the SQNR of the worst output of a part against that part as
+    it was before the variant's passes, over the captured samples; its cost the bit operations, multiply-adds times the
+    bits of both factors, as a share of those in float32. See [searches](searches.md).
+    """
+
+    passes: Annotated[
+        Mapping[str, Mapping[str, Annotated[tuple[Any, ...], Field(min_length=1)] | WorstKeys]],
+        Field(min_length=1),
+    ] = Field(
+        description="pass of the variant's `part_passes` -> option -> its values, in a list. Each part chooses for "
+        "itself; options that aren't named stay as they are",
+        examples=[{"quantize": {"activations": ["uint8", "uint16"], "exclude": {"worst": 4}}}],
+    )
+    sqnr: NotNegative = Field(description="dB that every output of a part has to keep", examples=[30])
+    max_ap_drop: Share | None = Field(
+        None,
+        description="besides, how much lower than the original's an AP may be: of the settings on the Pareto front "
+        "that keep `sqnr`, the cheapest ones are evaluated one after another until one keeps it",
+        examples=[0.01],
+    )
+    trials: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        64, description="number of settings that are tried; where there are no more than these, all are", examples=[200]
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="the same settings are tried for the same seed, however many processes try them", examples=[1]
+    )
+    seconds: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="what one part of a trial may take; one that takes longer has failed", examples=[60]
+    )
+    memory_mb: PositiveInt = Field(
+        8000, description="10^6 bytes of memory that one part of a trial may take", examples=[4000]
+    )
+
+
 class VariantKeys(Section):
     """The parts made once more in another way, for comparison."""
 
@@ -325,6 +372,11 @@ class VariantKeys(Section):
         description="as `check.grant`, in this variant alone: a pass that it names is granted this in place of what "
         "`check.grant` says, other passes what they are there. The parts before the variant's passes keep theirs",
         examples=[{"quantize": {"*": {"sqnr": 10}, "scores": {"sqnr": 0}}}],
+    )
+    search: SearchKeys | None = Field(
+        None,
+        description="look for the best options of these passes before the variant is made; its front is in the report",
+        examples=[{"passes": {"quantize": {"method": ["minmax", "percentile"]}}, "sqnr": 30}],
     )
     max_ap_drop: Share | None = Field(None, description="as `evaluate.max_ap_drop`, for this variant", examples=[0.015])
     compile: bool = Field(False, description="let the compilers of the recipe have these parts too", examples=[True])

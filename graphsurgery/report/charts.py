@@ -23,7 +23,12 @@ _SHAPES = (
     '<path d="M-4-4 4 4M4-4-4 4"/>',
     '<path d="M0-5V5M-5 0H5"/>',
 )
-_BAR, _ROW = 10, 18
+_POINTS = {
+    "other": '<circle class="other" r="3"/>',
+    "front": '<circle class="front" r="4.5"/>',
+    "chosen": '<path class="chosen" d="M0-7 7 0 0 7-7 0z"/>',
+}
+_BAR, _ROW, _SCATTER = 10, 18, 260
 _TICKS = 5
 
 
@@ -75,6 +80,49 @@ def dots(scale: Scale, values: Sequence[float | None]) -> Markup:
         if value is not None and math.isfinite(value)
     )
     return Markup(f'<svg class="dots" height="{_ROW}" aria-hidden="true">{lines}{marks}</svg>')
+
+
+def scatter(
+    across: Scale,
+    up: Scale,
+    points: Sequence[tuple[float, float, str]],
+    steps: Sequence[tuple[float, float]] = (),
+    *,
+    line: float | None = None,
+) -> Markup:
+    """Points on two scales, each drawn as its kind says: `other`, `front` or `chosen`; the last lies on top.
+
+    `steps` are joined by a line that goes across first and then up, as a front does; `line` lies across at a value.
+    """
+    grid = [
+        f'<line class="grid" x1="{_at(across.share(tick))}" x2="{_at(across.share(tick))}" y1="0" y2="100%"/>'
+        for tick in across.ticks
+    ]
+    for tick in up.ticks:
+        y = _at(1 - up.share(tick))
+        grid.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+    names = [f'<text x="4" y="{_at(1 - up.share(tick))}" dy="-4">{tick:g}</text>' for tick in up.ticks[:-1]]
+    drawn = []
+    if line is not None:
+        y = _at(1 - up.share(line))
+        drawn.append(f'<line class="limit" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
+    for (x, y0), (next_x, next_y) in pairwise(steps):
+        left, right = _at(across.share(x)), _at(across.share(next_x))
+        low, high = _at(1 - up.share(y0)), _at(1 - up.share(next_y))
+        drawn.append(f'<line class="step" x1="{left}" x2="{right}" y1="{low}" y2="{low}"/>')
+        drawn.append(f'<line class="step" x1="{right}" x2="{right}" y1="{low}" y2="{high}"/>')
+    for x, y0, kind in points:
+        place = f'x="{_at(across.share(x))}" y="{_at(1 - up.share(y0))}"'
+        drawn.append(f'<svg {place} overflow="visible">{_POINTS[kind]}</svg>')
+    body = "".join([*grid, *drawn, *names])
+    return Markup(f'<svg class="scatter" height="{_SCATTER}" aria-hidden="true">{body}</svg>')
+
+
+def point(kind: str) -> Markup:
+    """The marker that `scatter` draws for a kind of point."""
+    return Markup(
+        f'<svg class="key" viewBox="-7 -7 14 14" width="14" height="14" aria-hidden="true">{_POINTS[kind]}</svg>'
+    )
 
 
 def axis(scale: Scale) -> Markup:

@@ -82,8 +82,12 @@ def render(run: Data, manifest: Data | None, pictures: Sequence[Picture] = ()) -
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(css=_file("report.css") + page.css(), axis=charts.axis, legend=charts.legend)
-    environment.filters.update(milliseconds=numbers.milliseconds, seconds=numbers.seconds)
+    environment.globals.update(
+        css=_file("report.css") + page.css(), axis=charts.axis, legend=charts.legend, point=charts.point
+    )
+    environment.filters.update(
+        milliseconds=numbers.milliseconds, seconds=numbers.seconds, decibel=numbers.decibel, precision=numbers.precision
+    )
     return environment.from_string(_file("report.html.jinja"))
 
 

@@ -143,12 +143,39 @@ class _Support(TypedDict):
     left: list[_Left]
 
 
+class _Tried(TypedDict):
+    number: int
+    setting: Annotated[dict[Text, Any], Field(max_length=1_000)]
+    sqnr_db: NotRequired[Finite]
+    cost: NotRequired[Finite]
+    in_integers: NotRequired[Finite]
+    bytes: NotRequired[Annotated[int, Field(ge=0, lt=2**63)]]
+    front: NotRequired[bool]
+    failed: NotRequired[str]
+    ap_drop: NotRequired[Finite]
+
+
+def _whole(row: _Tried) -> _Tried:
+    if "failed" not in row and not {"sqnr_db", "cost", "in_integers", "bytes", "front"} <= row.keys():
+        raise ValueError("a setting that has not failed has what came of it")
+    return row
+
+
+class _Search(TypedDict):
+    sqnr: Finite
+    settings: int
+    trials: Annotated[list[Annotated[_Tried, AfterValidator(_whole)]], Field(max_length=20_000)]
+    max_ap_drop: NotRequired[Finite | None]
+    chosen: NotRequired[int | None]
+
+
 class _Variant(TypedDict):
     verdict: str
     reason: NotRequired[str | None]
     devices: NotRequired[dict[str, str] | None]
     passes: NotRequired[list[_Step] | None]
     support: NotRequired[dict[str, _Support] | None]
+    search: NotRequired[_Search | None]
 
 
 class _Evaluation(TypedDict):

@@ -93,7 +93,10 @@ def _worst(report: TensorReport | None) -> dict[str, object] | None:
 
 @dataclass
 class VariantRecord:
-    """What became of a variant: its passes and parts; `reason` says why it was left out, or what is wrong with it."""
+    """What became of a variant: its passes and parts; `reason` says why it was left out, or what is wrong with it.
+
+    `search` is what its search has tried, where it has one.
+    """
 
     name: str
     devices: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class VariantRecord:
     passes: Sequence[Step] = ()
     parts: Sequence[Mapping[str, Any]] = ()
     support: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the variant as run.json has it."""
@@ -112,6 +116,7 @@ class VariantRecord:
             "passes": [step.to_json() for step in self.passes],
             "parts": list(self.parts),
             **({"support": dict(self.support)} if self.support else {}),
+            **({"search": dict(self.search)} if self.search else {}),
         }
 
 

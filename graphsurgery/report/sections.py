@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from graphsurgery.report import charts, numbers
+from graphsurgery.report import charts, numbers, search_rows
 from graphsurgery.report.charts import Scale
 from graphsurgery.report.diagram import stem
 from graphsurgery.report.support_rows import left_by_reason, share
@@ -142,7 +142,37 @@ def variant(name: str, content: Data) -> dict[str, Any]:
     devices = ", ".join(f"{device} = {provider}" for device, provider in (content.get("devices") or {}).items())
     said = "; ".join(filter(None, (devices, content.get("reason"))))
     passes = [step(each) for each in content.get("passes") or ()]
-    return {"name": name, "verdict": content["verdict"], "said": said, "passes": passes}
+    found = content.get("search")
+    return {
+        "name": name,
+        "verdict": content["verdict"],
+        "said": said,
+        "passes": passes,
+        "search": search(found) if found else None,
+    }
+
+
+def search(found: Data) -> dict[str, Any] | None:
+    """What a variant's search has tried: a plot of cost and SQNR with the Pareto front, and the front in rows."""
+    tried = [row for row in found["trials"] if not row.get("failed")]
+    if not tried:
+        return None
+    front = search_rows.front_rows(found)
+    across = Scale.over([100 * row["cost"] for row in tried])
+    up = Scale.over([*(row["sqnr_db"] for row in tried), found["sqnr"]])
+    points = [(100 * row["cost"], row["sqnr_db"], "other") for row in tried if not row.get("front")]
+    points += [(100 * row.cost, row.sqnr_db, "chosen" if row.chosen else "front") for row in front]
+    steps = [(100 * row.cost, row.sqnr_db) for row in front]
+    return {
+        "plot": charts.scatter(across, up, points, steps, line=found["sqnr"]),
+        "axis": charts.axis(across),
+        "limit": f"{found['sqnr']:g} dB",
+        "rows": front,
+        "with_ap": any(row.ap_drop is not None for row in front),
+        "others": len(tried) > len(front),
+        "summary": search_rows.summary(found),
+        "common": search_rows.in_common(found),
+    }
 
 
 def operators(part: Data) -> dict[str, Any]:

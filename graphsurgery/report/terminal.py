@@ -18,6 +18,7 @@ from graphsurgery.debugging.divergence import Bisection
 from graphsurgery.gate.verdicts import Comparison, TensorReport
 from graphsurgery.partition.candidates import Candidate
 from graphsurgery.report.run_record import Step, VariantRecord
+from graphsurgery.report.search_rows import front_rows, in_common, summary
 from graphsurgery.report.support_rows import share
 from graphsurgery.text import shortened, visible
 
@@ -89,6 +90,27 @@ def variant_table(variant: VariantRecord) -> Table | Text:
         return Text.assemble((f"Variant {variant.name}: left out. ", "yellow"), variant.reason or "")
     where = ", ".join(f"{device} on {provider}" for device, provider in variant.devices.items())
     return steps_table(f"Variant {variant.name}{f', {where}' if where else ''}", variant.passes)
+
+
+def search_table(name: str, search: Mapping[str, Any]) -> Table:
+    """The Pareto front of a variant's search, the cheapest setting first, and which of them was taken."""
+    with_ap = any("ap_drop" in row for row in search["trials"])
+    columns = ["", "SQNR", "bit operations", "in integers", "MB", *(["AP lost"] if with_ap else []), "setting"]
+    table = _table(f"Search of variant {name}: the Pareto front", *columns, wrap=("setting",))
+    for row in front_rows(search):
+        lost = "" if row.ap_drop is None else f"{row.ap_drop:.4f}"
+        table.add_row(
+            "taken" if row.chosen else "",
+            f"{row.sqnr_db:.1f} dB",
+            f"{100 * row.cost:.2f}%",
+            f"{100 * row.in_integers:.0f}%",
+            f"{row.megabytes:.1f}",
+            *([lost] if with_ap else []),
+            Text(row.chose),
+        )
+    common = in_common(search)
+    table.caption = summary(search) + (f"\nin all of them: {common}" if common else "")
+    return table
 
 
 def parts_table(parts: Iterable[Mapping[str, Any]]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -39,8 +40,11 @@ def render(name: str, rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -
 
 
 def _headline(rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -> str:
-    passed = sum(row.ended == "passed" for row in rows)
-    said = f"{passed} of {len(rows)} jobs passed"
+    ended = Counter(row.ended for row in rows)
+    passed = ended.pop("passed", 0)
+    said = ", ".join(
+        [f"{passed} of {len(rows)} jobs passed", *(f"{count} {how}" for how, count in ended.most_common())]
+    )
     return f"{said}, {len(worse)} got worse" if worse else said
 
 
@@ -50,8 +54,8 @@ def _grid(rows: Sequence[Row], targets: Sequence[str]) -> list[tuple[str, list[d
     for row in rows:
         subject = f"{row.subject}, {row.variant}" if row.variant else row.subject
         figures = [f"{100 * row.share:.1f} %" if row.share is not None else "", *map(numbers.precision, _aps(row))]
-        said = ", ".join(filter(None, figures)) if row.ended == "passed" else row.ended
-        cell = {"ended": _class(row), "said": said or "passed", "job": row.job}
+        said = "\n".join(filter(None, figures)) if row.ended == "passed" else row.ended
+        cell = {"ended": _class(row), "said": said or "passed", "job": row.job, "why": row.error or ""}
         cells.setdefault(subject, {})[row.target or _NO_TARGET] = cell
     return [(subject, [found.get(target) for target in targets]) for subject, found in cells.items()]
 

@@ -28,8 +28,15 @@ evaluate: {images: a, annotations: b}
 """
 NAMES = {
     "variants.NAME": "variants.int8",
+    "variants.NAME.search": "variants.int8.search",
+    "variants.NAME.search.passes.PASS.OPTION": "variants.int8.search.passes.quantize.exclude",
     "check.tolerance.NAME": "check.tolerance.boxes",
     "detections.VIEW": "detections.labels",
+}
+# What a search needs: passes to look into, what to look for, and what to keep.
+AROUND_SEARCH: dict[str, Any] = {
+    "part_passes": {"backbone_rpn": ["quantize"]},
+    "search": {"passes": {"quantize": {"method": ["minmax"]}}, "sqnr": 30},
 }
 # What makes sense of an example of detections: by its section, or by its section and key.
 ULTRALYTICS, YOLOX, EFFDET = ({"preset": name} for name in ("ultralytics", "yolox", "effdet"))
@@ -99,6 +106,8 @@ def test_an_example_of_a_key_loads(section: str, key: str, line: str) -> None:
     if section != "Keys":
         for name in reversed(NAMES.get(section, section).split(".")):
             recipe = {name: recipe}
+    if section.startswith("variants.NAME.search") or key == "search":
+        recipe = laid_over({"variants": {"int8": AROUND_SEARCH}}, recipe)
     if "image" in recipe or "detections" in recipe:  # the others have their own
         recipe["source"] = {"onnx": "detector.onnx"}
     if section == "source" and key in ("inputs", "batch", "outputs"):

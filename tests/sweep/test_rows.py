@@ -77,7 +77,13 @@ def test_the_page_shows_each_job_and_runs_nothing() -> None:
     page = _Text()
     html = render("zoo", [GOOD, BAD], {"net@npu": ["bbox AP lower"]})
     page.feed(html)
-    for said in ("1 of 2 jobs passed, 1 got worse", "18 of 20", "99.0 %", "SIGSEGV: <b>dead</b>", "bbox AP lower"):
+    for said in (
+        "1 of 2 jobs passed, 1 crashed, 1 got worse",
+        "18 of 20",
+        "99.0 %",
+        "SIGSEGV: <b>dead</b>",
+        "bbox AP lower",
+    ):
         assert said in page.text
     assert not {"script", "b", "link", "img"} & set(page.tags) - {"b"}
     assert "http" not in html

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from graphsurgery.errors import InputError
-from graphsurgery.sweep.job import JOB_FILE
+from graphsurgery.errors import InputError, MissingTool
+from graphsurgery.sweep.job import JOB_FILE, Job, read_outcome
 from graphsurgery.sweep.run import BEACON, Placed, in_threads, on_cluster, what_is_wrong
 from graphsurgery.version import __version__
 from sweep.tiny import bad_job, job, network, processes
@@ -85,3 +85,34 @@ def test_a_worker_of_another_version_is_told(tmp_path: Path) -> None:
     assert "it has graphsurgery" in str(what_is_wrong("0.0", []))
     (tmp_path / BEACON).touch()
     assert what_is_wrong(__version__, [Placed(job("look"), tmp_path)]) is None
+
+
+def test_a_scheduler_that_is_restarted_costs_no_job_that_was_done(tmp_path: Path) -> None:
+    """The command ends with one line; typed again, it does what is left, on the cluster that is there then."""
+    distributed = pytest.importorskip("distributed")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (folder / BEACON).touch()
+    model = str(network(tmp_path))
+    asked = [job(f"job{number}", ("inspect", model)) for number in range(8)]
+    first = distributed.LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None)
+    running = on_cluster(asked, folder, first.scheduler_address)
+    try:
+        next(running)
+    finally:
+        first.close()
+    with pytest.raises(MissingTool, match=r"the scheduler went away; run again, which goes on from here"):
+        list(running)
+    there = {each.name: (folder / each.name / JOB_FILE).stat().st_mtime_ns for each in asked if _is_done(folder, each)}
+    assert 0 < len(there) < len(asked)
+    left = [each for each in asked if each.name not in there]
+    with distributed.LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=None) as second:
+        done = list(on_cluster(left, folder, second.scheduler_address))
+    assert {outcome.ended for _, outcome in done} == {"passed"}
+    assert all(_is_done(folder, each) for each in asked)
+    assert all((folder / name / JOB_FILE).stat().st_mtime_ns == written for name, written in there.items())
+
+
+def _is_done(folder: Path, asked: Job) -> bool:
+    return read_outcome(folder, asked) is not None
