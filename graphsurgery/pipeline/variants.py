@@ -164,7 +164,8 @@ def _found(
         recipe = replace(run.recipe, part_passes=part_passes)
         unjudged = replace(run, recipe=recipe, gate=None, record=Record({}), certifier=Certifier(None))
         try:
-            _write([pipeline.rewrite_part(unjudged, part).subject for part in parts], tried, manifest, output)
+            made = [pipeline.rewrite_part(unjudged, part).subject for part in parts]
+            _write(made, tried, manifest, output, run.external_from)
             return drop(variant.name, output.work / tried.name)
         finally:
             shutil.rmtree(output.work / tried.name, ignore_errors=True)
