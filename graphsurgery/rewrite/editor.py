@@ -65,7 +65,8 @@ class Editor:
         self.place = ""
         self._pass_name = pass_name
         self._names = Names(root)
-        self._graphs: list[gs.Graph] | None = None
+        # by the ids of the outputs of bodies, once asked for: each, which keeps the id its own, and its outermost graph
+        self._given_out: dict[int, tuple[gs.Tensor, gs.Graph]] | None = None
         self._types = TrackedTypes(root, folder, lambda reason: self.skip(None, reason))
 
     # --- refuse -------------------------------------------------------------------------------------------------
@@ -87,9 +88,14 @@ class Editor:
 
     def _holder(self, tensor: gs.Tensor) -> gs.Graph | None:
         """Return the graph that `tensor` is an output of, the outermost one, or None."""
-        if self._graphs is None:
-            self._graphs = list(graphs.walk_graphs(self.root))
-        return next((graph for graph in self._graphs if graphs.is_graph_output(tensor, graph)), None)
+        if graphs.is_graph_output(tensor, self.root):
+            return self.root
+        if self._given_out is None:
+            self._given_out = {}
+            for graph in graphs.walk_graphs(self.root):
+                for output in graph.outputs if graph is not self.root else ():
+                    self._given_out.setdefault(id(output), (output, graph))
+        return self._given_out.get(id(tensor), (None, None))[1]
 
     def shape(self, tensor: gs.Tensor) -> list[int | str | None] | None:
         """Return the shape of `tensor` as it follows from the model's inputs; None where its rank is not known.
@@ -117,7 +123,7 @@ class Editor:
     def forget_inferred(self) -> None:
         """Infer shapes and types anew at the next question: the graph has changed past the Editor."""
         self._types.forget()
-        self._graphs = None
+        self._given_out = None
 
     # --- compute ------------------------------------------------------------------------------------------------
 
@@ -348,7 +354,7 @@ class Editor:
                 held.nodes, held.outputs = [], []
             graphs.detach(node)
             self.graph.nodes = [*(other for other in self.graph.nodes if other is not node), *moved]
-            self._graphs = None
+            self._given_out = None
             types.forget()
         inside = {id(inner) for inner in moved}
         renamed: dict[int, gs.Tensor] = {}
@@ -431,7 +437,7 @@ class Editor:
     def _bodies_changed(self, bodies: Sequence[gs.Graph]) -> None:
         """Look for the outputs of bodies anew at the next question, where `bodies`, which came or went, are any."""
         if bodies:
-            self._graphs = None
+            self._given_out = None
 
 
 class _Edit:

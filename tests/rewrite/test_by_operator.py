@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphsurgery import graph as graphs
 from graphsurgery.graph import clean_up
 from graphsurgery.graph.model import Model
 from graphsurgery.rewrite import Editor, NodePass, Pass, apply_pass, apply_passes
@@ -141,3 +142,16 @@ def test_passes_in_a_row_look_through_a_graph_again_only_where_one_changed_it(mo
     apply_passes(passes, model(CHAIN))
     assert Looks.seen == ["a", "y"] * 4
     assert counts == {"made": 2, "looked through": 2}  # at first, and behind the sweep that edited
+
+
+def test_the_outputs_of_bodies_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = model(BODIES).graph()
+    walks = []
+    walk = graphs.walk_graphs
+    monkeypatch.setattr(graphs, "walk_graphs", lambda root: walks.append(root) or walk(root))
+    edit = Editor(graph)
+    tensors = {tensor.name: tensor for inner in walk(graph) for node in inner.nodes for tensor in node.outputs}
+    assert [name for name, tensor in tensors.items() if edit.is_output(tensor)] == ["y", "p", "q"]
+    assert len(walks) == 1
+    edit.replace(graph.nodes[1], "Relu", [tensors["a"]])
+    assert [name for name, tensor in tensors.items() if edit.is_output(tensor)] == ["y"]
