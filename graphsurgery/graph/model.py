@@ -171,7 +171,7 @@ class Model:
     def check(self, name: str) -> None:
         """Run the ONNX checker; `name` says in the message what was checked. Raises ModelError."""
         try:
-            onnx.checker.check_model(outside.without_weights(expanded(self.proto)))
+            onnx.checker.check_model(outside.without_weights(expanded(self.proto), door.MAX_BYTES))
         except onnx.checker.ValidationError as error:
             said = unknown_operator(self.proto) or f"not a valid ONNX model: {first_line(error)}"
             raise ModelError(f"{name}: {said}") from error

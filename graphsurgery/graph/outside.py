@@ -260,17 +260,23 @@ def same_bytes(one: Bytes, other: Bytes) -> bool:
     )
 
 
-def without_weights(proto: ModelProto) -> ModelProto:
+def without_weights(proto: ModelProto, most: float = math.inf) -> ModelProto:
     """Return `proto` with an input in the place of each initializer that lies outside; `proto` itself without any.
 
-    The checker asks nothing of such an initializer that it doesn't ask of an input.
+    Where more than `most` bytes lie inside, so it is for all large ones. The checker asks nothing of an initializer
+    outside that it doesn't ask of an input.
     """
-    if not any(map(is_outside, proto.graph.initializer)):
+    too_large = inside_size(proto) > most
+
+    def goes(tensor: TensorProto) -> bool:
+        return is_outside(tensor) or (too_large and math.prod(tensor.dims) > SHAPE_LIKE and size_of(tensor) > 0)
+
+    if not any(map(goes, proto.graph.initializer)):
         return proto
     made = without_initializers(proto)
     given = {info.name for info in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if not is_outside(tensor):
+        if not goes(tensor):
             made.graph.initializer.append(tensor)
         elif tensor.name not in given:
             kind = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))

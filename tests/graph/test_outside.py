@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from graphsurgery.devices import session
 from graphsurgery.errors import ModelError
 from graphsurgery.files import ranges
-from graphsurgery.graph import outside
+from graphsurgery.graph import door, outside
 from graphsurgery.graph.model import Model
 from graphsurgery.testing import parse
 
@@ -129,6 +129,19 @@ def test_a_disk_that_fills_up_leaves_the_old_pair(file: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match=r"m\.onnx: can't be written \(No space left on device\)"):
         Model.load(file).bound().save(out / "m.onnx", 0)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_changed_weights_above_what_a_message_holds_are_checked_without_their_values(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(onnx.load(file))
+    seen = []
+    monkeypatch.setattr(onnx.checker, "check_model", seen.append)
+    model.check("it")
+    monkeypatch.setattr(door, "MAX_BYTES", 1000)
+    model.check("it")
+    assert [[tensor.name for tensor in each.graph.initializer] for each in seen] == [["w", "b"], ["b"]]
+    assert [info.name for info in seen[1].graph.input] == ["x", "w"]
 
 
 def test_more_than_a_message_holds_is_refused_with_its_size(file: Path) -> None:
