@@ -43,7 +43,8 @@ def entry_points_of(group: str) -> Iterator[object]:
 def data_files(package: str, kind: str) -> dict[str, Path]:
     """Return the .yaml files of a package, and of the folders that entry points in a group of its name name, by name.
 
-    `kind` is what one is called in messages. Raises InputError for an entry point that fails or names no folder, two
+    `kind` is what one is called in messages. A file whose name begins with an underscore is for others to extend, and
+    none by itself. Raises InputError for an entry point that fails or names no folder, two
     files of one name, and a name that isn't in lower case.
     """
     folders = [Path(str(resources.files(package)))]
@@ -52,7 +53,7 @@ def data_files(package: str, kind: str) -> dict[str, Path]:
         if folders[-1] == Path() or not folders[-1].is_dir():
             raise InputError(f"entry point of {package}: {value!r} is no folder of .yaml files")
     found: dict[str, Path] = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
+    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.yaml"))):
         if not _DATA_NAME.fullmatch(path.stem):
             raise InputError(f"{path}: a {kind} needs a name in lower case")
         other = found.setdefault(path.stem, path)

@@ -165,6 +165,11 @@ def _resized_axes(asked: Asked) -> Fact:
     return tuple(axis for axis, factor in enumerate(found) if factor != 1) if isinstance(found, tuple) else found
 
 
+def _resized_axis_count(asked: Asked) -> Fact:
+    axes = _resized_axes(asked)
+    return len(axes) if isinstance(axes, tuple) else axes
+
+
 def _permutation(asked: Asked) -> Fact:
     if not is_op(asked.node, "Transpose"):
         return ABSENT
@@ -295,6 +300,7 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     ),
     "equal_scale": ("whether these are one number", _of_scale(lambda found: len({*found}) <= 1)),
     "resized_axes": ("the axes that a Resize changes", _resized_axes),
+    "resized_axis_count": ("how many axes a Resize changes", _resized_axis_count),
     "along": ("the axes that it works along, from the front", _axis),
     "along_from_end": ("the same from the end: -1 is the last", _axis_from_end),
     "axis_count": ("how many these are", _axis_count),
