@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,30 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "search").write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match="can't be written"):
         search_with(tmp_path, quantizing())
+
+
+def test_the_cheapest_that_keeps_its_ap_is_taken_where_ap_counts(quantized: Path) -> None:
+    search, passes = quantizing()
+    asked: list[str] = []
+
+    def dropped(part_passes: Any) -> float:
+        asked.append(part_passes["net"][0].pass_.activations)
+        return {"uint8": 0.2, "uint16": 0.01}[asked[-1]]
+
+    there = [*_again(quantized / "io")]
+    wanted = replace(search, max_ap_drop=0.05)
+    found = look(wanted, passes, [part()], there, quantized / "search", partial(in_threads, workers=1), dropped=dropped)
+    rows = {row["number"]: row for row in found.record["trials"]}
+    assert rows[found.record["chosen"]]["ap_drop"] == 0.01
+    assert asked[0] == "uint8"
+    assert found.part_passes["net"][0].pass_.activations == "uint16"
+    with pytest.raises(Difference, match=r"loses no more than 0.001 AP: the best of \d loses 0.0100"):
+        look(
+            replace(search, max_ap_drop=0.001),
+            passes,
+            [part()],
+            there,
+            quantized / "search",
+            partial(in_threads, workers=1),
+            dropped=dropped,
+        )
