@@ -55,7 +55,10 @@ RESIZE = """g (float[1, 2, 4, 6] x) => (float[1, 2, a, b] y) <float[4] s = {{{}}
         (RESIZE.format("1, 1, 2, 4"), {"scale": (2.0, 4.0), "whole_scale": True, "power_of_two_scale": True}),
         (RESIZE.format("1, 1, 2, 4"), {"equal_scale": False, "resized_axes": (2, 3)}),
         (RESIZE.format("1, 1, 3, 3"), {"power_of_two_scale": False, "equal_scale": True}),
-        (RESIZE.format("1, 1, 1.5, 1"), {"scale": (1.5,), "whole_scale": False, "resized_axes": (2,), "resized_axis_count": 1}),
+        (
+            RESIZE.format("1, 1, 1.5, 1"),
+            {"scale": (1.5,), "whole_scale": False, "resized_axes": (2,), "resized_axis_count": 1},
+        ),
         (RESIZE.format("1, 1, 1, 1"), {"scale": (1.0,), "whole_scale": True, "equal_scale": True, "resized_axes": ()}),
     ],
 )
