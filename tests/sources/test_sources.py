@@ -115,7 +115,9 @@ def test_captures_what_the_proposals_are_worth_and_were_chosen_from() -> None:
         )
     }
     scores = tensors["proposal_scores"].tolist()
-    assert scores == [considered[tuple(box)] for box in tensors["proposals"].tolist()]
+    # a sigmoid of the same number differs by a rounding or two with its place among the others
+    expected = [considered[tuple(box)] for box in tensors["proposals"].tolist()]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=2**-22)
     assert scores == sorted(scores, reverse=True)
     assert len(considered) == sum(tensors[f"objectness_{level}"].size for level in range(5))
 
