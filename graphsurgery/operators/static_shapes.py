@@ -33,15 +33,16 @@ _SMALL = 64
 _MADE_UP = "unk__"  # ONNX's shape inference names dimensions that it can't tell so
 
 
-def fold_shapes(edit: Editor, frozen: bool) -> None:
+def fold_shapes(edit: Editor, frozen: bool, *, whole: bool = False) -> None:
     """Fold what is constant by the shapes of the model's inputs, then write the shapes of the whole model down.
 
     `frozen`: an input's shape was changed, so that no size written down before can be right but by chance; else one
     stays where nothing tells another. Names that the model gave to dimensions stay where nothing better is found.
+    `whole` leaves a static size alone that is one of a shape which isn't, as ONNX Runtime does.
     """
     graphs.sort(edit.root)
     failed: dict[int, gs.Node] = {}  # by their ids, which no other node gets as long as they are held
-    while _fold(edit, failed):  # each round turns at least one node into a Constant, so it ends
+    while _fold(edit, failed, whole):  # each round turns at least one node into a Constant, so it ends
         graphs.drop_unused(edit.root)  # what the next round need not infer
     written = [
         (tensor, list(tensor.shape))
@@ -111,10 +112,10 @@ def _computed(graph: gs.Graph) -> Iterator[gs.Variable]:
                 yield tensor
 
 
-def _fold(edit: Editor, failed: dict[int, gs.Node]) -> bool:
+def _fold(edit: Editor, failed: dict[int, gs.Node], whole: bool) -> bool:
     """Fold until nothing more is constant with the shapes known now; return whether anything was."""
     edit.forget_inferred()  # to begin anew once takes less than to follow the edits below
-    known = [(node, _known(node, edit)) for node in graphs.walk_nodes(edit.root)]
+    known = [(node, _known(node, edit, whole)) for node in graphs.walk_nodes(edit.root)]
     small = {id(node): _is_small(edit.static_shape(node.outputs[0])) for node, _ in known if _is_arithmetic(node)}
     changed = False
     for node, value in known:
@@ -145,8 +146,10 @@ def _write(edit: Editor, node: gs.Node, value: np.ndarray) -> None:
     edit.retype(node.outputs[0], dtype=value.dtype, shape=value.shape)
 
 
-def _known(node: gs.Node, edit: Editor) -> np.ndarray | None:
-    """Return what `node` tells about a shape, if that is static; the rest of the shape need not be."""
+def _known(node: gs.Node, edit: Editor, whole: bool) -> np.ndarray | None:
+    """Return what `node` tells about a shape, if that is static; the rest of the shape need not be, unless `whole`."""
+    if whole and not (is_op(node, "Shape", "Size") and edit.static_shape(node.inputs[0]) is not None):
+        return None
     if is_op(node, "Size"):
         shape = edit.static_shape(node.inputs[0])
         return None if shape is None else np.asarray(np.prod(shape, dtype=np.int64))

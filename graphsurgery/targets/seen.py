@@ -59,7 +59,7 @@ def as_folded(model: Model) -> Seen:
     """Return a model as a tool sees it, its shapes inferred. Raises ModelError where the inference fails."""
     seen = as_written(model)
     if _has_something_to_fold(seen):
-        fold_shapes(Editor(seen.view, folder=model.folder), frozen=False)
+        fold_shapes(Editor(seen.view, folder=model.folder), frozen=False, whole=True)
         graphs.drop_unused(seen.view)
     return Seen(model, seen.view, seen.nodes)
 

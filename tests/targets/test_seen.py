@@ -89,3 +89,17 @@ def test_what_constants_alone_compute_is_no_tensor_of_a_node_that_reads_it() -> 
     )
     found = supported(model(picked), target(tensors={"types": "float32", "else": "cpu"}))
     assert [(node.op, node.verdict.outcome) for node in found.nodes] == [("Gather", "taken")]
+
+
+def test_a_static_size_of_a_shape_that_is_open_is_computed_at_run_time() -> None:
+    text = """
+        g (float[n, 8, 4] x, float[16] z) => (float[p, q] y) <int64 one = {1}, int64[1] at = {0}, int64[1] all = {-1}> {
+            shape = Shape (x)
+            size = Gather (shape, one)
+            first = Unsqueeze (size, at)
+            sizes = Concat <axis = 0> (first, all)
+            y = Reshape (z, sizes)
+        }
+    """
+    outcomes = [node.op for node in supported(model(text), target(others="taken")).nodes]
+    assert outcomes == ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape"]
