@@ -18,7 +18,7 @@ It does not fire when
    of any size: the Concat could not join the parts of an odd one)
 3. two of them are the same
 4. the number of channels is not known, where it is needed: for the Conv and for the Gather
-5. the elements are no floating-point numbers, for the Conv
+5. the elements are none that ONNX Runtime, which judges, has a Conv or a SpaceToDepth for
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import is_op, producer
 from graphsurgery.operators.axes import Bounds, bounds, normalised
-from graphsurgery.operators.operands import FLOATS
+from graphsurgery.operators.operands import CONV_FLOATS, FLOATS
+from graphsurgery.operators.requirements import require_dtype
 from graphsurgery.operators.slices import picked, reaches_the_end, sizes, takes_all
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 _CORNERS = [(0, 0), (0, 1), (1, 0), (1, 1)]  # of a 2x2 block, in the order of SpaceToDepth
+_MOVED = (*FLOATS, "int8", "uint8")  # what ONNX Runtime has a SpaceToDepth for
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class LowerFocus(NodePass):
             raise Refuse("its slices are not every second element of an even height and width")
         if len(set(corners)) != 4:
             raise Refuse("two of its slices are the same")
+        dtype = require_dtype(image, edit, _MOVED if self.by == "space-to-depth" else CONV_FLOATS)
         channels = shape[1]
         if self.by == "space-to-depth" and corners == _CORNERS:
             return edit.replace(node, "SpaceToDepth", [image], {"blocksize": 2})
@@ -79,9 +82,6 @@ class LowerFocus(NodePass):
             first = np.array([[_CORNERS.index(corner) * channels] for corner in corners])
             order = edit.constant(f"{hint}_order", (first + np.arange(channels)).ravel())
             return edit.replace(node, "Gather", [blocks, order], {"axis": 1})
-        dtype = edit.dtype(image)
-        if dtype is None or dtype.name not in FLOATS:
-            raise Refuse(f"its elements are {dtype or 'of unknown type'}, not {', '.join(FLOATS)}")
         taps = np.zeros((4, channels, channels, 2, 2), dtype)
         for part, (row, column) in enumerate(corners):
             taps[part, range(channels), range(channels), row, column] = 1

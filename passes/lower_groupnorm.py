@@ -8,7 +8,7 @@ behind the batch that are known are written into the shapes, so that an empty ba
 Shape(x). From 21 on float16 is normalised in float32, between two Casts, as `stash_type` demands.
 
 It does not fire when
-1. the elements are no floating-point numbers of NumPy's, or nothing tells
+1. the elements are neither float16 nor float32, or nothing tells: ONNX Runtime, which judges, normalises no others
 2. the statistics have another type than float32 and than the elements (`stash_type`), or would lose precision by it
 3. nothing tells the rank of the input, or it has no elements
 4. the channels can't be split into the groups, or scale or bias have another shape than they must
@@ -25,6 +25,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.channels import as_column
+from graphsurgery.operators.operands import CONV_FLOATS
 from graphsurgery.operators.requirements import require_dtype, require_shape
 from graphsurgery.operators.slices import Link, casting, chain, sizes
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -40,7 +41,7 @@ class LowerGroupnorm(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         (x, scale, bias), name = node.inputs, node.outputs[0].name
         groups, per_group = int(attribute(node, "num_groups", 0)), edit.opset < 21
-        dtype = require_dtype(x, edit)
+        dtype = require_dtype(x, edit, CONV_FLOATS)
         kind = dtype if per_group else _type_of_statistics(node, dtype)
         shape = require_shape(x, edit)
         channels, known = shape[1] if len(shape) > 1 else 0, [size for size in shape[1:] if size is not None]

@@ -11,7 +11,7 @@ It does not fire when
 1. it reduces other axes than 2 and 3, or all of them since none are given
 2. its axes are not constant
 3. the rank of its input is not known, or not 4
-4. the elements are no floating-point numbers, or nothing tells their type
+4. the elements are neither float16 nor float32, which alone ONNX Runtime pools, or nothing tells their type
 5. it is known to have no elements: 0 channels, height or width
 """
 
@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
 from graphsurgery.operators.axes import keeps_dims, normalised
+from graphsurgery.operators.operands import CONV_FLOATS
 from graphsurgery.operators.requirements import require_dtype, require_integers, require_shape
 from graphsurgery.operators.slices import Link, chain
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -41,6 +42,6 @@ class LowerReduceMean(NodePass):
         data = node.inputs[0]
         if 0 in require_shape(data, edit, ranks=[4])[1:]:
             raise Refuse("its input has no elements")
-        require_dtype(data, edit)
+        require_dtype(data, edit, CONV_FLOATS)
         flat = [] if keeps_dims(node) else [Link("Flatten", attrs={"axis": 1})]
         chain(edit, node, data, [Link("GlobalAveragePool", hint="pooled"), *flat])

@@ -16,7 +16,7 @@ It does not fire when
 2. the window is not two-dimensional
 3. the MaxPool pads, dilates or rounds up (auto_pad, pads, dilations, ceil_mode)
 4. the indices of the maxima are read too
-5. the elements are no floating-point numbers, or nothing tells their type
+5. the elements are neither float16 nor float32, or nothing tells their type: ONNX Runtime has a Conv for no others
 6. nothing tells the number of channels, which a depthwise Conv needs, or there are none
 """
 
@@ -29,6 +29,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import attribute
+from graphsurgery.operators.operands import CONV_FLOATS
 from graphsurgery.operators.requirements import require_dtype
 from graphsurgery.operators.windows import require_unit_pool, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
@@ -48,7 +49,7 @@ class ReplaceUnitMaxpool(NodePass):
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
         require_unit_pool(node, edit)
         data, strides = node.inputs[0], attribute(node, "strides", [1, 1])
-        dtype = require_dtype(data, edit)
+        dtype = require_dtype(data, edit, CONV_FLOATS)
         if self.by == "averagepool":
             return edit.replace(node, "AveragePool", [data], windowing([1, 1], strides))
         channels = (edit.shape(data) or [None] * 4)[1]

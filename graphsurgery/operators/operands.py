@@ -11,7 +11,7 @@ from graphsurgery.graph import constant, consumers
 from graphsurgery.rewrite import Editor
 
 FLOATS = ("float16", "float32", "float64")
-CONV_FLOATS = ("float16", "float32")  # ONNX Runtime, which judges, has a Conv and a GlobalAveragePool for no other
+CONV_FLOATS = ("float16", "float32")  # ONNX Runtime, which judges, convolves, pools and normalises no others
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what multiplies by weights
 
 

@@ -134,7 +134,7 @@ FOUR = "float[n, 4, 3, 1] x"
     ("layer", "x", "affine", "reason"),
     [
         (LAYER, FOUR.replace("float", "bfloat16"), "bfloat16[4] scale, bfloat16[4] bias", "its elements are bfloat16"),
-        (LAYER, FOUR.replace("float", "double"), "double[4] scale, double[4] bias", "another type than its float64"),
+        (LAYER, FOUR.replace("float", "double"), "double[4] scale, double[4] bias", "its elements are float64"),
         (LAYER.replace(">", ", stash_type: int = 16>"), FOUR, "float[4] scale, float[4] bias", "another type"),
         (LAYER.replace("2", "3"), FOUR, "float[4] scale, float[4] bias", "4 channels can't be split into 3"),
         (LAYER, "float[n, 4, 0, 1] x", "float[4] scale, float[4] bias", "has no elements"),

@@ -116,9 +116,10 @@ def test_leaves_an_unknown_rank_alone() -> None:
     assert_untouched(LowerReduceMean(), text, "the rank of its input is not known")
 
 
-def test_leaves_integers_alone() -> None:
-    text = model("y = ReduceMean <axes = [2, 3]> (x)", "int32[2, 3, 4, 5] x", "int32[2, 3, 1, 1] y")
-    assert_untouched(LowerReduceMean(), text, "its elements are int32")
+@pytest.mark.parametrize(("dtype", "said"), [("int32", "int32"), ("double", "float64")])
+def test_leaves_types_alone_that_are_not_pooled(dtype: str, said: str) -> None:
+    text = model("y = ReduceMean <axes = [2, 3]> (x)", f"{dtype}[2, 3, 4, 5] x", f"{dtype}[2, 3, 1, 1] y")
+    assert_untouched(LowerReduceMean(), text, f"its elements are {said}")
 
 
 @pytest.mark.parametrize("x", ["float[2, 3, 0, 5] x", "float[2, 0, 4, 5] x"])
