@@ -11,7 +11,6 @@ from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.evaluation.tasks import Found, Task
 from graphsurgery.evaluation.workers import Done, do
 from graphsurgery.processes import cluster
-from graphsurgery.version import __version__
 
 
 def on_cluster(tasks: Sequence[Task], scheduler: str) -> Iterator[Done]:
@@ -19,10 +18,8 @@ def on_cluster(tasks: Sequence[Task], scheduler: str) -> Iterator[Done]:
     return cluster.on_cluster(tasks, _WORK, scheduler)
 
 
-def what_is_wrong(version: str, tasks: Sequence[Task]) -> str | None:
+def what_is_wrong(tasks: Sequence[Task]) -> str | None:
     """Say, on a worker, why it can't do such tasks; None if it can."""
-    if version != __version__:
-        return f"it has graphsurgery {__version__}, not {version}"
     for task in tasks:
         try:
             task.column.check()

@@ -42,13 +42,13 @@ Result = TypeVar("Result")
 class Work(Generic[Item, Result]):
     """What is done with an item, on a worker.
 
-    `check` gets the version of graphsurgery here and some items, those of `sample`, and says on a worker what it lacks
-    for such, None if nothing; `called` is an item's name in messages; `files` says which files must be there, `kept`
-    what becomes of what is done when a run ends early.
+    `check` gets some items, those of `sample`, and says on a worker what it lacks for such, None if nothing; `called`
+    is an item's name in messages; `files` says which files must be there, `kept` what becomes of what is done when a
+    run ends early.
     """
 
     do: Callable[[Item], Result]
-    check: Callable[[str, Sequence[Item]], str | None]
+    check: Callable[[Sequence[Item]], str | None]
     sample: Callable[[Sequence[Item]], Sequence[Item]]
     called: Callable[[Item], str]
     files: str
@@ -149,7 +149,7 @@ def _check_workers(client: Any, items: Sequence[Item], work: Work[Item, Result],
             f"--scheduler {scheduler}: it has no worker; start some: dask worker {scheduler} --nthreads 1"
         ) from error
     try:
-        seen: Mapping[str, str | None] = client.run(work.check, __version__, work.sample(items))
+        seen: Mapping[str, str | None] = client.run(what_is_wrong, __version__, work.check, work.sample(items))
     except Exception as error:  # whatever importing graphsurgery there raised
         raise MissingTool(
             f"--scheduler {scheduler}: its workers can't run graphsurgery {__version__} ({first_line(error)}); "
@@ -158,6 +158,13 @@ def _check_workers(client: Any, items: Sequence[Item], work: Work[Item, Result],
     for worker, wrong in seen.items():
         if wrong is not None:
             raise InputError(f"--scheduler {scheduler}: worker {worker}: {wrong}. {work.files}")
+
+
+def what_is_wrong(version: str, check: Callable[[Sequence[Item]], str | None], items: Sequence[Item]) -> str | None:
+    """Say, on a worker, why it can't work on such items; None if it can."""
+    if version != __version__:
+        return f"it has graphsurgery {__version__}, not {version}"
+    return check(items)
 
 
 def _done(

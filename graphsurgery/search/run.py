@@ -11,7 +11,6 @@ import psutil
 
 from graphsurgery.processes import cluster
 from graphsurgery.search.attempt import Attempt, Found, Processes, do
-from graphsurgery.version import __version__
 
 Done = tuple[Attempt, Found]
 Runner = Callable[[Sequence[Attempt]], Iterator[Done]]
@@ -56,10 +55,8 @@ def runner(workers: int | None, scheduler: str | None) -> Runner:
     return partial(in_threads, workers=workers or sensible_workers())
 
 
-def what_is_wrong(version: str, attempts: Sequence[Attempt]) -> str | None:
+def what_is_wrong(attempts: Sequence[Attempt]) -> str | None:
     """Say, on a worker, why it can't do such attempts; None if it can."""
-    if version != __version__:
-        return f"it has graphsurgery {__version__}, not {version}"
     for attempt in attempts:
         folders = [folder for sample in attempt.material.samples for folder in sample.folders]
         missing = [path for path in (attempt.material.model, *folders) if not path.exists()]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from graphsurgery.processes import cluster
 from graphsurgery.sweep.job import Job, Outcome, run_job
-from graphsurgery.version import __version__
 
 Done = tuple[Job, Outcome]
 
@@ -55,10 +54,8 @@ def _do(placed: Placed) -> Outcome:
     return run_job(placed.job, placed.folder)
 
 
-def what_is_wrong(version: str, placed: Sequence[Placed]) -> str | None:
+def what_is_wrong(placed: Sequence[Placed]) -> str | None:
     """Say, on a worker, why it can't do such jobs; None if it can."""
-    if version != __version__:
-        return f"it has graphsurgery {__version__}, not {version}"
     missing = [each.folder for each in placed if not (each.folder / BEACON).is_file()]
     return f"there is no folder {missing[0]} of this sweep" if missing else None
 

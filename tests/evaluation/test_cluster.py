@@ -74,10 +74,11 @@ def test_workers_that_do_not_find_the_parts_are_told_of_before_the_work(local: A
 def test_what_a_worker_lacks_is_said(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     task = Task(column, dataset.pictures[0], 1)
-    assert what_is_wrong(cluster.__version__, [task]) is None
-    assert "not 9.9" in str(what_is_wrong("9.9", [task]))
+    assert what_is_wrong([task]) is None
+    assert "not 9.9" in str(cluster.what_is_wrong("9.9", what_is_wrong, [task]))
+    assert cluster.what_is_wrong(cluster.__version__, what_is_wrong, [task]) is None
     dataset.pictures[0].path.unlink()
-    assert "there is no image" in str(what_is_wrong(cluster.__version__, [task]))
+    assert "there is no image" in str(what_is_wrong([task]))
 
 
 def test_what_a_task_raises_comes_through(local: Any, tmp_path: Path) -> None:

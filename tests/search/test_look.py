@@ -21,11 +21,10 @@ import pytest
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.rewrite.registry import discover
-from graphsurgery.search.attempt import do
+from graphsurgery.search.attempt import Attempt, Material, do
 from graphsurgery.search.look import RECIPE, RESULT, look, passes_as_written, write_recipe
 from graphsurgery.search.run import in_threads, on_cluster, what_is_wrong
 from graphsurgery.search.store import FOUND
-from graphsurgery.version import __version__
 from search.tiny import odd, part, quantizing, samples
 
 pytest.importorskip("optuna")
@@ -160,9 +159,11 @@ def test_a_cluster_of_which_one_dies_finds_the_same_bytes(cluster: Any, quantize
     assert (tmp_path / "search" / RESULT).read_bytes() == (quantized / "search" / RESULT).read_bytes()
 
 
-def test_a_worker_that_lacks_something_says_what() -> None:
-    assert "it has graphsurgery" in str(what_is_wrong("0.0", []))
-    assert what_is_wrong(__version__, []) is None
+def test_a_worker_that_lacks_something_says_what(tmp_path: Path) -> None:
+    attempt = Attempt(Material("front", tmp_path / "front.onnx", (), ""), (), 1.0, 100)
+    assert what_is_wrong([attempt]) == f"there is no {tmp_path / 'front.onnx'}"
+    attempt.material.model.touch()
+    assert what_is_wrong([attempt]) is None
 
 
 def test_a_scheduler_that_goes_away_loses_nothing(quantized: Path, tmp_path: Path) -> None:
