@@ -67,7 +67,7 @@ AllowFallback = Annotated[
 ExternalData = Annotated[
     str,
     typer.Option(
-        metavar="SIZE", help="From this many bytes on, such as 500MB or 0, a part's weights are a file beside it."
+        metavar="SIZE", help="From this size of all parts on, such as 500MB or 0, weights are files beside them."
     ),
 ]
 Threads = Annotated[

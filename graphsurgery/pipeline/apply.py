@@ -10,6 +10,7 @@ was in the output folder stays as it was. `judging` says how; what a graph is wo
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -259,13 +260,22 @@ def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -
     run.watcher.finished(step)
 
 
+def save_parts(parts: Sequence[Part], folder: Path, external_from: float, of: str = "") -> None:
+    """Write each part to `folder`; where they have `external_from` bytes together, weights go into files beside them.
+
+    `of` begins what an error says. Raises ModelError for a part that isn't valid or can't be written.
+    """
+    apart = sum(part.model.size for part in parts) >= external_from
+    for part in parts:
+        part.model.check(f"{of}part '{part.name}'")
+        part.model.save(folder / f"{part.name}.onnx", 0 if apart else math.inf)
+
+
 def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -> Manifest:
     """Write the parts, which `whole` was cut into, and the manifest."""
     run.watcher.begin("write")
     with timed(run.record, "write"):
-        for part in parts:
-            part.model.check(f"part '{part.name}'")
-            part.model.save(output.work / f"{part.name}.onnx", run.external_from)
+        save_parts(parts, output.work, run.external_from)
         source = run.source
         manifest = describe_parts(
             list(parts),

@@ -59,7 +59,7 @@ class Run:
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
     `certifier` holds parts against the recipe's target, `request` says which images were captured, `external_from` from
-    how many bytes of weights on these are written into a file of their own.
+    how many bytes on, parts together, weights are written into files of their own.
     """
 
     recipe: Recipe

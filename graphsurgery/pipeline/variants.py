@@ -196,9 +196,7 @@ def _write(
     parts: Sequence[Part], variant: Variant, manifest: Manifest, output: OutputFolder, external_from: float
 ) -> None:
     folder = output.make_folder(variant.name)
-    for part in parts:
-        part.model.check(f"variant '{variant.name}', part '{part.name}'")
-        part.model.save(folder / f"{part.name}.onnx", external_from)
+    pipeline.save_parts(parts, folder, external_from, f"variant '{variant.name}', ")
     devices = {device: for_manifest(choice) for device, choice in variant.devices.items()}
     own = manifest.model_copy(
         update={"parts": [describe_part(part) for part in parts], "devices": devices, "variants": []}

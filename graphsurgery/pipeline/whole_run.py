@@ -15,6 +15,7 @@ from typing import Any
 
 from graphsurgery.capture import samples as captures
 from graphsurgery.capture import take
+from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, InputError, MissingTool
 from graphsurgery.evaluation.coco import require_pycocotools
@@ -34,7 +35,7 @@ from graphsurgery.pipeline.compiled_parts import compile_all
 from graphsurgery.pipeline.run import Run, RunWatcher
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
-from graphsurgery.report.pictures import sample_pictures
+from graphsurgery.report.pictures import Picture, sample_pictures
 from graphsurgery.report.run_record import Record
 from graphsurgery.runtime.detector import Detector
 from graphsurgery.runtime.latency import measure_latency, synthetic_image
@@ -50,8 +51,8 @@ class Options:
 
     `workers` processes evaluate, None: as many as pay. More than this one import the main module, so that a script that
     asks for them needs its `if __name__ == "__main__":`. As many do the trials of a search, unless `scheduler` names a
-    dask cluster that does. With `allow_fallback` a variant's provider may leave nodes to the CPU. Weights of
-    `external_from` bytes or more are written into a file beside each part.
+    dask cluster that does. With `allow_fallback` a variant's provider may leave nodes to the CPU. Parts
+    that have `external_from` bytes together keep their weights in files beside them.
     """
 
     out: Path
@@ -126,17 +127,17 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         fallback = options.allow_fallback
         manifest = leave_out_unplayable(run, manifest, output, required=named, allow_fallback=fallback)
         placed = {variant.name: variant.devices for variant in record.variants}
+        pictures: list[Picture] = []
         if evaluation is not None:
             started = time.perf_counter()
             record.evaluation = evaluation.finish(output.work, watcher, placed, allow_fallback=fallback)
             record.spent("evaluate", time.perf_counter() - started)
             variants.require_precision(recipe, record)
         if runs:
-            record.latency = latencies(output.work, manifest, watcher, placed, allow_fallback=fallback)
+            record.latency, pictures = played(output.work, manifest, samples, watcher, placed, allow_fallback=fallback)
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")
-        pictures = sample_pictures(samples, Detector.load(output.work)) if runs else []
         page = html.render(record.to_json(), manifest.model_dump(mode="json"), pictures)
         output.write_text(REPORT, page)
         output.publish()
@@ -207,25 +208,29 @@ def leave_out_unplayable(
     return output.write_manifest(manifest)
 
 
-def latencies(
+def played(
     folder: Path,
     manifest: Manifest,
+    samples: Sequence[Sample],
     watcher: RunWatcher,
     placed: Mapping[str, Mapping[str, str]],
     *,
     allow_fallback: bool = False,
-) -> dict[str, Any]:
-    """Return how long the parts and each variant take for an image, as run.json has it; `bench` looks more closely.
+) -> tuple[dict[str, Any], list[Picture]]:
+    """Return how long the parts and each variant take for an image, and what the parts find in `samples`.
 
-    `placed` are the devices that the recipe has for a variant.
+    `placed` are the devices that the recipe has for a variant. `bench` looks more closely at times.
     """
-    found = {}
+    times, pictures = {}, []
     for name, place in ((PARTS, folder), *((name, folder / name) for name in manifest.variants)):
         watcher.begin(f"latency of {name}")
         detector = Detector.load(place, variants.choices(placed.get(name, {})), allow_fallback=allow_fallback)
         image = synthetic_image(detector.canvas)
-        found[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
-    return found
+        times[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
+        if name == PARTS:
+            pictures = sample_pictures(samples, detector)
+        del detector  # large weights are not held twice
+    return times, pictures
 
 
 def _leave_record(record: Record, folder: Path) -> None:

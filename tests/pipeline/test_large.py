@@ -72,7 +72,7 @@ def test_parts_have_their_weights_beside_them_and_nothing_is_run_unless_it_is_co
     assert {name: held for name, held in snapshot(work).items() if name in before} == before
     unchecked = played(work)
 
-    outcome = apply(cli, work, "--external-data", "1kB")
+    outcome = apply(cli, work, "--external-data", "30kB")  # both together have that, neither does alone
     assert outcome.code == 0, outcome.err
     assert (work / "parts" / "back.onnx.data").is_file()
     np.testing.assert_array_equal(played(work), unchecked)
