@@ -48,48 +48,46 @@ def sweep_command(
     Example: python -m graphsurgery sweep zoo.yaml --workers 2 --against model/sweeps/last_week
     """
     from graphsurgery.rewrite.registry import discover
-    from graphsurgery.sweep import rows as tables
     from graphsurgery.sweep.job import read_outcome, remove
-    from graphsurgery.sweep.page import render
     from graphsurgery.sweep.plan import read_jobs
+    from graphsurgery.sweep.rows import read_rows, row_of, worse
+    from graphsurgery.sweep.run import folder_of_its_own
+    from graphsurgery.sweep.tables import PAGE, as_json, write_tables
 
     screen = screen_for(json_)
     if scheduler is not None and workers != 1:
         raise InputError("--workers and --scheduler exclude each other: the cluster's workers are its own")
     jobs = read_jobs(file, discover(plugin or []), plugin or [])
-    before = tables.read_rows(against) if against is not None else ()
+    before = read_rows(against) if against is not None else ()
     if list_:
         write_json(json_, [{"job": job.name, "commands": [list(each) for each in job.commands]} for job in jobs])
         screen.print(terminal.plain_table(f"{len(jobs)} jobs", ["job"], [[job.name] for job in jobs]))
         return
     folder = (out_ or Path("model") / "sweeps" / file.stem).resolve()
     place = folder / "jobs"
-    done = {} if restart else {job.name: found for job in jobs if (found := read_outcome(place, job))}
-    if retry:
-        done = {name: outcome for name, outcome in done.items() if outcome.ended == "passed"}
-    left = [job for job in jobs if job.name not in done]
-    for job in left:
-        remove(place, job)
-    with Display() as display:
+    with Display() as display, folder_of_its_own(folder):
+        done = {} if restart else {job.name: found for job in jobs if (found := read_outcome(place, job))}
+        if retry:
+            done = {name: outcome for name, outcome in done.items() if outcome.ended == "passed"}
+        by_job = {job.name: row_of(job, done[job.name], place) for job in jobs if job.name in done}
+        left = [job for job in jobs if job.name not in done]
+        for job in left:
+            remove(place, job)
         display.begin("sweep")
         for job, outcome in _run(left, place, workers, scheduler):
-            done[job.name] = outcome
-            display.advance(len(done), len(jobs))
+            by_job[job.name] = row_of(job, outcome, place)
+            display.advance(len(by_job), len(jobs))
             err.print(f"{job.name}: {outcome.ended}, {outcome.seconds:.0f} s", highlight=False, markup=False)
-    rows = [tables.row_of(job, done[job.name], place) for job in jobs]
-    worse = tables.worse(rows, before, ap_drop)
-    content = tables.as_json(rows)
-    for name, text in (
-        (tables.ROWS, _json_text(content)),
-        (tables.TABLE, tables.as_csv(rows)),
-        (tables.PAGE, render(file.stem, rows, worse)),
-    ):
-        save(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
-    write_json(json_, {"folder": str(folder), "rows": content, "worse": worse})
+            rows = [by_job[each.name] for each in jobs if each.name in by_job]
+            write_tables(folder, file.stem, rows, len(jobs) - len(rows), {})
+        rows = [by_job[job.name] for job in jobs]
+        got_worse = worse(rows, before, ap_drop)
+        write_tables(folder, file.stem, rows, 0, got_worse)
+    write_json(json_, {"folder": str(folder), "rows": as_json(rows), "worse": got_worse})
     screen.print(terminal.plain_table(f"Sweep {file.stem}", _COLUMNS, [_cells(row) for row in rows]))
-    _print_errors(rows, worse)
-    screen.print(f"\n{folder / tables.PAGE}", highlight=False, markup=False, soft_wrap=True)
-    if worse or (against is None and any(row.ended != "passed" for row in rows)):
+    _print_errors(rows, got_worse)
+    screen.print(f"\n{folder / PAGE}", highlight=False, markup=False, soft_wrap=True)
+    if got_worse or (against is None and any(row.ended != "passed" for row in rows)):
         raise typer.Exit(1)
 
 
@@ -99,7 +97,6 @@ _COLUMNS = ["job", "ended", "multiply-adds", "AP", "seconds"]
 def _run(jobs: Sequence[Job], place: Path, workers: int, scheduler: str | None) -> Iterator[Done]:
     from graphsurgery.sweep.run import BEACON, in_threads, on_cluster
 
-    place.mkdir(parents=True, exist_ok=True)
     if scheduler is None:
         return in_threads(jobs, place, workers)
     save(place / BEACON, lambda path: path.write_text("the folder of a sweep\n", encoding="utf-8"))
@@ -118,9 +115,3 @@ def _print_errors(rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -> No
             err.print(f"{row.job}: {row.error}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     for job, said in worse.items():
         err.print(f"worse: {job}: {'; '.join(said)}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _json_text(content: object) -> str:
-    import json
-
-    return json.dumps(content, indent=1) + "\n"

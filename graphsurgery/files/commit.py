@@ -120,7 +120,7 @@ def writing(
     Where another process writes into it, `waiting` is told which, and `patience` is how many seconds to wait. Raises
     InputError then, and where this process itself does; OSError where the folder can't be written.
     """
-    with made(folder), _locked(folder, patience, waiting):
+    with made(folder), locked(folder, patience, waiting):
         _finish(folder)
         clear(folder)
         with reserved(folder) as place:
@@ -234,7 +234,13 @@ def _with_parent(folder: Path) -> Sequence[Path]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, patience: float, waiting: Callable[[str], object]) -> Iterator[None]:
+def locked(
+    folder: Path, patience: float = PATIENCE, waiting: Callable[[str], object] = lambda owner: None
+) -> Iterator[None]:
+    """Keep everybody else from writing into `folder`, which is there, for as long as the body takes.
+
+    `waiting` and `patience` as in `writing`. Raises InputError where somebody else is at it for longer.
+    """
     path = folder / FOLDER_LOCK
     begin, told = time.monotonic(), ""
     while (lock := _take(path)) is None:

@@ -19,8 +19,8 @@ from graphsurgery.sweep.rows import Row
 _NO_TARGET = "no target"
 
 
-def render(name: str, rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -> str:
-    """Return the page; `worse` says by job what got worse since an earlier sweep."""
+def render(name: str, rows: Sequence[Row], left: int, worse: Mapping[str, Sequence[str]]) -> str:
+    """Return the page; `left` is how many jobs are to do, `worse` says by job what got worse since an earlier sweep."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     css = resources.files("graphsurgery.report").joinpath("report.css").read_text(encoding="utf-8")
     template = resources.files("graphsurgery.sweep").joinpath("sweep.html.jinja").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def render(name: str, rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -
     return environment.from_string(template).render(
         css=css,
         name=name,
-        headline=_headline(rows, worse),
+        headline=_headline(rows, left, worse),
         all_passed=all(row.ended == "passed" for row in rows) and not worse,
         targets=targets,
         grid=_grid(rows, targets),
@@ -39,11 +39,15 @@ def render(name: str, rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -
     )
 
 
-def _headline(rows: Sequence[Row], worse: Mapping[str, Sequence[str]]) -> str:
+def _headline(rows: Sequence[Row], left: int, worse: Mapping[str, Sequence[str]]) -> str:
     ended = Counter(row.ended for row in rows)
     passed = ended.pop("passed", 0)
     said = ", ".join(
-        [f"{passed} of {len(rows)} jobs passed", *(f"{count} {how}" for how, count in ended.most_common())]
+        [
+            f"{passed} of {len(rows) + left} jobs passed",
+            *(f"{count} {how}" for how, count in ended.most_common()),
+            *([f"{left} to do"] if left else ()),
+        ]
     )
     return f"{said}, {len(worse)} got worse" if worse else said
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -20,7 +18,7 @@ from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.report.run_file import read_run
 from graphsurgery.sweep.job import Ended, Job, Outcome
 
-ROWS, TABLE, PAGE = "sweep.json", "sweep.csv", "sweep.html"
+ROWS = "sweep.json"
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
@@ -112,32 +110,6 @@ def _multiply_adds(file: Path) -> int:
 def _bytes(file: Path) -> int:
     """Return the size of a model, with the weights that it keeps in a file beside it."""
     return sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*"))
-
-
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as sweep.json has them."""
-    return [{**asdict(row), "ap": dict(row.ap), "original_ap": dict(row.original_ap)} for row in rows]
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for a spreadsheet, a column for each kind of AP."""
-    kinds = sorted({kind for row in rows for kind in row.ap})
-    flat = []
-    for row in as_json(rows):
-        ap, original = row.pop("ap"), row.pop("original_ap")
-        row |= {f"ap_{kind}": ap.get(kind) for kind in kinds}
-        row |= {f"original_ap_{kind}": original.get(kind) for kind in kinds}
-        flat.append({key: _harmless(value) for key, value in row.items()})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]) if flat else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    """Return a value that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphsurgery import files
+from graphsurgery.errors import InputError
+from graphsurgery.files.commit import locked
 from graphsurgery.processes import cluster
 from graphsurgery.sweep.job import Job, Outcome, run_job
 
@@ -23,6 +27,21 @@ class Placed:
 
     job: Job
     folder: Path
+
+
+@contextmanager
+def folder_of_its_own(folder: Path) -> Iterator[None]:
+    """Make the folder of a sweep, and keep another sweep from it meanwhile, which would do the same jobs again.
+
+    Raises InputError where another is at it, or where the folder can't be made.
+    """
+    with ExitStack() as stack:
+        try:
+            (folder / "jobs").mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        except OSError as error:
+            raise InputError(f"{folder}: can't be written ({files.reason(error)})") from error
+        yield
 
 
 def in_threads(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Done]:

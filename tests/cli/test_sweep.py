@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 from sweep.tiny import network, recipe
+
+from graphsurgery.sweep import run
+from graphsurgery.sweep.job import Job
+from graphsurgery.sweep.rows import read_rows
 
 BROKEN = "source: {onnx: broken.onnx}\nimage: {channels: RGB}\ncapture: {samples: 1}\n"
 
@@ -55,6 +62,35 @@ def test_a_sweep_makes_a_table_goes_on_and_is_held_against_an_earlier_one(cli: C
     assert worse.code == 1
     assert "worse: net@generic-cnn: refused, passed before" in worse.err
     assert "worse: broken" not in worse.err
+
+
+def test_what_is_done_so_far_stands_in_the_tables(cli: Cli, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    do = run.in_threads
+
+    def interrupted(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[run.Done]:
+        yield from do(jobs[:1], folder, workers)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "in_threads", interrupted)
+        assert cli("sweep", zoo, "--out", "some").code == 130
+    assert "1 of 3 jobs passed, 2 to do" in Path("some/sweep.html").read_text(encoding="utf-8")
+    assert [row.job for row in read_rows(Path("some"))] == ["net@generic-cnn"]
+
+
+def test_a_second_sweep_in_the_folder_of_one_that_runs_is_refused(cli: Cli, zoo: Path) -> None:
+    hold = (
+        "import sys, pathlib, graphsurgery.sweep.run as run\n"
+        "with run.folder_of_its_own(pathlib.Path('held')):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == b"held"
+        outcome = cli("sweep", zoo, "--out", "held")
+        other.communicate()
+    assert outcome.code == 2
+    assert f"process {other.pid}" in outcome.last_line
+    assert "wait for its end, or give another folder" in outcome.last_line
 
 
 def test_jobs_are_listed_without_being_done(cli: Cli, zoo: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from graphsurgery.errors import InputError
 from graphsurgery.sweep.page import render
-from graphsurgery.sweep.rows import ROWS, Row, as_csv, as_json, read_rows, worse
+from graphsurgery.sweep.rows import ROWS, Row, read_rows, worse
+from graphsurgery.sweep.tables import as_csv, as_json
 
 GOOD = Row("net@npu", "net", "npu", None, "passed", None, 3, 20, 18, 1000, 990, {"bbox": 0.5}, {"bbox": 0.51}, 12.5, 99)
 BAD = Row("net@other", "=net", "other", None, "crashed", "SIGSEGV: <b>dead</b>")
@@ -75,7 +76,7 @@ class _Text(HTMLParser):
 
 def test_the_page_shows_each_job_and_runs_nothing() -> None:
     page = _Text()
-    html = render("zoo", [GOOD, BAD], {"net@npu": ["bbox AP lower"]})
+    html = render("zoo", [GOOD, BAD], 0, {"net@npu": ["bbox AP lower"]})
     page.feed(html)
     for said in (
         "1 of 2 jobs passed, 1 crashed, 1 got worse",
@@ -85,6 +86,7 @@ def test_the_page_shows_each_job_and_runs_nothing() -> None:
         "bbox AP lower",
     ):
         assert said in page.text
+    assert "1 of 9 jobs passed, 1 crashed, 7 to do" in render("zoo", [GOOD, BAD], 7, {})
     assert not {"script", "b", "link", "img"} & set(page.tags) - {"b"}
     assert "http" not in html
     assert "<b>dead" not in html
