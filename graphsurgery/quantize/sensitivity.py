@@ -20,19 +20,23 @@ roughly what the whole loses.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from graphsurgery.devices.session import Session
+from graphsurgery.devices.session import Session, usual_threads
 from graphsurgery.errors import InputError, PassError
 from graphsurgery.progress import Progress, silent
 from graphsurgery.quantize import Calibration
 from graphsurgery.quantize.sqnr import Noise, output_sqnr, runs, sqnr_over
-from graphsurgery.quantize.switches import Switchable
+from graphsurgery.quantize.switches import Layer, Switchable
 
 __all__ = ["Excluded", "LayerLoss", "exclude_until", "layer_losses"]
 
@@ -133,19 +137,36 @@ def _measure(
 def _by_switching(
     switchable: Switchable, reference: ModelProto, calibration: Calibration, progress: Progress
 ) -> list[tuple[str, str, dict[str, float]]]:
-    """Run the float model once per run and layer, with the layer's rounding switched on."""
-    session = Session(switchable.model, name="the model with switches")
+    """Run the float model once per run and layer, with the layer's rounding switched on.
+
+    The layers are shared out to threads, each of which runs on its own: that keeps the cores busier than a session
+    whose threads wait for each other at every node, and what comes out doesn't depend on how many there are.
+    """
+    session = Session(switchable.model, name="the model with switches", threads=1)
     names = [output.name for output in reference.graph.output]
     noises = [Noise() for _ in switchable.layers]
     done, total = 0, min(len(calibration), RANKING_RUNS) * len(noises)
-    for inputs, rows in islice(runs(calibration), RANKING_RUNS):
-        wanted = dict(zip(names, session.run(inputs).values(), strict=True))
-        for layer, noise in zip(switchable.layers, noises, strict=True):
-            switched = {**inputs, **{switch: np.array(True) for switch in layer.switches}}
-            noise.add(wanted, dict(zip(names, session.run(switched).values(), strict=True)), rows)
-            done += 1
-            progress(done, total)
+    with ThreadPoolExecutor(usual_threads() or os.cpu_count()) as pool:
+        for inputs, rows in islice(runs(calibration), RANKING_RUNS):
+            wanted = dict(zip(names, session.run(inputs).values(), strict=True))
+            add = partial(_add_noise, session, inputs, wanted, rows)
+            for _ in pool.map(add, switchable.layers, noises):
+                done += 1
+                progress(done, total)
     return [(layer.name, layer.op, noise.decibels()) for layer, noise in zip(switchable.layers, noises, strict=True)]
+
+
+def _add_noise(
+    session: Session,
+    inputs: Mapping[str, Any],
+    wanted: Mapping[str, np.ndarray],
+    rows: int | None,
+    layer: Layer,
+    noise: Noise,
+) -> None:
+    """Add to `noise` what the outputs are off by when only `layer` is rounded."""
+    switched = {**inputs, **{switch: np.array(True) for switch in layer.switches}}
+    noise.add(wanted, dict(zip(wanted, session.run(switched).values(), strict=True)), rows)
 
 
 def _by_quantizing(
