@@ -106,12 +106,17 @@ class Attempt:
         told = [__version__, self.material.fingerprint, [(use.name, use.options) for use in self.uses]]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
+    @property
+    def key_with_limits(self) -> str:
+        """Equal means the same result, also where a limit was the end of it."""
+        return f"{self.key} {self.seconds:g} s {self.memory_mb} MB"
+
 
 @dataclass(frozen=True)
 class Found:
     """What came of an attempt: SQNR of each output in dB, what it costs, and the layers ranked, if that was asked for.
 
-    `failed` says why there is nothing of it.
+    `failed` says why there is nothing of it; `died` where that is the end of its process, by a crash or at a limit.
     """
 
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
@@ -121,6 +126,7 @@ class Found:
     bytes: int = 0
     layers: tuple[str, ...] = ()
     failed: str | None = None
+    died: bool = False
 
     @property
     def worst(self) -> float:
@@ -165,7 +171,7 @@ class Processes:
         except MissingTool:
             raise
         except GraphSurgeryError as error:
-            return Found(failed=str(error))
+            return Found(failed=str(error), died=True)
         if "missing" in reply:
             raise MissingTool(reply["missing"])
         return Found(**{**reply, "layers": tuple(reply.get("layers", ()))})

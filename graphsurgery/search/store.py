@@ -3,7 +3,8 @@
     FOLDER/found.jsonl     {"key": ..., "part": "box_head", "uses": [...], "found": {...}}
 
 A line counts for what has the same part, samples, passes, options and version. A line that is torn, or isn't of this
-form, counts as not written. What failed is kept as well: the same search comes to the same end.
+form, counts as not written. What failed is kept as well: the same search comes to the same end. Where a process crashed
+or was stopped at a limit, that counts for the limits that it had: given more, it is tried again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Found(TypedDict):
     bytes: _Count
     layers: tuple[str, ...]
     failed: str | None
+    died: bool
 
 
 class _Line(TypedDict):
@@ -64,13 +66,14 @@ class Store:
 
     def get(self, attempt: Attempt) -> Found | None:
         """Return what an attempt gave, None where it is still to do."""
-        return self._found.get(attempt.key)
+        return self._found.get(attempt.key) or self._found.get(attempt.key_with_limits)
 
     def add(self, attempt: Attempt, found: Found) -> None:
         """Keep what an attempt gave; it is in the file when this returns."""
-        self._found[attempt.key] = found
+        key = attempt.key_with_limits if found.died else attempt.key
+        self._found[key] = found
         line = {
-            "key": attempt.key,
+            "key": key,
             "part": attempt.material.part,
             "uses": [[use.name, json.loads(use.options)] for use in attempt.uses],
             "found": asdict(found),

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ import pytest
 from graphsurgery.errors import Difference, InputError, MissingTool
 from graphsurgery.recipe.load import load_recipe
 from graphsurgery.rewrite.registry import discover
-from graphsurgery.search.attempt import Attempt, Material, do
+from graphsurgery.search.attempt import Attempt, Found, Material, do
 from graphsurgery.search.look import RECIPE, RESULT, look, passes_as_written, write_recipe
 from graphsurgery.search.run import in_threads, on_cluster, what_is_wrong
 from graphsurgery.search.store import FOUND
@@ -114,6 +114,17 @@ def test_settings_that_crash_or_hang_are_rows_and_not_the_end(tmp_path: Path) ->
     assert not failed[1]
     assert "was stopped after 10 s" in failed[2]
     assert found.record["chosen"] == 2
+
+    again: list[Attempt] = []
+
+    def counted(attempts: Sequence[Attempt]) -> Iterator[Any]:
+        again.extend(attempts)
+        yield from ((attempt, Found({"y": 1.0})) for attempt in attempts)
+
+    search_with(tmp_path, asked, counted, io=tmp_path / "io")
+    assert not again
+    search_with(tmp_path, odd(tmp_path, "dies", "fine", "hangs", seconds=20.0), counted, io=tmp_path / "io")
+    assert [json.loads(attempt.uses[0].options)["what"] for attempt in again] == ["dies", "hangs"]
 
 
 def test_the_choice_is_a_recipe_of_its_own(tmp_path: Path) -> None:
