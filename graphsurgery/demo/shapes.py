@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graphsurgery.errors import InputError
-from graphsurgery.files import written_whole
+from graphsurgery.files.temporary import reserved, written_whole
 from graphsurgery.images.run_lengths import Mask, encode_rle
 
 HEIGHT, WIDTH = 256, 320
@@ -34,6 +34,7 @@ _RADII = (14.0, 54.0)
 _MIN_VISIBLE_SHARE = 0.4
 _NOISE = 14
 _MIN_CONTRAST = 60
+_PNG_LEVEL = 1  # noise doesn't get smaller for a longer search, which would take as long as drawing
 
 # Corners on the unit circle; a square's side is then sqrt(2), a triangle's sqrt(3).
 _HALF_SQRT2, _HALF_SQRT3 = 0.7071067811865476, 0.8660254037844386
@@ -147,19 +148,22 @@ def coco_annotations(images: Iterable[ShapeImage]) -> dict[str, Any]:
 def write_dataset(folder: Path, images: int, seed: int) -> Path:
     """Write `images/000001.png` and on, then `instances.json`, into `folder`; return the path of the latter.
 
-    Every file appears under its name only when it is complete, and instances.json comes last.
+    Every file appears under its name only when it is complete, and instances.json comes last. Raises OSError.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    place = folder / "images"
+    place.mkdir(parents=True, exist_ok=True)
 
-    def saved() -> Iterator[ShapeImage]:
+    def saved(work: Path) -> Iterator[ShapeImage]:
         for shown in generate(images, seed):
-            with written_whole(folder / "images" / _file_name(shown)) as image:
-                Image.fromarray(shown.image).save(image, format="PNG")
+            made = work / _file_name(shown)
+            Image.fromarray(shown.image).save(made, compress_level=_PNG_LEVEL)
+            made.replace(place / made.name)
             yield shown
 
     target = folder / "instances.json"
-    with written_whole(target) as annotations:
-        annotations.write_text(json.dumps(coco_annotations(saved())), encoding="utf-8")
+    with reserved(place) as work, written_whole(target) as annotations:
+        work.mkdir()
+        annotations.write_text(json.dumps(coco_annotations(saved(work))), encoding="utf-8")
     return target
 
 
