@@ -45,17 +45,26 @@ def packed(model: ModelProto, name: str) -> tuple[bytes, Path | None]:
     Raises ModelError for a model that needs more than the 2 GB of one message, and for files on several drives.
     """
     files = list(outside.files_of(model))
-    try:
-        if not files:
-            return model.SerializeToString(), None
-        # ONNX Runtime takes no file from outside of the one folder
+    if not files:
+        return _bytes(model, name), None
+    try:  # ONNX Runtime takes no file from outside of the one folder
         folder = Path(os.path.commonpath({file.parent for file in files}))
-        return _beside(model, folder).SerializeToString(), folder
+    except ValueError as error:
+        raise ModelError(
+            f"{name}: its weights lie on several drives; write the parts to the drive of the model"
+        ) from error
+    return _bytes(_beside(model, folder), name), folder
+
+
+def _bytes(model: ModelProto, name: str) -> bytes:
+    try:
+        data: bytes = model.SerializeToString()
     except (ValueError, EncodeError) as error:
         raise ModelError(
             f"{name}: {outside.inside_size(model) / 1e9:.1f} GB of its weights are in no file, and ONNX Runtime takes "
             f"no more than 2 GB so: {first_line(error)}"
         ) from error
+    return data
 
 
 def _beside(model: ModelProto, folder: Path) -> ModelProto:

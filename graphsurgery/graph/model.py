@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,21 @@ class Model:
         What is small, or no initializer of the main graph, is read in. Raises ModelError when it can't be read.
         """
         proto = outside.bound(self.proto, self.folder)
+        return self if proto is self.proto else Model(proto)
+
+    def spilled(self, folder: Path, most: float) -> Model:
+        """Return a `bound` model of which less than `most` bytes of weights lie in memory: others go into a file.
+
+        The file is in `folder`, which is made where it isn't there, and must outlive the model. Raises ModelError where
+        it can't be written.
+        """
+        if outside.inside_size(self.proto) < most:
+            return self
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            proto = outside.spilled(self.proto, folder / f"{secrets.token_hex(8)}{DATA_SUFFIX}")
+        except OSError as error:
+            raise ModelError(f"{folder}: weights can't be written there ({reason(error)}); make room") from error
         return self if proto is self.proto else Model(proto)
 
     def with_values_inside(self, name: str = "the model") -> Model:

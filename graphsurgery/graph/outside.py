@@ -27,7 +27,7 @@ from onnx import ModelProto, TensorProto
 from graphsurgery.errors import ModelError, first_line
 from graphsurgery.files import reason
 from graphsurgery.files.ranges import append_range
-from graphsurgery.graph.protos import stored_outside, without_initializers, without_values
+from graphsurgery.graph.protos import stored_outside, without_initializers
 
 # Initializers above this many elements hold weights, which no shape depends on.
 SHAPE_LIKE = 1024
@@ -205,8 +205,32 @@ def apart(proto: ModelProto, location: str) -> tuple[ModelProto, dict[int, Tenso
         bare.CopyFrom(_bare(tensor))
         bare.data_location = TensorProto.EXTERNAL
         _write_entries(bare, location, end, size_of(tensor))
-        end += -(-size_of(tensor) // _PAGE) * _PAGE
+        end += _whole_pages(size_of(tensor))
     return made, weights
+
+
+def spilled(proto: ModelProto, path: Path) -> ModelProto:
+    """Return `proto` with bound references to the file `path`, into which its large weights are written.
+
+    `proto` itself is returned, and no file made, where it has none. Raises OSError.
+    """
+    weights = {
+        place: tensor
+        for place, tensor in enumerate(proto.graph.initializer)
+        if not is_outside(tensor) and size_of(tensor) and math.prod(tensor.dims) > SHAPE_LIKE
+    }
+    if not weights:
+        return proto
+    starts, end = dict[int, int](), 0
+    for place, tensor in weights.items():
+        starts[place] = end
+        end += _whole_pages(size_of(tensor))
+    write({starts[place]: tensor for place, tensor in weights.items()}, path)
+    made = without_initializers(proto)
+    for place, tensor in enumerate(proto.graph.initializer):
+        moved = place in weights
+        made.graph.initializer.append(_bound(tensor, Span(path, starts[place], size_of(tensor))) if moved else tensor)
+    return made
 
 
 def write(weights: Mapping[int, TensorProto], path: Path) -> None:
@@ -289,6 +313,10 @@ def files_of(proto: ModelProto) -> Iterator[Path]:
     yield from (Path(_entries(tensor)["location"]) for tensor in stored_outside(proto) if is_bound(tensor))
 
 
+def _whole_pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE
+
+
 def _entries(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
@@ -309,7 +337,8 @@ def _inside(tensor: TensorProto, values: Bytes) -> TensorProto:
 
 
 def _bound(tensor: TensorProto, span: Span) -> TensorProto:
-    made, status = without_values(tensor), span.file.stat()
+    made, status = _bare(tensor), span.file.stat()
+    made.data_location = TensorProto.EXTERNAL
     _write_entries(made, str(span.file), span.offset, span.length)
     for key, value in ((_SIZE, status.st_size), (_TIME, status.st_mtime_ns)):
         made.external_data.add(key=key, value=str(value))

@@ -89,7 +89,7 @@ def export(run: Run) -> Unjudged:
     """Export the whole model, to be compared with the tensors captured from the original before any pass ran."""
     run.watcher.begin("export")
     with timed(run.record, "export"):
-        model = Model(run.source.export(), run.source.folder).bound()
+        model = run.kept(Model(run.source.export(), run.source.folder).bound())
         model.check("the export")
     step = Step("export", nodes_before=model.nodes, nodes_after=model.nodes)
     run.record.checks.append(step)
@@ -314,7 +314,7 @@ def _rewrite(run: Run, use: PassUse, model: Model, part: str | None) -> tuple[St
         use.name, part, use.pass_.effect, model.nodes, applied.model.nodes, seconds, applied.skips, applied.details
     )
     step.changes = changes(model, applied.model)
-    return step, applied.model
+    return step, run.kept(applied.model)
 
 
 def _context_of_whole(source: Source) -> PassContext:

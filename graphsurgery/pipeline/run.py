@@ -59,7 +59,8 @@ class Run:
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
     `certifier` holds parts against the recipe's target, `request` says which images were captured, `external_from` from
-    how many bytes on, parts together, weights are written into files of their own.
+    how many bytes on, parts together, weights are written into files of their own. Of that many made on the way, by a
+    pass for example, files in `scratch` hold the values; without it, memory does.
     """
 
     recipe: Recipe
@@ -74,6 +75,11 @@ class Run:
     certifier: Certifier = field(default_factory=lambda: Certifier(None))
     request: Request | None = None
     external_from: float = EXTERNAL_FROM
+    scratch: Path | None = None
+
+    def kept(self, model: Model) -> Model:
+        """Return a model with its weights where a session above 2 GB can take them from."""
+        return model if self.scratch is None else model.spilled(self.scratch, self.external_from)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from graphsurgery.errors import CaptureError, Difference, InputError, MissingToo
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import PARTS
 from graphsurgery.files.commit import Draft, edition, writing
+from graphsurgery.files.temporary import reserved
 from graphsurgery.gate.described_outputs import DescribedOutputs
 from graphsurgery.gate.gate import Gate
 from graphsurgery.graph.model import EXTERNAL_FROM, Model
@@ -118,6 +119,7 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
             certifier=Certifier(recipe.target),
             request=None if capture is None else capture.request,
             external_from=options.external_from,
+            scratch=stack.enter_context(reserved(options.out.resolve())),
         )
         made = None if evaluation is None else evaluation.begin_parts
         drop = None if evaluation is None else partial(evaluation.drop, watcher=watcher)

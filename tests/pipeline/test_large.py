@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -81,6 +82,34 @@ def test_parts_have_their_weights_beside_them_and_nothing_is_run_unless_it_is_co
     assert outcome.code == 0, outcome.err
     assert not list((work / "parts").glob("*.data"))
     np.testing.assert_array_equal(played(work), unchecked)
+
+
+def test_weights_that_a_pass_made_wait_in_a_file_until_the_parts_are_written(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 2 GB no session could be made of them in memory; here every size counts as that."""
+    model = onnx.load(work / "model.onnx")
+    model.graph.node[1].CopyFrom(onnx.helper.make_node("Mul", ["h", "c"], ["i"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 400, 1, 1), 0.5, np.float32), "c"))
+    before = numpy_helper.to_array(model.graph.initializer[0])
+    onnx.save(model, work / "model.onnx")
+    (work / "recipe.yaml").write_text(RECIPE.replace("drop-identity", "fold-affine"), encoding="utf-8")
+    inside: list[int] = []
+    make = session.Session.__init__
+
+    def seen(self: session.Session, model: onnx.ModelProto | Path, **options: Any) -> None:
+        if isinstance(model, onnx.ModelProto):
+            inside.append(outside.inside_size(model))
+        make(self, model, **options)
+
+    monkeypatch.setattr(session.Session, "__init__", seen)
+    outcome = apply(cli, work, "--external-data", 0)
+    assert outcome.code == 0, outcome.err
+    assert len(inside) > 3
+    assert max(inside[1:]) < 4800  # the first is the file as it came, when it is captured
+    assert not [path for path in (work / "parts").iterdir() if path.name.startswith(".")]
+    folded = [tensor for tensor in onnx.load(work / "parts" / "front.onnx").graph.initializer if len(tensor.dims) == 4]
+    np.testing.assert_array_equal(numpy_helper.to_array(folded[0]), before / 2)
 
 
 def test_a_disk_that_fills_up_among_the_weights_is_one_line_and_the_old_parts_stay(
