@@ -6,10 +6,10 @@
 
 The graph is an unrolled cell that turns a small matrix, MatMul, Neg, Identity, Transpose, Transpose, Add over and over,
 with weights of its own for each round, so that what changes in one round is seen behind it. In another version one
-round in the middle is wrong, and a pass makes that mistake. Each command runs in a process of its own. Printed are its
-seconds of the processor, those of its children included, the memory of the largest of these processes, and how the
-time grows from the second last size to the last: 1 is linear. What a command takes with the smallest graph, which is
-mostly its start, is left out of that.
+round in the middle is wrong, and a pass makes that mistake. `apply` takes two passes, with all checks. Each command
+runs in a process of its own. Printed are its seconds of the processor, those of its children included, the memory of
+the largest of these processes, and how the time grows from the second last size to the last: 1 is linear. What a
+command takes with the smallest graph, which is mostly its start, is left out of that.
 """
 
 from __future__ import annotations
@@ -50,8 +50,15 @@ class SpoilRound(GraphPass):
 '''
 
 
-def unrolled(nodes: int, spoilt: bool = False) -> ModelProto:
-    """Return the graph with so many nodes."""
+RECIPE = """source: {onnx: image.onnx}
+passes: [drop-identity, merge-transposes]
+capture: {samples: 1}
+"""
+
+
+def unrolled(nodes: int, spoilt: bool = False, shape: tuple[int, ...] = (4, 4)) -> ModelProto:
+    """Return the graph with so many nodes, over a tensor of `shape`, which ends with 4 and 4."""
+    perm = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
     made, weights, current = [], [], "x"
     generator = np.random.default_rng(0)
     rounds = max(1, nodes // 6)
@@ -60,13 +67,13 @@ def unrolled(nodes: int, spoilt: bool = False) -> ModelProto:
         turn = np.linalg.qr(generator.standard_normal((4, 4)))[0].astype(np.float32)
         weights.append(numpy_helper.from_array(turn * np.float32(1.01 if is_spoilt and spoilt else 1), f"w{number}"))
         chain = [("MatMul", [f"w{number}"], {}), ("Neg", [], {}), ("Identity", [], {})]
-        chain += [("Transpose", [], {"perm": [1, 0]}), ("Transpose", [], {"perm": [1, 0]}), ("Add", ["zero"], {})]
+        chain += [("Transpose", [], {"perm": perm}), ("Transpose", [], {"perm": perm}), ("Add", ["zero"], {})]
         for step, (op, more, attributes) in enumerate(chain):
             name = "spoil" if is_spoilt and op == "MatMul" else f"{op}{number}_{step}"
             made.append(helper.make_node(op, [current, *more], [f"t{number}_{step}"], name=name, **attributes))
             current = f"t{number}_{step}"
     weights.append(numpy_helper.from_array(np.zeros((1, 4), np.float32), "zero"))
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in ("x", current)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", current)]
     graph = helper.make_graph(made, "unrolled", ends[:1], ends[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -74,6 +81,7 @@ def unrolled(nodes: int, spoilt: bool = False) -> ModelProto:
 def commands(folder: Path) -> dict[str, list[str]]:
     """Return the commands by name; `folder` has the two models and the plug-in."""
     right, wrong, plugin = (str(folder / name) for name in ("right.onnx", "wrong.onnx", "plugin.py"))
+    recipe, parts, io = (str(folder / name) for name in ("recipe.yaml", "parts", "io"))
     return {
         "inspect": ["inspect", right],
         "inspect --cuts": ["inspect", right, "--cuts"],
@@ -82,6 +90,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "reduce": ["reduce", right, "--pass", "spoil-round", "--plugin", plugin, "--out", str(folder / "reduced")],
         "support": ["support", right, "--target", "rk3588"],
         "picture": ["picture", right, "-o", str(folder / "picture.svg")],
+        "apply": ["apply", recipe, "--out", parts, "--model-io", io],
+        "report": ["report", parts],  # of what apply wrote
     }
 
 
@@ -127,7 +137,7 @@ def growth(sizes: list[int], seconds: list[float | None]) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--only", nargs="+", help="commands by their first word")
+    parser.add_argument("--only", nargs="+", help="commands by their first word; report needs apply")
     parser.add_argument("--limit", type=float, default=1800, help="seconds for each; - stands for what took longer")
     options = parser.parse_args()
     rows: dict[str, list[dict[str, float | None]]] = {}
@@ -136,7 +146,9 @@ def main() -> None:
             folder = Path(made)
             onnx.save(unrolled(size), folder / "right.onnx")
             onnx.save(unrolled(size, spoilt=True), folder / "wrong.onnx")
+            onnx.save(unrolled(size, shape=(1, 3, 4, 4)), folder / "image.onnx")
             (folder / "plugin.py").write_text(PLUGIN, encoding="utf-8")
+            (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
             for name, command in commands(folder).items():
                 if not options.only or command[0] in options.only:
                     rows.setdefault(name, []).append(measured(command, options.limit))

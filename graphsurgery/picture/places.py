@@ -103,8 +103,14 @@ def _kept(among: Collection[int], changes: Mapping[int, str]) -> list[int]:
 
 
 def _together(found: Difference) -> list[list[_Node]]:
-    """Return the nodes that differ, those that hang together in either graph or stand in each other's place as one."""
-    of_a, of_b = found.differing
+    """Return the nodes that differ, those that hang together in either graph or stand in each other's place as one.
+
+    Those of the first graph come first, and those of each stand in the order of the data.
+    """
+    of_a, of_b = (
+        sorted(nodes, key={index: place for place, index in enumerate(outline.order)}.__getitem__)
+        for outline, nodes in zip((found.a, found.b), found.differing, strict=True)
+    )
     nodes: list[_Node] = [*(("a", index) for index in of_a), *(("b", index) for index in of_b)]
     root = {node: node for node in nodes}
 
@@ -159,11 +165,11 @@ def _of_same_inputs(found: Difference, of_a: Sequence[int], of_b: Sequence[int])
 
 
 def _title(found: Difference, nodes: Sequence[_Node]) -> str:
-    """Say which operators became which: `Conv, BatchNormalization -> Conv`, in the order of the data."""
-    sides = []
-    for side, outline in (("a", found.a), ("b", found.b)):
-        own = {index for each, index in nodes if each == side}
-        sides.append(_listed([outline.nodes[index].op_type for index in outline.order if index in own]))
+    """Say which operators became which: `Conv, BatchNormalization -> Conv`, in the order of `nodes`."""
+    sides = [
+        _listed([outline.nodes[index].op_type for each, index in nodes if each == side])
+        for side, outline in (("a", found.a), ("b", found.b))
+    ]
     return f"{sides[0] or 'nothing'} -> {sides[1] or 'nothing'}"
 
 
