@@ -18,7 +18,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import typer.main
 
+from graphsurgery import plugins
 from graphsurgery.cli import main
 from graphsurgery.files.locks import Lock
 from graphsurgery.toolchains import find_toolchain
@@ -28,6 +30,9 @@ from graphsurgery.toolchains.environment import look
 # a third of all processor time. OMP's are torch's and NumPy's. What was set by hand stays.
 os.environ.setdefault("GRAPHSURGERY_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is installed stays while tests run; to look through it takes 10 ms, and each run of a recipe asks several times
+plugins.entry_points = functools.cache(plugins.entry_points)
 
 PARTS = ("backbone_rpn", "box_proposal", "box_head", "mask_proposal", "mask_head", "postprocess")
 
@@ -61,7 +66,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what --quick leaves out, and skip what takes a toolchain that isn't installed."""
+    """Leave out what --quick leaves out, and skip what takes a toolchain that isn't installed.
+
+    Files with whole detectors come first: begun last, one would keep a worker busy while the others have nothing to do.
+    """
+    long = {item.path for item in items if item.get_closest_marker("whole") is not None}
+    items.sort(key=lambda item: item.path not in long)
     for item in items:
         for mark in item.iter_markers("toolchain"):
             if not is_installed(mark.args[0]):
@@ -123,10 +133,12 @@ Snapshot = Callable[[Path], dict[str, str]]
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     """Run the command line in this process, which saves the seconds that importing torch takes."""
+    built_once = functools.cache(typer.main.get_command)  # from all commands' signatures, a third of a small `apply`
 
     def call(*arguments: object) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         with (
+            mock.patch.object(typer.main, "get_command", built_once),
             mock.patch.object(sys, "argv", ["graphsurgery", *map(str, arguments)]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

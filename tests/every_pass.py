@@ -27,14 +27,16 @@ FIRST = ("freeze-shapes", "drop-preprocessing", "simplify")  # they make way for
 
 @dataclass(frozen=True)
 class EveryPass(ModelPass):
-    """All exact passes there are, one after another."""
+    """All exact passes there are, one after another, behind those of `first`."""
 
     name = "every-pass"
     effect = "exact"
 
+    first: tuple[str, ...] = ()
+
     def rewrite(self, model: ModelProto, edit: Editor) -> ModelProto:
         found = registry.discover()
-        return apply_passes([found.get(name)() for name in exact_passes()], Model(model)).model.proto
+        return apply_passes([found.get(name)() for name in (*self.first, *exact_passes())], Model(model)).model.proto
 
 
 def exact_passes() -> list[str]:

@@ -132,6 +132,15 @@ class EditedShapes:
         known = self._known.get(id(tensor))
         return UNKNOWN if known is None else known.type
 
+    def ask(self, tensors: Iterable[gs.Tensor]) -> None:
+        """Infer what is not known yet of `tensors` at once, which takes less time than one after another."""
+        if self._asked and self.failure is None:
+            if self._edited:
+                self._infer_edited()
+            writers = (graphs.producer(tensor) for tensor in tensors if id(tensor) not in self._known)
+            for found in self._infer_units([self._unit(writer) for writer in writers if writer is not None]):
+                self._known.setdefault(id(found.tensor), found)
+
     def _infer_all(self) -> None:
         self._asked = True
         try:

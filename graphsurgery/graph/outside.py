@@ -193,6 +193,13 @@ def inside_size(proto: ModelProto) -> int:
     return sum(size_of(tensor) for tensor in proto.graph.initializer if not is_outside(tensor))
 
 
+def stored_inside(proto: ModelProto) -> int:
+    """Return the same with the Constants of the main graph; protobuf's own count writes the whole model for it."""
+    constants = (node.attribute for node in proto.graph.node if node.op_type == "Constant")
+    values = (each.t for attributes in constants for each in attributes if each.HasField("t"))
+    return inside_size(proto) + sum(size_of(value) for value in values if not is_outside(value))
+
+
 def apart(proto: ModelProto, location: str) -> tuple[ModelProto, dict[int, TensorProto]]:
     """Return `proto` with its weights in the file `location` beside it, and what to `write` there."""
     made, weights, end = without_initializers(proto), dict[int, TensorProto](), 0

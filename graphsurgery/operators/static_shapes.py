@@ -5,7 +5,7 @@ Shape(x: 1x3x8x8) -> Gather(2) -> Mul(2) -> Concat -> Resize.sizes   ->   Consta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ def fold_shapes(edit: Editor, frozen: bool, *, whole: bool = False) -> None:
     `whole` leaves a static size alone that is one of a shape which isn't, as ONNX Runtime does.
     """
     graphs.sort(edit.root)
+    edit.forget_inferred()
     failed: dict[int, gs.Node] = {}  # by their ids, which no other node gets as long as they are held
     while _fold(edit, failed, whole):  # each round turns at least one node into a Constant, so it ends
         graphs.drop_unused(edit.root)  # what the next round need not infer
@@ -114,14 +115,16 @@ def _computed(graph: gs.Graph) -> Iterator[gs.Variable]:
 
 def _fold(edit: Editor, failed: dict[int, gs.Node], whole: bool) -> bool:
     """Fold until nothing more is constant with the shapes known now; return whether anything was."""
-    edit.forget_inferred()  # to begin anew once takes less than to follow the edits below
-    known = [(node, _known(node, edit, whole)) for node in graphs.walk_nodes(edit.root)]
-    small = {id(node): _is_small(edit.static_shape(node.outputs[0])) for node, _ in known if _is_arithmetic(node)}
-    changed = False
-    for node, value in known:
-        if value is not None:
-            _write(edit, node, value)
-            changed = True
+    nodes = list(graphs.walk_nodes(edit.root))
+    edit.ask(node.inputs[0] for node in nodes if is_op(node, "Shape", "Size"))
+    known = {id(node): value for node in nodes if (value := _known(node, edit, whole)) is not None}
+    computable = _computable(nodes, known)
+    edit.ask(node.outputs[0] for node in computable)
+    small = {id(node) for node in computable if _is_small(edit.static_shape(node.outputs[0]))}
+    for node in nodes:
+        if id(node) in known:
+            _write(edit, node, known[id(node)])
+    changed = bool(known)
     while True:
         chain, wanted = _chain(edit, small, failed)
         if not wanted:
@@ -129,6 +132,22 @@ def _fold(edit: Editor, failed: dict[int, gs.Node], whole: bool) -> bool:
         for node, value in _evaluate(edit, chain, wanted, failed):
             _write(edit, node, value)
             changed = True
+
+
+def _computable(nodes: Iterable[gs.Node], known: Collection[int]) -> list[gs.Node]:
+    """Return the arithmetic nodes that read constants alone, and what others of them and the nodes `known` write."""
+    found: dict[int, gs.Node] = {}
+
+    def is_told(tensor: gs.Tensor) -> bool:
+        writer = graphs.producer(tensor)
+        if writer is None:
+            return not tensor.name or isinstance(tensor, gs.Constant)
+        return id(writer) in found or id(writer) in known or is_op(writer, "Constant")
+
+    for node in nodes:  # sorted, those of a body behind what it reads from outside
+        if _is_arithmetic(node) and all(map(is_told, node.inputs)):
+            found[id(node)] = node
+    return list(found.values())
 
 
 def _is_arithmetic(node: gs.Node) -> bool:
@@ -186,7 +205,7 @@ def _pick(node: gs.Node, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _chain(
-    edit: Editor, writes_small: Mapping[int, bool], failed: dict[int, gs.Node]
+    edit: Editor, writes_small: Collection[int], failed: dict[int, gs.Node]
 ) -> tuple[list[gs.Node], list[gs.Node]]:
     """Return the nodes that compute something small from constants alone, and those whose result others read."""
     chain: dict[int, gs.Node] = {}
@@ -199,7 +218,7 @@ def _chain(
         return small[id(tensor)]
 
     for node in graphs.walk_nodes(edit.root):
-        if not _is_arithmetic(node) or id(node) in failed or not writes_small[id(node)]:
+        if not _is_arithmetic(node) or id(node) in failed or id(node) not in writes_small:
             continue
         if all(is_small(tensor) for tensor in node.inputs) and _may_compute(node):
             chain[id(node)] = node

@@ -19,6 +19,7 @@ from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, Inp
 from graphsurgery.gate.gate import Gate, Grant, Judged, Tensors
 from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outside import stored_inside
 from graphsurgery.partition import boundary_names
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline.changes import first_difference
@@ -48,7 +49,7 @@ def judge_whole(
                 values.extend(boundary_names.played(whole.subject, names, run.samples))
     else:
         run.watcher.begin(f"check {whole.step.name}")
-        size = sum(each.subject.proto.ByteSize() for each in (whole, *run.half_judged))
+        size = sum(stored_inside(each.subject.proto) for each in (whole, *run.half_judged))
         everywhere = complete or bool(names) or bool(whole.granted) or size > _MOST_BYTES
         samples = run.samples if everywhere else [telling(run.samples, whole.subject.outputs)]
         try:

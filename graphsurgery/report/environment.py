@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ def describe() -> dict[str, Any]:
     }
 
 
+@functools.cache  # a run asks each time that it writes its record
 def _versions() -> Mapping[str, str]:
     found = {"graphsurgery": __version__}
     for package in _PACKAGES:

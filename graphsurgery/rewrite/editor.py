@@ -35,7 +35,7 @@ class Skip:
 class Editor:
     """What a pass changes a graph through; it names new tensors and keeps the refusals.
 
-    ask         shape, static_shape, dtype, is_output
+    ask         shape, static_shape, dtype, is_output; `ask` for many at once
     compute     evaluate (values), infer_shapes, infer_behind (types, written into the graph)
     make        fresh (a name), constant, emit (a node)
     a node      replace, set_input, set_outputs, set_attribute, drop_attribute
@@ -119,6 +119,10 @@ class Editor:
         Where an edit changes the type of what a node writes, `infer_behind` writes it anew.
         """
         return self._types.dtype(tensor)
+
+    def ask(self, tensors: Iterable[gs.Tensor]) -> None:
+        """Infer at once what was forgotten of `tensors` by edits: a loop over `shape` does it for one after another."""
+        self._types.ask(tensors)
 
     def forget_inferred(self) -> None:
         """Infer shapes and types anew at the next question: the graph has changed past the Editor."""

@@ -38,6 +38,11 @@ class TrackedTypes:
             kind = self._of(tensor).dtype
         return None if kind is None else np.dtype(kind)
 
+    def ask(self, tensors: Iterable[gs.Tensor]) -> None:
+        """Infer what is not known yet of `tensors` at once."""
+        self._forget_if_changed()
+        self._inferred.ask(tensors)
+
     def forget(self) -> None:
         """Infer anew at the next question."""
         self._inferred.forget()

@@ -3,13 +3,15 @@
     python kill_points.py SCENARIO FOLDER [full]     prints how many points there were, and what was wrong at which
 
 All commands run in forks of one process that has imported everything and has started no thread, which saves the second
-that each would take to start.
+that each would take to start, and has done what every command begins with.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import gc
 import hashlib
 import importlib
 import json
@@ -108,6 +110,27 @@ def import_all(listed: Path) -> None:
             importlib.import_module(name)
 
 
+def begin_all() -> None:
+    """Do once what is the same for each command: it reads what is installed, makes itself of all signatures, and
+    compiles the report's template."""
+    import typer.main
+
+    from graphsurgery import plugins
+    from graphsurgery.cli import app
+    from graphsurgery.report import environment, html
+    from graphsurgery.rewrite.registry import discover
+
+    plugins.entry_points = functools.cache(plugins.entry_points)
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app)
+    environment.describe()
+    html._template()
+    discover()
+    for group in ("custom_ops", "compilers", "targets"):
+        plugins.entry_points(group=f"graphsurgery.{group}")
+    gc.freeze()  # else the first collection of each fork touches, and so copies, all there is
+
+
 def names(root: Path, kept: str) -> list[str]:
     """Return all that is below `root`, but for what may be kept."""
     found = (path.relative_to(root).as_posix() for path in root.rglob("*"))
@@ -138,6 +161,7 @@ def kill_everywhere(scenario: Scenario, work: Path, full: bool) -> tuple[int, li
     import_all(work / "modules.txt")
     new = (scenario.state(root), names(root, scenario.kept))
     assert old[0] != new[0], "the run changes nothing"
+    begin_all()
     wrong = []
     tried = ((scenario.look, (old, new)), (scenario.run, (new,)))
     for point in range(points):

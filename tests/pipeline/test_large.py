@@ -9,21 +9,20 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, Outcome, Snapshot
-from onnx import numpy_helper
+from weights_outside import written
 
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError
 from graphsurgery.graph import outside
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.runtime.player import Chain
-from graphsurgery.testing import parse
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[1,3,8,16] image) => (float[1,2,8,16] y) <float[1] v = {0}, float[1] w = {0}> {
     h = Conv(image, v)
     i = Identity(h)
     j = Relu(i)
-    k = Conv(j, w)
+    k = Conv <pads = [1, 1, 1, 1]> (j, w)
     y = Relu(k)
 }"""
 RECIPE = """source: {onnx: model.onnx}
@@ -35,13 +34,7 @@ partition: {at: {tensors: [j]}, parts: {front: npu, back: npu}}
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    proto = parse(TEXT)
-    del proto.graph.initializer[:]
-    for name, shape in (("v", (400, 3, 1, 1)), ("w", (2, 400, 3, 3))):
-        proto.graph.initializer.append(numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name))
-    proto.graph.node[3].attribute.append(onnx.helper.make_attribute("pads", [1, 1, 1, 1]))
-    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=True, location="model.bin", size_threshold=0)
+    written(tmp_path / "model.onnx", TEXT, {"v": (400, 3, 1, 1), "w": (2, 400, 3, 3)})
     (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     return tmp_path
 

@@ -23,7 +23,8 @@ def applied(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Applied:
 
     def make(root: Path) -> Outcome:
         fewer = ("--set", "capture.samples=8", "--set", "evaluate.samples=50")
-        asked = ("--variant", "all", "--out", root / "parts", "--model-io", root / "model_io")
+        # the figures are those of any number of processes, and each process would import torch
+        asked = ("--variant", "all", "--workers", 1, "--out", root / "parts", "--model-io", root / "model_io")
         return cli("apply", "shapes_yolo", *fewer, *asked)
 
     return made_once(tmp_path_factory, "shapes_yolo", make)

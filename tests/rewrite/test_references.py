@@ -9,17 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
+from weights_outside import written
 
 from graphsurgery.graph import outside
 from graphsurgery.graph.model import Model
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.simplify import Simplify
 from graphsurgery.rewrite import Editor, ModelPass, apply_pass
-from graphsurgery.testing import parse
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[1,3,8,8] x) => (float[1,90,8,8] z) <float[1] a = {0}, float[1] b = {0}> {
-    h = Conv(x, a)
+    h = Conv <pads = [1, 1, 1, 1]> (x, a)
     i = Identity(h)
     r = Relu(i)
     z = Conv(r, b)
@@ -28,14 +28,8 @@ g (float[1,3,8,8] x) => (float[1,90,8,8] z) <float[1] a = {0}, float[1] b = {0}>
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    random = np.random.default_rng(0)
-    proto = parse(TEXT)
-    del proto.graph.initializer[:]
-    for name, shape in (("a", (900, 3, 3, 3)), ("b", (90, 900, 1, 1))):
-        proto.graph.initializer.append(numpy_helper.from_array(random.random(shape, np.float32), name))
-    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("pads", [1, 1, 1, 1]))
-    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
-    return Model.load(tmp_path / "m.onnx").bound()
+    path = written(tmp_path / "m.onnx", TEXT, {"a": (900, 3, 3, 3), "b": (90, 900, 1, 1)})
+    return Model.load(path).bound()
 
 
 def referred(model: Model) -> list[str]:
