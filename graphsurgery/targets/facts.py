@@ -29,6 +29,7 @@ from graphsurgery.targets.asked import (
     shape_of,
     size_at,
 )
+from graphsurgery.targets.bodies import bodies_taken
 from graphsurgery.targets.schema import Scalar
 
 
@@ -309,6 +310,10 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "broadcast": ("of two inputs: none, scalar, channels (one number for each) or other", _broadcast),
     "padded_axes_from_end": ("the same from the end", _padded_axes_from_end),
     "permutation": ("of a Transpose, as text such as 0,2,3,1", _permutation),
+    "bodies_taken": (
+        "whether the nodes of its bodies (If, Loop, Scan) are taken, and those whose outputs it reads",
+        bodies_taken,
+    ),
     "at_an_end": ("whether it reads an input of the graph, or nothing reads an output of it", _at_an_end),
     "is_layer": ("whether it is a Conv, a pool or a matrix product", _is_multiply_add_heavy),
 }

@@ -204,7 +204,7 @@ KNOWN = [
     ("ryzen-ai:xint8", TOPK.format(10, "sorted = 1"), "taken"),
     ("ryzen-ai", IF, "crash"),
     ("rk3588", IF, "refused"),
-    ("qnn-htp", IF, "cpu"),
+    ("qnn-htp", IF, "taken"),
     ("tensorrt", IF, "taken"),
     ("ryzen-ai", conv(3), "taken"),
     ("ryzen-ai", conv(3, "strides = [1, 1]"), "crash"),
@@ -384,7 +384,11 @@ FIXES = [
     ("rk3588", one("ReduceMean <axes = [2, 3]> (x)", inputs="float[1, 8, 7, 7] x"), "lower-reduce-mean"),
     ("ethos-u55", one('Resize <mode = "linear"> (x, , s)', "float[4] s = {1, 1, 4, 4}"), "replace-linear-resize"),
     ("ryzen-ai:a8w8", one("Where (c, x, x)", "bool c = {1}"), "lower-where"),
-    ("qnn-htp", f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = {IF.partition('y = ')[2]}", "inline-if"),
+    (
+        "qnn-htp",
+        f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = {IF.partition('y = ')[2]}".replace("Abs", "Softsign"),
+        "inline-if",
+    ),
     (
         "axelera",
         "g (float[1, 8, 4, 4] x, float[1, 8, 4, 4] z) => (float[1, 8, 4, 4] y) { y = Sub (x, z) }",
