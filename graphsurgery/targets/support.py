@@ -277,14 +277,24 @@ def _rule_for(
 
 
 def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes: bool) -> Verdict:
+    own = {*rule.limits, *rule.conditions} - {PRECISION}
+    for each in target.general:
+        asks = each.conditions
+        if each.taken or not own.isdisjoint(asks) or (open_sizes and "static" in asks):
+            continue  # what the operator's line says of the same goes before; open sizes may yet be frozen
+        if _rule_for((each,), asked, precision)[0] is not None:
+            name = next(name for name in asks if name != PRECISION)
+            return _beyond(target, each, name, _shown(fact_of(asked, name)))
     if not rule.taken:
         return _beyond(target, rule, None)
     precisions = one_or_more(rule.precisions or ())
     if precisions and precision not in precisions:
         return _beyond(target, rule, "precisions", precision, Allowed.of(precisions).told, called="precision")
-    general = {name: allowed for name, allowed in target.tensors.limits.items() if name not in rule.limits}
-    for limits, of in ((general, target.tensors), (rule.limits, rule)):
-        for name, allowed in limits.items():
+    applying = [each for each in target.general if each.taken and _rule_for((each,), asked, precision)[0] is not None]
+    for of in (*applying, rule):
+        for name, allowed in of.limits.items():
+            if of is not rule and name in rule.limits:
+                continue  # the operator's own goes before
             broken = _broken(asked, name, allowed)
             if broken is not None and not (open_sizes and (broken == "" or name == "static")):
                 beyond = _not_known if broken == "" else _beyond
