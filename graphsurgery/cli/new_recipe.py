@@ -35,7 +35,7 @@ def new_recipe_command(
     Example: python -m graphsurgery new-recipe detector.onnx --target rk3588 -o detector_rk3588.yaml
     """
     from graphsurgery.files.temporary import temporary_folder, written_whole
-    from graphsurgery.pipeline.new_recipe import new_recipe
+    from graphsurgery.pipeline.new_recipe import grown, new_recipe
     from graphsurgery.recipe.load import load_recipe
     from graphsurgery.report.recipe_text import as_yaml
     from graphsurgery.rewrite.registry import discover
@@ -67,6 +67,8 @@ def new_recipe_command(
     found = {part: each.to_json() for part, each in proposal.support.items() if proposal.parts[part] != "cpu"}
     assert recipe.target is not None
     out.print(terminal.support_table(f"What {recipe.target.target.name} takes", {"parts": found}))
+    if text := grown(proposal):
+        err.print(f"larger: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for each in made.broken:
         err.print(f"left out: {each}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     out.print(f"{file}", highlight=False, markup=False, soft_wrap=True)

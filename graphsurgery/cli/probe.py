@@ -10,7 +10,7 @@ from rich.text import Text
 
 from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import JsonFile
-from graphsurgery.cli.screen import Display, save, screen_for, write_json
+from graphsurgery.cli.screen import Display, err, save, screen_for, write_json
 from graphsurgery.errors import InputError
 from graphsurgery.report import terminal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphsurgery.targets.measured import Measurements
 
 _SHOWN = 40
+_SECONDS = 30.0  # between two lines that say how far it is, where there is no terminal to draw it on
 
 
 @app.command("probe")
@@ -41,11 +42,13 @@ def probe_command(
     """Try each line of a target on the vendor's compiler and simulator: taken, on the NPU, and equal to ONNX Runtime.
 
     Of each limit one-node models are made: inside, at and beyond it. Exit 1 where the target's file says another
-    outcome than what was measured. Results of other operators that are in the file already are kept.
+    outcome than what was measured. Results of other operators that are in the file already are kept. What is measured
+    is written as it goes, to NAME.measured.part.json: after Ctrl-C the same command goes on there.
 
     Example: python -m graphsurgery probe --target qnn-htp --op Conv --op Resize
     """
     from graphsurgery.probing.backends import backend_of
+    from graphsurgery.probing.kept import Kept
     from graphsurgery.probing.probe import joined, measure, plan, require_operators
     from graphsurgery.rewrite.registry import discover
     from graphsurgery.targets.load import load_target
@@ -56,21 +59,34 @@ def probe_command(
     chosen = tuple(named.precision(each) for each in precision or named.target.precisions)
     require_operators(named.target, op or (), named.name)
     backend = backend_of(named)
-    backend.tool()
+    tool = backend.tool()
     place = out or Path(f"{named.name}.measured.json")
     if place.is_dir() or not place.parent.is_dir():
         raise InputError(f"--out {place}: no file can be written there; name a file in a folder that exists")
     older = read_measurements(place) if place.is_file() else None
-    with Display() as display:
+    kept = Kept(place)
+    before = kept.before(named.name, tool)
+    with Display(line_each=_SECONDS) as display:
         display.begin(f"making the cases of {named.name}")
         known = [each for each in chosen if each in backend.precisions]
         planned = plan(named.target, known, op or (), forms=forms, unequal=backend.unequal_sizes)
         if sample is not None:
             planned = planned.sample(sample)
-        display.begin(f"{len(planned.cases)} cases on {backend.tool()}")
-        found = measure(named, planned, backend, display.advance)
+        display.begin(f"{len(planned.cases)} cases on {tool}")
+        try:
+            found = measure(named, planned, backend, display.advance, before=before, keep=kept)
+        except BaseException:
+            if kept.write():
+                err.print(
+                    f"what is measured is in {kept.path}; the same command goes on there",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            raise
     whole = found if sample is not None and older is None else joined(older, found)
     save(place, lambda path: path.write_text(whole.text(), encoding="utf-8", newline="\n"))
+    kept.drop()
     _show(screen, named.target.title, found)
     screen.print(Text(f"written to {place}"))
     write_json(json_, found.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,14 @@ err = terminal.console(stderr=True)
 
 
 class Display:
-    """Draws progress on standard error while a run goes on."""
+    """Draws progress on standard error while a run goes on.
 
-    def __init__(self) -> None:
+    Where that is no terminal, with `line_each` there is a line after so many seconds.
+    """
+
+    def __init__(self, line_each: float | None = None) -> None:
+        self._line_each = None if err.is_terminal else line_each
+        self._said, self._what = time.monotonic(), ""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
         self._progress = Progress(
             *columns, TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal
@@ -36,10 +42,14 @@ class Display:
         self._progress.stop()
 
     def begin(self, what: str) -> None:
+        self._what = what
         self._progress.reset(self._task, description=what, total=None, visible=True)
 
     def advance(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)
+        if self._line_each is not None and time.monotonic() - self._said >= self._line_each:
+            self._said = time.monotonic()
+            err.print(f"{self._what}: {done} of {total}", markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, step: Step) -> None:
         where = f" ({step.part})" if step.part else ""

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from graphsurgery.compiling.compiled import Compiled
 from graphsurgery.compiling.compiler import Compiler, Job
-from graphsurgery.compiling.feeds import Feeding, played
+from graphsurgery.compiling.feeds import Feeding, completed, played
 from graphsurgery.compiling.open_shapes import NoRoom, elements, fitting, require_fit
 from graphsurgery.compiling.report import Report
 from graphsurgery.compiling.samples import samples_of, samples_of_whole
@@ -188,9 +188,11 @@ def _feed(
             raise InputError(f"compiler '{compiler.name}': {wanted.why}; give --inputs, a model_io folder, or --images")
         return {}
     watcher.begin(f"{compiler.name}: samples")
+    names = {name for job in jobs.values() for name in job.entry.inputs}
     if not captured:
-        names = {name for job in jobs.values() for name in job.entry.inputs}
         captured = played(_on_cpu(folder), images, names)
+    elif any(name not in sample for sample in captured for name in names):
+        captured = completed(_on_cpu(folder), captured, names)
     fed = {name: job for name, job in jobs.items() if wanted.why or job.is_static}
     feeding = {name: Feeding.of(job, captured, wanted.most) for name, job in fed.items()}
     for number, each in enumerate(feeding.values(), start=1):

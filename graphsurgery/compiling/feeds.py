@@ -60,6 +60,50 @@ def played(detector: Detector, images: Sequence[ImageFile], names: set[str]) -> 
     return found
 
 
+def completed(detector: Detector, samples: Sequence[Captured], names: set[str]) -> list[Captured]:
+    """Return captured samples with those of the tensors `names` that nobody captured, by parts on the CPU.
+
+    A cut may go through a tensor that the original model has no name for. What such a tensor depends on is played, from
+    what was captured; a tensor that can't be had so stays missing.
+    """
+    return [_Completed(sample, _missing_of(detector, sample, names)) for sample in samples]
+
+
+def _missing_of(detector: Detector, sample: Captured, names: set[str]) -> dict[str, npt.NDArray[Any]]:
+    wanted = {name for name in names if name not in sample}
+    playing = []
+    for player in reversed(detector.chain.players):
+        if not wanted.isdisjoint(player.entry.outputs):
+            wanted |= {name for name in player.entry.inputs if name not in sample}
+            playing.append(player)
+    found: dict[str, npt.NDArray[Any]] = {}
+    for player in reversed(playing):
+        reads = {name: sample.load(name) for name in player.entry.inputs if name in sample}
+        reads |= {name: found[name] for name in player.entry.inputs if name in found}
+        if len(reads) == len(player.entry.inputs):
+            found |= {name: value for name, value in player.play(reads).items() if name in wanted}
+    return found
+
+
+@dataclass(frozen=True)
+class _Completed:
+    """A captured sample, and what was computed of it."""
+
+    captured: Captured
+    computed: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def id(self) -> str:
+        return self.captured.id
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.computed or name in self.captured
+
+    def load(self, name: str) -> npt.NDArray[Any]:
+        """Return one tensor by name."""
+        return self.computed[name] if name in self.computed else self.captured.load(name)
+
+
 @dataclass(frozen=True)
 class Feeding:
     """Runs of one part: no more than `most`, spread evenly over the samples. Raises CaptureError where none is left."""

@@ -17,6 +17,7 @@ from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.recipe_text import as_yaml
 from graphsurgery.report.run_record import Record
 from graphsurgery.report.support_rows import left_by_reason, share
+from graphsurgery.report.terminal import rounded_count
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.runtime.latency import synthetic_image
 from graphsurgery.sources import open_source
@@ -26,6 +27,7 @@ from graphsurgery.targets.support import Support
 _MOST_TRIES = 10
 _ROWS, _ROWS_OF_HOST = 12, 4  # of reasons why nodes of a part are left
 _COMMENT = 116  # characters of a line
+_LARGE = 2.0  # times as many multiply-adds are told
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,26 @@ def _text(base: Recipe, proposal: Proposal, broken: Sequence[str] = (), place: P
     sources: dict[str, int] = {}
     lines = [
         *_wrapped(made),
+        *(_wrapped(f"{text}.") if (text := grown(proposal)) else ()),
         as_yaml({key: value for key, value in sections.items() if value}).rstrip("\n"),
         *(line for part, found in proposal.support.items() for line in _left(part, found, proposal, sources)),
         *(line for each in broken for line in ["#", *_wrapped(f"Left out, as it breaks something: {each}")]),
     ]
     lines += ["#", *(line for source, number in sources.items() for line in _wrapped(f"[{number}] {source}"))]
     return "\n".join(lines).rstrip("#\n") + "\n"
+
+
+def grown(proposal: Proposal) -> str:
+    """Say what the passes added, where the graph is more than twice as large for them; empty where it isn't.
+
+    A share of the multiply-adds doesn't tell of it.
+    """
+    growth = proposal.growth
+    if growth.times <= _LARGE:
+        return ""
+    before, after = rounded_count(growth.before), rounded_count(growth.before + growth.added)
+    by = ", ".join(growth.passes)
+    return f"{before} multiply-adds became {after} (x {growth.times:.3g}) by {by}, so that the target takes them"
 
 
 def _left(part: str, found: Support, proposal: Proposal, sources: dict[str, int]) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """Finds a recipe for a model and a target: what the target's file says helps is tried, and kept where it does.
 
 1. On the whole graph, in this order: what makes more of it known to the target, what makes it smaller, and what leaves
-   the target fewer parts.
+   the host fewer multiply-adds and the target fewer parts.
 2. The graph is cut by the target; parts of less than a hundredth of the multiply-adds are given back to the host.
-3. On each part for the accelerator: what leaves fewer nodes to the host.
+3. On each part for the accelerator: what leaves fewer multiply-adds and nodes to the host.
+
+What helps and makes the graph no larger is kept at once. What helps at the price of more multiply-adds waits until all
+else has been tried; then the one counts that leaves the least to the host, and of several the one that adds least.
 
 Only exact passes are tried, those that the targets' files name. Nothing is compared here: whoever runs the recipe does.
 """
@@ -41,12 +44,26 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 Measure = Callable[[Model, Support], tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Multiply-adds that passes added, and how many there would be without them."""
+
+    before: int
+    added: int
+    passes: tuple[str, ...]
+
+    @property
+    def times(self) -> float:
+        """How many times as large the graph is for them."""
+        return (self.before + self.added) / self.before if self.before else 1.0
+
+
 @dataclass
 class Proposal:
     """Passes for the whole graph, parts with their devices, passes for each, and what the target leaves of a part.
 
     `smallest` is the multiply-adds of the smallest part for the target. `approximate` are passes that would help, but
-    change numbers, by part.
+    change numbers, by part. `added` are the multiply-adds that a pass added, by its name.
     """
 
     passes: list[Pass] = field(default_factory=list)
@@ -55,6 +72,33 @@ class Proposal:
     part_passes: dict[str, list[Pass]] = field(default_factory=dict)
     support: dict[str, Support] = field(default_factory=dict)
     approximate: dict[str, list[str]] = field(default_factory=dict)
+    added: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def growth(self) -> Growth:
+        """What the passes added to the multiply-adds of all parts."""
+        added = sum(self.added.values())
+        total = sum(found.to_json()["multiply_adds"] for found in self.support.values())
+        return Growth(total - added, added, tuple(self.added))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A graph as the target sees it, how it is measured, and the pass that made it of the one before."""
+
+    model: Model
+    looked: Support
+    score: tuple[int, ...]
+    pass_: Pass | None = None
+
+    @property
+    def total(self) -> int:
+        """Its multiply-adds, as far as sizes are known."""
+        return sum(node.multiply_adds or 0 for node in self.looked.nodes)
+
+    def larger_than(self, other: _Tried) -> bool:
+        """Whether it has more multiply-adds, and not just more that are known."""
+        return self.total > other.total and not any(_open(other.looked))
 
 
 @dataclass(frozen=True)
@@ -94,7 +138,7 @@ class Proposer:
         canvas = source.canvas
         context = PassContext(canvas=(canvas.height, canvas.width), batch=source.batch)
         for measure in (self._unknown, self._size, self._parts):
-            model = self._improve(model, measure, found.passes, None, context)
+            model = self._improve(model, measure, found.passes, None, context, found.added)
         total = sum(count or 0 for count in multiply_adds(model))
         found.smallest = total // _WORTH
         graph = model.graph()
@@ -108,33 +152,51 @@ class Proposer:
             else:
                 kept = found.part_passes.setdefault(part.name, [])
                 inner = PassContext(samples=[_Sample(values)])
-                rewritten = self._improve(part.model, self._left, kept, part.name, inner)
+                rewritten = self._improve(part.model, self._left, kept, part.name, inner, found.added)
                 found.support[part.name] = left = self._look_at(rewritten)
                 found.approximate[part.name] = [fix for fix in _fixes(left) if self._effect(fix) == "approximate"]
         return found
 
     def _improve(
-        self, model: Model, measure: Measure, kept: list[Pass], part: str | None, context: PassContext
+        self,
+        model: Model,
+        measure: Measure,
+        kept: list[Pass],
+        part: str | None,
+        context: PassContext,
+        added: dict[str, int],
     ) -> Model:
-        """Try what helps until nothing more does; what is kept is added to `kept`."""
+        """Try what helps until nothing more does; what is kept goes to `kept`, the multiply-adds it adds to `added`."""
+        best = self._tried(model, measure)
+        pending = self._candidates(model, best.looked)
+        larger: list[_Tried] = []
+        while pending or larger:
+            if pending:
+                fix = pending.pop(0)
+                self.watcher.begin(f"{part}: {fix}" if part else fix)
+                if (part, parse_fix(fix)[0]) in self.without or self._effect(fix) != "exact":
+                    continue
+                changed = self._changed(fix, best.model, context)
+                tried = None if changed is None else self._tried(changed[1], measure, changed[0])
+                if tried is None or tried.score >= best.score:
+                    continue
+                if tried.larger_than(best):
+                    larger.append(tried)
+                    continue
+            else:
+                tried = min(larger, key=lambda each: (each.score, each.total))
+            assert tried.pass_ is not None
+            kept.append(tried.pass_)
+            if tried.larger_than(best):
+                name = tried.pass_.name
+                added[name] = added.get(name, 0) + tried.total - best.total
+            best, larger = tried, []
+            pending = self._candidates(best.model, best.looked)
+        return best.model
+
+    def _tried(self, model: Model, measure: Measure, pass_: Pass | None = None) -> _Tried:
         looked = self._look_at(model)
-        best, pending = measure(model, looked), self._candidates(model, looked)
-        while pending:
-            fix = pending.pop(0)
-            self.watcher.begin(f"{part}: {fix}" if part else fix)
-            if (part, parse_fix(fix)[0]) in self.without or self._effect(fix) != "exact":
-                continue
-            changed = self._changed(fix, model, context)
-            if changed is None:
-                continue
-            pass_, after = changed
-            seen = self._look_at(after)
-            score = measure(after, seen)
-            if score < best:
-                kept.append(pass_)
-                model, looked, best = after, seen, score
-                pending = self._candidates(model, looked)
-        return model
+        return _Tried(model, looked, measure(model, looked), pass_)
 
     def _changed(self, fix: str, model: Model, context: PassContext) -> tuple[Pass, Model] | None:
         """Return the pass of a fix, in the form that suits a model, and what it makes of it; None for no change."""
@@ -179,7 +241,7 @@ class Proposer:
         return (model.nodes,)
 
     def _parts(self, model: Model, looked: Support) -> tuple[int, ...]:
-        """How many parts the target gets, and how many of the nodes with weights it doesn't take."""
+        """The multiply-adds and nodes with weights that the target doesn't take, and how many parts it gets."""
         graph = model.graph()
         Editor(graph, "new-recipe").infer_shapes()
         try:
@@ -187,14 +249,18 @@ class Proposer:
         except InputError:
             parts = len(graph.nodes)  # it takes none of the weights
         heavy = sum(bool(node.multiply_adds) for node in looked.left)
-        return (heavy, parts)
+        return (_multiply_adds_left(looked), heavy, parts)
 
     def _left(self, model: Model, looked: Support) -> tuple[int, ...]:
-        return (len(looked.left),)
+        return (_multiply_adds_left(looked), len(looked.left))
 
 
 def _open(looked: Support) -> Iterator[bool]:
     return (node.multiply_adds is None for node in looked.nodes)
+
+
+def _multiply_adds_left(looked: Support) -> int:
+    return sum(node.multiply_adds or 0 for node in looked.left)
 
 
 def _fixes(looked: Support) -> list[str]:

@@ -163,7 +163,8 @@ class _Maker:
             return
         limit = built.verdict.limit
         if rule.taken and built.verdict.outcome != "taken" and limit is not None and limit != "precision":
-            broken = rule.limits.get(limit) or self.target.tensors.limits.get(limit)
+            general = (each.limits[limit] for each in self.target.general if limit in each.limits)
+            broken = rule.limits.get(limit) or next(general, None)
             if broken is None:
                 raise NotBuilt(f"its usual node breaks {limit}")
             if limit in wishes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -13,7 +13,7 @@ from graphsurgery.probing.backend import Backend
 from graphsurgery.probing.cases import Case, Unmeasured, cases_of, forms_of, lines_of, operators_of
 from graphsurgery.progress import Progress, silent
 from graphsurgery.targets.load import Named
-from graphsurgery.targets.measured import Measured, Measurements
+from graphsurgery.targets.measured import Found, Measured, Measurements
 from graphsurgery.targets.schema import Target
 
 # What a detector is made of: a sample takes these first
@@ -130,21 +130,47 @@ def require_operators(target: Target, ops: Collection[str], name: str) -> None:
             raise InputError(f"neither target '{name}' nor the probe knows operator '{op}'.{name_nearest(op, known)}")
 
 
-def measure(named: Named, planned: Plan, backend: Backend, progress: Progress = silent) -> Measurements:
-    """Measure the cases of a plan. Raises MissingTool where the backend's tool isn't here."""
+def measure(
+    named: Named,
+    planned: Plan,
+    backend: Backend,
+    progress: Progress = silent,
+    *,
+    before: Measurements | None = None,
+    keep: Callable[[Measurements], None] | None = None,
+) -> Measurements:
+    """Measure the cases of a plan but for those that stand in `before`; `keep` gets what is measured after each.
+
+    Raises MissingTool where the backend's tool isn't here.
+    """
     tool, total = backend.tool(), len(planned.cases)
-    found: list[Measured] = []
-    progress(0, total)
-    for case, outcome in zip(planned.cases, backend.measure(planned.cases), strict=True):
-        line = case.line
-        found.append(
-            Measured(
-                line.op, line.number, case.precision, case.side, case.limit, case.value, case.verdict.outcome, outcome
-            )
-        )
-        progress(len(found), total)
     left = tuple(_told(each) for each in planned.not_measured)
-    return Measurements(named.name, tool, datetime.date.today().isoformat(), tuple(found), left)
+    known = {_without_found(each): each for each in before.cases} if before is not None else {}
+    found = {at: known[case] for at, case in enumerate(map(_case_of, planned.cases)) if case in known}
+    missing = [at for at in range(total) if at not in found]
+
+    def so_far() -> Measurements:
+        cases = tuple(found[at] for at in sorted(found))
+        return Measurements(named.name, tool, datetime.date.today().isoformat(), cases, left)
+
+    progress(len(found), total)
+    outcomes = backend.measure([planned.cases[at] for at in missing])
+    for at, outcome in zip(missing, outcomes, strict=True):
+        found[at] = replace(_case_of(planned.cases[at]), found=outcome)
+        if keep is not None:
+            keep(so_far())
+        progress(len(found), total)
+    return so_far()
+
+
+def _case_of(case: Case) -> Measured:
+    """Return a case as it is written, nothing measured of it."""
+    line, said = case.line, case.verdict.outcome
+    return Measured(line.op, line.number, case.precision, case.side, case.limit, case.value, said, Found("unknown"))
+
+
+def _without_found(case: Measured) -> Measured:
+    return replace(case, found=Found("unknown"))
 
 
 def _told(left: Unmeasured) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -30,11 +30,15 @@ Fact = Scalar | tuple[Scalar, ...] | Absent | None
 
 @dataclass(frozen=True)
 class Asked:
-    """A node of a graph whose shapes have been inferred; `settled` are tensors (as ids) that no input reaches."""
+    """A node of a graph whose shapes have been inferred; `settled` are tensors (as ids) that no input reaches.
+
+    `is_taken` says of another node whether the target takes it, None where nobody does.
+    """
 
     node: gs.Node
     opset: int
     settled: frozenset[int] = frozenset()
+    is_taken: Callable[[gs.Node], bool] | None = None
 
     def is_settled(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is a constant, or computed from constants alone."""

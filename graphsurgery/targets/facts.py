@@ -29,6 +29,8 @@ from graphsurgery.targets.asked import (
     shape_of,
     size_at,
 )
+from graphsurgery.targets.bodies import bodies_taken
+from graphsurgery.targets.elements import first_type, given, given_type, types
 from graphsurgery.targets.schema import Scalar
 
 
@@ -139,8 +141,7 @@ def _padded_axes_from_end(asked: Asked) -> Fact:
 
 
 def _at_an_end(asked: Asked) -> Fact:
-    read = [tensor for tensor in asked.node.inputs if not is_omitted(tensor) and not asked.is_settled(tensor)]
-    return any(not tensor.inputs for tensor in read) or any(not tensor.outputs for tensor in asked.node.outputs)
+    return bool(given(asked)) or any(not tensor.outputs for tensor in asked.node.outputs)
 
 
 def _factors(asked: Asked) -> tuple[float, ...] | Absent | None:
@@ -180,16 +181,6 @@ def _permutation(asked: Asked) -> Fact:
             return None
         perm = range(len(shape))[::-1]
     return ",".join(str(axis) for axis in perm)
-
-
-def _types(asked: Asked) -> Fact:
-    names = [None if tensor.dtype is None else np.dtype(tensor.dtype).name for tensor in asked.data]
-    return None if None in names else tuple(name for name in names if name is not None)
-
-
-def _type(asked: Asked) -> Fact:
-    tensor = asked.node.inputs[0] if asked.node.inputs else asked.node.outputs[0]
-    return None if tensor.dtype is None else np.dtype(tensor.dtype).name
 
 
 def _static(asked: Asked) -> Fact:
@@ -264,8 +255,9 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "third_rank": ("dimensions of the third input: the bias of a Gemm", _rank_of_third),
     "ranks": ("dimensions of all that it reads and writes, constants aside", _ranks),
     "sizes": ("sizes of all that it reads and writes, constants aside", _dims),
-    "type": ("type of the elements of the first input", _type),
-    "types": ("types of the elements of all that it reads and writes, constants aside", _types),
+    "type": ("type of the elements of the first input", first_type),
+    "given_type": ("type of the elements of the first input of the graph that it reads", given_type),
+    "types": ("types of the elements of all that it reads and writes, constants aside", types),
     "inputs": ("number of inputs", lambda asked: sum(not is_omitted(tensor) for tensor in asked.node.inputs)),
     "outputs": ("number of outputs", lambda asked: sum(not is_omitted(tensor) for tensor in asked.node.outputs)),
     "batch": ("size of axis 0 of the first input, where it has four dimensions or more", _batch),
@@ -309,6 +301,10 @@ FACTS: dict[str, tuple[str, Callable[[Asked], Fact]]] = {
     "broadcast": ("of two inputs: none, scalar, channels (one number for each) or other", _broadcast),
     "padded_axes_from_end": ("the same from the end", _padded_axes_from_end),
     "permutation": ("of a Transpose, as text such as 0,2,3,1", _permutation),
+    "bodies_taken": (
+        "whether the nodes of its bodies (If, Loop, Scan) are taken, and those whose outputs it reads",
+        bodies_taken,
+    ),
     "at_an_end": ("whether it reads an input of the graph, or nothing reads an output of it", _at_an_end),
     "is_layer": ("whether it is a Conv, a pool or a matrix product", _is_multiply_add_heavy),
 }

@@ -64,7 +64,7 @@ def helps(named: Named) -> list[Help]:
 
 
 def _rules(target: Target) -> Iterator[tuple[str, Rule]]:
-    yield _ANY, target.tensors
+    yield from ((_ANY, rule) for rule in target.general)
     for operator in target.operators:
         for rule in target.rules(operator):
             yield operator, rule

@@ -68,9 +68,10 @@ def _check(target: Target, node: Fields, registry: Registry) -> None:
     entries = node.entries
     if target.source not in target.sources:
         raise entries["source"].place.error(_unknown("source", target.source, target.sources))
-    for name, rule in (("tensors", target.tensors), (_WHOLE, target.whole), ("others", target.other)):
+    for name, rules in (("tensors", target.general), (_WHOLE, (target.whole,)), ("others", (target.other,))):
         if name in entries:
-            _check_rule(rule, entries[name], name, None, target, registry)
+            for rule, place in zip(rules, _places(entries[name]), strict=True):
+                _check_rule(rule, place, name, None, target, registry)
     listed = entries["operators"].value
     assert isinstance(listed, Fields)
     for op, entry in listed.entries.items():
@@ -83,13 +84,17 @@ def _check_operator(op: str, entry: Entry, target: Target, registry: Registry) -
         hint = did_you_mean(op, known)
         raise entry.place.error(f"'{op}' is no operator of ONNX; one of another domain is written DOMAIN.NAME.{hint}")
     rules = target.rules(op)
-    places = [Entry(item.place, item) for item in entry.value.items] if isinstance(entry.value, Items) else [entry]
-    for number, (rule, place) in enumerate(zip(rules, places, strict=True)):
+    for number, (rule, place) in enumerate(zip(rules, _places(entry), strict=True)):
         if number < len(rules) - 1 and not rule.when:
             raise place.place.error(f"{op}: no rule behind this one is ever reached, since it has no `when`")
         if any(rule.when and rule.when == other.when for other in rules[:number]):
             raise place.place.error(f"{op}: this rule is never reached, since one before it has the same `when`")
         _check_rule(rule, place, op, op, target, registry)
+
+
+def _places(entry: Entry) -> list[Entry]:
+    """Return the place of each rule of a key that has one rule or a list."""
+    return [Entry(item.place, item) for item in entry.value.items] if isinstance(entry.value, Items) else [entry]
 
 
 def _check_rule(rule: Rule, entry: Entry, path: str, op: str | None, target: Target, registry: Registry) -> None:

@@ -260,6 +260,11 @@ _Rules = Annotated[
     Discriminator(_kind),
 ]
 
+_RuleOrRules = Annotated[
+    Annotated[Rule, Tag("rule")] | Annotated[tuple[Rule, ...], Field(min_length=1), Tag("rules")],
+    Discriminator(lambda written: "rules" if isinstance(written, list | tuple) else "rule"),
+]
+
 
 def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
     if isinstance(written, str):
@@ -268,7 +273,8 @@ def _rules(written: Outcome | Rule | tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 class Target(Section):
-    """An accelerator. `tensors` are limits of whatever a node reads and writes, `whole` are those of the graph, beyond
+    """An accelerator. `tensors` are limits of whatever a node reads and writes, and rules by which no node is taken of
+    which their `when` holds, whatever its operator; `whole` are those of the graph, beyond
     which no node is taken (`targets.whole`), `others` stand for all operators that
     the file doesn't name. `else` is what becomes of a node beyond a limit whose rule doesn't say; if not given, what
     becomes of others. `precisions` are the ways in which it computes, the first the usual one. `compiler` names the one
@@ -280,7 +286,7 @@ class Target(Section):
     sources: Annotated[Mapping[str, Source], Field(min_length=1)]
     source: str
     precisions: Annotated[tuple[str, ...], Field(min_length=1)] = ("any",)
-    tensors: Rule = Rule()
+    tensors: _RuleOrRules = Rule()
     whole: Rule = Rule()
     others: _OneRule
     beyond: Beyond | None = Field(None, alias="else")
@@ -295,6 +301,11 @@ class Target(Section):
     @cached_property
     def _by_operator(self) -> dict[str, tuple[Rule, ...]]:
         return {op: _rules(written) for op, written in self.operators.items()}
+
+    @cached_property
+    def general(self) -> tuple[Rule, ...]:
+        """The rules of all operators, in their order."""
+        return (self.tensors,) if isinstance(self.tensors, Rule) else self.tensors
 
     @cached_property
     def other(self) -> Rule:

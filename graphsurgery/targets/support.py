@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.queries import subgraphs
 from graphsurgery.targets.asked import ABSENT, Asked, Fact
 from graphsurgery.targets.contradictions import contradiction_of
 from graphsurgery.targets.facts import fact_of, input_index, input_value
@@ -150,18 +151,21 @@ def support(model: Model, named: Named, precision: str | None = None, *, folded:
     """
     chosen = named.precision(precision)
     seen = as_folded(model) if folded else as_written(model)
-    whole = _judged_whole(seen.view, seen.live, named.target)
     found = []
     for number, node in enumerate(seen.nodes):
         if id(node) in seen.live:
-            asked = Asked(node, model.opset, seen.settled)
+            asked = _asked(node, model.opset, named.target, chosen, seen.settled)
             verdict = _judge(asked, named.target, chosen)
             name = node.name or (node.outputs[0].name if node.outputs else "")
             measured = _measured(asked, named, chosen, verdict)
-            if whole is not None and verdict.outcome == "taken":
-                verdict, measured = whole, None
             found.append(NodeVerdict(number, name, node.op, verdict, seen.multiply_adds[id(node)], measured))
     taken = {id(seen.nodes[each.number]) for each in found if each.verdict.outcome == "taken"}
+    whole = _judged_whole(seen.view, seen.live, taken, named.target)
+    if whole is not None:
+        found = [
+            replace(each, verdict=whole, measured=None) if each.verdict.outcome == "taken" else each for each in found
+        ]
+        taken = set()
     islands = count_islands(seen.view, taken, seen.live)
     return Support(named.name, chosen, found, islands, named.target.title)
 
@@ -177,9 +181,9 @@ def _measured(asked: Asked, named: Named, precision: str, verdict: Verdict) -> C
     return contradiction_of(asked, line, precision, (verdict.outcome, verdict.limit), named.measurements)
 
 
-def _judged_whole(view: gs.Graph, live: set[int], target: Target) -> Verdict | None:
-    """Return what becomes of all nodes of a graph that breaks a limit of whole graphs, None where it keeps them."""
-    broken = broken_by(view, live, target)
+def _judged_whole(view: gs.Graph, live: set[int], taken: set[int], target: Target) -> Verdict | None:
+    """Return what becomes of the nodes `taken` of a graph that breaks a limit of whole graphs, None if it keeps all."""
+    broken = broken_by(view, live, taken, target)
     if broken is None:
         return None
     rule, limit, seen = broken
@@ -187,11 +191,15 @@ def _judged_whole(view: gs.Graph, live: set[int], target: Target) -> Verdict | N
 
 
 def taker(opset: int, target: Target, precision: str) -> Callable[[gs.Node, bool], bool]:
-    """Return what says whether the target takes a node.
+    """Return what says whether the target takes a node into a part, where no node with bodies goes.
 
     With True, once its sizes are frozen: what isn't known yet is no reason against it.
     """
-    return lambda node, open_sizes: judge(node, opset, target, precision, open_sizes=open_sizes).outcome == "taken"
+
+    def takes(node: gs.Node, open_sizes: bool) -> bool:
+        return not subgraphs(node) and judge(node, opset, target, precision, open_sizes=open_sizes).outcome == "taken"
+
+    return takes
 
 
 def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_sizes: bool = False) -> Verdict:
@@ -199,7 +207,18 @@ def judge(node: gs.Node, opset: int, target: Target, precision: str, *, open_siz
 
     With `open_sizes` a limit of what isn't known is kept, and so is that of being static.
     """
-    return _judge(Asked(node, opset), target, precision, open_sizes)
+    return _judge(_asked(node, opset, target, precision), target, precision, open_sizes)
+
+
+def _asked(node: gs.Node, opset: int, target: Target, precision: str, settled: frozenset[int] = frozenset()) -> Asked:
+    """Return a node as limits ask it, with what the target says of nodes in its bodies and of those that feed them."""
+    if not subgraphs(node):
+        return Asked(node, opset, settled)
+
+    def is_taken(other: gs.Node) -> bool:
+        return _judge(_asked(other, opset, target, precision, settled), target, precision).outcome == "taken"
+
+    return Asked(node, opset, settled, is_taken)
 
 
 def _judge(asked: Asked, target: Target, precision: str, open_sizes: bool = False) -> Verdict:
@@ -209,6 +228,10 @@ def _judge(asked: Asked, target: Target, precision: str, open_sizes: bool = Fals
     if chosen is None:
         last = rules[-1]
         if unknown is not None:
+            rest = None if open_sizes else _rule_for(rules, asked, precision, skip_unknown=True)[0]
+            otherwise = None if rest is None else _judged(asked, rest, target, precision, open_sizes)
+            if otherwise is not None and otherwise.limit == "static":
+                return otherwise  # an open size is within no line about sizes
             return _not_known(target, last, unknown)
         name = next(iter(last.conditions))
         fact = precision if name == PRECISION else fact_of(asked, name)
@@ -229,12 +252,20 @@ def operator_of(node: gs.Node) -> str:
     return node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op}"
 
 
-def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule | None, str | None]:
-    """Return the first rule whose conditions hold; None with the name of what isn't known, where that is why."""
+def _rule_for(
+    rules: Sequence[Rule], asked: Asked, precision: str, *, skip_unknown: bool = False
+) -> tuple[Rule | None, str | None]:
+    """Return the first rule whose conditions hold; None with the name of what isn't known, where that is why.
+
+    With `skip_unknown` a condition of what isn't known doesn't hold.
+    """
     for rule in rules:
         holds = True
         for name, allowed in rule.conditions.items():
             fact = precision if name == PRECISION else fact_of(asked, name)
+            if fact is None and skip_unknown:
+                holds = False
+                break
             if fact is None:
                 return None, name
             if fact is ABSENT or not allowed.holds(fact):
@@ -246,14 +277,23 @@ def _rule_for(rules: Sequence[Rule], asked: Asked, precision: str) -> tuple[Rule
 
 
 def _judged(asked: Asked, rule: Rule, target: Target, precision: str, open_sizes: bool) -> Verdict:
+    own = {*rule.limits, *rule.conditions} - {PRECISION}
+    for each in target.general:
+        asks = each.conditions
+        if each.taken or not own.isdisjoint(asks) or (open_sizes and "static" in asks):
+            continue  # what the operator's line says of the same goes before; open sizes may yet be frozen
+        if _rule_for((each,), asked, precision)[0] is not None:
+            name = next(name for name in asks if name != PRECISION)
+            return _beyond(target, each, name, _shown(fact_of(asked, name)))
     if not rule.taken:
         return _beyond(target, rule, None)
     precisions = one_or_more(rule.precisions or ())
     if precisions and precision not in precisions:
         return _beyond(target, rule, "precisions", precision, Allowed.of(precisions).told, called="precision")
-    for limits, of in ((target.tensors.limits, target.tensors), (rule.limits, rule)):
-        for name, allowed in limits.items():
-            if of is target.tensors and name in rule.limits:
+    applying = [each for each in target.general if each.taken and _rule_for((each,), asked, precision)[0] is not None]
+    for of in (*applying, rule):
+        for name, allowed in of.limits.items():
+            if of is not rule and name in rule.limits:
                 continue  # the operator's own goes before
             broken = _broken(asked, name, allowed)
             if broken is not None and not (open_sizes and (broken == "" or name == "static")):

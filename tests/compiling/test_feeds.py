@@ -185,6 +185,29 @@ def test_rows_come_in_slices_of_the_batch_spread_over_all(parts: Path, tmp_path:
         compile_parts(parts, Writer(), captured=[Played("1", {})], run=False)
 
 
+def test_what_nobody_captured_is_computed_by_the_parts_before(parts: Path) -> None:
+    """A cut may go through a tensor that the original model has no name for."""
+    nets = {
+        "first": NET.replace(" y)", " inner)").replace("y = Add", "inner = Add"),
+        "twice": NET.replace(" input) =>", " inner) =>").replace("(input, input)", "(inner, inner)"),
+    }
+    made = [Part(name, "npu", True, Model(parse(net))) for name, net in nets.items()]
+    source = open_source(SourceSpec("onnx", "net.onnx", folder=parts)).describe()
+    for part in made:
+        part.model.save(parts / f"{part.name}.onnx")
+    manifest = describe_parts(made, "net", dict(source), Canvas(HEIGHT, WIDTH), ["input"], ["y"], None)
+    (parts / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    images = [np.full((1, 3, HEIGHT, WIDTH), value, np.float32) for value in (1, 2)]
+    samples = [Played(str(at), {"input": image}) for at, image in enumerate(images)]
+    place, _ = compile_parts(parts, Writer(), parts=["twice"], captured=samples, run=False)
+    assert np.load(place / "twice" / "calibration" / "0.npy")[:, 0, 0, 0, 0].tolist() == [2, 4]
+    own = [Played("0", {"inner": images[0]})]  # what was captured counts
+    place, _ = compile_parts(parts, Writer(), parts=["twice"], captured=own, run=False)
+    assert np.load(place / "twice" / "calibration" / "0.npy")[:, 0, 0, 0, 0].tolist() == [1]
+    with pytest.raises(CaptureError, match="part 'twice': sample 0: 'inner', an input of the model, was not captured"):
+        compile_parts(parts, Writer(), captured=[Played("0", {})], parts=["twice"], run=False)
+
+
 def test_samples_for_a_tool_that_takes_none_are_refused(cli: Cli, parts: Path, given: tuple[object, ...]) -> None:
     outcome = cli("compile", parts, "--with", "tensorrt", *given[-2:])
     assert outcome.code == 2

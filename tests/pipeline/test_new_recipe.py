@@ -138,3 +138,62 @@ def test_a_mistake_is_one_line_and_writes_nothing(cli: Cli, arguments: tuple[str
     assert "Traceback" not in outcome.err
     assert sorted(Path().iterdir()) == before
     assert Path("there.yaml").read_text(encoding="utf-8") == "mine"
+
+
+PATCHES = """
+    <ir_version: 8, opset_import: ["": 17]>
+    net (float[1, 3, 32, 32] image) => (float[1, 4, 8, 8] y) {
+        small = Conv <strides = [4, 4]> (image, w1)
+        y = Conv (small, w2)
+    }"""
+SMALL_STRIDES = """\
+title: A test NPU
+sources: {guide: {title: A guide, version: 2, date: 2026-01-01, basis: document}}
+source: guide
+precisions: [int8]
+tensors: {static: true, fix: {static: [freeze-shapes]}}
+others: cpu
+operators:
+  MaxPool, Reshape, Transpose: taken
+  Conv: {stride: 1, fix: [FIX]}
+"""
+
+
+def of_patches(cli: Cli, fix: str) -> tuple[Outcome, str]:
+    proto = parse(PATCHES)
+    draw = np.random.default_rng(0).standard_normal
+    for name, shape in (("w1", (8, 3, 4, 4)), ("w2", (4, 8, 1, 1))):
+        proto.graph.initializer.append(numpy_helper.from_array(draw(shape).astype(np.float32), name))
+    onnx.save(proto, "patches.onnx")
+    Path("npu.yaml").write_text(SMALL_STRIDES.replace("FIX", fix), encoding="utf-8")
+    outcome = cli("new-recipe", "patches.onnx", "--target", "npu.yaml", "-o", "new.yaml")
+    assert outcome.code == 0, outcome.err
+    return outcome, Path("new.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "fix", ["split-conv-stride conv=1, lower-patch-conv", "lower-patch-conv, split-conv-stride conv=1"]
+)
+def test_of_passes_that_help_as_much_the_one_that_adds_the_least_is_kept(cli: Cli, fix: str) -> None:
+    outcome, text = of_patches(cli, fix)
+    assert yaml.safe_load(text)["passes"][-1] == "lower-patch-conv"
+    assert "split-conv-stride" not in text
+    assert "multiply-adds became" not in text
+    assert "larger:" not in outcome.err
+
+
+def test_a_graph_that_grows_for_its_target_is_told(cli: Cli) -> None:
+    outcome, text = of_patches(cli, "split-conv-stride conv=1")
+    # 8 x 8 places of 3 x 4 x 4 taps for 8 channels and of 8 for 4; 29 x 29 places of the former behind the pass
+    before, after = 64 * 48 * 8 + 64 * 32, 29 * 29 * 48 * 8 + 64 * 32
+    said = (
+        f"{before / 1e3:.3g} k multiply-adds became {after / 1e3:.3g} k (x {after / before:.3g}) by split-conv-stride"
+    )
+    assert said in " ".join(text.replace("#", "").split())
+    assert f"larger: {said}" in outcome.err
+
+
+def test_what_leaves_less_to_the_host_counts_before_what_adds_less(cli: Cli) -> None:
+    """conv=2 makes the Conv 4 times as large and leaves it to the host; conv=1 makes it 16 times as large."""
+    _, text = of_patches(cli, "split-conv-stride conv=2, split-conv-stride conv=1")
+    assert {"split-conv-stride": {"conv": 1}} in yaml.safe_load(text)["passes"]

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Cli, Outcome
 from targets.nodes import registry
 
+from graphsurgery.cli import probe as command
 from graphsurgery.probing import backends
+from graphsurgery.probing.kept import Kept
 from graphsurgery.probing.probe import joined, measure, plan
 from graphsurgery.targets.load import Named, load_target
-from graphsurgery.targets.measured import read_measurements
+from graphsurgery.targets.measured import Measurements, read_measurements
 from probing.stand import TARGET, Stand
 
 
@@ -111,3 +113,90 @@ def test_a_tool_that_is_missing_ends_with_3_and_one_that_nobody_has_with_2(
     outcome = cli("probe", "--target", "mine.yaml")
     assert outcome.code == 3
     assert not Path("mine.measured.json").exists()
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, cli: Cli, most: int | None, version: str = "1.0"
+) -> tuple[Outcome, Stand]:
+    """Run the command with a tool that is interrupted after `most` cases, all of them where None."""
+    stand = Stand(version, most)
+    monkeypatch.setattr(backends, "backend_of", lambda named: stand)
+    return cli("probe", "--target", "mine.yaml", "--op", "Conv", "--op", "Sigmoid", "--no-forms"), stand
+
+
+@pytest.mark.usefixtures("named")
+def test_what_is_measured_is_kept_and_the_same_command_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, first = interrupted(monkeypatch, cli, 2)
+    assert outcome.code == 130
+    assert "what is measured is in mine.measured.part.json; the same command goes on there" in outcome.err
+    assert not Path("mine.measured.json").exists()
+    assert len(read_measurements(Path("mine.measured.part.json")).cases) == 2
+
+    outcome, second = interrupted(monkeypatch, cli, None)
+    assert outcome.code == 1
+    assert not set(first.asked) & set(second.asked)
+    assert not Path("mine.measured.part.json").exists()
+    in_pieces = Path("mine.measured.json").read_bytes()
+
+    Path("mine.measured.json").unlink()
+    _, at_once = interrupted(monkeypatch, cli, None)
+    assert at_once.asked == first.asked + second.asked
+    assert Path("mine.measured.json").read_bytes() == in_pieces
+
+
+@pytest.mark.usefixtures("named")
+def test_what_another_version_of_the_tool_measured_is_measured_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = interrupted(monkeypatch, cli, 2)
+    _, newer = interrupted(monkeypatch, cli, None, "2.0")
+    assert newer.asked[:2] == first.asked
+    assert read_measurements(Path("mine.measured.json")).tool.version == "2.0"
+
+
+@pytest.mark.usefixtures("named")
+def test_a_line_that_was_changed_is_measured_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, cli, 2)
+    changed = {**TARGET, "operators": {**TARGET["operators"], "Conv": "cpu"}}  # type: ignore[dict-item]
+    Path("mine.yaml").write_text(json.dumps(changed), encoding="utf-8")
+    _, second = interrupted(monkeypatch, cli, None)
+    assert [key for key in second.asked if key.startswith("Conv")]
+    assert {each.said for each in read_measurements(Path("mine.measured.json")).cases if each.op == "Conv"} == {"cpu"}
+
+
+@pytest.mark.usefixtures("named")
+def test_an_interruption_before_the_first_case_leaves_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, _ = interrupted(monkeypatch, cli, 0)
+    assert outcome.code == 130
+    assert "goes on there" not in outcome.err
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.usefixtures("named")
+def test_it_is_written_as_it_goes(monkeypatch: pytest.MonkeyPatch, named: Named) -> None:
+    kept = Kept(Path("mine.measured.json"), seconds=0.0)
+    seen: list[int] = []
+
+    def keep(found: Measurements) -> None:
+        kept(found)
+        seen.append(len(read_measurements(kept.path).cases))
+
+    planned = plan(named.target, ["any"], ["Conv"], forms=False)
+    measure(named, planned, Stand(), keep=keep)
+    assert seen == list(range(1, len(planned.cases) + 1))
+
+
+@pytest.mark.usefixtures("named")
+def test_a_line_says_how_far_it_is_where_there_is_no_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_SECONDS", 0.0)
+    outcome, stand = interrupted(monkeypatch, cli, None)
+    total = len(stand.asked)
+    assert f"{total} cases on a-tool 1.0: 1 of {total}" in outcome.err
+    assert f"{total} cases on a-tool 1.0: {total} of {total}" in outcome.err
+
+
+@pytest.mark.usefixtures("named")
+def test_another_file_in_its_place_is_refused_in_a_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.measured.part.json").write_text("{}", encoding="utf-8")
+    outcome, _ = interrupted(monkeypatch, cli, None)
+    assert outcome.code == 2
+    assert "mine.measured.part.json: these are no measurements of probe" in outcome.err
+    assert Path("mine.measured.part.json").read_text(encoding="utf-8") == "{}"

@@ -43,7 +43,8 @@ def packaged(name: str) -> Target:
 
 def rules(found: Target) -> list[tuple[str, Rule]]:
     listed = [(op, rule) for op in found.operators for rule in found.rules(op)]
-    return [("tensors", found.tensors), ("whole", found.whole), ("others", found.other), *listed]
+    general = [("tensors", rule) for rule in found.general]
+    return [*general, ("whole", found.whole), ("others", found.other), *listed]
 
 
 def test_all_are_there() -> None:
@@ -131,6 +132,9 @@ STEP_2 = """g (float[1, 8, 16, 16] x) => (float[1, 8, 8, 8] y) <int64[2] s = {0,
     int64[2] a = {2, 3}, int64[2] t = {2, 2}> { y = Slice (x, s, e, a, t) }"""
 IF = """g (bool c, float[2] x) => (float[2] y) { y = If (c) <
     then_branch = a () => (float[2] p) { p = Neg (x) }, else_branch = b () => (float[2] q) { q = Abs (x) }> }"""
+INTEGERS = "g (int32[1, 8, 16, 16] x) => (int32[1, 8, 16, 16] y) { y = Add (x, x) }"
+INNER_INTEGERS = """g (float[1, 8, 16, 16] x) => (int32[1, 8, 16, 16] y) {
+    a = Cast <to = 6> (x) y = Add (a, a) }"""
 UNIT_POOL = one("MaxPool <kernel_shape = [1, 1], strides = [2, 2]> (x)")
 
 KNOWN = [
@@ -204,7 +208,7 @@ KNOWN = [
     ("ryzen-ai:xint8", TOPK.format(10, "sorted = 1"), "taken"),
     ("ryzen-ai", IF, "crash"),
     ("rk3588", IF, "refused"),
-    ("qnn-htp", IF, "cpu"),
+    ("qnn-htp", IF, "taken"),
     ("tensorrt", IF, "taken"),
     ("ryzen-ai", conv(3), "taken"),
     ("ryzen-ai", conv(3, "strides = [1, 1]"), "crash"),
@@ -225,7 +229,12 @@ KNOWN = [
     ("rk2118", UNIT_POOL, "refused"),
     ("tidl", UNIT_POOL, "taken"),
     ("onnxruntime-riscv", UNIT_POOL, "cpu"),
-    ("rk3588", one("Softmax <axis = 2> (x)"), "cpu"),
+    ("rk3588", one("Softmax <axis = 2> (x)"), "taken"),
+    ("rk3588", INTEGERS, "crash"),
+    ("rk3588", INNER_INTEGERS, "taken"),
+    ("rk3588", one("Add (x, x)", inputs="double[1, 8, 16, 16] x"), "refused"),
+    ("rk3588", one("Exp (x)", inputs="float[1, 8, h, 16] x"), "refused"),
+    ("rk3588", "g (int32[1, 8, 16] x) => (int64[1, 8, 16] y) { y = Cast <to = 7> (x) }", "taken"),
     ("rk3588", one("Softmax <axis = 1> (x)"), "taken"),
     ("rk3566", one("Softmax <axis = 1> (x)"), "cpu"),
     ("rk3568", one("Softmax <axis = 1> (x)"), "cpu"),
@@ -310,7 +319,6 @@ FIXES = [
     ("rk3576", resize(), "lower-nearest-resize"),
     ("rk3576", one("MaxPool <kernel_shape = [13, 13], pads = [6, 6, 6, 6]> (x)"), "split-large-maxpool"),
     ("rk3576", one("GlobalAveragePool (x)"), "split-large-pool largest=7"),
-    ("rk3588", one("Softmax <axis = 2> (x)"), "move-softmax-axis"),
     ("rk3588", one('Einsum <equation = "bchw,bcwk->bchk"> (x, x)'), "lower-einsum"),
     ("rk2118", UNIT_POOL, "replace-unit-maxpool"),
     ("onnxruntime-riscv", UNIT_POOL, "replace-unit-maxpool"),
@@ -381,10 +389,14 @@ FIXES = [
     ("ryzen-ai:a8w8", one("LayerNormalization (x, k)", f"float[16] k = {{{K8}, {K8}}}"), "lower-layernorm"),
     ("qnn-htp", one("LayerNormalization <axis = 1> (x, k)", "float k = {1}"), "lower-layernorm"),
     ("coreml", PADDED, "merge-pads"),
-    ("rk3588", one("ReduceMean <axes = [2, 3]> (x)", inputs="float[1, 8, 7, 7] x"), "lower-reduce-mean"),
+    ("rk3576", one("ReduceMean <axes = [2, 3]> (x)", inputs="float[1, 8, 7, 7] x"), "lower-reduce-mean"),
     ("ethos-u55", one('Resize <mode = "linear"> (x, , s)', "float[4] s = {1, 1, 4, 4}"), "replace-linear-resize"),
     ("ryzen-ai:a8w8", one("Where (c, x, x)", "bool c = {1}"), "lower-where"),
-    ("qnn-htp", f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = {IF.partition('y = ')[2]}", "inline-if"),
+    (
+        "qnn-htp",
+        f"g (float[2] x) => (float[2] y) <bool c = {{1}}> {{ y = {IF.partition('y = ')[2]}".replace("Abs", "Softsign"),
+        "inline-if",
+    ),
     (
         "axelera",
         "g (float[1, 8, 4, 4] x, float[1, 8, 4, 4] z) => (float[1, 8, 4, 4] y) { y = Sub (x, z) }",

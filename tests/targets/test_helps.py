@@ -59,7 +59,7 @@ def test_every_pass_that_a_target_names_is_listed_for_it() -> None:
     registry = discover()
     for name in names():
         named = load_target(name, registry)
-        rules = [named.target.tensors, named.target.other]
+        rules = [*named.target.general, named.target.other]
         rules += [rule for operator in named.target.operators for rule in named.target.rules(operator)]
         written = {fix for rule in rules for limit in (None, *_limits(rule.fix)) for fix in rule.fixes(limit)}
         assert {fix for each in helps(named) for fix in each.passes} == written

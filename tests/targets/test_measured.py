@@ -105,15 +105,6 @@ def test_a_document_that_a_measurement_contradicts_stands_beside_it(named: Named
     assert (sine.verdict.outcome, sine.verdict.against) == ("cpu", "code of 2.0.0: a builder without limits")
 
 
-def test_no_node_of_a_graph_is_taken_whose_bodies_read_what_it_computes() -> None:
-    body = "{ z = Sigmoid (a) }"
-    branches = f"then_branch = t () => (float[4] z) {body}, else_branch = e () => (float[4] z) {body}"
-    text = "g (float[4] x, bool c) => (float[4] y) { a = Relu (x) b = If (c) <BRANCHES> y = Exp (b) }"
-    found = support(Model(model(text.replace("BRANCHES", branches))), load_target("qnn-htp", registry()))
-    assert {(each.op, each.verdict.reason) for each in found.left} >= {("Relu", "captured"), ("Exp", "captured")}
-    assert {each.verdict.fixes for each in found.left} == {("inline-if",)}
-
-
 def test_what_the_package_brings_is_of_its_lines_as_they_are() -> None:
     """A line that was changed must be measured again: scripts/probe-all."""
     for name in names():
