@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ class Session:
 
     `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
     the CPU is an error unless `allow_fallback`. `threads` 0 takes as many as `usual_threads`; without `spin` a
-    thread that has nothing to do sleeps at once. Raises ModelError when the model can't be loaded, InputError when a
+    thread that has nothing to do sleeps at once. With `one_arena` a session on the CPU takes memory from what all such
+    have in common: those that run one after another then need as much as the largest, but the process keeps it. Raises ModelError when the model can't be loaded, InputError when a
     node falls back, MissingTool when the provider is not here.
     """
 
@@ -62,6 +64,7 @@ class Session:
         device: DeviceChoice | None = None,
         allow_fallback: bool = False,
         spin: bool = True,
+        one_arena: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -74,6 +77,9 @@ class Session:
             made.intra_op_num_threads = threads
             if not spin:
                 made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if one_arena:
+                _make_arena()
+                made.add_session_config_entry("session.use_env_allocators", "1")
             made.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
             return made
 
@@ -118,6 +124,15 @@ class Session:
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
+
+
+@cache
+def _make_arena() -> None:
+    """Make the one memory that sessions with `session.use_env_allocators` share."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
 
 
 def _light(model: ModelProto | Path) -> ModelProto:
