@@ -49,9 +49,10 @@ class Session:
 
     `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
     the CPU is an error unless `allow_fallback`. `threads` 0 takes as many as `usual_threads`; without `spin` a
-    thread that has nothing to do sleeps at once. With `one_arena` a session on the CPU takes memory from what all such
-    have in common: those that run one after another then need as much as the largest, but the process keeps it. Raises ModelError when the model can't be loaded, InputError when a
-    node falls back, MissingTool when the provider is not here.
+    thread that has nothing to do sleeps at once. With `one_arena` it takes memory on the CPU from what all such
+    sessions have in common: those that run one after another then need as much as the largest of them, which the process keeps.
+    Raises ModelError when the model can't be loaded, InputError when a node falls back, MissingTool when the provider
+    is not here.
     """
 
     def __init__(
@@ -77,9 +78,6 @@ class Session:
             made.intra_op_num_threads = threads
             if not spin:
                 made.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            if one_arena:
-                _make_arena()
-                made.add_session_config_entry("session.use_env_allocators", "1")
             made.log_severity_level = 4  # failures come back as exceptions; the rest is noise to a user
             return made
 
@@ -94,8 +92,12 @@ class Session:
         else:
             try:
                 given = Loadable.of(model, name)
+                on_cpu = given.options(options())
+                if one_arena:
+                    _make_arena()
+                    on_cpu.add_session_config_entry("session.use_env_allocators", "1")
                 self._session = ort.InferenceSession(
-                    given.source, given.options(options()), providers=["CPUExecutionProvider"], enable_fallback=0
+                    given.source, on_cpu, providers=["CPUExecutionProvider"], enable_fallback=0
                 )
             except ModelError:
                 raise

@@ -4,7 +4,7 @@ A tensor between two parts on the CPU is never copied: ONNX Runtime reads an arr
 memory that it wrote. A part with a frozen batch gets its rows in slices of that size, the last one filled up with zero
 rows that are cut off again, and its parameters whole with each slice; no rows at all give empty outputs without a run.
 On the CPU a frozen batch is opened where that changes nothing (`unfrozen_batch`), so that no row is computed to be
-thrown away, and its rows go through in slices that fit into the caches, with fewer products where that pays (`winograd`).
+thrown away, and its convolutions take fewer products where that pays (`winograd`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from graphsurgery.runtime.unfrozen_batch import with_open_batch
 from graphsurgery.runtime.winograd import with_fewer_products
 
 _MOST_BYTES = 2**30  # of rows that are filled up
-# Rows of an opened batch that are computed at once: of a thousand each layer writes more than the caches hold.
+# Rows of an opened batch that are computed at once: of a thousand boxes each layer would write hundreds of MB.
 _AT_ONCE = 128
 
 
@@ -130,9 +130,7 @@ class PartPlayer:
         return self.session.run(given)
 
 
-def _rows(
-    inputs: Mapping[str, np.ndarray], with_rows: Collection[str], start: int, size: int
-) -> dict[str, np.ndarray]:
+def _rows(inputs: Mapping[str, np.ndarray], with_rows: Collection[str], start: int, size: int) -> dict[str, np.ndarray]:
     return {**inputs, **{name: inputs[name][start : start + size] for name in with_rows}}
 
 

@@ -6,15 +6,16 @@
 An output of 4 x 4 pixels takes 6 x 6 products instead of 9 x 16 (Winograd's F(4 x 4, 3 x 3): Lavin and Gray, "Fast
 Algorithms for Convolutional Neural Networks", 2015). B takes tiles of 6 x 6 into where a convolution is a product of
 each element, U are the weights there, and A takes 4 x 4 pixels back. Pads stand in B, and ONNX Runtime drops the pairs
-of Transposes between two such layers. The sums are others than those of the Conv, and differ from it by about 1e-6 of the
-largest value.
+of Transposes between two such layers. What comes out differs from the Conv by up to 4e-6 of the largest value.
 
 It does not fire when
 1. the kernel is not 3 x 3 over every pixel with one pixel of padding, or has groups
 2. the weights or the bias are not constant, or not float32
 3. it has fewer than 128 channels, in or out: to get there and back then takes as long as what is saved
-4. the batch is not open: of few images the weights are most of what is read
+4. the batch is not open: for few images the weights are most of what is read. Below five boxes the heads of Mask R-CNN
+   take up to 7 ms longer, of a thousand they take half as long
 5. height or width is not known, or above 32: B and A have a row for each pixel
+6. the operator set is before 7, where Add doesn't broadcast
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from onnx import ModelProto
 
 from graphsurgery.graph import attribute
 from graphsurgery.graph.model import Model
-from graphsurgery.operators.channels import require_weights
+from graphsurgery.operators.channels import require_bias, require_weights
 from graphsurgery.operators.windows import Window, window_of
 from graphsurgery.rewrite import Editor, NodePass, Refuse, apply_passes
 
@@ -56,7 +57,7 @@ class Winograd(NodePass):
     matches = ("Conv",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        weight = require_weights(node)
+        weight, bias = require_weights(node), require_bias(node)
         if weight.dtype != np.float32:
             raise Refuse(f"its weights are {weight.dtype.name}")
         if attribute(node, "group", 1) != 1 or window_of(node, edit) != _LAYER:
@@ -72,10 +73,7 @@ class Winograd(NodePass):
         sizes = [size for size in area if isinstance(size, int) and 0 < size <= _LARGEST]
         if len(sizes) != 2:
             raise Refuse(f"its height and width must be known and at most {_LARGEST}, but are {area}")
-        self._rewrite(node, edit, _Axis(sizes[0]), _Axis(sizes[1]), weight)
-
-    def _rewrite(self, node: gs.Node, edit: Editor, down: _Axis, along: _Axis, weight: np.ndarray) -> None:
-        filters, channels = weight.shape[:2]
+        down, along = map(_Axis, sizes)
         name = node.outputs[0].name
 
         def shaped(data: gs.Tensor, sizes: list[int]) -> gs.Tensor:
@@ -94,7 +92,7 @@ class Winograd(NodePass):
         products = times(by_point, matrix(_of_weights(weight)[:, None]))
         tall = times(matrix(along.back), shaped(products, [down.read, along.read, -1]))
         pixels = shaped(times(matrix(down.back), shaped(tall, [down.read, -1])), [down.size, along.size, -1, filters])
-        if len(node.inputs) > 2:
+        if bias is not None:
             pixels = edit.emit("Add", [pixels, node.inputs[2]], hint=f"{name}_biased")
         edit.replace(node, "Transpose", [pixels], {"perm": [2, 3, 0, 1]})
 
@@ -162,4 +160,4 @@ _FORMS = _forms()
 def _of_weights(weight: np.ndarray) -> np.ndarray:
     """Return the weights [K, C, 3, 3] at the points, [6, 6, C, K]."""
     form = _FORMS.of_weights
-    return np.einsum("pi,kcij,qj->pqck", form, weight.astype(np.float64), form, optimize=True)
+    return np.asarray(np.einsum("pi,kcij,qj->pqck", form, weight.astype(np.float64), form, optimize=True))
