@@ -50,9 +50,9 @@ class Session:
     `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
     the CPU is an error unless `allow_fallback`. `threads` 0 takes as many as `usual_threads`; without `spin` a
     thread that has nothing to do sleeps at once. With `one_arena` it takes memory on the CPU from what all such
-    sessions have in common: those that run one after another then need as much as the largest of them, which the process keeps.
-    Raises ModelError when the model can't be loaded, InputError when a node falls back, MissingTool when the provider
-    is not here.
+    sessions have in common: those that run one after another then need as much as the largest of them, which the
+    process keeps. Raises ModelError when the model can't be loaded, InputError when a node falls back, MissingTool when
+    the provider is not here.
     """
 
     def __init__(

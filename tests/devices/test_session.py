@@ -75,6 +75,15 @@ def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> No
     assert options.intra_op_num_threads == 1
 
 
+def test_sessions_may_share_one_memory_and_what_they_gave_stays_as_it_is() -> None:
+    entry = "session.use_env_allocators"
+    alone, one, other = Session(ADD), Session(ADD, one_arena=True), Session(ADD, one_arena=True)
+    assert alone._session.get_session_options().get_session_config_entry(entry) == "0"
+    assert one._session.get_session_options().get_session_config_entry(entry) == "1"
+    kept = [each.run({"x": X * n, "z": Z}) for n in range(100) for each in (one, other)]
+    assert [found["y"].tolist() for found in kept] == [(X * n + Z).tolist() for n in range(100) for _ in range(2)]
+
+
 def test_a_variable_says_how_many_threads_a_session_takes_that_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, asked, taken in (("3", 0, 3), ("3", 2, 2), ("", 0, 0), ("0", 0, 0)):
         monkeypatch.setenv("GRAPHSURGERY_THREADS", text)
