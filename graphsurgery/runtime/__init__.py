@@ -11,6 +11,6 @@ latency          how long all of it takes
 side_by_side     frames one after another against several at a time
 random_inputs    for what needs no image
 
-What a part on the CPU is played with is decided in `player.Chain.open`: which graph, how many threads, whether they spin.
-`devices.session.Session` turns that into the settings of ONNX Runtime.
+What a part on the CPU is played with is decided in `player.Chain.open`: which graph, how many threads, whether they
+spin. `devices.session.Session` turns that into the settings of ONNX Runtime.
 """
