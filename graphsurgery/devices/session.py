@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 THREADS = "GRAPHSURGERY_THREADS"  # an environment variable, so that it holds in every process
 _MOST_THREADS = 1024
+_MOST_ADDED = 8 << 20  # bytes
 
 
 def usual_threads() -> int:
@@ -134,7 +135,9 @@ def _make_arena() -> None:
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, None)
+    # else each addition is twice the one before it, and a pipeline that needs a little more takes 40 MB at once
+    additions = ort.OrtArenaCfg({"max_power_of_two_extend_bytes": _MOST_ADDED})
+    ort.create_and_register_allocator(memory, additions)
 
 
 def _light(model: ModelProto | Path) -> ModelProto:
