@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 THREADS = "GRAPHSURGERY_THREADS"  # an environment variable, so that it holds in every process
 _MOST_THREADS = 1024
+_MOST_ADDED = 8 << 20  # bytes
 
 
 def usual_threads() -> int:
@@ -48,8 +50,10 @@ class Session:
 
     `device` says which provider runs it and with what options, None for the CPU; a node that this provider leaves to
     the CPU is an error unless `allow_fallback`. `threads` 0 takes as many as `usual_threads`; without `spin` a
-    thread that has nothing to do sleeps at once. Raises ModelError when the model can't be loaded, InputError when a
-    node falls back, MissingTool when the provider is not here.
+    thread that has nothing to do sleeps at once. With `one_arena` it takes memory on the CPU from what all such
+    sessions have in common: those that run one after another then need as much as the largest of them, which the
+    process keeps. Raises ModelError when the model can't be loaded, InputError when a node falls back, MissingTool when
+    the provider is not here.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Session:
         device: DeviceChoice | None = None,
         allow_fallback: bool = False,
         spin: bool = True,
+        one_arena: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -88,8 +93,12 @@ class Session:
         else:
             try:
                 given = Loadable.of(model, name)
+                on_cpu = given.options(options())
+                if one_arena:
+                    _make_arena()
+                    on_cpu.add_session_config_entry("session.use_env_allocators", "1")
                 self._session = ort.InferenceSession(
-                    given.source, given.options(options()), providers=["CPUExecutionProvider"], enable_fallback=0
+                    given.source, on_cpu, providers=["CPUExecutionProvider"], enable_fallback=0
                 )
             except ModelError:
                 raise
@@ -118,6 +127,17 @@ class Session:
         except Exception as error:  # as above
             raise InputError(f"{self.name}: ONNX Runtime can't run it: {first_line(error)}") from error
         return dict(zip(wanted, values, strict=True))
+
+
+@cache
+def _make_arena() -> None:
+    """Make the one memory that sessions with `session.use_env_allocators` share."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # else each addition is twice the one before it, and a pipeline that needs a little more takes 40 MB at once
+    additions = ort.OrtArenaCfg({"max_power_of_two_extend_bytes": _MOST_ADDED})
+    ort.create_and_register_allocator(memory, additions)
 
 
 def _light(model: ModelProto | Path) -> ModelProto:

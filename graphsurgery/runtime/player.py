@@ -4,7 +4,7 @@ A tensor between two parts on the CPU is never copied: ONNX Runtime reads an arr
 memory that it wrote. A part with a frozen batch gets its rows in slices of that size, the last one filled up with zero
 rows that are cut off again, and its parameters whole with each slice; no rows at all give empty outputs without a run.
 On the CPU a frozen batch is opened where that changes nothing (`unfrozen_batch`), so that no row is computed to be
-thrown away.
+thrown away, and its convolutions take fewer products where that pays (`winograd`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ from graphsurgery.parts.manifest import Batch, Manifest, PartEntry
 from graphsurgery.runtime.threads import AS_IT_LIKES, Threads
 from graphsurgery.runtime.timer import Timer
 from graphsurgery.runtime.unfrozen_batch import with_open_batch
+from graphsurgery.runtime.winograd import with_fewer_products
 
 _MOST_BYTES = 2**30  # of rows that are filled up
+# Rows of an opened batch that are computed at once: of a thousand boxes each layer would write hundreds of MB.
+_AT_ONCE = 128
 
 
 @dataclass
@@ -73,6 +76,7 @@ class PartPlayer:
                 device=device,
                 allow_fallback=allow_fallback,
                 spin=spin,
+                one_arena=optimise,
             )
         for kind, has, wants in (("inputs", session.inputs, entry.inputs), ("outputs", session.outputs, entry.outputs)):
             if set(has) != set(wants):
@@ -104,27 +108,30 @@ class PartPlayer:
         count = next(iter(shapes.values()))[0]
         if count == 0 and len(batch.outputs) == len(self.entry.outputs):
             return {name: _empty(self.entry, name) for name in self.entry.outputs}
+        starts = range(0, max(count, 1), self.size or _AT_ONCE)
         if self.size is None:
-            return self.session.run(inputs)
-        with self._lock:  # the rows that are filled up lie in one place for all runs
-            starts = range(0, max(count, 1), self.size)
-            slices = [self._slice(inputs, batch.inputs, start, self.size) for start in starts]
+            slices = [self.session.run(_rows(inputs, batch.inputs, start, _AT_ONCE)) for start in starts]
+        else:
+            with self._lock:  # the rows that are filled up lie in one place for all runs
+                slices = [self._filled(inputs, batch.inputs, start, self.size) for start in starts]
         outputs = dict(slices[0])  # what has no rows is the same in all
         for name in batch.outputs:
             whole = outputs[name] if len(slices) == 1 else np.concatenate([each[name] for each in slices])
             outputs[name] = whole[:count]
         return outputs
 
-    def _slice(
+    def _filled(
         self, inputs: Mapping[str, np.ndarray], with_rows: Collection[str], start: int, size: int
     ) -> dict[str, np.ndarray]:
-        given = dict(inputs)
+        given = _rows(inputs, with_rows, start, size)
         for name in with_rows:
-            rows = inputs[name][start : start + size]
-            if len(rows) < size:
-                rows = self._padded.setdefault(name, _PaddedRows()).filled(rows, size)
-            given[name] = rows
+            if len(given[name]) < size:
+                given[name] = self._padded.setdefault(name, _PaddedRows()).filled(given[name], size)
         return self.session.run(given)
+
+
+def _rows(inputs: Mapping[str, np.ndarray], with_rows: Collection[str], start: int, size: int) -> dict[str, np.ndarray]:
+    return {**inputs, **{name: inputs[name][start : start + size] for name in with_rows}}
 
 
 class _PaddedRows:
@@ -176,7 +183,7 @@ class Chain:
             on_cpu = device is None or not device.accelerates
             opened = with_open_batch(model, part) if optimise and on_cpu else None
             player = PartPlayer.open(
-                opened or path,
+                with_fewer_products(opened) if opened is not None else path,
                 part,
                 device,
                 optimise=optimise,

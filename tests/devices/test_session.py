@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,32 @@ def test_nothing_is_optimised_unless_asked_for(optimise: bool, level: str) -> No
     options = Session(ADD, optimise=optimise, threads=1)._session.get_session_options()
     assert options.graph_optimization_level.name == level
     assert options.intra_op_num_threads == 1
+
+
+def test_sessions_may_share_one_memory_and_what_they_gave_stays_as_it_is() -> None:
+    one, other = Session(ADD, one_arena=True), Session(ADD, one_arena=True)
+    kept = [each.run({"x": X * n, "z": Z}) for n in range(100) for each in (one, other)]
+    assert [found["y"].tolist() for found in kept] == [(X * n + Z).tolist() for n in range(100) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("shares", "times"), [(True, 1), (False, 4)])
+def test_sessions_that_share_their_memory_take_as_much_as_one(shares: bool, times: int) -> None:
+    code = f"""
+import numpy, psutil
+from graphsurgery.devices.session import Session
+from graphsurgery.testing import parse
+model = parse('''{HEAD} g (float[1, 1] x, int64[2] s) => (float[1, 1] y) {{
+    a = Expand (x, s)  b = Exp (a)  y = ReduceMean (b) }}''')
+sessions = [Session(model, one_arena={shares}) for _ in range(4)]
+before = psutil.Process().memory_info().rss
+for session in sessions:
+    session.run({{"x": numpy.ones((1, 1), numpy.float32), "s": numpy.array([4000, 4000])}})
+    print(psutil.Process().memory_info().rss - before)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    first, *_, last = map(int, said.split())
+    assert first > 4000 * 4000 * 4
+    assert last == pytest.approx(times * first, rel=0.2)
 
 
 def test_a_variable_says_how_many_threads_a_session_takes_that_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from graphsurgery.devices.session import Session
 from graphsurgery.graph.model import Model
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.runtime.detector import Detector
@@ -54,6 +57,22 @@ def test_any_number_of_rows_goes_through_an_opened_batch_at_once(count: int) -> 
     np.testing.assert_allclose(got["b"], rows(count) @ np.array([[1], [-2]], np.float32), rtol=1e-5)
     np.testing.assert_array_equal(got["c"], np.maximum(rows(count), 0))
     assert {name: value.shape for name, value in got.items()} == {"b": (count, 1), "c": (count, 2)}
+
+
+def test_many_rows_go_through_in_slices_and_the_last_is_not_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphsurgery.runtime.player._AT_ONCE", 4)
+    player = opened(ROWWISE)
+    assert player is not None
+    session, seen = player.session, []
+
+    def run(inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        seen.append(len(inputs["a"]))
+        return Session.run(session, inputs, outputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session, "run", run)
+    got = player.play({"a": rows(10)})
+    assert seen == [4, 4, 2]
+    np.testing.assert_array_equal(got["c"], np.maximum(rows(10), 0))
 
 
 def test_a_shape_that_takes_over_the_rows_can_be_opened() -> None:
