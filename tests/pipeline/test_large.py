@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Cli, Outcome, Snapshot
+from onnx import numpy_helper
 from weights_outside import written
 
 from graphsurgery.devices import session
