@@ -57,7 +57,8 @@ from graphsurgery.search.store import FOUND, Store  # noqa: E402
 from graphsurgery.sources import SourceSpec, open_source  # noqa: E402
 from graphsurgery.sweep import page  # noqa: E402
 from graphsurgery.sweep.plan import read_jobs  # noqa: E402
-from graphsurgery.sweep.rows import ROWS, as_csv, as_json, read_rows, worse  # noqa: E402
+from graphsurgery.sweep.rows import ROWS, read_rows, worse  # noqa: E402
+from graphsurgery.sweep.tables import as_csv, as_json  # noqa: E402
 from graphsurgery.targets.load import load_target  # noqa: E402
 from graphsurgery.targets.support import support  # noqa: E402
 from graphsurgery.testing import parse  # noqa: E402
@@ -264,7 +265,7 @@ def make_rows(folder: Path) -> list[bytes]:
 def read_table(folder: Path) -> None:
     rows = read_rows(folder)
     as_csv(rows)
-    page.render("a sweep", rows, worse(rows, rows, 0.0))
+    page.render("a sweep", rows, 0, worse(rows, rows, 0.0))
 
 
 def make_measured(folder: Path) -> list[bytes]:
