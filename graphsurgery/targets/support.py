@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.queries import subgraphs
-from graphsurgery.targets.asked import ABSENT, Asked, Fact
+from graphsurgery.targets.asked import ABSENT, Asked, Fact, is_omitted
 from graphsurgery.targets.contradictions import contradiction_of
-from graphsurgery.targets.facts import fact_of, input_index, input_value
+from graphsurgery.targets.facts import fact_of, input_index
 from graphsurgery.targets.load import Named
 from graphsurgery.targets.measured import Contradiction
 from graphsurgery.targets.schema import PRECISION, Allowed, Names, Outcome, Rule, Source, Target, one_or_more
@@ -324,8 +324,9 @@ def _is_written(asked: Asked, name: str) -> bool:
 
 
 def _is_constant(asked: Asked, name: str) -> bool:
-    index = input_index(asked, name)  # by the input: a fact may have its name, as sizes does
-    return input_value(asked, name) is not None or (index is not None and asked.is_settled(asked.node.inputs[index]))
+    """Whether an input is constant, or isn't there; its values, of a weight millions, aren't asked for."""
+    index, given = input_index(asked, name), asked.node.inputs
+    return index is None or index >= len(given) or is_omitted(given[index]) or asked.is_settled(given[index])
 
 
 def _is_left_out(asked: Asked, name: str) -> bool:
