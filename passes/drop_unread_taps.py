@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.channels import require_weights
 from graphsurgery.operators.requirements import require_shape
-from graphsurgery.operators.windows import Window, window_of
+from graphsurgery.operators.windows import Window, require_window
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -29,9 +29,7 @@ class DropUnreadTaps(NodePass):
     matches = ("Conv",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         if not own.padded:
             return
         spatial = require_shape(node.inputs[0], edit)[2:]

@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute
 from graphsurgery.operators.requirements import require_constant, require_dtype, require_image
 from graphsurgery.operators.slices import Link, chain, reshaping
-from graphsurgery.operators.windows import window_of, windowing
+from graphsurgery.operators.windows import require_window, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -34,9 +34,7 @@ class LowerPatchConv(NodePass):
     matches = ("Conv",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         if max(own.strides) == 1 or own.kernel != own.strides:
             return
         if own.padded or max(own.dilations) > 1 or int(attribute(node, "group", 1)) > 1:

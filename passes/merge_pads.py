@@ -32,7 +32,7 @@ from graphsurgery.graph import attribute, is_op, producer
 from graphsurgery.operators.pads import Padding, require_padding
 from graphsurgery.operators.requirements import require_shape, require_unread
 from graphsurgery.operators.signs import is_never_negative
-from graphsurgery.operators.windows import Window, window_of
+from graphsurgery.operators.windows import Window, require_window
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -47,9 +47,7 @@ class MergePads(NodePass):
             return
         if node.op == "Pad":
             return _merge_two(pad, node, edit)
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         inner = _padding(pad, 2 + len(own.kernel), "the Pad before it")
         if any((*inner.begins[:2], *inner.ends[:2])):
             raise Refuse("the Pad before it pads the batch or the channels")

@@ -24,7 +24,7 @@ from itertools import zip_longest
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.requirements import require_dtype
-from graphsurgery.operators.windows import window_of, windowing
+from graphsurgery.operators.windows import require_window, windowing
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -44,9 +44,7 @@ class SplitConvStride(NodePass):
             raise ValueError(f"conv must be 1 or more and pool 2 or more, not {self.conv} and {self.pool}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         if max(own.strides) <= self.conv:
             return
         if len(own.kernel) > 3:

@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery.graph import attribute, is_op
 from graphsurgery.operators.requirements import require_dtype
 from graphsurgery.operators.slices import padding
-from graphsurgery.operators.windows import window_of
+from graphsurgery.operators.windows import require_window
 from graphsurgery.rewrite import Editor, NodePass, Refuse
 
 
@@ -43,9 +43,7 @@ class SplitLargePad(NodePass):
             raise ValueError(f"most must be 0 or more, not {self.most}")
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         sides = [list(own.begins), list(own.ends)]
         kept = [[min(pad, self.most) for pad in side] for side in sides]
         if self.symmetric:

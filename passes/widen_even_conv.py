@@ -19,8 +19,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphsurgery.operators.channels import require_weights
-from graphsurgery.operators.windows import window_of
-from graphsurgery.rewrite import Editor, NodePass, Refuse
+from graphsurgery.operators.windows import require_window
+from graphsurgery.rewrite import Editor, NodePass
 
 
 class WidenEvenConv(NodePass):
@@ -29,9 +29,7 @@ class WidenEvenConv(NodePass):
     matches = ("Conv",)
 
     def rewrite(self, node: gs.Node, edit: Editor) -> None:
-        own = window_of(node, edit)
-        if own is None:
-            raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+        own = require_window(node, edit)
         more = [1 - size % 2 for size in own.kernel]
         if not any(more):
             return

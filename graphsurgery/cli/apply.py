@@ -66,7 +66,8 @@ def apply_command(
 
     Example: python -m graphsurgery apply shapes
     """
-    from graphsurgery.pipeline.whole_run import Options, apply_recipe
+    from graphsurgery.pipeline.options import Options
+    from graphsurgery.pipeline.whole_run import apply_recipe
 
     screen = screen_for(json_)
     loaded = recipe_of(recipe, weights, set_, plugin)
@@ -167,7 +168,8 @@ def capture_command(
 
     Example: python -m graphsurgery capture maskrcnn --weights random:0 --images photos --max-samples 3
     """
-    from graphsurgery.pipeline.whole_run import Options, capture_samples
+    from graphsurgery.pipeline.captured_samples import capture_samples
+    from graphsurgery.pipeline.options import Options
     from graphsurgery.sources import open_source
 
     screen = screen_for(json_)

@@ -97,6 +97,14 @@ def window_of(node: gs.Node, edit: Editor) -> Window | None:
     return window(node, kernel, None if shape is None else shape[2:]) if len(kernel) else None
 
 
+def require_window(node: gs.Node, edit: Editor) -> Window:
+    """Return the same window. Raises Refuse where it isn't known."""
+    own = window_of(node, edit)
+    if own is None:
+        raise Refuse("its window is not known, or its auto_pad depends on a size that is not")
+    return own
+
+
 def is_of_a_layer(pad: gs.Node, edit: Editor) -> bool:
     """Whether a Pad stands for the pads of the layers behind it, which have none of their own, and not for a canvas.
 

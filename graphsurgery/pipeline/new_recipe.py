@@ -10,9 +10,10 @@ from typing import Any
 
 from graphsurgery.errors import Difference, InputError
 from graphsurgery.files.temporary import temporary_folder
+from graphsurgery.pipeline.options import Options
 from graphsurgery.pipeline.propose import Proposal, Proposer, item
 from graphsurgery.pipeline.run import RunWatcher
-from graphsurgery.pipeline.whole_run import Options, apply_recipe
+from graphsurgery.pipeline.whole_run import apply_recipe
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.recipe_text import as_yaml
 from graphsurgery.report.run_record import Record

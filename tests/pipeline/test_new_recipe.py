@@ -26,7 +26,7 @@ NETWORK = """
         all = Reshape (y, flat)
         best, places = TopK <axis = 0> (all, k)
     }"""
-TARGET = """\
+A_TEST_NPU = """\
 title: A test NPU
 sources: {guide: {title: A guide, version: 2, date: 2026-01-01, basis: document}}
 source: guide
@@ -34,9 +34,14 @@ precisions: [int8]
 tensors: {static: true, fix: {static: [freeze-shapes]}}
 others: cpu
 operators:
+"""
+TARGET = (
+    A_TEST_NPU
+    + """\
   Conv, Relu, MaxPool, Reshape: taken
   Slice: {step: 1, fix: [FIX], at: table 5}
 """
+)
 BROKEN = '''\
 from dataclasses import dataclass
 
@@ -146,17 +151,13 @@ PATCHES = """
         small = Conv <strides = [4, 4]> (image, w1)
         y = Conv (small, w2)
     }"""
-SMALL_STRIDES = """\
-title: A test NPU
-sources: {guide: {title: A guide, version: 2, date: 2026-01-01, basis: document}}
-source: guide
-precisions: [int8]
-tensors: {static: true, fix: {static: [freeze-shapes]}}
-others: cpu
-operators:
+SMALL_STRIDES = (
+    A_TEST_NPU
+    + """\
   MaxPool, Reshape, Transpose: taken
   Conv: {stride: 1, fix: [FIX]}
 """
+)
 
 
 def of_patches(cli: Cli, fix: str) -> tuple[Outcome, str]:

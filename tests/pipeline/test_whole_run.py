@@ -20,7 +20,8 @@ from graphsurgery.capture.samples import Capture, Request
 from graphsurgery.errors import CaptureError, GraphSurgeryError, InputError, ModelError
 from graphsurgery.files.commit import writing
 from graphsurgery.images.files import load_image
-from graphsurgery.pipeline.whole_run import Options, capture_samples, captured
+from graphsurgery.pipeline.captured_samples import capture_samples, captured
+from graphsurgery.pipeline.options import Options
 from graphsurgery.progress import Silent
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.report.run_record import Record
