@@ -139,7 +139,7 @@ def _job(manifest: Manifest, entry: PartEntry, model: Model, work: Path) -> Job:
     place.mkdir(parents=True)
     image = manifest.input if manifest.input in entry.inputs else None
     job = Job(entry, _with_node_names(model), Canvas.from_json(manifest.canvas), image, place)
-    job.model.save(place / job.file)
+    job.model.write(place / job.file)
     return job
 
 

@@ -69,8 +69,8 @@ def _filled(rows: np.ndarray, size: int) -> np.ndarray:
 
 def _write(before: Model, after: Model, given: Mapping[str, np.ndarray], folder: Path) -> None:
     with writing(folder) as draft:
-        before.save(draft.work / "before.onnx")
-        after.save(draft.work / "after.onnx")
+        before.write(draft.work / "before.onnx")
+        after.write(draft.work / "after.onnx")
         save_tensors(given, draft.work / "inputs")
         draft.publish(files_of_run(folder), "after.onnx")
 

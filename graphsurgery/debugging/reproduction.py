@@ -62,9 +62,9 @@ def write(found: Reduction, folder: Path, arguments: Sequence[str]) -> None:
     try:
         with writing(place) as draft:
             work = draft.work
-            found.model.save(work / "before.onnx")
+            found.model.write(work / "before.onnx")
             if found.broken.after is not None:
-                found.broken.after.save(work / "after.onnx")
+                found.broken.after.write(work / "after.onnx")
             save_tensors(found.given, work / "inputs")
             save_tensors(found.expected or {}, work / "expected")
             (work / _README).write_text(describe(found, arguments), encoding="utf-8")

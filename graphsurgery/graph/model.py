@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -204,20 +206,36 @@ class Model:
         reference. Raises ModelError when the files can't be written.
         """
         path = Path(path)
-        try:
+        with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self._stays_beside(path):
-                with written_whole(path) as temporary:
-                    temporary.write_bytes(self.proto.SerializeToString())
-            elif self.size < external_from:
-                with written_whole(path) as temporary:
-                    temporary.write_bytes(self.with_values_inside().proto.SerializeToString())
-            else:
-                self._save_as_two(path)
-        except OSError as error:
-            raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
-        except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
-            raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error
+            writers = self._writers(path, external_from)
+            if len(writers) > 1:
+                write_together(writers)
+                return
+            with written_whole(path) as temporary:
+                writers[path](temporary)
+
+    def write(self, path: Path, external_from: float = EXTERNAL_FROM) -> None:
+        """Write as `save` does, but at once under the names themselves, and without a wait for the disk.
+
+        For a folder that takes its place as a whole (`files.commit.writing`), which waits once for all files in it.
+        """
+        with _explained(path):
+            for place, writer in self._writers(path, external_from).items():
+                writer(place)
+
+    def _writers(self, path: Path, external_from: float) -> dict[Path, Callable[[Path], object]]:
+        """Return what writes each file of the model, `path` the last of them."""
+        if self._stays_beside(path):
+            return {path: lambda place: place.write_bytes(self.proto.SerializeToString())}
+        if self.size < external_from:
+            return {path: lambda place: place.write_bytes(self.with_values_inside().proto.SerializeToString())}
+        data = path.with_name(path.name + DATA_SUFFIX)
+        proto, weights = outside.apart(self.proto, data.name)
+        return {
+            data: lambda place: outside.write(weights, place),
+            path: lambda place: place.write_bytes(proto.SerializeToString()),
+        }
 
     def _stays_beside(self, path: Path) -> bool:
         """Whether it is from a file in the folder of `path`. Raises ModelError for one that must not leave another."""
@@ -230,10 +248,13 @@ class Model:
                 check_location(tensor, folder, str(path))
         return bool(beside)
 
-    def _save_as_two(self, path: Path) -> None:
-        data = path.with_name(path.name + DATA_SUFFIX)
-        proto, weights = outside.apart(self.proto, data.name)
-        written = proto.SerializeToString()
-        write_together(
-            {data: lambda place: outside.write(weights, place), path: lambda place: place.write_bytes(written)}
-        )
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise ModelError for what goes wrong while `path` is written."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{path}: can't be written ({error.strerror or error})") from error
+    except (ValueError, EncodeError) as error:  # above protobuf's 2 GB
+        raise ModelError(f"{path}: can't be written as one file: {first_line(error)}") from error

@@ -263,12 +263,13 @@ def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -
 def save_parts(parts: Sequence[Part], folder: Path, external_from: float, of: str = "") -> None:
     """Write each part to `folder`; where they have `external_from` bytes together, weights go into files beside them.
 
-    `of` begins what an error says. Raises ModelError for a part that isn't valid or can't be written.
+    `folder` takes its place as a whole later. `of` begins what an error says. Raises ModelError for a part that isn't
+    valid or can't be written.
     """
     apart = sum(part.model.size for part in parts) >= external_from
     for part in parts:
         part.model.check(f"{of}part '{part.name}'")
-        part.model.save(folder / f"{part.name}.onnx", 0 if apart else math.inf)
+        part.model.write(folder / f"{part.name}.onnx", 0 if apart else math.inf)
 
 
 def write(run: Run, parts: Sequence[Part], whole: Model, output: OutputFolder) -> Manifest:

@@ -503,14 +503,14 @@ def test_the_graphs_of_the_last_failed_run_are_kept_and_a_good_run_leaves_them(
 def test_a_failure_is_told_where_its_graphs_cannot_be_kept(
     cli: Cli, detector: Applied, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Model.save
+    write = Model.write
 
     def full(model: Model, path: Path) -> None:
         if path.name == "after.onnx":
             raise ModelError(f"{path}: can't be written (No space left on device)")
-        save(model, path)
+        write(model, path)
 
-    monkeypatch.setattr(Model, "save", full)
+    monkeypatch.setattr(Model, "write", full)
     outcome = cli(
         *("apply", detector.folder.parent / "detector.yaml", "--out", tmp_path / "parts"),
         *("--model-io", detector.model_io, "--plugin", broken, "--set", "passes=[scale-weight]"),
