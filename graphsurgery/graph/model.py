@@ -35,6 +35,7 @@ from graphsurgery.graph.protos import (
 )
 
 EXTERNAL_FROM = 10**9  # bytes of weights from which on they are written into a file of their own
+MOST_INSIDE = 2 * 10**9  # the same where more is asked for: a message of protobuf holds 2^31 bytes, nodes among them
 DATA_SUFFIX = ".data"
 
 _LOG = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Model:
         The file is in `folder`, which is made where it isn't there, and must outlive the model. Raises ModelError where
         it can't be written.
         """
-        if outside.inside_size(self.proto) < most:
+        if outside.inside_size(self.proto) < min(most, MOST_INSIDE):
             return self
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +229,7 @@ class Model:
         """Return what writes each file of the model, `path` the last of them."""
         if self._stays_beside(path):
             return {path: lambda place: place.write_bytes(self.proto.SerializeToString())}
-        if self.size < external_from:
+        if self.size < min(external_from, MOST_INSIDE):
             return {path: lambda place: place.write_bytes(self.with_values_inside().proto.SerializeToString())}
         data = path.with_name(path.name + DATA_SUFFIX)
         proto, weights = outside.apart(self.proto, data.name)

@@ -14,7 +14,7 @@ from weights_outside import written
 
 from graphsurgery.devices import session
 from graphsurgery.errors import InputError
-from graphsurgery.graph import outside
+from graphsurgery.graph import model, outside
 from graphsurgery.parts.folder import read_parts
 from graphsurgery.runtime.player import Chain
 
@@ -78,26 +78,28 @@ def test_parts_have_their_weights_beside_them_and_nothing_is_run_unless_it_is_co
     np.testing.assert_array_equal(played(work), unchecked)
 
 
+@pytest.mark.parametrize(("size", "most_inside"), [("0", model.MOST_INSIDE), ("100GB", 0)])
 def test_weights_that_a_pass_made_wait_in_a_file_until_the_parts_are_written(
-    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch, size: str, most_inside: int
 ) -> None:
-    """Above 2 GB no session could be made of them in memory; here every size counts as that."""
-    model = onnx.load(work / "model.onnx")
-    model.graph.node[1].CopyFrom(onnx.helper.make_node("Mul", ["h", "c"], ["i"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 400, 1, 1), 0.5, np.float32), "c"))
-    before = numpy_helper.to_array(model.graph.initializer[0])
-    onnx.save(model, work / "model.onnx")
+    """Above 2 GB no session could be made of them in memory, whatever is asked for; here every size counts as that."""
+    monkeypatch.setattr(model, "MOST_INSIDE", most_inside)
+    changed = onnx.load(work / "model.onnx")
+    changed.graph.node[1].CopyFrom(onnx.helper.make_node("Mul", ["h", "c"], ["i"]))
+    changed.graph.initializer.append(numpy_helper.from_array(np.full((1, 400, 1, 1), 0.5, np.float32), "c"))
+    before = numpy_helper.to_array(changed.graph.initializer[0])
+    onnx.save(changed, work / "model.onnx")
     (work / "recipe.yaml").write_text(RECIPE.replace("drop-identity", "fold-affine"), encoding="utf-8")
     inside: list[int] = []
     make = session.Session.__init__
 
-    def seen(self: session.Session, model: onnx.ModelProto | Path, **options: Any) -> None:
-        if isinstance(model, onnx.ModelProto):
-            inside.append(outside.inside_size(model))
-        make(self, model, **options)
+    def seen(self: session.Session, given: onnx.ModelProto | Path, **options: Any) -> None:
+        if isinstance(given, onnx.ModelProto):
+            inside.append(outside.inside_size(given))
+        make(self, given, **options)
 
     monkeypatch.setattr(session.Session, "__init__", seen)
-    outcome = apply(cli, work, "--external-data", 0)
+    outcome = apply(cli, work, "--external-data", size)
     assert outcome.code == 0, outcome.err
     assert len(inside) > 3
     assert max(inside[1:]) < 4800  # the first is the file as it came, when it is captured
