@@ -5,30 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnotation, TensorProto, ValueInfoProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnotation
 
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
-from graphsurgery.graph.outside import same_bytes
-from graphsurgery.graph.view.origin import (
-    GraphTable,
-    NodeOrigin,
-    Scope,
-    StoredValues,
-    VariableOrigin,
-    kept,
-    plain_value,
-    table,
-)
-
-_FLOATS = (AttributeProto.FLOAT, AttributeProto.FLOATS)
+from graphsurgery.graph.view.attributes import FLOATS, declared_kinds, export_attribute, same_attributes, with_doc
+from graphsurgery.graph.view.origin import GraphTable, NodeOrigin, Scope, kept, table
+from graphsurgery.graph.view.tensors import export_value, has_type, is_new, tensor_of, unchanged
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,7 @@ def to_proto(view: gs.Graph, largest: int | None = None, *, ordered: bool = Fals
         onnx.helper.set_model_props(model, metadata)
     versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
     _export_graph(view, model.graph, {}, _Form(versions, ordered), largest)
-    if model.ir_version < 4 and any(_is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
+    if model.ir_version < 4 and any(is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
         model.ir_version = 4  # before, every initializer had to be an input as well
     return model
 
@@ -125,18 +112,18 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
         else:
             _export_node(node, proto.node.add(), visible, form)
     for tensor in view.inputs:
-        _export_value(tensor, proto.input.add())
+        export_value(tensor, proto.input.add())
     for tensor in view.outputs:
-        _export_value(tensor, proto.output.add())
+        export_value(tensor, proto.output.add())
     inputs = {tensor.name for tensor in view.inputs}
     for name, default in entry.defaults.items():
         if name in inputs and largest is None:  # else inference would rely on what a caller may override
             proto.initializer.add().CopyFrom(default)
     for constant in constants.values():
         if _exceeds(constant.shape, largest):
-            _export_value(constant, proto.input.add())
+            export_value(constant, proto.input.add())
         else:
-            proto.initializer.add().CopyFrom(_tensor(constant))  # append() takes twice as long over large values
+            proto.initializer.add().CopyFrom(tensor_of(constant))  # append() takes twice as long over large values
     _export_value_info(view, proto, entry)
 
 
@@ -173,32 +160,18 @@ def _export_value_info(view: gs.Graph, proto: GraphProto, entry: GraphTable) -> 
     for info in entry.proto.value_info:
         if info.name in done:
             listed_twice = info.name in entry.interface
-            if listed_twice and info.name in ends and _unchanged(ends[info.name]) is not None:
+            if listed_twice and info.name in ends and unchanged(ends[info.name]) is not None:
                 proto.value_info.append(info)
         elif info.name in current:
-            if _has_type(current[info.name]):
-                _export_value(current[info.name], proto.value_info.add())
+            if has_type(current[info.name]):
+                export_value(current[info.name], proto.value_info.add())
             done.add(info.name)
         elif info.name not in entry.written:
             proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
             done.add(info.name)
     for name, tensor in current.items():
-        if name not in done and _has_type(tensor):
-            _export_value(tensor, proto.value_info.add())
-
-
-def _has_type(tensor: gs.Tensor) -> bool:
-    """Whether there is something to say about `tensor`: a type and a shape, or what the file said."""
-    return (tensor.dtype is not None and tensor.shape is not None) or _unchanged(tensor) is not None
-
-
-def _unchanged(tensor: gs.Tensor) -> ValueInfoProto | None:
-    """Return what the file said about `tensor`, if no pass has changed its type or shape since."""
-    known = kept(tensor, VariableOrigin)
-    if known is None:  # new, or an initializer
-        return None
-    shape = None if tensor.shape is None else list(tensor.shape)
-    return known.info if (known.dtype, known.shape) == (tensor.dtype, shape) else None
+        if name not in done and has_type(tensor):
+            export_value(tensor, proto.value_info.add())
 
 
 def _original(node: gs.Node) -> NodeProto | None:
@@ -214,31 +187,9 @@ def _original(node: gs.Node) -> NodeProto | None:
         and node.domain == (proto.domain if proto.HasField("domain") else None)
         and [tensor.name for tensor in node.inputs] == proto.input
         and [tensor.name for tensor in node.outputs] == proto.output
-        and _same_attributes(node.attrs, proto)
+        and same_attributes(node.attrs, proto)
     )
     return proto if same else None
-
-
-def _same_attributes(attrs: Mapping[str, Any], proto: NodeProto) -> bool:
-    """Whether `attrs` are those of `proto`, in their order; False where one holds anything but numbers and text."""
-    if not attrs:
-        return not proto.attribute
-    before = {attribute.name: attribute for attribute in proto.attribute}
-    return list(attrs) == list(before) and all(
-        _is_plain(value) and _is_as_before(value, before[name]) for name, value in attrs.items()
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, int | float | str | bytes) or (
-        isinstance(value, list) and bool(value) and isinstance(value[0], int | float | str | bytes)
-    )
-
-
-def _is_as_before(value: Any, attribute: AttributeProto) -> bool:
-    """Whether `value` is what the view made of `attribute`, where that holds numbers, text or another's name."""
-    before = plain_value(attribute)
-    return type(before) is type(value) and repr(before) == repr(value)  # 0.0 isn't -0.0, and NaN is NaN
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
@@ -260,154 +211,20 @@ def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -
     proto.output.extend(tensor.name for tensor in node.outputs)
     before = {} if origin is None else {attribute.name: attribute for attribute in origin.proto.attribute}
     domain = _domain(node.domain)
-    declared = _declared_kinds(node.op, domain, form.versions.get(domain, 1))
+    declared = declared_kinds(node.op, domain, form.versions.get(domain, 1))
     if not declared and calls_the_same:  # a custom operator: what was written as a float is one
-        declared = {name: attribute.type for name, attribute in before.items() if attribute.type in _FLOATS}
+        declared = {name: attribute.type for name, attribute in before.items() if attribute.type in FLOATS}
     for name, value in node.attrs.items():
         if isinstance(value, gs.Graph):
-            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), before.get(name))
+            attribute = with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPH), before.get(name))
             _export_graph(value, attribute.g, visible, form)
         elif isinstance(value, list) and any(isinstance(item, gs.Graph) for item in value):
-            attribute = _with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), before.get(name))
+            attribute = with_doc(proto.attribute.add(name=name, type=AttributeProto.GRAPHS), before.get(name))
             for item in value:
                 _export_graph(item, attribute.graphs.add(), visible, form)
         else:
-            _export_attribute(name, value, before.get(name), declared.get(name), proto)
-
-
-def _export_attribute(
-    name: str, value: Any, before: AttributeProto | None, declared: int | None, node: NodeProto
-) -> None:
-    if isinstance(value, AttributeProto):
-        node.attribute.append(value)
-    elif isinstance(value, gs.Constant):
-        tensor = _tensor(value)
-        if before is not None and before.HasField("t") and tensor is before.t:
-            node.attribute.append(before)
-        else:
-            node.attribute.append(_with_doc(onnx.helper.make_attribute(name, tensor), before))
-    elif before is not None and _is_as_before(value, before):
-        node.attribute.append(before)
-    else:
-        if declared is None and before is not None and isinstance(value, list | tuple) and not value:
-            declared = before.type  # an empty list does not tell of what it is
-        node.attribute.append(_new_attribute(name, value, declared, node))
-
-
-def _with_doc(attribute: AttributeProto, before: AttributeProto | None) -> AttributeProto:
-    if before is not None and before.HasField("doc_string"):
-        attribute.doc_string = before.doc_string
-    return attribute
-
-
-def _new_attribute(name: str, value: Any, declared: int | None, node: NodeProto) -> AttributeProto:
-    """Return a new attribute, of the kind that the operator's definition says: a float may be given as 1.
-
-    Raises ModelError for a value that is not of that kind.
-    """
-    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-    if isinstance(plain, type | np.dtype):  # graphsurgeon's way to write Cast's `to`
-        plain = _elem_type(plain)
-    where = f"node '{node.name}' ({node.op_type}): attribute '{name}'"
-    if isinstance(plain, list | tuple):
-        plain = [_plain(item, declared) for item in plain]
-        if not plain and declared is None:
-            raise ModelError(f"{where} is an empty list, and ONNX does not say of what; leave it out")
-    else:
-        plain = _plain(plain, declared)
-    kind = "" if declared is None else AttributeProto.AttributeType.Name(declared)
-    if isinstance(plain, list) and kind and not kind.endswith("S"):
-        raise ModelError(f"{where} can't be {value!r}: it is a list, and ONNX wants one {kind}")
-    try:
-        return onnx.helper.make_attribute(name, plain, attr_type=declared)
-    except (TypeError, ValueError) as error:
-        wanted = f"; ONNX wants {kind}" if kind else ""
-        raise ModelError(f"{where} can't be {value!r}: {str(error).splitlines()[0]}{wanted}") from error
-
-
-def _plain(value: Any, declared: int | None) -> Any:
-    """Return a number as Python has it: whole numbers as floats where those are declared, truth values as 0 and 1."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, bool):
-        value = int(value)
-    return float(value) if isinstance(value, int) and declared in _FLOATS else value
-
-
-@cache
-def _declared_kinds(op: str, domain: str, version: int) -> Mapping[str, int]:
-    """Return the kinds of an operator's attributes as its definition says; none for one that ONNX does not define."""
-    if not onnx.defs.has(op, version, domain):
-        return {}
-    declared = onnx.defs.get_schema(op, version, domain).attributes
-    kinds = {name: str(attribute.type).rpartition(".")[2] for name, attribute in declared.items()}
-    return {name: AttributeProto.AttributeType.Value(kind) for name, kind in kinds.items()}
+            export_attribute(name, value, before.get(name), declared.get(name), proto)
 
 
 def _domain(domain: str | None) -> str:
     return "" if domain in graphs.STANDARD_DOMAINS else str(domain)
-
-
-def _is_new(tensor: gs.Tensor) -> bool:
-    """Whether `tensor` is an initializer that a pass has made."""
-    return isinstance(tensor, gs.Constant) and kept(tensor, object) is None
-
-
-def _tensor(constant: gs.Constant) -> TensorProto:
-    """Return the TensorProto of `constant`; the stored one when neither its values nor its name changed."""
-    stored = kept(constant, StoredValues)  # None too where it was a computed tensor
-    values = constant._values
-    if isinstance(values, LazyValues):
-        tensor: TensorProto = values.tensor
-    elif stored is not None and _same(values, stored):
-        tensor = stored.tensor
-    else:
-        array = np.asarray(values)
-        if constant._export_dtype is not None:
-            array = array.astype(constant._export_dtype)
-        tensor = onnx.numpy_helper.from_array(array, constant.name)
-        if stored is not None:
-            if stored.tensor.doc_string:
-                tensor.doc_string = stored.tensor.doc_string
-            tensor.metadata_props.extend(stored.tensor.metadata_props)
-        return tensor
-    if tensor.name == constant.name:
-        return tensor
-    renamed = TensorProto()
-    renamed.CopyFrom(tensor)
-    renamed.name = constant.name
-    return renamed
-
-
-def _same(values: np.ndarray, stored: StoredValues) -> bool:
-    if list(values.shape) != stored.shape or values.dtype != stored.dtype:
-        return False
-    original = stored.load()
-    if values.dtype == object:
-        return bool(np.array_equal(values, original))
-    one, other = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (values, original))
-    return same_bytes(one, other)
-
-
-def _export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
-    same = _unchanged(tensor)
-    if same is not None:
-        proto.CopyFrom(same)
-        proto.name = tensor.name
-        return
-    known = kept(tensor, VariableOrigin)
-    if known is not None and known.info is not None:
-        for descriptor, value in known.info.ListFields():
-            if descriptor.name == "metadata_props":
-                proto.metadata_props.extend(value)
-            elif descriptor.name == "doc_string":
-                proto.doc_string = value
-    proto.name = tensor.name
-    if tensor.dtype is None:
-        return
-    shape = None if tensor.shape is None else list(tensor.shape)
-    proto.type.CopyFrom(onnx.helper.make_tensor_type_proto(_elem_type(tensor.dtype), shape))
-
-
-def _elem_type(dtype: Any) -> int:
-    """Return ONNX's number for an element type, which graphsurgeon lets a pass give as that number or NumPy's way."""
-    return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
