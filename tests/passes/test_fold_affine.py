@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_layers import any_conv, any_gemm
 
 from graphsurgery.passes.fold_affine import FoldAffine
 from graphsurgery.testing import assert_rewrites, assert_untouched
@@ -225,48 +226,9 @@ def test_does_not_look_at_a_constant_that_may_be_overridden() -> None:
     assert_untouched(FoldAffine(), text, None)
 
 
-def any_window(build: Builder, spatial: int) -> dict[str, Any]:
-    """Draw a kernel and what goes with it; attributes are left out or written."""
-    drawn: dict[str, Any] = {"kernel_shape": [build.integer(1, 3) for _ in range(spatial)]}
-    drawn["strides"] = build.choice([None, [build.integer(1, 3) for _ in range(spatial)]])
-    drawn["dilations"] = build.choice([None, None, [build.integer(1, 2) for _ in range(spatial)]])
-    if build.chance(3):
-        drawn["auto_pad"] = build.choice(["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
-    else:
-        drawn["pads"] = build.choice([None, [build.integer(0, 2) for _ in range(2 * spatial)]])
-    return drawn
-
-
 def any_layer(build: Builder, dtype: np.dtype[Any]) -> tuple[str, list[int], int]:
-    """Draw a layer with weights; return what it writes, the shape of a scale of its channels, and their number."""
-    if build.chance(3):
-        return build.choice([any_gemm, any_matmul])(build, dtype)
-    spatial, group = build.integer(1, 3), build.choice([1, 1, 2, 3])
-    inputs, outputs = group * build.integer(1, 2), group * build.integer(1, 2)
-    x = build.input([build.integer(1, 2), inputs, *(build.integer(3, 6) for _ in range(spatial))], dtype)
-    window = any_window(build, spatial)
-    # the reference evaluator gives the bias of the first group of a ConvTranspose to all, and only it runs other types
-    op = build.choice(["Conv", "Conv", "ConvTranspose"]) if group == 1 or dtype == np.float32 else "Conv"
-    sizes = [outputs, inputs // group] if op == "Conv" else [inputs, outputs // group]
-    weights = [build.weight(sizes + window["kernel_shape"], dtype)]
-    if build.chance(2):
-        weights.append(build.weight([outputs], dtype))
-    if build.chance(2):
-        window["kernel_shape"] = None
-    y = build.node(op, [x, *weights], group=build.choice([group, None]) if group == 1 else group, **window)
-    return y, [outputs, *[1] * spatial], outputs
-
-
-def any_gemm(build: Builder, dtype: np.dtype[Any]) -> tuple[str, list[int], int]:
-    rows, depth, wide = build.integer(1, 4), build.integer(1, 4), build.integer(1, 4)
-    turned, turned_weights = build.choice([None, 0, 1]), build.choice([None, 0, 1])
-    x = build.input([depth, rows] if turned else [rows, depth], dtype)
-    weights = [build.weight([wide, depth] if turned_weights else [depth, wide], dtype)]
-    if build.opset < 11 or build.chance(2):
-        weights.append(build.weight(build.choice([[wide], [], [1], [1, wide], [rows, 1], [rows, wide]]), dtype))
-    factors = {"alpha": build.choice([None, 0.5, 2.0]), "beta": build.choice([None, 0.5, 2.0])}
-    y = build.node("Gemm", [x, *weights], transA=turned, transB=turned_weights, **factors)
-    return y, [wide], wide
+    draw = build.choice([any_gemm, any_matmul]) if build.chance(3) else any_conv
+    return draw(build, dtype)
 
 
 def any_matmul(build: Builder, dtype: np.dtype[Any]) -> tuple[str, list[int], int]:

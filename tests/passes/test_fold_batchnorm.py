@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from drawn_layers import any_conv, any_gemm, any_window
 from onnx import numpy_helper
 
 from graphsurgery.graph.model import Model
@@ -386,50 +387,8 @@ def any_type(build: Builder) -> np.dtype[Any]:
     return build.dtype() if build.opset >= 14 else np.dtype(np.float32)
 
 
-def any_window(build: Builder, spatial: int) -> dict[str, Any]:
-    """Draw a kernel and what goes with it; attributes are left out or written."""
-    drawn: dict[str, Any] = {"kernel_shape": [build.integer(1, 3) for _ in range(spatial)]}
-    drawn["strides"] = build.choice([None, [build.integer(1, 3) for _ in range(spatial)]])
-    drawn["dilations"] = build.choice([None, None, [build.integer(1, 2) for _ in range(spatial)]])
-    if build.chance(3):
-        if build.opset < 14:
-            drawn["dilations"] = None  # for the same reason as above: only the reference evaluator runs a dilated SAME
-        drawn["auto_pad"] = build.choice(["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
-    else:
-        drawn["pads"] = build.choice([None, [build.integer(0, 2) for _ in range(2 * spatial)]])
-    return drawn
-
-
-def any_layer(build: Builder, dtype: np.dtype[Any]) -> tuple[str, list[int], int]:
-    """Draw a layer with weights; return what it writes, the shape of a scale of its channels, and their number."""
-    if build.chance(4):
-        return any_gemm(build, dtype)
-    spatial, group = build.integer(1, 3), build.choice([1, 1, 2, 3])
-    inputs, outputs = group * build.integer(1, 2), group * build.integer(1, 2)
-    x = build.input([build.integer(1, 2), inputs, *(build.integer(3, 6) for _ in range(spatial))], dtype)
-    window = any_window(build, spatial)
-    # the reference evaluator gives the bias of the first group of a ConvTranspose to all, and only it runs other types
-    op = build.choice(["Conv", "Conv", "ConvTranspose"]) if group == 1 or dtype == np.float32 else "Conv"
-    sizes = [outputs, inputs // group] if op == "Conv" else [inputs, outputs // group]
-    weights = [build.weight(sizes + window["kernel_shape"], dtype)]
-    if build.chance(2):
-        weights.append(build.weight([outputs], dtype))
-    if build.chance(2):
-        window["kernel_shape"] = None
-    y = build.node(op, [x, *weights], group=build.choice([group, None]) if group == 1 else group, **window)
-    return y, [outputs, *[1] * spatial], outputs
-
-
-def any_gemm(build: Builder, dtype: np.dtype[Any]) -> tuple[str, list[int], int]:
-    rows, depth, wide = build.integer(1, 4), build.integer(1, 4), build.integer(1, 4)
-    turned, turned_weights = build.choice([None, 0, 1]), build.choice([None, 0, 1])
-    x = build.input([depth, rows] if turned else [rows, depth], dtype)
-    weights = [build.weight([wide, depth] if turned_weights else [depth, wide], dtype)]
-    if build.opset < 11 or build.chance(2):
-        weights.append(build.weight(build.choice([[wide], [], [1], [1, wide], [rows, 1], [rows, wide]]), dtype))
-    factors = {"alpha": build.choice([None, 0.5, 2.0]), "beta": build.choice([None, 0.5, 2.0])}
-    y = build.node("Gemm", [x, *weights], transA=turned, transB=turned_weights, **factors)
-    return y, [wide], wide
+def runs_dilated_same(build: Builder) -> bool:
+    return build.opset >= 14  # for the same reason
 
 
 def any_norm(build: Builder, x: str, channels: int, dtype: np.dtype[Any]) -> str:
@@ -447,7 +406,7 @@ def any_norm(build: Builder, x: str, channels: int, dtype: np.dtype[Any]) -> str
 @fuzz(FoldBatchnorm())
 def test_any_norm_behind_a_layer_computes_the_same(build: Builder) -> list[str]:
     dtype = any_type(build)
-    x, _, channels = any_layer(build, dtype)
+    x, _, channels = any_gemm(build, dtype) if build.chance(4) else any_conv(build, dtype, runs_dilated_same(build))
     return [any_norm(build, x, channels, dtype)]
 
 
@@ -457,7 +416,7 @@ def test_any_norm_before_a_conv_computes_the_same(build: Builder) -> list[str]:
     spatial, group = build.integer(1, 3), build.choice([1, 1, 2, 3])
     inputs, outputs = group * build.integer(1, 2), group * build.integer(1, 2)
     x = build.input([build.integer(1, 2), inputs, *(build.integer(3, 6) for _ in range(spatial))], dtype)
-    window = any_window(build, spatial)
+    window = any_window(build, spatial, runs_dilated_same(build))
     if build.chance(2):
         window |= {"pads": None, "auto_pad": None}
     weights = [build.weight([outputs, inputs // group, *window["kernel_shape"]], dtype)]

@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_layers import any_window
 
 from graphsurgery.devices import session
 from graphsurgery.graph.model import Model
@@ -355,18 +356,6 @@ def test_what_the_weights_can_take_in_becomes_no_batchnorm() -> None:
     weights = "float[1, 3, 1, 1] w_folded = {0.5, 0.5, 0.5}, float[1] w_bias = {-30}"
     after = text(weights, "y = Conv (x, w_folded, w_bias)")
     assert_rewrites(FoldNormalization(as_batchnorm=True), before, after)
-
-
-def any_window(build: Builder, spatial: int) -> dict[str, Any]:
-    """Draw a kernel and what goes with it; attributes are left out or written."""
-    drawn: dict[str, Any] = {"kernel_shape": [build.integer(1, 3) for _ in range(spatial)]}
-    drawn["strides"] = build.choice([None, [build.integer(1, 3) for _ in range(spatial)]])
-    drawn["dilations"] = build.choice([None, None, [build.integer(1, 2) for _ in range(spatial)]])
-    if build.chance(3):
-        drawn["auto_pad"] = build.choice(["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
-    else:
-        drawn["pads"] = build.choice([None, [build.integer(0, 2) for _ in range(2 * spatial)]])
-    return drawn
 
 
 @fuzz(FoldNormalization())
