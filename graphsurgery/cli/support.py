@@ -29,6 +29,12 @@ def support_command(
     precision: Annotated[
         str | None, typer.Option(help="In which it computes; the target's usual one if not given.")
     ] = None,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Exit 2 for what the target's tool stops at, and 0 for what is left to the CPU."
+        ),
+    ] = False,
     plugin: Plugins = None,
     json_: JsonFile = None,
 ) -> None:
@@ -38,6 +44,7 @@ def support_command(
 
     Example: python -m graphsurgery support model/shapes --target rk3588
     """
+    from graphsurgery.pipeline.certify import require_no_stop
     from graphsurgery.rewrite.registry import discover
     from graphsurgery.targets.find import names
     from graphsurgery.targets.load import load_target
@@ -47,6 +54,8 @@ def support_command(
     registry = discover(plugin or [])
     if target == _ALL and precision is not None:
         raise InputError("--precision goes with one target: the targets have no precisions in common")
+    if target == _ALL and certify:
+        raise InputError("--certify goes with one target; name the one that the parts are for")
     targets = [load_target(name, registry) for name in (names() if target == _ALL else [target])]
     models = _models(model, plugin)
     found = [(part, support(each, named, precision)) for named in targets for part, each in models.items()]
@@ -75,7 +84,10 @@ def support_command(
             screen.print(terminal.plain_table("Measured, and otherwise than documented", columns, rows))
         screen.print()
     write_json(json_, [{"model": part, **each.to_json()} for part, each in found])
-    if any(each.left for _, each in found):
+    if certify:
+        for part, each in found:
+            require_no_stop(part, each)
+    elif any(each.left for _, each in found):
         raise typer.Exit(1)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,10 +49,10 @@ def sweep_command(
     Example: python -m graphsurgery sweep zoo.yaml --workers 2 --against model/sweeps/last_week
     """
     from graphsurgery.rewrite.registry import discover
-    from graphsurgery.sweep.job import read_outcome, remove
+    from graphsurgery.sweep.job import remove
     from graphsurgery.sweep.plan import read_jobs
     from graphsurgery.sweep.rows import read_rows, row_of, worse
-    from graphsurgery.sweep.run import folder_of_its_own
+    from graphsurgery.sweep.run import folder_of_its_own, in_order, outcomes
     from graphsurgery.sweep.tables import PAGE, as_json, write_tables
 
     screen = screen_for(json_)
@@ -66,15 +67,13 @@ def sweep_command(
     folder = (out_ or Path("model") / "sweeps" / file.stem).resolve()
     place = folder / "jobs"
     with Display() as display, folder_of_its_own(folder):
-        done = {} if restart else {job.name: found for job in jobs if (found := read_outcome(place, job))}
-        if retry:
-            done = {name: outcome for name, outcome in done.items() if outcome.ended == "passed"}
+        done = {} if restart else outcomes(jobs, place, retry=retry)
         by_job = {job.name: row_of(job, done[job.name], place) for job in jobs if job.name in done}
         left = [job for job in jobs if job.name not in done]
         for job in left:
             remove(place, job)
         display.begin("sweep")
-        for job, outcome in _run(left, place, workers, scheduler):
+        for job, outcome in in_order(left, place, done, _runner(place, workers, scheduler)):
             by_job[job.name] = row_of(job, outcome, place)
             display.advance(len(by_job), len(jobs))
             err.print(f"{job.name}: {outcome.ended}, {outcome.seconds:.0f} s", highlight=False, markup=False)
@@ -94,13 +93,13 @@ def sweep_command(
 _COLUMNS = ["job", "ended", "multiply-adds", "AP", "seconds"]
 
 
-def _run(jobs: Sequence[Job], place: Path, workers: int, scheduler: str | None) -> Iterator[Done]:
+def _runner(place: Path, workers: int, scheduler: str | None) -> Callable[[Sequence[Job]], Iterator[Done]]:
     from graphsurgery.sweep.run import BEACON, in_threads, on_cluster
 
     if scheduler is None:
-        return in_threads(jobs, place, workers)
+        return partial(in_threads, folder=place, workers=workers)
     save(place / BEACON, lambda path: path.write_text("the folder of a sweep\n", encoding="utf-8"))
-    return on_cluster(jobs, place, scheduler)
+    return partial(on_cluster, folder=place, scheduler=scheduler)
 
 
 def _cells(row: Row) -> list[str]:

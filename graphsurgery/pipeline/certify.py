@@ -40,12 +40,7 @@ class Certifier:
         """Look at a finished part. Raises InputError for a node that the target's tool stops at, or dies of."""
         if self.chosen is None or not part.accelerator:
             return
-        found = self._look_at(part)
-        stopping = [node for node in found.left if node.verdict.outcome in _STOPS]
-        if stopping:
-            node = stopping[0]
-            others = f", and {len(stopping) - 1} more" if len(stopping) > 1 else ""
-            raise InputError(f"part '{part.name}': node '{node.name}'{others}: {_told(node, found)}")
+        require_no_stop(part.name, self._look_at(part))
 
     def to_json(self) -> dict[str, Any]:
         """Return what was found of each part as run.json has it."""
@@ -55,6 +50,15 @@ class Certifier:
         assert self.chosen is not None
         self.found[part.name] = found = support(part.model, self.chosen.target, self.chosen.precision)
         return found
+
+
+def require_no_stop(part: str, found: Support) -> None:
+    """Raise InputError for a node of a part that the target's tool stops at, or dies of."""
+    stopping = [node for node in found.left if node.verdict.outcome in _STOPS]
+    if stopping:
+        node = stopping[0]
+        others = f", and {len(stopping) - 1} more" if len(stopping) > 1 else ""
+        raise InputError(f"part '{part}': node '{node.name}'{others}: {_told(node, found)}")
 
 
 def _told(node: NodeVerdict, found: Support) -> str:

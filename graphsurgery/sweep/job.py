@@ -3,6 +3,7 @@
     FOLDER/NAME/log.txt       what the commands printed
     FOLDER/NAME/job.json      how it ended
     FOLDER/NAME/parts         what `apply` wrote
+    FOLDER/NAME/support.json  what a target takes of another job's parts
 
 The folder is worked on under a temporary name and renamed at the end. So a job that was interrupted, with its machine
 or alone, leaves nothing; and where a cluster gives a job to two workers, one of the two results stays, whole.
@@ -32,7 +33,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.files.door import read_json
 from graphsurgery.files.temporary import reserved
 
-JOB_FILE, LOG = "job.json", "log.txt"
+JOB_FILE, LOG, PARTS, SUPPORT = "job.json", "log.txt", "parts", "support.json"
 
 Ended = Literal["passed", "failed", "refused", "missing tool", "crashed", "out of time", "out of memory"]
 
@@ -55,7 +56,8 @@ class Limits:
 class Job:
     """What is run: `commands` one after another, as the command line has them, in the job's folder.
 
-    `subject`, `target` and `variant` are for the table; `key` says what the result depends on.
+    `subject`, `target` and `variant` are for the table; `key` says what the result depends on. `of` is the job whose
+    parts it looks at, which is done before.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Job:
     commands: tuple[tuple[str, ...], ...]
     key: str
     limits: Limits
+    of: str | None = None
 
     def with_options(self, options: tuple[str, ...]) -> Job:
         """Return the job with more options at the end of each command."""
@@ -108,15 +111,35 @@ def run_job(job: Job, folder: Path, stop: threading.Event | None = None) -> Outc
 
     Raises Stopped when `stop` is set meanwhile, InputError where the folder can't be written.
     """
+    with _work_of(job, folder) as work:
+        outcome = _run(job, work, stop or threading.Event())
+        _write(outcome, work)
+    return outcome
+
+
+def skip_job(job: Job, before: Outcome, folder: Path) -> Outcome:
+    """Keep that a job wasn't run, as the one whose parts it looks at ended badly. Raises InputError as `run_job`."""
+    outcome = replace(before, key=job.key, seconds=0.0, peak_mb=0.0)
+    with _work_of(job, folder) as work:
+        (work / LOG).write_text(f"not run: {job.of} ended so: {before.ended}; see its log\n", encoding="utf-8")
+        _write(outcome, work)
+    return outcome
+
+
+@contextlib.contextmanager
+def _work_of(job: Job, folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of a job's at the end. Raises InputError where it can't be written."""
     try:
         with reserved(folder) as work:
             work.mkdir()
-            outcome = _run(job, work, stop or threading.Event())
-            (work / JOB_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+            yield work
             _put(work, folder / job.name)
     except OSError as error:
         raise InputError(f"{folder}: can't be written ({error.strerror or error}); make room, or give --out") from error
-    return outcome
+
+
+def _write(outcome: Outcome, work: Path) -> None:
+    (work / JOB_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
 
 
 def _put(work: Path, place: Path) -> None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from graphsurgery.parts.folder import REPORT
 from graphsurgery.report import numbers
 from graphsurgery.report.terminal import rounded_count
-from graphsurgery.sweep.job import LOG
+from graphsurgery.sweep.job import LOG, PARTS
 from graphsurgery.sweep.rows import Row
 
 _NO_TARGET = "no target"
@@ -71,7 +71,7 @@ def _aps(row: Row) -> list[float | None]:
 def _row(row: Row, kinds: Sequence[str], worse: Sequence[str]) -> dict[str, Any]:
     return {
         "job": row.job,
-        "link": "/".join(("jobs", quote(row.job), *(("parts", REPORT) if row.ended == "passed" else (LOG,)))),
+        "link": _link(row),
         "ended": row.ended,
         "class": _class(row),
         "nodes": _of(row.nodes_taken, row.nodes, str),
@@ -83,6 +83,13 @@ def _row(row: Row, kinds: Sequence[str], worse: Sequence[str]) -> dict[str, Any]
         "peak": f"{row.peak_mb:,.0f}",
         "said": "; ".join([*worse, *([row.error] if row.error else [])]),
     }
+
+
+def _link(row: Row) -> str:
+    """Return where the report is, or the log where there is none."""
+    if row.ended == "passed":
+        return "/".join(("jobs", quote(row.of or row.job), PARTS, REPORT))
+    return "/".join(("jobs", quote(row.job), LOG))
 
 
 def _of(taken: int | None, total: int | None, shown: Any) -> str:

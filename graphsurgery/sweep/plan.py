@@ -8,7 +8,8 @@
     seconds: 1800
     memory_mb: 8000
 
-A model gets a recipe by `new-recipe`, so it needs a target. Paths are relative to the file.
+A model gets a recipe by `new-recipe`, so it needs a target. Paths are relative to the file. Where a recipe is taken to
+several targets and its parts don't depend on them, one job makes the parts, and for each target another looks at these.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +31,7 @@ from graphsurgery.recipe.section import Section
 from graphsurgery.rewrite.registry import Registry
 from graphsurgery.strict_yaml.positions import Fields, Place, read_yaml
 from graphsurgery.strict_yaml.validate import check_keys, validate
-from graphsurgery.sweep.job import Job, Limits
+from graphsurgery.sweep.job import PARTS, SUPPORT, Job, Limits
 from graphsurgery.targets.load import load_target
 from graphsurgery.version import __version__
 
@@ -38,7 +40,7 @@ _MODEL_KINDS = ("torchvision", "demo")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.@+-]+")
 # where a job's commands write, in its folder
 _PROPOSED = "recipe.yaml"
-_PLACES = ("--out", "parts", "--model-io", "model_io")
+_PLACES = ("--out", PARTS, "--model-io", "model_io")
 
 
 class RecipeKeys(Section):
@@ -123,9 +125,13 @@ def _jobs_of_recipe(
     path, _ = find_recipe(entry.recipe, beside=folder)
     name = str(path.resolve()) if entry.recipe.lower().endswith(_YAML) else entry.recipe
     weights = _weights(entry, folder)
-    for target in targets or ("",):
-        overrides = [*keys.set, *entry.set, *([f"target={target}"] if target else ())]
-        recipe = load_recipe(name, overrides, registry=registry, weights=weights)
+    limits = Limits(keys.seconds, keys.memory_mb)
+
+    def read(*own: str) -> tuple[Recipe, list[str]]:
+        overrides = [*keys.set, *entry.set, *own]
+        return load_recipe(name, overrides, registry=registry, weights=weights), overrides
+
+    def made(target: str, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
         for variant in ("", *_variants(recipe, keys)):
             wanted = ("--variant", variant) if variant else ("--no-variants",)
             command = ("apply", name, *_changes(weights, overrides), *_images(entry, folder), *wanted, *_PLACES)
@@ -136,8 +142,42 @@ def _jobs_of_recipe(
                 variant or None,
                 (command,),
                 _key([recipe.to_json(), _stamp(recipe.source.folder / recipe.source.name)], command),
-                Limits(keys.seconds, keys.memory_mb),
+                limits,
             )
+
+    if not targets:
+        yield from made("", *read())
+        return
+    by_target = {target: read(f"target={target}") for target in targets}
+    if len(targets) == 1 or any(_depends_on_target(recipe) for recipe, _ in by_target.values()):
+        for target, read_for in by_target.items():
+            yield from made(target, *read_for)
+        return
+    own, overrides = read()
+    for job in made("", *(read("target=") if own.target is not None else (own, overrides))):
+        yield job
+        for target, (recipe, _) in by_target.items():
+            yield _looking_at(job, _name(path.stem, target, job.variant or ""), target, recipe)
+
+
+def _depends_on_target(recipe: Recipe) -> bool:
+    """Whether the parts of a recipe are others for another target, or its variants name precisions of this one."""
+    cut_by_target = recipe.partition is not None and recipe.partition.by is not None
+    return cut_by_target or any(variant.precision is not None for variant in recipe.variants)
+
+
+def _looking_at(job: Job, name: str, target: str, recipe: Recipe) -> Job:
+    """Return the job that holds the parts of another against a target."""
+    parts = "/".join(["..", job.name, PARTS, *([job.variant] if job.variant else ())])
+    command = ("support", parts, "--target", target, "--certify", "--json", SUPPORT)
+    return replace(
+        job,
+        name=name,
+        target=_shown(target),
+        commands=(command,),
+        key=_key([job.key, recipe.to_json()], command),
+        of=job.name,
+    )
 
 
 def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[str], folder: Path) -> Iterator[Job]:

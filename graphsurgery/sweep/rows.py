@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -16,14 +16,14 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
 from graphsurgery.parts.manifest import FILE_NAME
 from graphsurgery.report.run_file import read_run
-from graphsurgery.sweep.job import Ended, Job, Outcome
+from graphsurgery.sweep.job import PARTS, SUPPORT, Ended, Job, Outcome
 
 ROWS = "sweep.json"
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
-_ORIGINAL, _PARTS = "original", "parts"
+_ORIGINAL, _UNCHANGED = "original", "parts"  # columns of an evaluation
 _MOST_BYTES = 256 * files.MB
 
 
@@ -33,7 +33,8 @@ class Row:
 
     `nodes` and `multiply_adds` are those of all parts, `_taken` those that the target takes of the parts for it;
     `bytes` the size of the parts' files; `ap` by kind (bbox, segm, keypoints), `original_ap` that of the original model
-    on the same images; `image_ms` the time of an image on this machine's CPU.
+    on the same images; `image_ms` the time of an image on this machine's CPU. `of` is the job that made the parts,
+    where that is another one.
     """
 
     job: str
@@ -53,6 +54,7 @@ class Row:
     bytes: Count | None = None
     seconds: Number = 0.0
     peak_mb: Number = 0.0
+    of: str | None = None
 
     @property
     def share(self) -> float | None:
@@ -76,17 +78,19 @@ def row_of(job: Job, outcome: Outcome, folder: Path) -> Row:
         outcome.error,
         seconds=outcome.seconds,
         peak_mb=outcome.peak_mb,
+        of=job.of,
     )
-    place = folder / job.name / "parts"
+    place = folder / (job.of or job.name) / PARTS
     if outcome.ended != "passed" or not (place / FILE_NAME).is_file():
         return row
     run = read_run(place)
     made = run if job.variant is None else (run.get("variants") or {}).get(job.variant) or {}
-    parts, support = made.get("parts") or (), list((made.get("support") or {}).values())
+    parts = made.get("parts") or ()
+    support = list((made.get("support") or {}).values()) if job.of is None else _support(folder / job.name / SUPPORT)
     at = place if job.variant is None else place / job.variant
     models = [at / str(part["file"]) for part in parts if "file" in part]
     evaluation = run.get("evaluation") or {}
-    column = job.variant or _PARTS
+    column = job.variant or _UNCHANGED
     seconds = (evaluation.get("seconds_per_image") or {}).get(column)
     known = {
         **asdict(row),
@@ -101,6 +105,14 @@ def row_of(job: Job, outcome: Outcome, folder: Path) -> Row:
         "bytes": sum(_bytes(each) for each in models),
     }
     return Row(**known)
+
+
+def _support(file: Path) -> list[Any]:
+    """Return what `support` wrote of each part. Raises InputError where it can't be read."""
+    try:
+        return list(read_json(file, _MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: can't be read ({files.reason(error)}); sweep again with --restart") from error
 
 
 def _multiply_adds(file: Path) -> int:

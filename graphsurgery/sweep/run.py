@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from graphsurgery import files
 from graphsurgery.errors import InputError
 from graphsurgery.files.commit import locked
 from graphsurgery.processes import cluster
-from graphsurgery.sweep.job import Job, Outcome, run_job
+from graphsurgery.sweep.job import Job, Outcome, read_outcome, run_job, skip_job
 
 Done = tuple[Job, Outcome]
 
@@ -42,6 +42,41 @@ def folder_of_its_own(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise InputError(f"{folder}: can't be written ({files.reason(error)})") from error
         yield
+
+
+def outcomes(jobs: Sequence[Job], folder: Path, *, retry: bool) -> dict[str, Outcome]:
+    """Return by name how jobs ended that are done; with `retry` those that ended badly are not.
+
+    One that looks at another's parts is done if the other is.
+    """
+    done: dict[str, Outcome] = {}
+    for job in jobs:
+        found = read_outcome(folder, job) if job.of is None or job.of in done else None
+        if found is not None and (found.ended == "passed" or not retry):
+            done[job.name] = found
+    return done
+
+
+def in_order(
+    jobs: Sequence[Job], folder: Path, done: Mapping[str, Outcome], run: Callable[[Sequence[Job]], Iterator[Done]]
+) -> Iterator[Done]:
+    """Do the jobs by `run`: first those that make parts, then those that look at them; `done` are others' outcomes.
+
+    Where there are no parts, a job ends as the one that was to make them did. Raises what `run` raises.
+    """
+    known = dict(done)
+    for job, outcome in run([job for job in jobs if job.of is None]):
+        known[job.name] = outcome
+        yield job, outcome
+    left = []
+    for job in jobs:
+        if job.of is not None:
+            if known[job.of].ended == "passed":
+                left.append(job)
+            else:
+                yield job, skip_job(job, known[job.of], folder)
+    if left:
+        yield from run(left)
 
 
 def in_threads(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[Done]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from conftest import Cli
@@ -62,6 +64,50 @@ def test_a_sweep_makes_a_table_goes_on_and_is_held_against_an_earlier_one(cli: C
     assert worse.code == 1
     assert "worse: net@generic-cnn: refused, passed before" in worse.err
     assert "worse: broken" not in worse.err
+
+
+def test_parts_are_made_once_and_held_against_each_target(cli: Cli, zoo: Path) -> None:
+    (zoo.parent / "strict.yaml").write_text(
+        "extends: generic-cnn\ntitle: Strict\noperators: {Conv: refused}\n", "utf-8"
+    )
+    zoo.write_text(zoo.read_text("utf-8").replace("[generic-cnn]", "[generic-cnn, strict.yaml]"), "utf-8")
+    outcome = cli("sweep", zoo, "--out", "out", "--workers", "2")
+    assert outcome.code == 1, outcome.err
+    rows = {row.job: row for row in read_rows(Path("out"))}
+    assert {name: (row.ended, row.of) for name, row in rows.items()} == {
+        "net": ("passed", None),
+        "net@generic-cnn": ("passed", "net"),
+        "net@strict": ("refused", "net"),
+        "net+twice": ("passed", None),
+        "net@generic-cnn+twice": ("passed", "net+twice"),
+        "net@strict+twice": ("refused", "net+twice"),
+        "broken": ("refused", None),
+        "broken@generic-cnn": ("refused", "broken"),
+        "broken@strict": ("refused", "broken"),
+    }
+    assert rows["net"].nodes_taken is None
+    for name in ("net@generic-cnn", "net@generic-cnn+twice"):
+        assert (rows[name].nodes, rows[name].nodes_taken, rows[name].multiply_adds_taken) == (2, 1, 6912)
+        assert rows[name].bytes == rows[rows[name].of or ""].bytes
+    assert "refuses it: Conv" in (rows["net@strict"].error or "")
+    assert rows["broken@generic-cnn"].error == rows["broken"].error
+    jobs = Path("out/jobs")
+    assert sorted(path.parent.name for path in jobs.glob("*/parts")) == ["net", "net+twice"]
+    assert "not run: broken ended so: refused" in (jobs / "broken@generic-cnn" / "log.txt").read_text("utf-8")
+    page = Path("out/sweep.html").read_text("utf-8")
+    assert 'href="jobs/net/parts/report.html"' in page
+    assert all(Path("out", unquote(link)).is_file() for link in re.findall(r'href="(jobs/[^"]+)"', page))
+
+    def stamps() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in jobs.glob("*/job.json")}
+
+    before = stamps()
+    assert cli("sweep", zoo, "--out", "out").code == 1
+    assert stamps() == before
+    cli("sweep", zoo, "--out", "out", "--retry")
+    assert {name for name, stamp in stamps().items() if stamp == before[name]} == {
+        *("net", "net+twice", "net@generic-cnn", "net@generic-cnn+twice")
+    }
 
 
 def test_what_is_done_so_far_stands_in_the_tables(cli: Cli, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,53 @@ def jobs(folder: Path, text: str) -> list[Job]:
 def test_recipes_times_targets_times_variants(tmp_path: Path) -> None:
     recipe(tmp_path)
     found = jobs(tmp_path, "recipes: [net.yaml, shapes]\ntargets: [qnn-htp, rk3588]\nvariants: [twice]\n")
-    assert [job.name for job in found] == [
-        *("net@qnn-htp", "net@qnn-htp+twice", "net@rk3588", "net@rk3588+twice"),
-        *("shapes@qnn-htp", "shapes@rk3588"),
-    ]
-    first, second = found[0].commands[0], found[1].commands[0]
-    assert first[:4] == ("apply", str((tmp_path / "net.yaml").resolve()), "--set", "target=qnn-htp")
-    assert "--no-variants" in first
+    assert {job.name: job.of for job in found} == {
+        "net": None,
+        "net@qnn-htp": "net",
+        "net@rk3588": "net",
+        "net+twice": None,
+        "net@qnn-htp+twice": "net+twice",
+        "net@rk3588+twice": "net+twice",
+        "shapes": None,
+        "shapes@qnn-htp": "shapes",
+        "shapes@rk3588": "shapes",
+    }
+    by_name = {job.name: job for job in found}
+    first, second = by_name["net"].commands[0], by_name["net+twice"].commands[0]
+    assert first[:3] == ("apply", str((tmp_path / "net.yaml").resolve()), "--no-variants")
     assert second[second.index("--variant") + 1] == "twice"
+    (look,) = by_name["net@rk3588+twice"].commands
+    assert look[:4] == ("support", "../net+twice/parts/twice", "--target", "rk3588")
+    assert len({job.key for job in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        (RECIPE, "[rk3588]"),
+        (
+            RECIPE.replace(
+                "{at: {tensors: [a]}, parts: {net: npu, rest: cpu}}", "{by: target, parts: {net: npu, rest: cpu}}"
+            ),
+            "",
+        ),
+        (RECIPE.replace("twice: {", "twice: {precision: int8, "), ""),
+    ],
+)
+def test_each_target_makes_its_own_parts_where_they_depend_on_it(tmp_path: Path, text: str, targets: str) -> None:
+    recipe(tmp_path, text=text)
+    found = jobs(tmp_path, f"recipes: [net.yaml]\ntargets: {targets or '[rk3588, rk3576]'}\n")
+    assert [(job.commands[0][0], job.of) for job in found] == [("apply", None)] * len(found)
+    assert found[0].name == "net@rk3588"
+    assert "target=rk3588" in found[0].commands[0]
+
+
+def test_what_looks_at_parts_is_another_job_once_these_are_others(tmp_path: Path) -> None:
+    recipe(tmp_path)
+    text = "recipes: [net.yaml]\ntargets: [qnn-htp, rk3588]\n"
+    before = jobs(tmp_path, text)
+    network(tmp_path, kind="Sigmoid")
+    assert all(job.key != other.key for job, other in zip(before, jobs(tmp_path, text), strict=True))
 
 
 def test_without_a_target_a_recipe_keeps_its_own(tmp_path: Path) -> None:
