@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
     from graphsurgery.evaluation.columns import Column, OriginalColumn
-    from graphsurgery.evaluation.tasks import TaskRunner
+    from graphsurgery.evaluation.measure import Measured
     from graphsurgery.evaluation.workers import Runner
     from graphsurgery.parts.ap_protocol import ApProtocol
     from graphsurgery.parts.manifest import Manifest
@@ -68,7 +68,6 @@ def evaluate_command(
     from graphsurgery.evaluation.dataset import draw_shapes, open_dataset
     from graphsurgery.evaluation.measure import BadImages, measure, missing
     from graphsurgery.evaluation.store import FileStore
-    from graphsurgery.evaluation.tasks import TaskRunner
     from graphsurgery.files.commit import read_whole
     from graphsurgery.parts.manifest import FILE_NAME, Manifest
 
@@ -95,48 +94,49 @@ def evaluate_command(
         images, annotations = draw_shapes(place / "drawn", samples or 100)
     dataset = open_dataset(images, annotations, samples, skip_bad=skip_bad)
 
-    computed = [compiled_column(each, folder) for each in results or ()]
-    columns: list[Column] = [*parts, *computed]
-    left_out, runner = None, TaskRunner()
-    with Display() as display:
-        if original is not False:
-            try:
-                first = _original(manifest, folder, recipe, weights)
-                if restart:
-                    store.forget(first)
-                if missing([first], dataset, store, threads):
-                    display.begin("open the original")
-                    runner.prepare(first, threads)
-                columns.insert(0, first)
-            except (InputError, MissingTool) as error:
-                if original or weights:
-                    raise
-                left_out = str(error)
-        if restart:
-            for column in columns:
-                store.forget(column)
-        left = len(missing(columns, dataset, store, threads))
-        run = _runner(scheduler, workers, left, all(column.on_cpu for column in parts), runner)
-        del runner
+    columns: list[Column] = [*parts, *(compiled_column(each, folder) for each in results or ())]
+    first, left_out, required = None, None, bool(original or weights)
+    if original is not False:
         try:
-            measured = measure(
-                columns,
-                dataset,
-                display,
-                classes=manifest.classes,
-                detections=manifest.postprocessing,
-                labels=manifest.labels,
-                protocol=_protocol(recipe, manifest),
-                threads=threads,
-                store=store,
-                run=run,
-                results=place,
-                per_category=per_category,
-                skip_bad=skip_bad,
-            )
+            first = _original(manifest, folder, recipe, weights)
+        except (InputError, MissingTool) as error:
+            if required:
+                raise
+            left_out = str(error)
+    if restart:
+        for column in (*columns, *([first] if first else ())):
+            store.forget(column)
+
+    def measured_of(columns: Sequence[Column]) -> Measured:
+        left = len(missing(columns, dataset, store, threads))
+        return measure(
+            columns,
+            dataset,
+            display,
+            classes=manifest.classes,
+            detections=manifest.postprocessing,
+            labels=manifest.labels,
+            protocol=_protocol(recipe, manifest),
+            threads=threads,
+            store=store,
+            run=_runner(scheduler, workers, left, all(column.on_cpu for column in parts)),
+            results=place,
+            per_category=per_category,
+            skip_bad=skip_bad,
+        )
+
+    with Display() as display:
+        try:
+            measured = measured_of(columns if first is None else [first, *columns])
         except BadImages as error:
             _print_bad(error.images, screen)
             raise
+        except (InputError, MissingTool):
+            # whoever computes opens the original, which takes seconds; here only what it can't be opened for is asked
+            left_out = None if first is None or required else _why_closed(first, threads)
+            if left_out is None:
+                raise
+            measured = measured_of(columns)
     evaluation = measured.evaluation
     write_json(json_, evaluation)
     for kind, lines in evaluation["lines"].items():
@@ -214,16 +214,23 @@ def _original(manifest: Manifest, folder: Path, recipe: Recipe | None, weights: 
     return OriginalColumn.of(manifest, places, weights)
 
 
-def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool, runner: TaskRunner) -> Runner:
+def _why_closed(column: Column, threads: int) -> str | None:
+    """Return why a column can't be opened here, None if it can."""
+    try:
+        column.open(threads)
+    except (InputError, MissingTool) as error:
+        return str(error)
+    return None
+
+
+def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool) -> Runner:
     from graphsurgery.evaluation.cluster import on_cluster
     from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
 
     if scheduler is not None:
         return partial(on_cluster, scheduler=scheduler)
     count = workers or (sensible_workers(tasks) if on_cpu else 1)
-    return (
-        partial(in_process, runner=runner) if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
-    )
+    return in_process if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
 
 
 def _print_numbers(

@@ -34,7 +34,7 @@ _RADII = (14.0, 54.0)
 _MIN_VISIBLE_SHARE = 0.4
 _NOISE = 14
 _MIN_CONTRAST = 60
-_PNG_LEVEL = 1  # noise doesn't get smaller for a longer search, which would take as long as drawing
+_PNG_LEVEL = 0  # stored as they are: the noise gets a quarter smaller at most, which takes as long as drawing
 
 # Corners on the unit circle; a square's side is then sqrt(2), a triangle's sqrt(3).
 _HALF_SQRT2, _HALF_SQRT3 = 0.7071067811865476, 0.8660254037844386

@@ -47,9 +47,9 @@ def sensible_workers(tasks: int) -> int:
     return max(1, min(cores, psutil.virtual_memory().available // _MEMORY, -(-tasks // _FEW_TASKS)))
 
 
-def in_process(tasks: Sequence[Task], runner: TaskRunner | None = None) -> Iterator[Done]:
+def in_process(tasks: Sequence[Task]) -> Iterator[Done]:
     """Do the tasks here, one after another."""
-    runner = runner or TaskRunner()
+    runner = TaskRunner()
     for task in tasks:
         yield task, runner.do(task)
 

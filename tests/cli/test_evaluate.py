@@ -109,15 +109,23 @@ def test_json_on_standard_output_stands_alone(cli: Cli, place: Path) -> None:
     assert "bbox on 4 images" in outcome.err
 
 
-def test_an_original_that_can_not_be_had_is_left_out_unless_asked_for(cli: Cli, place: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("there", [False, True])
+def test_an_original_that_can_not_be_had_is_left_out_unless_asked_for(
+    cli: Cli, place: Path, workers: int, there: bool
+) -> None:
     source = {"kind": "torchvision", "name": "maskrcnn_resnet50_fpn", "weights": "mine.pth", "size": [64, 64]}
     change(place / "parts" / "manifest.json", source=source)
-    outcome = cli("evaluate", *GIVEN)
+    if there:  # what it holds is only seen by the process that opens it
+        (place / "mine.pth").write_bytes(b"no weights")
+    outcome = cli("evaluate", *GIVEN, "--workers", workers)
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[1].split() == ["line", "parts", "short"]
     assert "without the original: " in outcome.err
     assert "mine.pth" in outcome.err
-    assert_one_line(cli("evaluate", *GIVEN, "--original"), 2, "mine.pth", "--weights", "--no-original")
+    assert "8 computed, 0 there from before" in outcome.out
+    asked = cli("evaluate", *GIVEN, "--original", "--workers", workers)
+    assert_one_line(asked, 2, "mine.pth", *(() if there else ("--weights", "--no-original")))
     assert "without the original" not in cli("evaluate", *GIVEN, "--no-original").err
 
 
