@@ -30,7 +30,7 @@ from graphsurgery.pipeline.captured_samples import captured
 from graphsurgery.pipeline.certify import Certifier
 from graphsurgery.pipeline.compiled_parts import compile_all
 from graphsurgery.pipeline.options import Options
-from graphsurgery.pipeline.run import Run, RunWatcher
+from graphsurgery.pipeline.run import Run, RunWatcher, timed
 from graphsurgery.recipe.load import Recipe, Variant
 from graphsurgery.report import html
 from graphsurgery.report.pictures import Picture, sample_pictures
@@ -105,12 +105,13 @@ def _apply(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher
         placed = {variant.name: variant.devices for variant in record.variants}
         pictures: list[Picture] = []
         if evaluation is not None:
-            started = time.perf_counter()
-            record.evaluation = evaluation.finish(output.work, watcher, placed, allow_fallback=fallback)
-            record.spent("evaluate", time.perf_counter() - started)
+            with timed(record, "evaluate"):
+                record.evaluation = evaluation.finish(output.work, watcher, placed, allow_fallback=fallback)
             variants.require_precision(recipe, record)
         if runs:
-            record.latency, pictures = played(output.work, manifest, samples, watcher, placed, allow_fallback=fallback)
+            with timed(record, "latency"):
+                found = played(output.work, manifest, samples, watcher, placed, allow_fallback=fallback)
+            record.latency, pictures = found
         record.spent("total", time.perf_counter() - begin)
         pipeline.write_record(record, output)
         watcher.begin("report")

@@ -194,7 +194,7 @@ def test_run_json_says_what_was_done(shapes: Applied) -> None:
     assert set(run) >= {"recipe", "source", "passes", "checks", "parts", "evaluation", "seconds", "peak_rss_mb"}
     assert run["recipe"]["name"] == "shapes"
     assert run["source"]["weights_sha256"]
-    assert {"export", "capture", "surgery", "checks", "write", "total"} <= set(run["seconds"])
+    assert {"export", "capture", "surgery", "checks", "write", "latency", "total"} <= set(run["seconds"])
     assert run["peak_rss_mb"] > 0
     for step in run["passes"]:
         wanted = {"name", "part", "effect", "nodes_before", "nodes_after", "seconds", "skips", "verdict", "worst"}
