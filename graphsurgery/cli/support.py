@@ -58,6 +58,11 @@ def support_command(
         raise InputError("--certify goes with one target; name the one that the parts are for")
     targets = [load_target(name, registry) for name in (names() if target == _ALL else [target])]
     models = _models(model, plugin)
+    if not models:
+        none = f"{model}: none of its parts is for an accelerator"
+        if not certify:
+            raise InputError(f"{none}; give the file of one")
+        screen.print(Text(none))
     found = [(part, support(each, named, precision)) for named in targets for part, each in models.items()]
     if target == _ALL:
         several = len(models) > 1
@@ -123,7 +128,4 @@ def _models(model: str, plugins: list[Path] | None) -> dict[str, Model]:
     def read(manifest: Any) -> dict[str, Model]:
         return {part.name: Model.load(path / part.file) for part in manifest.parts if part.accelerator}
 
-    models = read_parts(path, read)
-    if not models:
-        raise InputError(f"{path}: none of its parts is for an accelerator; give the file of one")
-    return models
+    return read_parts(path, read)

@@ -129,6 +129,22 @@ def test_the_parts_of_a_folder_that_are_for_an_accelerator(cli: Cli, tmp_path: P
     assert "none of its parts is for an accelerator; give the file of one" in outcome.last_line
 
 
+def test_certify_ends_as_apply_does_for_a_target(cli: Cli, detector: str, tmp_path: Path) -> None:
+    Path("mine.yaml").write_text("extends: generic-cnn\ntitle: Mine\noperators: {Conv: cpu}\n", encoding="utf-8")
+    assert cli("support", detector, "--target", "mine.yaml").code == 1
+    assert cli("support", detector, "--target", "mine.yaml", "--certify").code == 0
+    Path("mine.yaml").write_text("extends: generic-cnn\ntitle: Mine\noperators: {Conv: refused}\n", encoding="utf-8")
+    outcome = cli("support", detector, "--target", "mine.yaml", "--certify", "--json", "found.json")
+    assert outcome.code == 2
+    assert "refuses it: Conv" in outcome.last_line
+    assert json.loads(Path("found.json").read_text("utf-8"))[0]["left"]
+    outcome = cli("support", detector, "--target", "all", "--certify")
+    assert outcome.code == 2
+    assert "--certify goes with one target" in outcome.last_line
+    nothing = cli("support", write_parts(tmp_path / "parts"), "--target", "rk3588", "--certify", "--json", "-")
+    assert (nothing.code, json.loads(nothing.out)) == (0, [])  # its only part is the host's
+
+
 def test_the_parts_of_a_whole_detector(cli: Cli, shapes: Applied) -> None:
     outcome = cli("support", shapes.folder, "--target", "qnn-htp")
     assert outcome.code == 0, outcome.out
