@@ -14,6 +14,7 @@ How a recipe is laid over the one it extends:
 from __future__ import annotations
 
 import importlib.resources
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from graphsurgery.strict_yaml.positions import (
     Scalar,
     is_null,
     parse_yaml,
+    plain,
     quoted,
     read_yaml,
 )
@@ -85,10 +87,24 @@ def load_tree(path: Path, shown: str, overrides: Sequence[str] = (), weights: st
     if weights is not None:
         place = Place("--weights", None, Path.cwd())
         tree = _set(tree, ["source", "weights"], Scalar(weights, place))
-    sections = {
-        key: Entry(entry.place, _with_absolute_paths(entry.value, (key,))) for key, entry in tree.entries.items()
-    }
-    return Fields(sections, tree.place)
+    resolved = _with_absolute_paths(tree)
+    assert isinstance(resolved, Fields)
+    return resolved
+
+
+def override_from(folder: Path, override: str) -> str:
+    """Return a `--set` whose paths are relative to `folder` as one that says the same in any working directory.
+
+    Raises RecipeError for one that is no `path.to.key=value`.
+    """
+    tree = _override(Fields({}, Place("--set", None, folder)), override, folder)
+    before, after = plain(tree), plain(_with_absolute_paths(tree))
+    if before == after:
+        return override
+    path = override.partition("=")[0]
+    for key in path.strip().split("."):
+        after = after[key]
+    return f"{path}={json.dumps(after, ensure_ascii=False)}"
 
 
 def _shown(path: Path) -> str:
@@ -164,8 +180,8 @@ def _without_model(source: Mapping[str, Entry]) -> dict[str, Entry]:
     return {key: entry for key, entry in source.items() if key not in (*SOURCE_KINDS, "weights")}
 
 
-def _override(tree: Fields, override: str) -> Fields:
-    place = Place(f"--set {' '.join(override.split())}", None, Path.cwd())
+def _override(tree: Fields, override: str, folder: Path | None = None) -> Fields:
+    place = Place(f"--set {' '.join(override.split())}", None, folder or Path.cwd())
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):

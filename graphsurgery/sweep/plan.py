@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from graphsurgery.errors import InputError
-from graphsurgery.recipe.layers import find_recipe
+from graphsurgery.recipe.layers import find_recipe, override_from
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.recipe.section import Section
 from graphsurgery.rewrite.registry import Registry
@@ -128,7 +128,7 @@ def _jobs_of_recipe(
     limits = Limits(keys.seconds, keys.memory_mb)
 
     def read(*own: str) -> tuple[Recipe, list[str]]:
-        overrides = [*keys.set, *entry.set, *own]
+        overrides = [*_overrides(keys, entry, folder), *own]
         return load_recipe(name, overrides, registry=registry, weights=weights), overrides
 
     def made(target: str, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
@@ -181,7 +181,7 @@ def _looking_at(job: Job, name: str, target: str, recipe: Recipe) -> Job:
 
 
 def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[str], folder: Path) -> Iterator[Job]:
-    changes = _changes(_weights(entry, folder), [*keys.set, *entry.set])
+    changes = _changes(_weights(entry, folder), _overrides(keys, entry, folder))
     run = ("apply", _PROPOSED, *_images(entry, folder), "--no-variants", *_PLACES)
     for model in _models(entry.model, folder):
         for target in targets:
@@ -200,6 +200,11 @@ def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[str], fo
 def _changes(weights: str | None, overrides: Sequence[str]) -> list[str]:
     """Return the options of what is changed of a recipe."""
     return [*(("--weights", weights) if weights else ()), *(each for value in overrides for each in ("--set", value))]
+
+
+def _overrides(keys: SweepKeys, entry: RecipeKeys | ModelKeys, folder: Path) -> list[str]:
+    """Return what is set, for all and for one, with whole paths: a job runs in a folder of its own."""
+    return [override_from(folder, value) for value in (*keys.set, *entry.set)]
 
 
 def _weights(entry: RecipeKeys | ModelKeys, folder: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +98,7 @@ def row_of(job: Job, outcome: Outcome, folder: Path) -> Row:
         "parts": len(parts),
         "nodes": sum(part["nodes"] for part in parts),
         "nodes_taken": sum(each["nodes_taken"] for each in support) if support else None,
-        "multiply_adds": sum(map(_multiply_adds, models)),
+        "multiply_adds": sum(_multiply_adds(file, file.stat().st_mtime_ns) for file in models),
         "multiply_adds_taken": sum(each["multiply_adds_taken"] for each in support) if support else None,
         "ap": {kind: row[column] for kind, row in (evaluation.get("ap") or {}).items() if column in row},
         "original_ap": {kind: row[_ORIGINAL] for kind, row in (evaluation.get("ap") or {}).items() if _ORIGINAL in row},
@@ -115,7 +116,9 @@ def _support(file: Path) -> list[Any]:
         raise InputError(f"{file}: can't be read ({files.reason(error)}); sweep again with --restart") from error
 
 
-def _multiply_adds(file: Path) -> int:
+@cache
+def _multiply_adds(file: Path, written: int) -> int:
+    """Return those of a file as it was `written`; each target's row asks for those of the same parts."""
     return sum(number or 0 for number in multiply_adds(Model.load(file)))
 
 

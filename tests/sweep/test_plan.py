@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,18 @@ def test_what_is_said_of_one_recipe_stands_in_its_commands_alone(tmp_path: Path)
         "capture.samples=2",
     ]
     assert "--images" not in other.commands[0]
+
+
+def test_paths_that_are_set_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe(tmp_path)
+    network(tmp_path, "other.onnx")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (job,) = jobs(tmp_path, "recipes: [{recipe: net.yaml, set: [source.onnx=other.onnx, capture.samples=2]}]\n")
+    command = job.commands[0]
+    one, other = (command[i + 1] for i, each in enumerate(command) if each == "--set")
+    assert Path(json.loads(one.removeprefix("source.onnx="))) == tmp_path / "other.onnx"
+    assert other == "capture.samples=2"
 
 
 def test_models_by_a_pattern_get_a_recipe_first(tmp_path: Path) -> None:
