@@ -12,6 +12,7 @@ import _thread
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -43,15 +44,22 @@ def attempt(run: Callable[[], None], seconds: float) -> dict[str, Any]:
     before = signal.signal(signal.SIGTERM, late)
     timer = threading.Timer(seconds, _thread.interrupt_main, [signal.SIGTERM])
     timer.daemon = True
-    timer.start()
+    begin = time.monotonic()
     try:
-        run()
+        try:
+            timer.start()
+            run()
+            if time.monotonic() - begin > seconds:  # and the timer has had no turn yet
+                raise _Late
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            timer.cancel()
     except _Late as error:
         return {"failed": f"it was stopped after {seconds:g} s, its limit seconds={seconds:g}", "at": _at(error)}
     except Exception as error:  # whatever it is, the parent reports it
         return {"failed": plain(str(error)) or type(error).__name__, "at": _at(error)}
     finally:
-        timer.cancel()
+        timer.join()  # else it might still be about to end this process
         signal.signal(signal.SIGTERM, before)
     return {}
 

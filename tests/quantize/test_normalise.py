@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -291,6 +292,14 @@ def test_a_loop_without_an_end_says_where_it_is() -> None:
     reply = attempt(loop, 0.2)
     assert reply["failed"] == "it was stopped after 0.2 s, its limit seconds=0.2"
     assert "q7_" in reply["at"]
+
+
+def test_a_limit_that_is_over_just_as_the_quantizer_is_through_ends_nothing_else() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    replies = [attempt(lambda: None, 1e-4 * (number % 5) / 4) for number in range(400)]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert {reply.get("failed", "").partition(" after")[0] for reply in replies} <= {"", "it was stopped"}
+    assert all("failed" in reply for reply in replies[::5])  # no time at all
 
 
 def test_a_failure_names_the_node_and_its_tensors() -> None:
