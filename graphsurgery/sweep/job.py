@@ -69,10 +69,6 @@ class Job:
     limits: Limits
     of: str | None = None
 
-    def with_options(self, options: tuple[str, ...]) -> Job:
-        """Return the job with more options at the end of each command."""
-        return replace(self, commands=tuple((*command, *options) for command in self.commands))
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -57,11 +57,17 @@ def _grid(rows: Sequence[Row], targets: Sequence[str]) -> list[tuple[str, list[d
     cells: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
         subject = f"{row.subject}, {row.variant}" if row.variant else row.subject
-        figures = [f"{100 * row.share:.1f} %" if row.share is not None else "", *map(numbers.precision, _aps(row))]
+        figures = [_share(row), *map(numbers.precision, _aps(row))]
         said = "\n".join(filter(None, figures)) if row.ended == "passed" else row.ended
         cell = {"ended": _class(row), "said": said or "passed", "job": row.job, "why": row.error or ""}
         cells.setdefault(subject, {})[row.target or _NO_TARGET] = cell
     return [(subject, [found.get(target) for target in targets]) for subject, found in cells.items()]
+
+
+def _share(row: Row) -> str:
+    if row.share is not None:
+        return f"{100 * row.share:.1f} %"
+    return "host only" if row.target and row.parts and row.nodes_taken is None else ""
 
 
 def _aps(row: Row) -> list[float | None]:

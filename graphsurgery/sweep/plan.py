@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,9 +29,11 @@ from graphsurgery.recipe.layers import find_recipe, override_from
 from graphsurgery.recipe.load import Recipe, load_recipe
 from graphsurgery.recipe.section import Section
 from graphsurgery.rewrite.registry import Registry
-from graphsurgery.strict_yaml.positions import Fields, Place, read_yaml
+from graphsurgery.strict_yaml.positions import Fields, Place, plain, read_yaml
 from graphsurgery.strict_yaml.validate import check_keys, validate
 from graphsurgery.sweep.job import PARTS, SUPPORT, Job, Limits
+from graphsurgery.targets.find import find_target
+from graphsurgery.targets.layers import load_tree
 from graphsurgery.targets.load import load_target
 from graphsurgery.version import __version__
 
@@ -73,6 +75,17 @@ class SweepKeys(Section):
     memory_mb: Annotated[int, Field(gt=0)] = 16_000
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """A target as commands name it, a name or the whole path of a file, and all that tells what it takes."""
+
+    name: str
+    told: Any
+
+
+_NONE = _Aim("", None)
+
+
 def read_jobs(file: Path, registry: Registry, plugins: Sequence[Path] = ()) -> list[Job]:
     """Return the jobs of a sweep's file, in its order. All that they name is read once, so that mistakes come first.
 
@@ -81,7 +94,7 @@ def read_jobs(file: Path, registry: Registry, plugins: Sequence[Path] = ()) -> l
     """
     keys = _read(file)
     folder = file.resolve().parent
-    targets = [_target(name, folder, registry) for name in keys.targets]
+    targets = [_aim(name, folder, registry) for name in keys.targets]
     jobs: list[Job] = []
     for each in keys.recipes:
         entry = RecipeKeys(recipe=each) if isinstance(each, str) else each
@@ -99,8 +112,8 @@ def read_jobs(file: Path, registry: Registry, plugins: Sequence[Path] = ()) -> l
     for variant in () if keys.variants == "all" else keys.variants:
         if variant not in made:
             raise InputError(f"{file}: variants: no recipe of the sweep has a variant '{variant}'")
-    options = tuple(option for plugin in plugins for option in ("--plugin", str(plugin.resolve())))
-    return list(_with_names_of_their_own(jobs, options, file))
+    _require_names_of_their_own(jobs, file)
+    return [_with_plugins(job, plugins) for job in jobs] if plugins else jobs
 
 
 def _read(file: Path) -> SweepKeys:
@@ -112,15 +125,16 @@ def _read(file: Path) -> SweepKeys:
     return keys
 
 
-def _target(name: str, folder: Path, registry: Registry) -> str:
-    """Return a target as a command names it: a name, or the whole path of a file."""
+def _aim(name: str, folder: Path, registry: Registry) -> _Aim:
+    """Return a target that the sweep names. Raises InputError for one that can't be used."""
     whole = str(folder / name) if name.lower().endswith(_YAML) else name
-    load_target(whole, registry)
-    return whole
+    named = load_target(whole, registry)
+    _, path, shown = find_target(whole)
+    return _Aim(whole, [plain(load_tree(path, shown)), named.measured and _stamp(named.measured)])
 
 
 def _jobs_of_recipe(
-    entry: RecipeKeys, keys: SweepKeys, targets: Sequence[str], folder: Path, registry: Registry
+    entry: RecipeKeys, keys: SweepKeys, targets: Sequence[_Aim], folder: Path, registry: Registry
 ) -> Iterator[Job]:
     path, _ = find_recipe(entry.recipe, beside=folder)
     name = str(path.resolve()) if entry.recipe.lower().endswith(_YAML) else entry.recipe
@@ -131,33 +145,34 @@ def _jobs_of_recipe(
         overrides = [*_overrides(keys, entry, folder), *own]
         return load_recipe(name, overrides, registry=registry, weights=weights), overrides
 
-    def made(target: str, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
+    def made(target: _Aim, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
+        source = recipe.source
+        files = [source.folder / name for name in (source.name, source.weights) if name]
+        made_of = [recipe.to_json(), target.told, *map(_stamp, files)]
         for variant in ("", *_variants(recipe, keys)):
             wanted = ("--variant", variant) if variant else ("--no-variants",)
             command = ("apply", name, *_changes(weights, overrides), *_images(entry, folder), *wanted, *_PLACES)
             yield Job(
-                _name(path.stem, target, variant),
+                _name(path.stem, target.name, variant),
                 _shown(entry.recipe),
-                _shown(target) or None,
+                _shown(target.name) or None,
                 variant or None,
                 (command,),
-                _key([recipe.to_json(), _stamp(recipe.source.folder / recipe.source.name)], command),
+                _key(made_of, command),
                 limits,
             )
 
     if not targets:
-        yield from made("", *read())
-        return
-    by_target = {target: read(f"target={target}") for target in targets}
-    if len(targets) == 1 or any(_depends_on_target(recipe) for recipe, _ in by_target.values()):
-        for target, read_for in by_target.items():
-            yield from made(target, *read_for)
-        return
-    own, overrides = read()
-    for job in made("", *(read("target=") if own.target is not None else (own, overrides))):
-        yield job
-        for target, (recipe, _) in by_target.items():
-            yield _looking_at(job, _name(path.stem, target, job.variant or ""), target, recipe)
+        yield from made(_NONE, *read())
+    elif len(targets) == 1 or _depends_on_target(read(f"target={targets[0].name}")[0]):
+        for target in targets:
+            yield from made(target, *read(f"target={target.name}"))
+    else:
+        own, overrides = read()
+        for job in made(_NONE, *(read("target=") if own.target is not None else (own, overrides))):
+            yield job
+            for target in targets:
+                yield _looking_at(job, _name(path.stem, target.name, job.variant or ""), target)
 
 
 def _depends_on_target(recipe: Recipe) -> bool:
@@ -166,33 +181,33 @@ def _depends_on_target(recipe: Recipe) -> bool:
     return cut_by_target or any(variant.precision is not None for variant in recipe.variants)
 
 
-def _looking_at(job: Job, name: str, target: str, recipe: Recipe) -> Job:
+def _looking_at(job: Job, name: str, target: _Aim) -> Job:
     """Return the job that holds the parts of another against a target."""
     parts = "/".join(["..", job.name, PARTS, *([job.variant] if job.variant else ())])
-    command = ("support", parts, "--target", target, "--certify", "--json", SUPPORT)
+    command = ("support", parts, "--target", target.name, "--certify", "--json", SUPPORT)
     return replace(
         job,
         name=name,
-        target=_shown(target),
+        target=_shown(target.name),
         commands=(command,),
-        key=_key([job.key, recipe.to_json()], command),
+        key=_key([job.key, target.told], command),
         of=job.name,
     )
 
 
-def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[str], folder: Path) -> Iterator[Job]:
+def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[_Aim], folder: Path) -> Iterator[Job]:
     changes = _changes(_weights(entry, folder), _overrides(keys, entry, folder))
     run = ("apply", _PROPOSED, *_images(entry, folder), "--no-variants", *_PLACES)
     for model in _models(entry.model, folder):
         for target in targets:
-            propose = ("new-recipe", model, "--target", target, *changes, "-o", _PROPOSED)
+            propose = ("new-recipe", model, "--target", target.name, *changes, "-o", _PROPOSED)
             yield Job(
-                _name(Path(model).stem, target, ""),
+                _name(Path(model).stem, target.name, ""),
                 _shown(model),
-                _shown(target),
+                _shown(target.name),
                 None,
                 (propose, run),
-                _key(_stamp(Path(model)), propose, run),
+                _key([_stamp(Path(model)), target.told], propose, run),
                 Limits(keys.seconds, keys.memory_mb),
             )
 
@@ -258,7 +273,7 @@ def _name(stem: str, target: str, variant: str) -> str:
     return _NOT_IN_NAMES.sub("_", named)
 
 
-def _with_names_of_their_own(jobs: Sequence[Job], options: tuple[str, ...], file: Path) -> Iterator[Job]:
+def _require_names_of_their_own(jobs: Sequence[Job], file: Path) -> None:
     seen: dict[str, Job] = {}
     for job in jobs:
         other = seen.setdefault(job.name.casefold(), job)
@@ -266,4 +281,9 @@ def _with_names_of_their_own(jobs: Sequence[Job], options: tuple[str, ...], file
             raise InputError(
                 f"{file}: two jobs are called '{job.name}', of {other.subject} and {job.subject}; rename one"
             )
-        yield job.with_options(options)
+
+
+def _with_plugins(job: Job, plugins: Sequence[Path]) -> Job:
+    options = tuple(option for plugin in plugins for option in ("--plugin", str(plugin.resolve())))
+    commands = tuple((*command, *options) for command in job.commands)
+    return replace(job, commands=commands, key=_key([job.key, *map(_stamp, plugins)]))

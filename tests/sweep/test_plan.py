@@ -63,6 +63,21 @@ def test_each_target_makes_its_own_parts_where_they_depend_on_it(tmp_path: Path,
     assert "target=rk3588" in found[0].commands[0]
 
 
+@pytest.mark.parametrize("others", ["", ", qnn-htp"])
+def test_a_job_is_another_once_its_target_takes_something_else(tmp_path: Path, others: str) -> None:
+    recipe(tmp_path)
+    target = tmp_path / "mine.yaml"
+    text = f"recipes: [net.yaml]\ntargets: [mine.yaml{others}]\n"
+
+    def keys(outcome: str) -> dict[str, str]:
+        target.write_text(f"extends: generic-cnn\ntitle: Mine\noperators: {{Relu: {outcome}}}\n", encoding="utf-8")
+        return {job.name: job.key for job in jobs(tmp_path, text)}
+
+    before, after = keys("cpu"), keys("refused")
+    assert {name for name in before if before[name] != after[name]} == {"net@mine"}
+    assert keys("cpu") == before
+
+
 def test_what_looks_at_parts_is_another_job_once_these_are_others(tmp_path: Path) -> None:
     recipe(tmp_path)
     text = "recipes: [net.yaml]\ntargets: [qnn-htp, rk3588]\n"
@@ -138,6 +153,13 @@ def test_a_job_is_another_once_what_it_is_made_of_changed(tmp_path: Path) -> Non
     network(tmp_path, kind="Sigmoid")
     (other_model,) = jobs(tmp_path, text)
     assert other_model.key != changed.key
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("", encoding="utf-8")
+    (with_plugin,) = read_jobs(tmp_path / "zoo.yaml", discover(), [plugin])
+    assert with_plugin.commands[0][-2:] == ("--plugin", str(plugin))
+    plugin.write_text("pass\n", encoding="utf-8")
+    (with_other,) = read_jobs(tmp_path / "zoo.yaml", discover(), [plugin])
+    assert len({other_model.key, with_plugin.key, with_other.key}) == 3
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,5 @@ def test_the_page_shows_each_job_and_runs_nothing() -> None:
     assert not {"script", "b", "link", "img"} & set(page.tags) - {"b"}
     assert "http" not in html
     assert "<b>dead" not in html
+    assert "host only" not in page.text.partition("Jobs")[0].partition("first AP")[2]
+    assert '">host only' in render("zoo", [replace(GOOD, nodes_taken=None, multiply_adds_taken=None)], 0, {})
