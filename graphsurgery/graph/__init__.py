@@ -8,6 +8,7 @@ view             a lossless way from ONNX to a gs.Graph and back
 model            a model, read safely and written whole or not at all
 shapes           shape inference
 edited_shapes    the same, kept up to date while a pass changes the graph
+element_types    the element type of a tensor by the constants near it, nothing inferred
 names            how a tensor is renamed, and a name that nothing has
 renaming         the same for a whole model, where another tensor has the name
 expansion        custom operators, written in operators of ONNX so that they can be run
@@ -27,6 +28,7 @@ from graphsurgery.graph.queries import (
     detach,
     extract,
     has_default,
+    holders,
     is_constant,
     is_graph_output,
     is_op,
@@ -53,6 +55,7 @@ __all__ = [
     "drop_unused",
     "extract",
     "has_default",
+    "holders",
     "is_constant",
     "is_graph_output",
     "is_op",

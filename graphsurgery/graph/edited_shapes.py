@@ -153,10 +153,8 @@ class EditedShapes:
         self._known = {id(tensor): _Known(tensor, said) for tensor, said in infos(self._root, inferred.graph)}
         self._tops = list(self._root.nodes)
         self._top_ids = set(map(id, self._tops))
-        for top in self._tops:
+        for top in graphs.holders(self._tops):
             held = graphs.subgraphs(top)
-            if not held:
-                continue
             self._units.update((id(node), (node, top)) for node in graphs.with_bodies(top))
             for body in (body for each in held for body in graphs.walk_graphs(each)):
                 self._bodies[id(body)] = body, top

@@ -5,7 +5,7 @@ Everything here is iterative and linear in the size of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def walk_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     while pending:
         current = pending.pop()
         yield current
-        for node in reversed(current.nodes):
+        for node in reversed(holders(current.nodes)):
             pending.extend(reversed(subgraphs(node)))
 
 
@@ -36,6 +36,20 @@ def walk_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
     """Yield every node of `graph` and of the graphs inside it."""
     for inner in walk_graphs(graph):
         yield from inner.nodes
+
+
+def holders(nodes: Iterable[gs.Node]) -> list[gs.Node]:
+    """Return those of `nodes` that hold graphs, which few do: the others are passed over without a call for each."""
+    found = []
+    for node in nodes:
+        for value in node.attrs.values():
+            kind = type(value)
+            if kind is int or kind is float or kind is str:
+                continue
+            if isinstance(value, gs.Graph) or (isinstance(value, list) and value and isinstance(value[0], gs.Graph)):
+                found.append(node)
+                break
+    return found
 
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:

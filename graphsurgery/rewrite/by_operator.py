@@ -8,7 +8,7 @@ from operator import is_
 
 import onnx_graphsurgeon as gs
 
-from graphsurgery.graph import subgraphs
+from graphsurgery.graph import holders, subgraphs
 
 
 class ByOperator:
@@ -45,11 +45,10 @@ class _Held:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.nodes = list(graph.nodes)
-        self.bodies: list[gs.Graph] = []
+        self.bodies = [body for node in holders(self.nodes) for body in subgraphs(node)]
         self._places: dict[str, list[int]] = {}
         for place, node in enumerate(self.nodes):
             self._places.setdefault(node.op, []).append(place)
-            self.bodies += subgraphs(node)
 
     def is_true(self) -> bool:
         """Whether the nodes are still those of the graph, in their order."""

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from graphsurgery import graph as graphs
 from graphsurgery.graph import shapes
 from graphsurgery.graph.edited_shapes import EditedShapes
+from graphsurgery.graph.element_types import element_type
 from graphsurgery.graph.shapes import TensorType
 
 
@@ -22,7 +23,7 @@ class TrackedTypes:
     """
 
     def __init__(self, root: gs.Graph, folder: Path | None, report: Callable[[str], None]) -> None:
-        self._report = report
+        self._root, self._report = root, report
         self._inferred = EditedShapes(root, lambda proto: shapes.infer(proto, folder))
         self._changes = graphs.changes()
 
@@ -34,6 +35,8 @@ class TrackedTypes:
     def dtype(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
         """Return the element type of `tensor`; None where nothing tells."""
         kind = tensor.dtype
+        if kind is None and isinstance(tensor, gs.Variable):
+            kind = element_type(tensor, self._root)
         if kind is None and isinstance(tensor, gs.Variable):
             kind = self._of(tensor).dtype
         return None if kind is None else np.dtype(kind)
