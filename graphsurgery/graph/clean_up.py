@@ -22,6 +22,8 @@ def drop_unused(graph: gs.Graph) -> bool:
     whether it is plain to see that `sort` has nothing to do.
     """
     in_order = _live_in_order(graph)
+    if in_order is not None and len(in_order) == len(graph.nodes):
+        return True  # all are needed
     live, bodies = _live(graph) if in_order is None else (in_order, {})
     dead: set[int] = set()
     touched: dict[int, gs.Tensor] = {}

@@ -23,9 +23,10 @@ def walk_protos(graph: onnx.GraphProto | onnx.FunctionProto) -> list[onnx.NodePr
     pending: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
     while pending:
         current = pending.pop()
+        nodes += current.node
         for node in current.node:
-            nodes.append(node)
-            pending.extend(bodies(node))
+            if node.attribute:
+                pending += bodies(node)
     return nodes
 
 
