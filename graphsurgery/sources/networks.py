@@ -29,6 +29,7 @@ from graphsurgery.images.canvas import Canvas
 from graphsurgery.sources.quiet import quiet
 from graphsurgery.sources.random_weights import calibrate
 from graphsurgery.sources.source import SourceSpec
+from graphsurgery.sources.torch_threads import torch_threads
 
 _DEMOS: Mapping[str, Callable[..., Any]] = {"shapes": shapes_maskrcnn, "shapes_yolo": shapes_yolo}
 _RANDOM = re.compile(r"random:(\d{1,18})")
@@ -154,7 +155,9 @@ def _random(construct: Callable[..., Any], spec: SourceSpec, weights: str) -> tu
     if match is None:
         raise InputError(f"source.weights: '{weights}' has no seed; write random: and a whole number, such as random:0")
     seed = int(match.group(1))
-    with torch.random.fork_rng(devices=[]):
+    # one thread, as the last bits of what is measured depend on their number: a seed is one network on any machine
+    # whose processor is of the same kind
+    with torch.random.fork_rng(devices=[]), torch_threads(1):
         torch.manual_seed(seed)
         model = construct()
         canvas = fix_size(model, spec)

@@ -250,6 +250,19 @@ def test_a_seed_gives_the_same_weights_again_and_leaves_torchs_own_generator_alo
     assert other["weights_sha256"] != again.describe()["weights_sha256"]
 
 
+def test_a_seed_is_one_network_however_many_threads_torch_has() -> None:
+    """dask gives its workers one; the original of what they made must be found by who has several."""
+    pytest.importorskip("torchvision")
+    from graphsurgery.sources.torch_threads import torch_threads
+
+    def made(threads: int) -> object:
+        given = SourceSpec("torchvision", "ssdlite320_mobilenet_v3_large", "random:0", (320, 320))
+        with torch_threads(threads):
+            return open_source(given).describe()["weights_sha256"]
+
+    assert made(1) == made(3)
+
+
 def test_first_version_networks_have_a_frozen_batchnorm_as_when_trained() -> None:
     pytest.importorskip("torchvision")
     from torch import nn
