@@ -39,17 +39,8 @@ def walk_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
 
 
 def holders(nodes: Iterable[gs.Node]) -> list[gs.Node]:
-    """Return those of `nodes` that hold graphs, which few do: the others are passed over without a call for each."""
-    found = []
-    for node in nodes:
-        for value in node.attrs.values():
-            kind = type(value)
-            if kind is int or kind is float or kind is str:
-                continue
-            if isinstance(value, gs.Graph) or (isinstance(value, list) and value and isinstance(value[0], gs.Graph)):
-                found.append(node)
-                break
-    return found
+    """Return those of `nodes` that hold graphs."""
+    return [node for node in nodes if node.attrs and subgraphs(node)]
 
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:

@@ -56,8 +56,8 @@ class Limits:
 class Job:
     """What is run: `commands` one after another, as the command line has them, in the job's folder.
 
-    `subject`, `target` and `variant` are for the table; `key` says what the result depends on. `of` is the job whose
-    parts it looks at, which is done before.
+    `subject`, `target` and `variant` are for the table; `key` says what the result depends on. `parts_of` is the job
+    whose parts it looks at, which is done before.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Job:
     commands: tuple[tuple[str, ...], ...]
     key: str
     limits: Limits
-    of: str | None = None
+    parts_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def skip_job(job: Job, before: Outcome, folder: Path) -> Outcome:
     """Keep that a job wasn't run, as the one whose parts it looks at ended badly. Raises InputError as `run_job`."""
     outcome = replace(before, key=job.key, seconds=0.0, peak_mb=0.0)
     with _work_of(job, folder) as work:
-        (work / LOG).write_text(f"not run: {job.of} ended so: {before.ended}; see its log\n", encoding="utf-8")
+        (work / LOG).write_text(f"not run: {job.parts_of} ended so: {before.ended}; see its log\n", encoding="utf-8")
         _write(outcome, work)
     return outcome
 

@@ -94,7 +94,7 @@ def _row(row: Row, kinds: Sequence[str], worse: Sequence[str]) -> dict[str, Any]
 def _link(row: Row) -> str:
     """Return where the report is, or the log where there is none."""
     if row.ended == "passed":
-        return "/".join(("jobs", quote(row.of or row.job), PARTS, REPORT))
+        return "/".join(("jobs", quote(row.parts_of or row.job), PARTS, REPORT))
     return "/".join(("jobs", quote(row.job), LOG))
 
 

@@ -76,14 +76,14 @@ class SweepKeys(Section):
 
 
 @dataclass(frozen=True)
-class _Aim:
+class _Target:
     """A target as commands name it, a name or the whole path of a file, and all that tells what it takes."""
 
     name: str
     told: Any
 
 
-_NONE = _Aim("", None)
+_NO_TARGET = _Target("", None)
 
 
 def read_jobs(file: Path, registry: Registry, plugins: Sequence[Path] = ()) -> list[Job]:
@@ -94,7 +94,7 @@ def read_jobs(file: Path, registry: Registry, plugins: Sequence[Path] = ()) -> l
     """
     keys = _read(file)
     folder = file.resolve().parent
-    targets = [_aim(name, folder, registry) for name in keys.targets]
+    targets = [_target(name, folder, registry) for name in keys.targets]
     jobs: list[Job] = []
     for each in keys.recipes:
         entry = RecipeKeys(recipe=each) if isinstance(each, str) else each
@@ -125,16 +125,16 @@ def _read(file: Path) -> SweepKeys:
     return keys
 
 
-def _aim(name: str, folder: Path, registry: Registry) -> _Aim:
+def _target(name: str, folder: Path, registry: Registry) -> _Target:
     """Return a target that the sweep names. Raises InputError for one that can't be used."""
     whole = str(folder / name) if name.lower().endswith(_YAML) else name
     named = load_target(whole, registry)
     _, path, shown = find_target(whole)
-    return _Aim(whole, [plain(load_tree(path, shown)), named.measured and _stamp(named.measured)])
+    return _Target(whole, [plain(load_tree(path, shown)), named.measured and _stamp(named.measured)])
 
 
 def _jobs_of_recipe(
-    entry: RecipeKeys, keys: SweepKeys, targets: Sequence[_Aim], folder: Path, registry: Registry
+    entry: RecipeKeys, keys: SweepKeys, targets: Sequence[_Target], folder: Path, registry: Registry
 ) -> Iterator[Job]:
     path, _ = find_recipe(entry.recipe, beside=folder)
     name = str(path.resolve()) if entry.recipe.lower().endswith(_YAML) else entry.recipe
@@ -145,7 +145,7 @@ def _jobs_of_recipe(
         overrides = [*_overrides(keys, entry, folder), *own]
         return load_recipe(name, overrides, registry=registry, weights=weights), overrides
 
-    def made(target: _Aim, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
+    def made(target: _Target, recipe: Recipe, overrides: Sequence[str]) -> Iterator[Job]:
         source = recipe.source
         files = [source.folder / name for name in (source.name, source.weights) if name]
         made_of = [recipe.to_json(), target.told, *map(_stamp, files)]
@@ -163,13 +163,13 @@ def _jobs_of_recipe(
             )
 
     if not targets:
-        yield from made(_NONE, *read())
+        yield from made(_NO_TARGET, *read())
     elif len(targets) == 1 or _depends_on_target(read(f"target={targets[0].name}")[0]):
         for target in targets:
             yield from made(target, *read(f"target={target.name}"))
     else:
         own, overrides = read()
-        for job in made(_NONE, *(read("target=") if own.target is not None else (own, overrides))):
+        for job in made(_NO_TARGET, *(read("target=") if own.target is not None else (own, overrides))):
             yield job
             for target in targets:
                 yield _looking_at(job, _name(path.stem, target.name, job.variant or ""), target)
@@ -181,7 +181,7 @@ def _depends_on_target(recipe: Recipe) -> bool:
     return cut_by_target or any(variant.precision is not None for variant in recipe.variants)
 
 
-def _looking_at(job: Job, name: str, target: _Aim) -> Job:
+def _looking_at(job: Job, name: str, target: _Target) -> Job:
     """Return the job that holds the parts of another against a target."""
     parts = "/".join(["..", job.name, PARTS, *([job.variant] if job.variant else ())])
     command = ("support", parts, "--target", target.name, "--certify", "--json", SUPPORT)
@@ -191,11 +191,11 @@ def _looking_at(job: Job, name: str, target: _Aim) -> Job:
         target=_shown(target.name),
         commands=(command,),
         key=_key([job.key, target.told], command),
-        of=job.name,
+        parts_of=job.name,
     )
 
 
-def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[_Aim], folder: Path) -> Iterator[Job]:
+def _jobs_of_model(entry: ModelKeys, keys: SweepKeys, targets: Sequence[_Target], folder: Path) -> Iterator[Job]:
     changes = _changes(_weights(entry, folder), _overrides(keys, entry, folder))
     run = ("apply", _PROPOSED, *_images(entry, folder), "--no-variants", *_PLACES)
     for model in _models(entry.model, folder):

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from graphsurgery import files
 from graphsurgery.errors import InputError
+from graphsurgery.evaluation import columns
 from graphsurgery.files.door import read_json
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.multiply_adds import multiply_adds
@@ -24,7 +25,6 @@ ROWS = "sweep.json"
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 
-_ORIGINAL, _UNCHANGED = "original", "parts"  # columns of an evaluation
 _MOST_BYTES = 256 * files.MB
 
 
@@ -34,8 +34,8 @@ class Row:
 
     `nodes` and `multiply_adds` are those of all parts, `_taken` those that the target takes of the parts for it;
     `bytes` the size of the parts' files; `ap` by kind (bbox, segm, keypoints), `original_ap` that of the original model
-    on the same images; `image_ms` the time of an image on this machine's CPU. `of` is the job that made the parts,
-    where that is another one.
+    on the same images; `image_ms` the time of an image on this machine's CPU. `parts_of` is the job that made the
+    parts, where that is another one.
     """
 
     job: str
@@ -55,7 +55,7 @@ class Row:
     bytes: Count | None = None
     seconds: Number = 0.0
     peak_mb: Number = 0.0
-    of: str | None = None
+    parts_of: str | None = None
 
     @property
     def share(self) -> float | None:
@@ -79,19 +79,21 @@ def row_of(job: Job, outcome: Outcome, folder: Path) -> Row:
         outcome.error,
         seconds=outcome.seconds,
         peak_mb=outcome.peak_mb,
-        of=job.of,
+        parts_of=job.parts_of,
     )
-    place = folder / (job.of or job.name) / PARTS
+    place = folder / (job.parts_of or job.name) / PARTS
     if outcome.ended != "passed" or not (place / FILE_NAME).is_file():
         return row
     run = read_run(place)
     made = run if job.variant is None else (run.get("variants") or {}).get(job.variant) or {}
     parts = made.get("parts") or ()
-    support = list((made.get("support") or {}).values()) if job.of is None else _support(folder / job.name / SUPPORT)
+    support = (
+        list((made.get("support") or {}).values()) if job.parts_of is None else _support(folder / job.name / SUPPORT)
+    )
     at = place if job.variant is None else place / job.variant
     models = [at / str(part["file"]) for part in parts if "file" in part]
     evaluation = run.get("evaluation") or {}
-    column = job.variant or _UNCHANGED
+    column = job.variant or columns.PARTS
     seconds = (evaluation.get("seconds_per_image") or {}).get(column)
     known = {
         **asdict(row),
@@ -101,7 +103,9 @@ def row_of(job: Job, outcome: Outcome, folder: Path) -> Row:
         "multiply_adds": sum(_multiply_adds(file, file.stat().st_mtime_ns) for file in models),
         "multiply_adds_taken": sum(each["multiply_adds_taken"] for each in support) if support else None,
         "ap": {kind: row[column] for kind, row in (evaluation.get("ap") or {}).items() if column in row},
-        "original_ap": {kind: row[_ORIGINAL] for kind, row in (evaluation.get("ap") or {}).items() if _ORIGINAL in row},
+        "original_ap": {
+            kind: row[columns.ORIGINAL] for kind, row in (evaluation.get("ap") or {}).items() if columns.ORIGINAL in row
+        },
         "image_ms": None if seconds is None else round(1000 * seconds, 3),
         "bytes": sum(_bytes(each) for each in models),
     }

@@ -51,7 +51,7 @@ def outcomes(jobs: Sequence[Job], folder: Path, *, retry: bool) -> dict[str, Out
     """
     done: dict[str, Outcome] = {}
     for job in jobs:
-        found = read_outcome(folder, job) if job.of is None or job.of in done else None
+        found = read_outcome(folder, job) if job.parts_of is None or job.parts_of in done else None
         if found is not None and (found.ended == "passed" or not retry):
             done[job.name] = found
     return done
@@ -65,16 +65,16 @@ def in_order(
     Where there are no parts, a job ends as the one that was to make them did. Raises what `run` raises.
     """
     known = dict(done)
-    for job, outcome in run([job for job in jobs if job.of is None]):
+    for job, outcome in run([job for job in jobs if job.parts_of is None]):
         known[job.name] = outcome
         yield job, outcome
     left = []
     for job in jobs:
-        if job.of is not None:
-            if known[job.of].ended == "passed":
+        if job.parts_of is not None:
+            if known[job.parts_of].ended == "passed":
                 left.append(job)
             else:
-                yield job, skip_job(job, known[job.of], folder)
+                yield job, skip_job(job, known[job.parts_of], folder)
     if left:
         yield from run(left)
 

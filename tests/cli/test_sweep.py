@@ -74,7 +74,7 @@ def test_parts_are_made_once_and_held_against_each_target(cli: Cli, zoo: Path) -
     outcome = cli("sweep", zoo, "--out", "out", "--workers", "2")
     assert outcome.code == 1, outcome.err
     rows = {row.job: row for row in read_rows(Path("out"))}
-    assert {name: (row.ended, row.of) for name, row in rows.items()} == {
+    assert {name: (row.ended, row.parts_of) for name, row in rows.items()} == {
         "net": ("passed", None),
         "net@generic-cnn": ("passed", "net"),
         "net@strict": ("refused", "net"),
@@ -88,7 +88,7 @@ def test_parts_are_made_once_and_held_against_each_target(cli: Cli, zoo: Path) -
     assert rows["net"].nodes_taken is None
     for name in ("net@generic-cnn", "net@generic-cnn+twice"):
         assert (rows[name].nodes, rows[name].nodes_taken, rows[name].multiply_adds_taken) == (2, 1, 6912)
-        assert rows[name].bytes == rows[rows[name].of or ""].bytes
+        assert rows[name].bytes == rows[rows[name].parts_of or ""].bytes
     assert "refuses it: Conv" in (rows["net@strict"].error or "")
     assert rows["broken@generic-cnn"].error == rows["broken"].error
     jobs = Path("out/jobs")

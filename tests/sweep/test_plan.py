@@ -22,7 +22,7 @@ def jobs(folder: Path, text: str) -> list[Job]:
 def test_recipes_times_targets_times_variants(tmp_path: Path) -> None:
     recipe(tmp_path)
     found = jobs(tmp_path, "recipes: [net.yaml, shapes]\ntargets: [qnn-htp, rk3588]\nvariants: [twice]\n")
-    assert {job.name: job.of for job in found} == {
+    assert {job.name: job.parts_of for job in found} == {
         "net": None,
         "net@qnn-htp": "net",
         "net@rk3588": "net",
@@ -58,7 +58,7 @@ def test_recipes_times_targets_times_variants(tmp_path: Path) -> None:
 def test_each_target_makes_its_own_parts_where_they_depend_on_it(tmp_path: Path, text: str, targets: str) -> None:
     recipe(tmp_path, text=text)
     found = jobs(tmp_path, f"recipes: [net.yaml]\ntargets: {targets or '[rk3588, rk3576]'}\n")
-    assert [(job.commands[0][0], job.of) for job in found] == [("apply", None)] * len(found)
+    assert [(job.commands[0][0], job.parts_of) for job in found] == [("apply", None)] * len(found)
     assert found[0].name == "net@rk3588"
     assert "target=rk3588" in found[0].commands[0]
 

@@ -43,6 +43,10 @@ def _is_as_before(value: Any, attribute: AttributeProto) -> bool:
 def export_attribute(
     name: str, value: Any, before: AttributeProto | None, declared: int | None, node: NodeProto
 ) -> None:
+    """Add an attribute to `node`: `before`, as the file has it, or a new one of the kind `declared`.
+
+    Raises ModelError for a value that is of no such kind.
+    """
     if isinstance(value, AttributeProto):
         node.attribute.append(value)
     elif isinstance(value, gs.Constant):
@@ -60,6 +64,7 @@ def export_attribute(
 
 
 def with_doc(attribute: AttributeProto, before: AttributeProto | None) -> AttributeProto:
+    """Return `attribute` with the documentation that it had before."""
     if before is not None and before.HasField("doc_string"):
         attribute.doc_string = before.doc_string
     return attribute

@@ -70,6 +70,7 @@ def _same(values: np.ndarray, stored: StoredValues) -> bool:
 
 
 def export_value(tensor: gs.Tensor, proto: ValueInfoProto) -> None:
+    """Write name, type and shape of `tensor` into `proto`."""
     same = unchanged(tensor)
     if same is not None:
         proto.CopyFrom(same)
