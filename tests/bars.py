@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,16 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Deadly:
-    """A column whose process dies at the marked image, as often as `lives` says; notes lie in the folder `notes`."""
+    """A column whose process dies at the marked image, as often as `lives` says; notes lie in the folder `notes`.
+
+    As an original it holds a dict, so that it can't be a key.
+    """
 
     inner: PartsColumn
     notes: Path
     lives: int = 1
     name: str = "parts"
+    inputs: dict[str, object] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -145,6 +149,26 @@ class Deadly:
             return detect(placed, image)
 
         return Opened(canvas, found)
+
+
+@dataclass(frozen=True)
+class Noting:
+    """A column that leaves a file in the folder `notes` each time that it is opened, named by the column's name."""
+
+    inner: PartsColumn
+    notes: Path
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        return self.inner.fingerprint
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def open(self, threads: int) -> Opened:
+        (self.notes / f"{self.name} {os.getpid()}").touch(exist_ok=False)
+        return self.inner.open(threads)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from graphsurgery.evaluation.store import Store
 from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Lifeline, in_processes
+from graphsurgery.evaluation.workers import Processes
 
 
 class Beside:
@@ -23,7 +23,7 @@ class Beside:
         self._coming: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._error: BaseException | None = None
-        self._lifeline = Lifeline()
+        self._processes = Processes(1)
         self._thread = threading.Thread(target=self._work, name="beside")
 
     def __enter__(self) -> Beside:
@@ -31,7 +31,7 @@ class Beside:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lifeline.cut()
+        self._processes.end()
         self._end()
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -50,14 +50,12 @@ class Beside:
         self._coming.put(None)  # wakes the thread where it waits for a task
         self._thread.join()
 
-    def _tasks(self) -> Iterator[Task]:
-        while (task := self._coming.get()) is not None and not self._stopped.is_set():
-            yield task
-
     def _work(self) -> None:
         try:
-            for task, found in in_processes(self._tasks(), 1, self._lifeline):
-                if found.unreadable is None:
-                    self._store.add(task, found)
+            with self._processes:
+                while (task := self._coming.get()) is not None and not self._stopped.is_set():
+                    for _, found in self._processes.do([task]):
+                        if found.unreadable is None:
+                            self._store.add(task, found)
         except BaseException as error:  # kept for who asks for the results, in the thread that does
             self._error = error

@@ -12,10 +12,9 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing.connection import Connection
 
 import psutil
@@ -54,68 +53,118 @@ def in_process(tasks: Sequence[Task]) -> Iterator[Done]:
         yield task, runner.do(task)
 
 
-class Lifeline:
-    """What keeps processes alive: they end at once when it is cut, or when the process that holds it ends."""
+def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
+    """Do the tasks in `workers` processes, as Processes.do has it; the processes end with the last of them."""
+    with Processes(workers) as processes:
+        yield from processes.do(tasks)
 
-    def __init__(self) -> None:
-        self.end, self._held = _CONTEXT.Pipe(duplex=False)
-        self.is_cut = False
 
-    def cut(self) -> None:
-        """End the processes that hang on it, and those that will."""
-        self.is_cut = True
+class Processes:
+    """Processes of this machine that do tasks, each one at a time; a new one takes the place of one that dies.
+
+    All end with the context, and with this process, even if it is killed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._lifeline, self._held = _CONTEXT.Pipe(duplex=False)
+        self._is_cut = False
+        self._workers = [_Worker(self._lifeline) for _ in range(count)]
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+        for worker in self._workers:
+            worker.shutdown()
+
+    def end(self) -> None:
+        """End the processes at once; whoever waits for one, in another thread perhaps, gets no more results."""
+        self._is_cut = True
         self._held.close()
 
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """Do the tasks; results come in any order.
 
-def in_processes(tasks: Iterable[Task], workers: int, lifeline: Lifeline | None = None) -> Iterator[Done]:
-    """Do the tasks in `workers` processes; results come in any order.
-
-    A task is asked for when a process is free to do it. When a process dies, the others end with it, and what was in
-    their hands is done again in new ones, unless `lifeline`, on which they hang, was cut: then this ends as well. So do
-    they all when the caller does not ask for all results. Raises InputError when they keep dying at the same task, and
-    what a task raises.
-    """
-    lifeline = lifeline or Lifeline()
-    coming, left = iter(tasks), deque[Task]()
-    deaths: Counter[Task] = Counter()
-
-    def is_one_left() -> bool:
-        if not left:
-            left.extend(islice(coming, 1))
-        return bool(left)
-
-    while is_one_left():
-        pool = ProcessPoolExecutor(workers, _CONTEXT, initializer=_begin, initargs=(lifeline.end,))
-        flying: dict[Future[Found], Task] = {}
+        A process goes on with the column that it has open, and where that is done it takes one that no other is at: to
+        open a detector takes seconds, torch's several. When a process dies, what was in its hands is done again. Raises
+        InputError when they keep dying at the same task, and what a task raises; all processes end then, as they do
+        when the caller doesn't ask for all results.
+        """
+        left: dict[str, deque[Task]] = {}
+        for task in tasks:
+            left.setdefault(task.column.name, deque()).append(task)
+        deaths: Counter[tuple[str, int]] = Counter()
+        flying: dict[Future[Found], tuple[_Worker, Task]] = {}
         try:
-            while flying or is_one_left():
-                while len(flying) < workers and is_one_left():
-                    with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
-                        flying[pool.submit(do, left[0])] = left[0]
-                    left.popleft()
+            while left or flying:
+                at_work = {worker for worker, _ in flying.values()}
+                for worker in self._workers:
+                    if left and worker not in at_work:
+                        task = _next_task(left, worker.column, {other.column for other in self._workers})
+                        flying[worker.submit(task)] = (worker, task)
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:
-                    found = future.result()
-                    yield flying.pop(future), found
-        except BrokenProcessPool as error:
-            if lifeline.is_cut:
-                return
-            finished = [future for future in flying if future.done() and future.exception() is None]
-            for future in finished:
-                yield flying.pop(future), future.result()
-            deaths.update(flying.values())
-            left.extendleft(reversed(flying.values()))
-            task, count = deaths.most_common(1)[0] if deaths else (left[0], _DEATHS)
-            if count >= _DEATHS:
-                raise InputError(
-                    f"{count} processes died at image {task.picture.id} of column {task.column.name}, out of memory "
-                    "perhaps; try fewer --workers, or --workers 1 to see it happen. What was found so far is kept"
-                ) from error
+                    worker, task = flying.pop(future)
+                    try:
+                        found = future.result()
+                    except BrokenProcessPool as error:
+                        if self._is_cut:
+                            return
+                        place = (task.column.name, task.picture.id)
+                        deaths[place] += 1
+                        if deaths[place] == _DEATHS:
+                            raise InputError(
+                                f"{_DEATHS} processes died at image {task.picture.id} of column {task.column.name}, "
+                                "out of memory perhaps; try fewer --workers, or --workers 1 to see it happen. What was "
+                                "found so far is kept"
+                            ) from error
+                        left.setdefault(task.column.name, deque()).appendleft(task)
+                        worker.restart()
+                        continue
+                    yield task, found
         except BaseException:  # Ctrl-C, what a task raised, or a caller that wants no more: nobody waits for the rest
-            lifeline.cut()
+            self.end()
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """One process, and the column whose detector it has open."""
+
+    def __init__(self, lifeline: Connection) -> None:
+        self._lifeline = lifeline
+        self.restart()
+
+    def restart(self) -> None:
+        """Have another process, which is started with its first task."""
+        self.column: str | None = None
+        self._pool = ProcessPoolExecutor(1, _CONTEXT, initializer=_begin, initargs=(self._lifeline,))
+
+    def submit(self, task: Task) -> Future[Found]:
+        """Have the process do a task."""
+        self.column = task.column.name
+        with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
+            try:
+                return self._pool.submit(do, task)
+            except BrokenProcessPool:  # it died between two tasks
+                self.restart()
+                return self._pool.submit(do, task)
+
+    def shutdown(self) -> None:
+        """Return when the process has ended."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _next_task(left: dict[str, deque[Task]], own: str | None, open_: set[str | None]) -> Task:
+    """Take a task from `left`: of column `own`, else of the first that isn't `open_`, else of the longest."""
+    if own is not None and own in left:
+        column = own
+    else:
+        column = next((each for each in left if each not in open_), None) or max(left, key=lambda each: len(left[each]))
+    task = left[column].popleft()
+    if not left[column]:
+        del left[column]
+    return task
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bars import Deadly, bars
+from bars import Deadly, Noting, bars
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.tasks import Task
@@ -31,6 +31,18 @@ def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     expected = results(list(in_process(tasks)))
     assert len(expected) == 9
     assert results(list(in_processes(tasks, 2))) == expected
+
+
+def test_a_process_opens_what_no_other_is_at(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 12)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    names = ["original", "parts", "int8", "int16"]
+    tasks = [Task(Noting(column, notes, name), picture, 1) for name in names for picture in dataset.pictures]
+    assert len(list(in_processes(tasks, 2))) == 48
+    opened = [note.name.split()[0] for note in notes.iterdir()]
+    assert set(opened) == set(names)
+    assert len(opened) <= 5, "besides the four, the last one is opened by who has nothing else to do"
 
 
 def test_a_process_that_dies_loses_nothing(tmp_path: Path) -> None:
