@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +126,7 @@ def evaluate_command(
             skip_bad=skip_bad,
         )
 
+    before = missing(columns, dataset, store, threads)
     with Display() as display:
         try:
             measured = measured_of(columns if first is None else [first, *columns])
@@ -137,6 +139,8 @@ def evaluate_command(
             if left_out is None:
                 raise
             measured = measured_of(columns)
+            reused = measured.computed + measured.reused - len(before)  # the first try may have computed some
+            measured = replace(measured, computed=len(before), reused=reused)
     evaluation = measured.evaluation
     write_json(json_, evaluation)
     for kind, lines in evaluation["lines"].items():

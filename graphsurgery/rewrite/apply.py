@@ -30,7 +30,7 @@ from graphsurgery.graph.collection import no_collection
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import NOTES, kept_notes
 from graphsurgery.graph.outside import refer_again
-from graphsurgery.graph.view import table
+from graphsurgery.graph.view import release, table
 from graphsurgery.rewrite.by_operator import ByOperator
 from graphsurgery.rewrite.context import PassContext
 from graphsurgery.rewrite.editor import Editor, Skip
@@ -82,6 +82,7 @@ def apply_passes(passes: Sequence[Pass], model: Model, context: PassContext | No
             one = "" if len(passes) == 1 else "es"
             raise PassError(f"pass{one} {names}: it leaves a broken graph: {error}") from error
         finally:
+            release(view.graph)
             del view, edit  # so that they are garbage when it is looked for
 
 

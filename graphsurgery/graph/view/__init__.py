@@ -16,6 +16,6 @@ What a pass sees:
 
 from graphsurgery.graph.view.exporting import in_order, to_proto
 from graphsurgery.graph.view.importing import tensor_type, to_graph
-from graphsurgery.graph.view.origin import table
+from graphsurgery.graph.view.origin import release, table
 
-__all__ = ["in_order", "table", "tensor_type", "to_graph", "to_proto"]
+__all__ = ["in_order", "release", "table", "tensor_type", "to_graph", "to_proto"]

@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnota
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.view.attributes import FLOATS, declared_kinds, export_attribute, same_attributes, with_doc
-from graphsurgery.graph.view.origin import GraphTable, NodeOrigin, Scope, kept, table
+from graphsurgery.graph.view.origin import GraphTable, Scope, kept, table
 from graphsurgery.graph.view.tensors import export_value, has_type, is_new, tensor_of, unchanged
 
 
@@ -177,10 +177,9 @@ def _export_value_info(view: gs.Graph, proto: GraphProto, entry: GraphTable) -> 
 def _original(node: gs.Node) -> NodeProto | None:
     """Return the proto of `node` where it is certainly as it came in, which most nodes are after most passes; one with
     tensors or bodies among its attributes is looked at closer."""
-    origin = kept(node, NodeOrigin)
-    if origin is None:
+    proto = kept(node, NodeProto)
+    if proto is None:
         return None
-    proto = origin.proto
     same = (
         node.op == proto.op_type
         and node.name == proto.name
@@ -193,23 +192,23 @@ def _original(node: gs.Node) -> NodeProto | None:
 
 
 def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
-    origin = kept(node, NodeOrigin)
-    calls_the_same = origin is not None and (origin.proto.op_type, origin.proto.domain) == (node.op, node.domain or "")
+    origin = kept(node, NodeProto)
+    calls_the_same = origin is not None and (origin.op_type, origin.domain) == (node.op, node.domain or "")
     if origin is not None:
-        for descriptor, value in origin.proto.ListFields():
+        for descriptor, value in origin.ListFields():
             # an overload is one of several functions of a name; another operator has none of that number
             if descriptor.name == "doc_string" or (descriptor.name == "overload" and calls_the_same):
                 setattr(proto, descriptor.name, value)
             elif descriptor.name in ("metadata_props", "device_configurations"):
                 getattr(proto, descriptor.name).extend(value)
     proto.op_type = node.op
-    if node.name or (origin is not None and origin.proto.HasField("name")):
+    if node.name or (origin is not None and origin.HasField("name")):
         proto.name = node.name
     if node.domain is not None:
         proto.domain = node.domain
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
-    before = {} if origin is None else {attribute.name: attribute for attribute in origin.proto.attribute}
+    before = {} if origin is None else {attribute.name: attribute for attribute in origin.attribute}
     domain = _domain(node.domain)
     declared = declared_kinds(node.op, domain, form.versions.get(domain, 1))
     if not declared and calls_the_same:  # a custom operator: what was written as a float is one

@@ -17,7 +17,6 @@ from graphsurgery.graph.collection import no_collection
 from graphsurgery.graph.view import making
 from graphsurgery.graph.view.origin import (
     GraphTable,
-    NodeOrigin,
     Scope,
     StoredValues,
     VariableOrigin,
@@ -86,7 +85,13 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
     reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
     notes = list(proto.quantization_annotation)
     entry = GraphTable(
-        annotations=notes, reserved=reserved, proto=proto, constants=constants, defaults=defaults, read=read
+        annotations=notes,
+        reserved=reserved,
+        proto=proto,
+        constants=constants,
+        defaults=defaults,
+        read=read,
+        imported=[*scope.values(), *nodes],
     )
     keep(view, entry)
     return view
@@ -135,7 +140,7 @@ def _import_node(
         [scope[name] if name else gs.Variable.empty() for name in proto.output],
         proto.domain if proto.HasField("domain") else None,
     )
-    keep(node, NodeOrigin(proto))
+    keep(node, proto)
     return node
 
 

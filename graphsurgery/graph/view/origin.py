@@ -1,7 +1,8 @@
 """The table of what the view keeps of gs objects: what graphsurgeon itself has no place for.
 
-Each entry is one typed object: GraphTable of a graph, NodeOrigin of a node, VariableOrigin of a computed tensor or an
-input, StoredValues of an initializer. `kept` reads it, `keep` writes it, and nothing else knows where it lies.
+Each entry is one typed object: GraphTable of a graph, of a node the NodeProto that it was made from, VariableOrigin of
+a computed tensor or an input, StoredValues of an initializer. `kept` reads it, `keep` writes it, and nothing else knows
+where it lies.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnotation, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorAnnotation, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphsurgery.errors import ModelError
@@ -50,6 +51,19 @@ def table(graph: gs.Graph) -> GraphTable:
     return entry
 
 
+def release(graph: gs.Graph) -> None:
+    """Take `graph`, which nobody needs any more, apart, so that its memory is free without the garbage collector.
+
+    Each tensor and node refers to itself by its lists. To look for millions of such cycles takes longer than a pass,
+    and the time for it grows faster than the graph.
+    """
+    for thing in table(graph).imported:
+        object.__setattr__(thing, "inputs", ())
+        object.__setattr__(thing, "outputs", ())
+    keep(graph, GraphTable())
+    graph.nodes = []
+
+
 class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no type hints
     """The values of an initializer that have not been asked for yet.
 
@@ -59,9 +73,17 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
     def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
         self.tensor = tensor
         self.folder = folder
-        self.shape = list(tensor.dims)
         self.dtype = numpy_dtype(tensor.data_type)
-        self.nbytes = math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape that the values have."""
+        return list(self.tensor.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the values take."""
+        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
 
     def load(self) -> np.ndarray:
         """Return the values, to be written to if need be; those of a file are mapped, and the file stays as it is.
@@ -70,13 +92,6 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
         """
         found = array_of(self.tensor, self.folder)
         return found if found.flags.writeable else np.array(found)
-
-
-@dataclass(slots=True)
-class NodeOrigin:
-    """The proto that a node was made from."""
-
-    proto: NodeProto
 
 
 @dataclass(slots=True)
@@ -94,7 +109,8 @@ class GraphTable:
 
     `base` is the model it is from, `metadata` what the metadata_props of that shall be, `annotations` its quantization
     annotations, `reserved` names that no new tensor may have. `proto` is what it was made from, `constants` its
-    initializers in their order, `defaults` those that are inputs too, `read` the ids of those that some node read.
+    initializers in their order, `defaults` those that are inputs too, `read` the ids of those that some node read,
+    `imported` all tensors and nodes that were made of it.
     """
 
     base: ModelProto | None = None
@@ -105,6 +121,7 @@ class GraphTable:
     constants: list[gs.Constant] = field(default_factory=list)
     defaults: dict[str, TensorProto] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
+    imported: list[gs.Tensor | gs.Node] = field(default_factory=list)
 
     @cached_property
     def written(self) -> set[str]:
