@@ -111,6 +111,14 @@ def test_importing_the_package_imports_none_of_them() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_the_command_line_imports_what_a_command_needs_when_it_runs() -> None:
+    code = (
+        f"import sys, graphsurgery.cli; heavy = {sorted({*HEAVY, 'numpy', 'onnx', 'pydantic'})}; "
+        "print([name for name in heavy if name in sys.modules and name not in ('typer', 'rich')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_few_files_stand_outside_of_the_rooms() -> None:
     assert len(list((ROOT / "graphsurgery").glob("*.py"))) <= TOP_FILES
 

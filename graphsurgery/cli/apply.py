@@ -26,9 +26,7 @@ from graphsurgery.cli.arguments import (
 )
 from graphsurgery.cli.screen import Display, err, screen_for, warn_of_joined_ranges, write_json
 from graphsurgery.errors import InputError
-from graphsurgery.parts.folder import REPORT
 from graphsurgery.report import terminal
-from graphsurgery.report.run_record import Record
 
 
 @app.command("apply")
@@ -66,8 +64,10 @@ def apply_command(
 
     Example: python -m graphsurgery apply shapes
     """
+    from graphsurgery.parts.folder import REPORT
     from graphsurgery.pipeline.options import Options
     from graphsurgery.pipeline.whole_run import apply_recipe
+    from graphsurgery.report.run_record import Record
 
     screen = screen_for(json_)
     loaded = recipe_of(recipe, weights, set_, plugin)

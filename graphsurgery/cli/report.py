@@ -12,7 +12,6 @@ from graphsurgery.cli.app import app
 from graphsurgery.cli.arguments import model_io_of
 from graphsurgery.cli.screen import err, out, save
 from graphsurgery.errors import GraphSurgeryError
-from graphsurgery.parts.folder import REPORT
 
 
 @app.command("report")
@@ -33,6 +32,7 @@ def report_command(
     Example: python -m graphsurgery report model/shapes
     """
     from graphsurgery.files.commit import read_whole
+    from graphsurgery.parts.folder import REPORT
     from graphsurgery.parts.manifest import FILE_NAME, Manifest
     from graphsurgery.report import html
     from graphsurgery.report.run_file import read_run

@@ -6,14 +6,16 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from graphsurgery.errors import InputError
 from graphsurgery.files import written_whole
 from graphsurgery.report import terminal
-from graphsurgery.report.run_record import Step
+
+if TYPE_CHECKING:
+    from graphsurgery.report.run_record import Step
 
 out = terminal.console()
 err = terminal.console(stderr=True)

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress_bar import ProgressBar
@@ -14,13 +14,15 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from graphsurgery.debugging.divergence import Bisection
-from graphsurgery.gate.verdicts import Comparison, TensorReport
-from graphsurgery.partition.candidates import Candidate
-from graphsurgery.report.run_record import Step, VariantRecord
 from graphsurgery.report.search_rows import front_rows, in_common, summary
 from graphsurgery.report.support_rows import share
 from graphsurgery.text import shortened, visible
+
+if TYPE_CHECKING:  # every command draws tables, and most need none of these, which take twice as long as all else
+    from graphsurgery.debugging.divergence import Bisection
+    from graphsurgery.gate.verdicts import Comparison, TensorReport
+    from graphsurgery.partition.candidates import Candidate
+    from graphsurgery.report.run_record import Step, VariantRecord
 
 _COLOURS = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "unchecked": "yellow"}
 
@@ -224,6 +226,8 @@ def bisection_tables(found: Bisection) -> list[Table]:
         shown = [[" > ".join((*other.path, other.tensor)), other.report.reason, other.cause] for other in others]
         tables.append(plain_table("Others, independent of it", ["tensor", "difference", "cause"], shown))
     if found.outputs:
+        from graphsurgery.gate.verdicts import Comparison
+
         tables.append(comparison_table("Outputs", Comparison(found.outputs)))
     return tables
 
