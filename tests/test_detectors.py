@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from every_pass import FIRST, EveryPass, exact_passes, steps_of
@@ -46,6 +47,23 @@ check:
 """
 
 
+# the default of torchvision is 1,000 proposals and 100 detections, whose heads take nearly all of the time
+FEW_ROWS = {"rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 200, "box_detections_per_img": 20}
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let detectors of two stages have few proposals and detections; what follows from the number is the same."""
+    from graphsurgery.sources import networks
+
+    build = networks.get_model
+
+    def with_few_rows(name: str, **options: Any) -> Any:
+        return build(name, **options, **(FEW_ROWS if "rcnn" in name else {}))
+
+    monkeypatch.setattr(networks, "get_model", with_few_rows)
+
+
 # masks and keypoints hang on the boxes' last bits, as in recipes/maskrcnn.yaml and recipes/keypointrcnn.yaml
 TOLERANCES = {
     "mask": "masks: 5.0e-3\n    masks_pasted: 5.0e-3",
@@ -59,6 +77,7 @@ def test_no_builder_is_forgotten() -> None:
     assert sorted(BUILDERS) == sorted(list_models(module=detection))
 
 
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_a_detector_stays_equal_through_all_exact_passes(tmp_path: Path, builder: str) -> None:
     height, width = SIZES.get(builder, SMALL)

@@ -40,7 +40,7 @@ from graphsurgery.runtime.latency import measure_latency, synthetic_image
 from graphsurgery.search.run import runner
 from graphsurgery.sources import HasBoundary, Source, open_source
 
-_TIMED_RUNS = 3
+_TIMED_RUNS, _TIMED_SECONDS = 3, 5.0
 
 
 def apply_recipe(recipe: Recipe, options: Options, record: Record, watcher: RunWatcher) -> Path:
@@ -203,7 +203,9 @@ def played(
         watcher.begin(f"latency of {name}")
         detector = Detector.load(place, variants.choices(placed.get(name, {})), allow_fallback=allow_fallback)
         image = synthetic_image(detector.canvas)
-        times[name] = measure_latency(detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance)
+        times[name] = measure_latency(
+            detector, [image], _TIMED_RUNS, warmup=1, progress=watcher.advance, seconds=_TIMED_SECONDS
+        )
         if name == PARTS:
             pictures = sample_pictures(samples, detector)
         del detector  # large weights are not held twice

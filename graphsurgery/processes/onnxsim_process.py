@@ -86,9 +86,10 @@ def _load() -> None:
     # onnxsim imports torch where it is, for a quantizer that is not used here: 1.2 s and 0.5 GB
     sys.modules["torch"] = None  # type: ignore[assignment]  # it counts as not installed
     try:
-        import onnxsim  # noqa: F401
+        import onnxsim
     except ImportError as error:
         raise ImportError(f"{error}; pip install onnxsim") from error
+    onnxsim.import_onnx_schemas()  # what its own ONNX lacks; it would look through all of them for each model
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +110,11 @@ def _run(request: dict[str, Any], skip: list[str]) -> str | None:
 
     try:
         simplified, _ = onnxsim.simplify(
-            request["before"], check_n=0, skipped_optimizers=list(skip), tensor_size_threshold=request["largest"]
+            request["before"],
+            check_n=0,
+            skipped_optimizers=list(skip),
+            tensor_size_threshold=request["largest"],
+            import_custom_schemas=False,
         )
         Path(request["after"]).write_bytes(simplified.SerializeToString())
     except Exception as error:  # whatever it is, the parent reports it and this process goes on

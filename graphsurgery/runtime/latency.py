@@ -9,6 +9,7 @@ to the canvas and pasting masks besides.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -43,21 +44,27 @@ def measure_latency(
     runs: int,
     warmup: int = WARMUP,
     progress: Progress = lambda done, total: None,
+    *,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Detect in `images`, one after another and round again until `runs` are done; milliseconds per part and in total.
 
-    Where nobody says what the outputs are, these are the end of the way. The first `warmup` runs, on the first image,
-    don't count. Raises InputError without an image or a run.
+    It ends before that with the run in which so many `seconds` are over: what takes that long, as a part on a vendor's
+    emulator, has no need of many. Where nobody says what the outputs are, these are the end of the way. The first
+    `warmup` runs, on the first image, don't count. Raises InputError without an image or a run.
     """
     _require(images, runs)
     detect: Callable[[np.ndarray], object] = detector if detector.manifest.detects else detector.raw
     detector.warm_up(images[0], warmup)
     total = Timer()
+    started = time.perf_counter()
     for done, image in enumerate(islice(cycle(images), runs), start=1):
         begin = time.perf_counter()
         detect(image)
         total.add(time.perf_counter() - begin)
         progress(done, runs)
+        if time.perf_counter() - started >= seconds:
+            break
     return {
         "parts": {player.entry.name: player.timer.summary() for player in detector.chain.players},
         "total": total.summary(),

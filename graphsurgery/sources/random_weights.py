@@ -35,6 +35,7 @@ from graphsurgery.errors import InputError
 
 _CANDIDATES = 60
 _BOXES = 100  # per image, out of 1,000: enough for statistics, and the heads are the slowest part of some networks
+_DETECTIONS = 8  # per image, for the statistics of masks and keypoints, to which each gives hundreds of pixels
 _OBJECTNESS_SPREAD = 1.5
 # Few classes that are likely and many that are not make the number of detections vary less from image to image.
 _CLASS_SPREAD, _CLASS_PRIOR = 1.5, 3.0
@@ -141,7 +142,8 @@ def _calibrate_heads(model: Any, batch: Any, features: dict[str, Tensor]) -> Non
     predictor.cls_score.bias[0] += shift
     logits[:, 0] += shift
 
-    boxes, _, _ = heads.postprocess_detections(logits, deltas, proposals, sizes)
+    found, _, _ = heads.postprocess_detections(logits, deltas, proposals, sizes)
+    boxes = [each[:_DETECTIONS] for each in found]
     if heads.has_mask():
         inputs = heads.mask_head(heads.mask_roi_pool(features, boxes, sizes))
         *before, last = heads.mask_predictor

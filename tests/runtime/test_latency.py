@@ -62,6 +62,14 @@ def test_a_slow_part_shows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert latency["parts"]["backbone"]["p50_ms"] < 20
 
 
+def test_what_takes_long_is_measured_less_often(folder: Path) -> None:
+    detector, image = Detector.load(folder), np.full((8, 12, 3), 255, np.uint8)
+    seen: list[tuple[int, int]] = []
+    latency = measure_latency(detector, [image], 5, 0, lambda done, total: seen.append((done, total)), seconds=0)
+    assert seen == [(1, 5)], "the run in which the time is over counts"
+    assert latency["total"]["mean_ms"] > 0
+
+
 def test_a_pipeline_is_measured_in_images_per_second_and_in_latency(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from graphsurgery.demo.network import CHECKPOINT, shapes_maskrcnn
 from graphsurgery.demo.shapes import HEIGHT, VAL_SEED, WIDTH, draw
 from graphsurgery.detections.row_groups import Keys
 from graphsurgery.gate.matched_rows import match_rows
-from spellings.detectron2 import exported
+from spellings.detectron2 import PROPOSALS, RPN_BEST, exported
 
 IMAGES = 12
 
@@ -19,6 +19,7 @@ IMAGES = 12
 @pytest.mark.parametrize("opset", [11, 17])
 def test_finds_what_the_network_finds(opset: int) -> None:
     trained = shapes_maskrcnn(CHECKPOINT).eval()
+    trained.rpn._pre_nms_top_n["testing"], trained.rpn._post_nms_top_n["testing"] = RPN_BEST, PROPOSALS
     session = onnxruntime.InferenceSession(exported(opset).SerializeToString(), providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()
     for number in range(IMAGES):

@@ -23,7 +23,7 @@ from graphsurgery.demo.shapes import HEIGHT, VAL_SEED, WIDTH, draw
 from graphsurgery.images.preprocessing import PRESETS, Preprocessing
 from graphsurgery.sources import SourceSpec, open_source
 
-from .mmdet import Export, written
+from .mmdet import MOST_PROPOSALS, Export, written
 
 SIZES = (HEIGHT, WIDTH)
 IMAGE = Preprocessing(**PRESETS["mmdet"])
@@ -50,6 +50,8 @@ def test_it_finds_what_torchvision_finds_but_for_the_levels_of_the_rpn(
 ) -> None:
     path = written(tmp_path / "network.onnx", way)
     network = shapes_maskrcnn(CHECKPOINT).eval()
+    for most in (network.rpn._pre_nms_top_n, network.rpn._post_nms_top_n):
+        most["testing"] = MOST_PROPOSALS
     boxes_of_rpn = SimpleNamespace(**{**vars(rpn.box_ops), "batched_nms": with_levels_as_one})
     monkeypatch.setattr(rpn, "box_ops", boxes_of_rpn)
     for index in range(2):

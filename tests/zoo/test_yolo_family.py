@@ -192,15 +192,19 @@ def test_the_network_is_placed_on_the_npu_as_a_whole(cli: Cli, tmp_path: Path) -
 def test_ssd_of_torchvision_goes_the_whole_way(cli: Cli, tmp_path: Path) -> None:
     for package in ("torchvision", "pycocotools"):
         pytest.importorskip(package)
+    import torch
+
+    original = open_source(SourceSpec("torchvision", "ssd300_vgg16", "random:0", (300, 300)))
+    weights = tmp_path / "ssd.pth"  # to make random ones takes ten seconds, to read them one
+    torch.save(original._model.state_dict(), weights)
     write_photos(tmp_path, 1)
     images = ("--images", tmp_path / "photos")
     where = ("--out", tmp_path / "ssd", "--model-io", tmp_path / "io")
-    outcome = cli("apply", "ssd", "--weights", "random:0", *images, *where)
+    outcome = cli("apply", "ssd", "--weights", weights, *images, *where)
     assert outcome.code == 0, outcome.err
     photo, made = tmp_path / "photos" / "1.png", tmp_path / "1.json"
     assert cli("run", tmp_path / "ssd", "--image", photo, "--out", tmp_path / "1.png", "--json", made).code == 0
     found = json.loads(made.read_text("utf-8"))["detections"]
-    original = open_source(SourceSpec("torchvision", "ssd300_vgg16", "random:0", (300, 300)))
     wanted = reference_detections(original, np.asarray(Image.open(photo)))
     assert [each["label"] for each in found] == wanted["labels"].tolist()
     np.testing.assert_allclose([each["box"] for each in found], wanted["boxes"], atol=0.05)
