@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from files.kill_points import die_at
+from files.kill_everywhere import die_at
 from graphsurgery.errors import InputError
 from graphsurgery.files import commit
 from graphsurgery.files.commit import read_whole, recover, write_together, writing

@@ -28,8 +28,9 @@ def test_nothing_is_lost_wherever_a_command_is_killed(tmp_path: Path, name: str)
         pytest.importorskip("pygraphviz")
     if name == "run --video":
         pytest.importorskip("av")
-    arguments = [sys.executable, str(Path(__file__).with_name("kill_points.py")), name, str(tmp_path / "work")]
-    ended = subprocess.run([*arguments, *(["full"] * FULL)], capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "files.kill_points", name, str(tmp_path / "work"), *(["full"] * FULL)]
+    tests = Path(__file__).parent.parent
+    ended = subprocess.run(arguments, cwd=tests, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     print(f"{name}: {found['points']} points")
