@@ -1,3 +1,4 @@
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -289,6 +290,24 @@ def test_unused_nodes_go_and_the_order_is_right_after_a_pass() -> None:
 
     after = apply_pass(OnGraph(do=insert), model(RELU)).model
     assert [n.op_type for n in after.proto.graph.node] == ["Abs", "Neg"]
+
+
+def test_the_nodes_that_passes_worked_on_are_gone_without_the_garbage_collector() -> None:
+    def nodes() -> int:
+        return sum(isinstance(thing, gs.Node) for thing in gc.get_objects())
+
+    def replace_one(graph: gs.Graph, edit: Editor) -> None:
+        edit.set_input(graph.nodes[2], 0, edit.emit("Abs", [graph.inputs[0]], hint="new"))
+
+    chain = Model(parse(f"{HEAD} g (float[2] x) => (float[2] y) {{ a = Neg (x) b = Relu (a) y = Neg (b) }}"))
+    gc.collect()
+    gc.disable()
+    try:
+        before = nodes()
+        assert apply_pass(OnGraph(do=replace_one), chain).model.nodes == 2
+        assert nodes() == before
+    finally:
+        gc.enable()
 
 
 # --- notes --------------------------------------------------------------------------------------------------------

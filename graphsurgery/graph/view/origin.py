@@ -57,7 +57,10 @@ def release(graph: gs.Graph) -> None:
     Each tensor and node refers to itself by its lists. To look for millions of such cycles takes longer than a pass,
     and the time for it grows faster than the graph.
     """
-    for thing in table(graph).imported:
+    things = table(graph).imported
+    for node in graph.nodes:  # passes have made some of these
+        things += (node, *node.inputs, *node.outputs)
+    for thing in things:
         object.__setattr__(thing, "inputs", ())
         object.__setattr__(thing, "outputs", ())
     keep(graph, GraphTable())
