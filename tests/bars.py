@@ -119,17 +119,10 @@ class Quiet:
 
 
 @dataclass(frozen=True)
-class Deadly:
-    """A column whose process dies at the marked image, as often as `lives` says; notes lie in the folder `notes`.
-
-    As an original it holds a dict, so that it can't be a key.
-    """
+class _Around:
+    """A column that is another but for what opening it does."""
 
     inner: PartsColumn
-    notes: Path
-    lives: int = 1
-    name: str = "parts"
-    inputs: dict[str, object] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -137,6 +130,19 @@ class Deadly:
 
     def check(self) -> None:
         self.inner.check()
+
+
+@dataclass(frozen=True)
+class Deadly(_Around):
+    """A column whose process dies at the marked image, as often as `lives` says; notes lie in the folder `notes`.
+
+    As an original it holds a dict, so that it can't be a key.
+    """
+
+    notes: Path
+    lives: int = 1
+    name: str = "parts"
+    inputs: dict[str, object] = field(default_factory=dict)
 
     def open(self, threads: int) -> Opened:
         canvas, detect = self.inner.open(threads)
@@ -152,19 +158,11 @@ class Deadly:
 
 
 @dataclass(frozen=True)
-class Noting:
+class Noting(_Around):
     """A column that leaves a file in the folder `notes` each time that it is opened, named by the column's name."""
 
-    inner: PartsColumn
     notes: Path
     name: str
-
-    @property
-    def fingerprint(self) -> str:
-        return self.inner.fingerprint
-
-    def check(self) -> None:
-        self.inner.check()
 
     def open(self, threads: int) -> Opened:
         (self.notes / f"{self.name} {os.getpid()}").touch(exist_ok=False)
@@ -172,19 +170,11 @@ class Noting:
 
 
 @dataclass(frozen=True)
-class Slow:
+class Slow(_Around):
     """A column that takes an hour for an image, and says so by the file `begun`."""
 
-    inner: PartsColumn
     begun: Path
     name: str = "parts"
-
-    @property
-    def fingerprint(self) -> str:
-        return self.inner.fingerprint
-
-    def check(self) -> None:
-        self.inner.check()
 
     def open(self, threads: int) -> Opened:
         canvas = self.inner.open(threads).canvas
