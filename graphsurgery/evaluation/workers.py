@@ -142,13 +142,14 @@ class _Worker:
 
     def submit(self, task: Task) -> Future[Found]:
         """Have the process do a task."""
-        self.column = task.column.name
         with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
             try:
-                return self._pool.submit(do, task)
+                future = self._pool.submit(do, task)
             except BrokenProcessPool:  # it died between two tasks
                 self.restart()
-                return self._pool.submit(do, task)
+                future = self._pool.submit(do, task)
+        self.column = task.column.name
+        return future
 
     def shutdown(self) -> None:
         """Return when the process has ended."""

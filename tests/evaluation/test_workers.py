@@ -55,6 +55,19 @@ def test_a_process_that_dies_loses_nothing(tmp_path: Path) -> None:
     assert results(done) == results(list(in_process([Task(column, p, 1) for p in dataset.pictures])))
 
 
+def test_a_process_that_dies_between_two_tasks_loses_nothing(tmp_path: Path) -> None:
+    column, dataset = bars(tmp_path, 6)
+    others = psutil.Process().children()
+    run = in_processes([Task(column, picture, 1) for picture in dataset.pictures], 1)
+    done = [next(run)]
+    begun = (each for each in psutil.Process().children() if each not in others)
+    (child,) = (each for each in begun if "spawn_main" in " ".join(each.cmdline()))  # not multiprocessing's own
+    child.kill()
+    child.wait()
+    done += run
+    assert [task.picture.id for task, _ in done] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_image_at_which_processes_keep_dying_is_named(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path, 4, marked=2)
     notes = tmp_path / "notes"
