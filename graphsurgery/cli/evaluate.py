@@ -108,8 +108,9 @@ def evaluate_command(
         for column in (*columns, *([first] if first else ())):
             store.forget(column)
 
+    left = missing(columns if first is None else [first, *columns], dataset, store, threads)
+
     def measured_of(columns: Sequence[Column]) -> Measured:
-        left = len(missing(columns, dataset, store, threads))
         return measure(
             columns,
             dataset,
@@ -120,13 +121,12 @@ def evaluate_command(
             protocol=_protocol(recipe, manifest),
             threads=threads,
             store=store,
-            run=_runner(scheduler, workers, left, all(column.on_cpu for column in parts)),
+            run=_runner(scheduler, workers, len(left), all(column.on_cpu for column in parts)),
             results=place,
             per_category=per_category,
             skip_bad=skip_bad,
         )
 
-    before = missing(columns, dataset, store, threads)
     with Display() as display:
         try:
             measured = measured_of(columns if first is None else [first, *columns])
@@ -139,8 +139,9 @@ def evaluate_command(
             if left_out is None:
                 raise
             measured = measured_of(columns)
-            reused = measured.computed + measured.reused - len(before)  # the first try may have computed some
-            measured = replace(measured, computed=len(before), reused=reused)
+            computed = sum(task.column is not first for task in left)  # some of them by the first try
+            reused = measured.computed + measured.reused - computed
+            measured = replace(measured, computed=computed, reused=reused)
     evaluation = measured.evaluation
     write_json(json_, evaluation)
     for kind, lines in evaluation["lines"].items():

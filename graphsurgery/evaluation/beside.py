@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from graphsurgery.evaluation.store import Store
 from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Processes
+from graphsurgery.evaluation.workers import WorkerPool
 
 
 class Beside:
@@ -23,7 +23,7 @@ class Beside:
         self._coming: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._error: BaseException | None = None
-        self._processes = Processes(1)
+        self._pool = WorkerPool(1)
         self._thread = threading.Thread(target=self._work, name="beside")
 
     def __enter__(self) -> Beside:
@@ -31,7 +31,7 @@ class Beside:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._processes.end()
+        self._pool.end()
         self._end()
 
     def add(self, tasks: Iterable[Task]) -> None:
@@ -52,9 +52,9 @@ class Beside:
 
     def _work(self) -> None:
         try:
-            with self._processes:
+            with self._pool:
                 while (task := self._coming.get()) is not None and not self._stopped.is_set():
-                    for _, found in self._processes.do([task]):
+                    for _, found in self._pool.do([task]):
                         if found.unreadable is None:
                             self._store.add(task, found)
         except BaseException as error:  # kept for who asks for the results, in the thread that does

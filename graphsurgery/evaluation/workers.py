@@ -54,12 +54,12 @@ def in_process(tasks: Sequence[Task]) -> Iterator[Done]:
 
 
 def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
-    """Do the tasks in `workers` processes, as Processes.do has it; the processes end with the last of them."""
-    with Processes(workers) as processes:
-        yield from processes.do(tasks)
+    """Do the tasks in `workers` processes, as WorkerPool.do has it; the processes end with the last of them."""
+    with WorkerPool(workers) as pool:
+        yield from pool.do(tasks)
 
 
-class Processes:
+class WorkerPool:
     """Processes of this machine that do tasks, each one at a time; a new one takes the place of one that dies.
 
     All end with the context, and with this process, even if it is killed.
@@ -70,7 +70,7 @@ class Processes:
         self._is_cut = False
         self._workers = [_Worker(self._lifeline) for _ in range(count)]
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *error: object) -> None:
