@@ -172,11 +172,13 @@ def _devices(choices: list[str]) -> dict[str, str]:
 
 def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | None]:
     """Return the folder of parts, and the recipe where its name was given."""
-    from graphsurgery.rewrite.registry import discover
+    from graphsurgery.rewrite.registry import Registry
 
     folder = Path(target)
     if folder.is_dir():
-        discover(plugins or [])  # its parts may hold custom operators
+        registry = Registry()  # no pass is needed, so none is imported; but the parts may hold a plug-in's operators
+        for file in plugins or []:
+            registry.add_plugin(file)
         return folder, None
     try:
         recipe = recipe_of(target, None, None, plugins)

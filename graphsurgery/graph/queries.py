@@ -19,7 +19,9 @@ STANDARD_DOMAINS = (None, "", "ai.onnx")
 RANDOM_OPS = frozenset(
     ["Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
+_LONG_LIST = 1024
 _changes = 0
+_last_found: dict[int, int] = {}  # by the id of a long list; one that is wrong costs a search
 
 
 def walk_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -191,12 +193,27 @@ def _count_change() -> None:
 
 
 def _discard(nodes: Any, node: gs.Node) -> None:
-    """Take `node` out of a synchronised list once, by identity, without touching the other side."""
-    # A sweep comes to the readers of a tensor in their order, so that the search ends early however many there are.
-    for index, other in enumerate(nodes):
-        if other is node:
-            list.__delitem__(nodes, index)
-            return
+    """Take `node` out of a synchronised list once, by identity, without touching the other side.
+
+    A constant may have a reader for every node of a large graph, and a sweep takes each out. So of a long list the last
+    one fills the gap, for to close it moves all behind it, and the search begins where the last one ended: a sweep
+    comes to the readers in their order, or in that of those that have filled gaps, backwards.
+    """
+    if len(nodes) < _LONG_LIST:
+        for index, other in enumerate(nodes):
+            if other is node:
+                list.__delitem__(nodes, index)
+                return
+        return
+    near = min(_last_found.get(id(nodes), 0), len(nodes) - 1)
+    for distance in range(len(nodes)):
+        for index in (near + distance, near - distance):
+            if 0 <= index < len(nodes) and nodes[index] is node:
+                _last_found[id(nodes)] = index
+                last = list.pop(nodes)
+                if index < len(nodes):
+                    list.__setitem__(nodes, index, last)
+                return
 
 
 def extract(

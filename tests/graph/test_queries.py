@@ -1,9 +1,12 @@
 import time
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx_graphsurgeon.util.misc import SynchronizedList
 
 from graphsurgery import graph as graphs
 from graphsurgery.devices import session
@@ -160,6 +163,17 @@ def test_drop_unused_drops_a_long_dead_chain() -> None:
     assert graph.inputs[0].outputs == []
 
 
+def test_drop_unused_keeps_a_node_that_stands_behind_one_of_its_two_readers() -> None:
+    graph = view("g (float[1] x) => (float[1] y) { a = Relu (x)  b = Neg (a)  y = Add (a, b)  c = Exp (a) }")
+    relu, *others = graph.nodes
+    graph.nodes = [others[0], relu, *others[1:]]
+    assert not graphs.drop_unused(graph)
+    assert names(graph) == ["b", "a", "y"]
+    graphs.sort(graph)
+    assert names(graph) == ["a", "b", "y"]
+    assert graphs.drop_unused(graph)
+
+
 def test_an_initializer_that_nothing_reads_any_more_is_not_exported() -> None:
     graph = view(
         """g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}> {
@@ -211,6 +225,40 @@ def test_set_inputs_and_outputs_take_the_nodes_own_lists() -> None:
 def test_a_tensor_is_no_output_of_a_graph_that_has_another_of_its_name() -> None:
     graph, _, second = twins()
     assert not graphs.is_graph_output(second.outputs[0], graph)
+
+
+class Counted(SynchronizedList):  # type: ignore[misc]
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "replaced one by one"])
+def test_to_take_all_readers_from_a_tensor_looks_at_each_of_them_a_few_times(order: str) -> None:
+    shared = gs.Variable("shared", np.float32, [1])
+    object.__setattr__(shared, "outputs", Counted(shared, "inputs", []))
+    nodes = [gs.Node("Relu", f"n{i}", inputs=[shared]) for i in range(6000)]
+    shared.outputs.looks = 0
+    if order == "backward":
+        nodes.reverse()
+    for node in nodes[:5000]:
+        graphs.detach(node)
+        if order == "replaced one by one":
+            gs.Node("Neg", f"instead of {node.name}", inputs=[shared])
+    left = {f"instead of {node.name}" for node in nodes[:5000]} if order == "replaced one by one" else set()
+    assert sorted(node.name for node in shared.outputs) == sorted({node.name for node in nodes[5000:]} | left)
+    assert shared.outputs.looks < 10 * 5000
+
+
+def test_a_node_that_reads_one_tensor_of_many_readers_twice_is_taken_out_of_it_twice() -> None:
+    shared = gs.Variable("shared", np.float32, [1])
+    nodes = [gs.Node("Add", inputs=[shared, shared]) for _ in range(1000)]
+    graphs.set_inputs(nodes[500], [shared, gs.Variable("other")])
+    graphs.detach(nodes[999])
+    counts = Counter(id(node) for node in shared.outputs)
+    assert [counts[id(node)] for node in nodes] == [2] * 500 + [1] + [2] * 498 + [0]
 
 
 # --- constants ----------------------------------------------------------------------------------------------------

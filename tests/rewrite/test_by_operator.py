@@ -129,14 +129,14 @@ def test_passes_in_a_row_look_through_a_graph_again_only_where_one_changed_it(mo
             counts["made"] += 1
             super().__init__(root)
 
-    live = clean_up._live_in_order
+    found = clean_up._unneeded_in_order
 
-    def counted(graph: gs.Graph) -> set[int] | None:
+    def counted(graph: gs.Graph) -> list[gs.Node] | None:
         counts["looked through"] += 1
-        return live(graph)
+        return found(graph)
 
     monkeypatch.setattr(applying, "ByOperator", Counted)
-    monkeypatch.setattr(clean_up, "_live_in_order", counted)
+    monkeypatch.setattr(clean_up, "_unneeded_in_order", counted)
     passes: list[Pass] = [Looks(), Looks(), DropRelu(), Looks(), Looks()]
     Looks.seen.clear()
     apply_passes(passes, model(CHAIN))
