@@ -19,7 +19,8 @@ class Names:
     def fresh(self, hint: str) -> str:
         """Return a name made from `hint` that nothing in the model has, and take it."""
         if self._taken is None:
-            self._taken = graphs.tensor_names(self._root) | {node.name for node in graphs.walk_nodes(self._root)}
+            self._taken = graphs.tensor_names(self._root)
+            self._taken.update(node.name for node in graphs.walk_nodes(self._root))
         name, number = hint or "tensor", self._numbers.get(hint, 1)
         while name in self._taken:
             number += 1

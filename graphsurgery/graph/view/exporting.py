@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorAnnota
 from graphsurgery import graph as graphs
 from graphsurgery.errors import ModelError
 from graphsurgery.graph.view.attributes import FLOATS, declared_kinds, export_attribute, same_attributes, with_doc
-from graphsurgery.graph.view.origin import GraphTable, Scope, kept, table
+from graphsurgery.graph.view.origin import GraphTable, kept, table
 from graphsurgery.graph.view.tensors import export_value, has_type, is_new, tensor_of, unchanged
+
+_Names = ChainMap[str, gs.Tensor]  # what a body may read, by name: its own, then those of the graphs around it
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def to_proto(view: gs.Graph, largest: int | None = None, *, ordered: bool = Fals
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, metadata)
     versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
-    _export_graph(view, model.graph, {}, _Form(versions, ordered), largest)
+    _export_graph(view, model.graph, ChainMap(), _Form(versions, ordered), largest)
     if model.ir_version < 4 and any(is_new(t) for node in graphs.walk_nodes(view) for t in node.inputs):
         model.ir_version = 4  # before, every initializer had to be an input as well
     return model
@@ -81,7 +84,7 @@ def _export_opsets(view: gs.Graph, model: ModelProto) -> None:
         model.opset_import.append(onnx.helper.make_opsetid(domain, asked.get(domain, 1)))
 
 
-def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, largest: int | None = None) -> None:
+def _export_graph(view: gs.Graph, proto: GraphProto, outer: _Names, form: _Form, largest: int | None = None) -> None:
     entry = table(view)
     for descriptor, value in entry.proto.ListFields():
         if descriptor.name in ("metadata_props", "sparse_initializer"):
@@ -91,6 +94,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
             setattr(proto, field, getattr(view, field))
 
     written: dict[str, gs.Tensor] = {tensor.name: tensor for node in view.nodes for tensor in node.outputs}
+    written.pop("", None)  # of outputs that are left out
     written.update((tensor.name, tensor) for tensor in view.inputs)
     constants: dict[str, gs.Constant] = {}
     annotations = _annotations(view, entry, written)
@@ -104,7 +108,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
             other = constants.setdefault(tensor.name, tensor)
             if other is not tensor and not np.array_equal(other.values, tensor.values):
                 raise ModelError(f"two initializers with different values are called '{tensor.name}'; rename one")
-    visible = {**outer, **written, **constants}
+    visible = outer.new_child(written).new_child(constants)
     for node in in_order(view) if form.ordered else view.nodes:
         original = _original(node)
         if original is not None:
@@ -124,7 +128,7 @@ def _export_graph(view: gs.Graph, proto: GraphProto, outer: Scope, form: _Form, 
             export_value(constant, proto.input.add())
         else:
             proto.initializer.add().CopyFrom(tensor_of(constant))  # append() takes twice as long over large values
-    _export_value_info(view, proto, entry)
+    _export_value_info(view, proto, entry, written)
 
 
 def _exceeds(shape: Iterable[int], largest: int | None) -> bool:
@@ -153,23 +157,22 @@ def _constants(view: gs.Graph, entry: GraphTable, named: Collection[str] = ()) -
     yield from (tensor for tensor in view.outputs if isinstance(tensor, gs.Constant))
 
 
-def _export_value_info(view: gs.Graph, proto: GraphProto, entry: GraphTable) -> None:
+def _export_value_info(view: gs.Graph, proto: GraphProto, entry: GraphTable, written: Mapping[str, gs.Tensor]) -> None:
     ends = {tensor.name: tensor for tensor in (*view.inputs, *view.outputs)}
     done = set(ends)
-    current = {t.name: t for node in view.nodes for t in node.outputs if t.name}
     for info in entry.proto.value_info:
         if info.name in done:
             listed_twice = info.name in entry.interface
             if listed_twice and info.name in ends and unchanged(ends[info.name]) is not None:
                 proto.value_info.append(info)
-        elif info.name in current:
-            if has_type(current[info.name]):
-                export_value(current[info.name], proto.value_info.add())
+        elif info.name in written:
+            if has_type(written[info.name]):
+                export_value(written[info.name], proto.value_info.add())
             done.add(info.name)
         elif info.name not in entry.written:
             proto.value_info.append(info)  # of an initializer, or of nothing: not ours to judge
             done.add(info.name)
-    for name, tensor in current.items():
+    for name, tensor in written.items():
         if name not in done and has_type(tensor):
             export_value(tensor, proto.value_info.add())
 
@@ -191,7 +194,7 @@ def _original(node: gs.Node) -> NodeProto | None:
     return proto if same else None
 
 
-def _export_node(node: gs.Node, proto: NodeProto, visible: Scope, form: _Form) -> None:
+def _export_node(node: gs.Node, proto: NodeProto, visible: _Names, form: _Form) -> None:
     origin = kept(node, NodeProto)
     calls_the_same = origin is not None and (origin.op_type, origin.domain) == (node.op, node.domain or "")
     if origin is not None:

@@ -59,10 +59,11 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
         scope[info.name] = _variable(info.name, info)
     constants, defaults = [], {}
     for tensor in proto.initializer:
-        if tensor.name in inputs:
-            defaults[tensor.name] = tensor
+        name = tensor.name  # a new string each time that it is asked for
+        if name in inputs:
+            defaults[name] = tensor
             continue
-        scope[tensor.name] = constant = _constant(tensor, folder)
+        scope[name] = constant = _constant(name, tensor, folder)
         constants.append(constant)
     for sparse in proto.sparse_initializer:
         scope[sparse.values.name] = _variable(sparse.values.name, None)
@@ -81,7 +82,8 @@ def _import_graph(proto: GraphProto, outer: Scope, folder: Path | None) -> gs.Gr
     )
     view.nodes = nodes  # its constructor would look for functions in each
     read = {id(constant) for constant in constants if constant.outputs}
-    reserved = {item.name for item in (*proto.initializer, *proto.value_info)}
+    reserved = {constant.name for constant in constants} | {info.name for info in proto.value_info}
+    reserved.update(defaults)
     reserved.update(sparse.values.name for sparse in proto.sparse_initializer)
     notes = list(proto.quantization_annotation)
     entry = GraphTable(
@@ -147,7 +149,7 @@ def _import_node(
 def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -> Any:
     kind = AttributeProto
     if proto.type == kind.TENSOR and not proto.ref_attr_name:
-        return _constant(proto.t, folder)
+        return _constant(proto.t.name, proto.t, folder)
     if proto.type == kind.GRAPH and not proto.ref_attr_name:
         return _import_graph(proto.g, seen, folder)
     if proto.type == kind.GRAPHS and not proto.ref_attr_name:
@@ -160,9 +162,9 @@ def _import_attribute(proto: AttributeProto, seen: Scope, folder: Path | None) -
     return copy
 
 
-def _constant(tensor: TensorProto, folder: Path | None) -> gs.Constant:
+def _constant(name: str, tensor: TensorProto, folder: Path | None) -> gs.Constant:
     values = StoredValues(tensor, folder)
-    constant = making.constant(tensor.name, values)
+    constant = making.constant(name, values)
     keep(constant, values)
     return constant
 
