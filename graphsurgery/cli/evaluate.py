@@ -17,7 +17,7 @@ from graphsurgery.errors import InputError, MissingTool
 from graphsurgery.report import terminal
 
 if TYPE_CHECKING:
-    from graphsurgery.evaluation.columns import Column, OriginalColumn
+    from graphsurgery.evaluation.columns import Column, OriginalColumn, PartsColumn
     from graphsurgery.evaluation.measure import Measured
     from graphsurgery.evaluation.workers import Runner
     from graphsurgery.parts.ap_protocol import ApProtocol
@@ -65,12 +65,9 @@ def evaluate_command(
     Example: python -m graphsurgery evaluate model/shapes --max-samples 20
     """
     from graphsurgery.evaluation.coco import require_pycocotools
-    from graphsurgery.evaluation.columns import PARTS, PartsColumn, variants
     from graphsurgery.evaluation.dataset import draw_shapes, open_dataset
     from graphsurgery.evaluation.measure import BadImages, measure, missing
     from graphsurgery.evaluation.store import FileStore
-    from graphsurgery.files.commit import read_whole
-    from graphsurgery.parts.manifest import FILE_NAME, Manifest
 
     screen = screen_for(json_)
     if scheduler is not None and workers is not None:
@@ -78,16 +75,7 @@ def evaluate_command(
     require_pycocotools()
     devices = _devices(device or [])
     folder, recipe = _target(target, plugin)
-
-    def described() -> tuple[Manifest, list[PartsColumn]]:
-        read = Manifest.read(folder)
-        places = {PARTS: folder, **{name: folder / name for name in variants(folder, read)}}
-        return read, [
-            PartsColumn.of(name, place, devices, allow_fallback=allow_fallback) for name, place in places.items()
-        ]
-
-    manifest, parts = read_whole(folder, FILE_NAME, described)
-    manifest.require_detections(folder)
+    manifest, parts = _parts(folder, devices, allow_fallback)
     images, annotations, samples = _images(images, annotations, max_samples, recipe, manifest)
     place = out_ or folder.resolve().parent / "evaluation" / folder.resolve().name
     store = FileStore(place)
@@ -142,18 +130,8 @@ def evaluate_command(
             computed = sum(task.column is not first for task in left)  # some of them by the first try
             reused = measured.computed + measured.reused - computed
             measured = replace(measured, computed=computed, reused=reused)
-    evaluation = measured.evaluation
-    write_json(json_, evaluation)
-    for kind, lines in evaluation["lines"].items():
-        published = evaluation.get("published", {}).get(kind)
-        shown = lines if published is None else {**lines, "published": published}
-        _print_numbers(f"{kind} on {evaluation['samples']} images", "line", shown, screen)
-    for kind, lines in evaluation.get("per_category", {}).items():
-        _print_numbers(f"{kind} AP by category", "category", lines, screen)
-    if evaluation.get("skipped"):
-        rows = [[str(each["image"]), each["file"], each["reason"]] for each in evaluation["skipped"]]
-        screen.print(terminal.plain_table("Left out", ["image", "file", "reason"], rows))
-        screen.print()
+    write_json(json_, measured.evaluation)
+    _print_evaluation(measured.evaluation, screen)
     if left_out is not None:
         err.print(f"without the original: {left_out}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     said = f"{measured.computed} computed, {measured.reused} there from before"
@@ -188,6 +166,24 @@ def _target(target: str, plugins: list[Path] | None) -> tuple[Path, Recipe | Non
     if not made.is_dir():
         raise InputError(f"{made}: there are no parts yet; make them: python -m graphsurgery apply {target}")
     return made, recipe
+
+
+def _parts(folder: Path, devices: Mapping[str, str], allow_fallback: bool) -> tuple[Manifest, list[PartsColumn]]:
+    """Return the manifest of a folder, and the columns of its parts and of their variants, all of one run."""
+    from graphsurgery.evaluation.columns import PARTS, PartsColumn, variants
+    from graphsurgery.files.commit import read_whole
+    from graphsurgery.parts.manifest import FILE_NAME, Manifest
+
+    def described() -> tuple[Manifest, list[PartsColumn]]:
+        manifest = Manifest.read(folder)
+        places = {PARTS: folder, **{name: folder / name for name in variants(folder, manifest)}}
+        return manifest, [
+            PartsColumn.of(name, place, devices, allow_fallback=allow_fallback) for name, place in places.items()
+        ]
+
+    manifest, parts = read_whole(folder, FILE_NAME, described)
+    manifest.require_detections(folder)
+    return manifest, parts
 
 
 def _images(
@@ -238,6 +234,19 @@ def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool
         return partial(on_cluster, scheduler=scheduler)
     count = workers or (sensible_workers(tasks) if on_cpu else 1)
     return in_process if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
+
+
+def _print_evaluation(evaluation: Mapping[str, Any], screen: terminal.Screen) -> None:
+    for kind, lines in evaluation["lines"].items():
+        published = evaluation.get("published", {}).get(kind)
+        shown = lines if published is None else {**lines, "published": published}
+        _print_numbers(f"{kind} on {evaluation['samples']} images", "line", shown, screen)
+    for kind, lines in evaluation.get("per_category", {}).items():
+        _print_numbers(f"{kind} AP by category", "category", lines, screen)
+    if evaluation.get("skipped"):
+        rows = [[str(each["image"]), each["file"], each["reason"]] for each in evaluation["skipped"]]
+        screen.print(terminal.plain_table("Left out", ["image", "file", "reason"], rows))
+        screen.print()
 
 
 def _print_numbers(
