@@ -25,9 +25,9 @@ class Beside:
         self._error: BaseException | None = None
         self._pool = WorkerPool(1)
         self._thread = threading.Thread(target=self._work, name="beside")
+        self._begun = False
 
     def __enter__(self) -> Beside:
-        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -35,9 +35,12 @@ class Beside:
         self._end()
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Have these done too, after those that were added before."""
+        """Have these done too, after those that were added before; within the context, and before `stop`."""
         for task in tasks:
             self._coming.put(task)
+        if not self._begun:  # not before the context is there to end it: Ctrl-C may come at any time
+            self._begun = True
+            self._thread.start()
 
     def stop(self) -> None:
         """Begin no other task, and return when the one in hand is done. Raises what doing one raised."""
@@ -48,7 +51,8 @@ class Beside:
     def _end(self) -> None:
         self._stopped.set()
         self._coming.put(None)  # wakes the thread where it waits for a task
-        self._thread.join()
+        if self._thread.is_alive():  # or Ctrl-C came as it began, and it ends by itself
+            self._thread.join()
 
     def _work(self) -> None:
         try:

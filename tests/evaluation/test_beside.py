@@ -85,3 +85,9 @@ def test_leaving_ends_the_process_in_the_middle_of_a_task(tmp_path: Path) -> Non
     assert not beside._thread.is_alive()
     started = set(psutil.Process().children()) - before
     assert not [child for child in started if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_no_thread_is_there_before_the_context_that_ends_it() -> None:
+    beside = Beside(MemoryStore())
+    assert beside.__enter__() is beside
+    assert not beside._thread.is_alive()  # Ctrl-C may come here, and nobody would call __exit__
