@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,21 +99,22 @@ def evaluate_command(
     left = missing(columns if first is None else [first, *columns], dataset, store, threads)
 
     def measured_of(columns: Sequence[Column]) -> Measured:
-        return measure(
-            columns,
-            dataset,
-            display,
-            classes=manifest.classes,
-            detections=manifest.postprocessing,
-            labels=manifest.labels,
-            protocol=_protocol(recipe, manifest),
-            threads=threads,
-            store=store,
-            run=_runner(scheduler, workers, len(left), all(column.on_cpu for column in parts)),
-            results=place,
-            per_category=per_category,
-            skip_bad=skip_bad,
-        )
+        with _runner(scheduler, workers, len(left), all(column.on_cpu for column in parts)) as runner:
+            return measure(
+                columns,
+                dataset,
+                display,
+                classes=manifest.classes,
+                detections=manifest.postprocessing,
+                labels=manifest.labels,
+                protocol=_protocol(recipe, manifest),
+                threads=threads,
+                store=store,
+                runner=runner,
+                results=place,
+                per_category=per_category,
+                skip_bad=skip_bad,
+            )
 
     with Display() as display:
         try:
@@ -226,14 +227,19 @@ def _why_closed(column: Column, threads: int) -> str | None:
     return None
 
 
-def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool) -> Runner:
-    from graphsurgery.evaluation.cluster import on_cluster
-    from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
+@contextmanager
+def _runner(scheduler: str | None, workers: int | None, tasks: int, on_cpu: bool) -> Iterator[Runner]:
+    from graphsurgery.evaluation.cluster import OnCluster
+    from graphsurgery.evaluation.workers import InProcess, WorkerPool, sensible_workers
 
+    count = min(workers or (sensible_workers(tasks) if on_cpu else 1), max(tasks, 1))
     if scheduler is not None:
-        return partial(on_cluster, scheduler=scheduler)
-    count = workers or (sensible_workers(tasks) if on_cpu else 1)
-    return in_process if count == 1 else partial(in_processes, workers=min(count, max(tasks, 1)))
+        yield OnCluster(scheduler)
+    elif count == 1:
+        yield InProcess()
+    else:
+        with WorkerPool(count) as pool:
+            yield pool
 
 
 def _print_evaluation(evaluation: Mapping[str, Any], screen: terminal.Screen) -> None:

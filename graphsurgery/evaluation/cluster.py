@@ -9,13 +9,19 @@ from collections.abc import Iterator, Sequence
 
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.evaluation.tasks import Found, Task
-from graphsurgery.evaluation.workers import Done, do
+from graphsurgery.evaluation.workers import Done, InProcess, do
 from graphsurgery.processes import cluster
 
 
-def on_cluster(tasks: Sequence[Task], scheduler: str) -> Iterator[Done]:
-    """Do the tasks on the cluster of `scheduler`, tcp://host:port; results come in any order. Raises as that does."""
-    return cluster.on_cluster(tasks, _WORK, scheduler)
+class OnCluster(InProcess):
+    """Does tasks on the cluster of `scheduler`, tcp://host:port, and judges columns here, where what was found lies."""
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """As Runner. Raises as `processes.cluster.on_cluster`."""
+        return cluster.on_cluster(tasks, _WORK, self._scheduler)
 
 
 def what_is_wrong(tasks: Sequence[Task]) -> str | None:
@@ -34,15 +40,11 @@ def _one_of_each_column(tasks: Sequence[Task]) -> list[Task]:
     return list({task.column.name: task for task in reversed(tasks)}.values())
 
 
-def _called(task: Task) -> str:
-    return f"image {task.picture.id} of column {task.column.name}"
-
-
 _WORK: cluster.Work[Task, Found] = cluster.Work(
     do,
     what_is_wrong,
     _one_of_each_column,
-    _called,
+    lambda task: task.called,
     files="Parts and images must lie at the same paths there",
     kept="What was found so far is kept",
 )

@@ -1,14 +1,18 @@
-"""The average precision of what was found on some images."""
+"""The average precision of what was found on some images, column by column."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import AveragePrecision, evaluate
+from graphsurgery.evaluation.columns import Column
 from graphsurgery.evaluation.dataset import Dataset, Picture, require_categories
+from graphsurgery.evaluation.store import Store
 from graphsurgery.evaluation.tasks import Found
 from graphsurgery.parts.ap_protocol import ApProtocol
 
@@ -102,3 +106,29 @@ class Judge:
                 f"the detections and these annotations have {', '.join(there)}"
             )
         return asked
+
+
+@dataclass(frozen=True)
+class JudgeTask:
+    """Measure a column by what `store` has of it, and write what counts into `out`, a COCO result file, if not None.
+
+    Any process can do it, as the store is one of Store.only.
+    """
+
+    judge: Judge
+    column: Column
+    threads: int
+    store: Store
+    out: Path | None
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"the AP of column {self.column.name}"
+
+    def do(self) -> Judged:
+        """Return the AP. Raises as Judge.judge, and OSError where `out` can't be written."""
+        kept, judged = self.judge.judge(self.store.read(self.column, self.threads, self.judge.pictures))
+        if self.out is not None:
+            self.out.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        return judged

@@ -15,10 +15,10 @@ from graphsurgery.errors import InputError
 from graphsurgery.evaluation.coco import require_pycocotools
 from graphsurgery.evaluation.columns import Column
 from graphsurgery.evaluation.dataset import Dataset, Unreadable, category_of_label, require_categories
-from graphsurgery.evaluation.judge import Judge, Judged
+from graphsurgery.evaluation.judge import Judge, Judged, JudgeTask
 from graphsurgery.evaluation.store import MemoryStore, Store
 from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Runner, in_process
+from graphsurgery.evaluation.workers import InProcess, Runner
 from graphsurgery.files.commit import Draft, writing
 from graphsurgery.parts.ap_protocol import ApProtocol
 from graphsurgery.progress import Watcher
@@ -56,30 +56,31 @@ def measure(
     protocol: ApProtocol | None = None,
     threads: int = 1,
     store: Store | None = None,
-    run: Runner = in_process,
+    runner: Runner | None = None,
     results: Path | None = None,
     per_category: bool = False,
     skip_bad: bool = False,
 ) -> Measured:
-    """Detect what `store` has no results of, by `run`, and measure the AP of each column on the same images.
+    """Detect what `store` has no results of, and measure the AP of each column on the same images.
 
     `classes` are the names of the labels, `detections` what the recipe says of them, `labels` all that there are, each
-    None where it isn't known. `protocol` is how AP is measured, COCO's way if None. With `results`, that folder gets a
-    results_<column>.json in COCO's format for each column, and summary.json. Raises BadImages where there are some and
-    `skip_bad` isn't set, InputError for annotations that don't fit the model, and what detecting raises.
+    None where it isn't known. `protocol` is how AP is measured, COCO's way if None. `runner` does the work, in this
+    process if None. With `results`, that folder gets a results_<column>.json in COCO's format for each column, and
+    summary.json. Raises BadImages where there are some and `skip_bad` isn't set, InputError for annotations that don't
+    fit the model, and what detecting raises.
     """
     require_pycocotools()
     categories = category_of_label(dataset.annotations, classes, dataset.place, detections)
     if categories is None and labels is not None:
         require_categories(dataset.annotations, labels, dataset.place, all_=True)
-    store = store or MemoryStore()
+    store, runner = store or MemoryStore(), runner or InProcess()
     tasks = missing(columns, dataset, store, threads)
     total = len(columns) * len(dataset.pictures)
     bad = {each.id: each for each in dataset.unreadable}
     reused = total - len(tasks)
     watcher.begin("evaluate")
     watcher.advance(reused, total)
-    for number, (task, found) in enumerate(run(tasks), start=1):
+    for number, (task, found) in enumerate(runner.do(tasks), start=1):
         if found.unreadable is None:
             store.add(task, found)
         else:
@@ -94,12 +95,18 @@ def measure(
     judge = Judge(dataset, pictures, categories, protocol or ApProtocol())
     with _results(results) as draft:
         watcher.begin("average precision")
-        judged: dict[str, Judged] = {}
-        for number, column in enumerate(columns):  # one at a time, as what was found may be a lot
+        to_judge = [
+            JudgeTask(
+                judge, each, threads, store.only(each), draft.work / f"results_{each.name}.json" if draft else None
+            )
+            for each in columns
+        ]
+        found_of: dict[str, Judged] = {}
+        watcher.advance(0, len(columns))
+        for number, (each, result) in enumerate(runner.judge(to_judge), start=1):
+            found_of[each.column.name] = result
             watcher.advance(number, len(columns))
-            kept, judged[column.name] = judge.judge(store.read(column, threads, pictures))
-            if draft is not None:
-                _write(draft.work / f"results_{column.name}.json", kept)
+        judged = {column.name: found_of[column.name] for column in columns}  # in the order of the columns
         evaluation = judge.summary(judged, per_category=per_category)
         evaluation |= {"skipped": [each.to_json() for each in unreadable]} if unreadable else {}
         if draft is not None:

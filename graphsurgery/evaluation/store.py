@@ -61,6 +61,9 @@ class Store(Protocol):
     def read(self, column: Column, threads: int, pictures: Iterable[Picture]) -> dict[int, Found]:
         """Return the results of a column for those pictures that have some, by id."""
 
+    def only(self, column: Column) -> Store:
+        """Return a store to read one column from, in another process too: no more is sent there than that needs."""
+
 
 class MemoryStore:
     """Keeps results as long as the process lives."""
@@ -84,6 +87,12 @@ class MemoryStore:
         """As Store."""
         there = self._found.get(column.name, {})
         return {picture.id: there[picture.id] for picture in pictures if picture.id in there}
+
+    def only(self, column: Column) -> Store:
+        """As Store."""
+        one = MemoryStore()
+        one._found[column.name] = self._found.get(column.name, {})
+        return one
 
 
 class FileStore:
@@ -134,6 +143,10 @@ class FileStore:
                 results: list[Any] = line["results"]
                 found[line["image"]] = Found(line["seconds"], tuple(line["kinds"]), results)
         return found
+
+    def only(self, column: Column) -> Store:
+        """As Store: all is in the folder."""
+        return self
 
     def _check_masks(self, line: _Line, column: Column) -> None:
         try:

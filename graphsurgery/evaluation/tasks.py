@@ -25,6 +25,11 @@ class Task:
     picture: Picture
     threads: int
 
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"image {self.picture.id} of column {self.column.name}"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -57,6 +62,10 @@ class TaskRunner:
         """Detect. Raises what Column.open and its detector do, and InputError for an image that changed."""
         with self._one_at_a_time:
             return _detect(self.prepare(task.column, task.threads), task.picture)
+
+    def close(self) -> None:
+        """Let go of the detector that is open."""
+        self._open = None
 
 
 def _detect(opened: Opened, picture: Picture) -> Found:

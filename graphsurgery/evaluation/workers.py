@@ -1,4 +1,4 @@
-"""Tasks done in this process, or in several of this machine.
+"""Tasks done, and columns judged, in this process or in several of this machine.
 
 Each process computes with the same number of threads, however many processes there are: torch's sums depend on that
 in their last bits, and so the results would depend on the number of workers.
@@ -16,14 +16,40 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from typing import Protocol, TypeVar
 
 import psutil
 
 from graphsurgery.errors import InputError
+from graphsurgery.evaluation.columns import Column
+from graphsurgery.evaluation.judge import Judged, JudgeTask
 from graphsurgery.evaluation.tasks import Found, Task, TaskRunner
 
 Done = tuple[Task, Found]
-Runner = Callable[[Sequence[Task]], Iterator[Done]]
+
+
+class Runner(Protocol):
+    """Who does tasks, and then judges columns; results come in any order."""
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """Detect. Raises what a task does."""
+
+    def judge(self, tasks: Sequence[JudgeTask]) -> Iterator[tuple[JudgeTask, Judged]]:
+        """Measure the AP of columns. Raises what a task does."""
+
+
+class _Work(Protocol):
+    """What a process can have in hand: a Task or a JudgeTask."""
+
+    @property
+    def column(self) -> Column: ...
+
+    @property
+    def called(self) -> str: ...
+
+
+_W = TypeVar("_W", bound=_Work)
+_R = TypeVar("_R")
 
 # how often a process may die at a task before the task is taken for the cause
 _DEATHS = 3
@@ -40,27 +66,34 @@ def do(task: Task) -> Found:
     return _runner.do(task)
 
 
+def _judge(task: JudgeTask) -> Judged:
+    _runner.close()  # what was found may be a lot, and no detector is needed any more
+    return task.do()
+
+
 def sensible_workers(tasks: int) -> int:
     """Return how many processes to use where nobody says: by cores, free memory, and what there is to do."""
     cores = os.cpu_count() or 1
     return max(1, min(cores, psutil.virtual_memory().available // _MEMORY, -(-tasks // _FEW_TASKS)))
 
 
-def in_process(tasks: Sequence[Task]) -> Iterator[Done]:
-    """Do the tasks here, one after another."""
-    runner = TaskRunner()
-    for task in tasks:
-        yield task, runner.do(task)
+class InProcess:
+    """Does tasks here, one after another."""
 
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        """As Runner."""
+        runner = TaskRunner()
+        for task in tasks:
+            yield task, runner.do(task)
 
-def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
-    """Do the tasks in `workers` processes, as WorkerPool.do has it; the processes end with the last of them."""
-    with WorkerPool(workers) as pool:
-        yield from pool.do(tasks)
+    def judge(self, tasks: Sequence[JudgeTask]) -> Iterator[tuple[JudgeTask, Judged]]:
+        """As Runner."""
+        for task in tasks:
+            yield task, task.do()
 
 
 class WorkerPool:
-    """Processes of this machine that do tasks, each one at a time; a new one takes the place of one that dies.
+    """Processes of this machine, each with one task at a time; a new one takes the place of one that dies.
 
     All end with the context, and with this process, even if it is killed.
     """
@@ -84,45 +117,50 @@ class WorkerPool:
         self._held.close()
 
     def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
-        """Do the tasks; results come in any order.
+        """As Runner.
 
         A process goes on with the column that it has open, and where that is done it takes one that no other is at: to
         open a detector takes seconds, torch's several. When a process dies, what was in its hands is done again. Raises
-        InputError when they keep dying at the same task, and what a task raises; all processes end then, as they do
+        InputError when they keep dying at the same task; all processes end then, as they do when a task raises, and
         when the caller doesn't ask for all results.
         """
-        left: dict[str, deque[Task]] = {}
+        return self._done(tasks, do)
+
+    def judge(self, tasks: Sequence[JudgeTask]) -> Iterator[tuple[JudgeTask, Judged]]:
+        """As Runner; processes die and end as `do` has it."""
+        return self._done(tasks, _judge)
+
+    def _done(self, tasks: Sequence[_W], do: Callable[[_W], _R]) -> Iterator[tuple[_W, _R]]:
+        left: dict[str, deque[_W]] = {}
         for task in tasks:
             left.setdefault(task.column.name, deque()).append(task)
-        deaths: Counter[tuple[str, int]] = Counter()
-        flying: dict[Future[Found], tuple[_Worker, Task]] = {}
+        deaths: Counter[str] = Counter()
+        flying: dict[Future[_R], tuple[_Worker, _W]] = {}
         try:
             while left or flying:
                 at_work = {worker for worker, _ in flying.values()}
                 for worker in self._workers:
                     if left and worker not in at_work:
                         task = _next_task(left, worker.column, {other.column for other in self._workers})
-                        flying[worker.submit(task)] = (worker, task)
+                        flying[worker.submit(do, task)] = (worker, task)
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:
                     worker, task = flying.pop(future)
                     try:
-                        found = future.result()
+                        result = future.result()
                     except BrokenProcessPool as error:
                         if self._is_cut:
                             return
-                        place = (task.column.name, task.picture.id)
-                        deaths[place] += 1
-                        if deaths[place] == _DEATHS:
+                        deaths[task.called] += 1
+                        if deaths[task.called] == _DEATHS:
                             raise InputError(
-                                f"{_DEATHS} processes died at image {task.picture.id} of column {task.column.name}, "
-                                "out of memory perhaps; try fewer --workers, or --workers 1 to see it happen. What was "
-                                "found so far is kept"
+                                f"{_DEATHS} processes died at {task.called}, out of memory perhaps; try fewer "
+                                "--workers, or --workers 1 to see it happen. What was found so far is kept"
                             ) from error
                         left.setdefault(task.column.name, deque()).appendleft(task)
                         worker.restart()
                         continue
-                    yield task, found
+                    yield task, result
         except BaseException:  # Ctrl-C, what a task raised, or a caller that wants no more: nobody waits for the rest
             self.end()
             raise
@@ -140,7 +178,7 @@ class _Worker:
         self.column: str | None = None
         self._pool = ProcessPoolExecutor(1, _CONTEXT, initializer=_begin, initargs=(self._lifeline,))
 
-    def submit(self, task: Task) -> Future[Found]:
+    def submit(self, do: Callable[[_W], _R], task: _W) -> Future[_R]:
         """Have the process do a task."""
         with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
             try:
@@ -156,7 +194,7 @@ class _Worker:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _next_task(left: dict[str, deque[Task]], own: str | None, open_: set[str | None]) -> Task:
+def _next_task(left: dict[str, deque[_W]], own: str | None, open_: set[str | None]) -> _W:
     """Take a task from `left`: of column `own`, else of the first that isn't `open_`, else of the longest."""
     if own is not None and own in left:
         column = own

@@ -7,9 +7,8 @@ there are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from graphsurgery.evaluation.columns import ORIGINAL, PARTS, Column, Loaded, Ori
 from graphsurgery.evaluation.dataset import Dataset, category_of_label, drawn_or_given, open_dataset
 from graphsurgery.evaluation.measure import measure, missing
 from graphsurgery.evaluation.store import MemoryStore
-from graphsurgery.evaluation.workers import in_process, in_processes, sensible_workers
+from graphsurgery.evaluation.workers import InProcess, WorkerPool, sensible_workers
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.pipeline.run import RunWatcher
 from graphsurgery.recipe.load import EvaluationPlan
@@ -86,19 +85,19 @@ class Precision:
         # an accelerator is there once: several processes would have to share it
         on_cpu = all(column.on_cpu for column in columns if isinstance(column, PartsColumn))
         alone = self.workers == 1 or not on_cpu
-        run = in_process if alone else partial(in_processes, workers=self.workers)
-        return measure(
-            columns,
-            self.dataset,
-            watcher,
-            classes=manifest.classes,
-            detections=manifest.postprocessing,
-            labels=manifest.labels,
-            protocol=manifest.evaluation,
-            threads=_THREADS,
-            store=self.store,
-            run=run,
-        ).evaluation
+        with nullcontext(InProcess()) if alone else WorkerPool(self.workers) as runner:
+            return measure(
+                columns,
+                self.dataset,
+                watcher,
+                classes=manifest.classes,
+                detections=manifest.postprocessing,
+                labels=manifest.labels,
+                protocol=manifest.evaluation,
+                threads=_THREADS,
+                store=self.store,
+                runner=runner,
+            ).evaluation
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.evaluation.beside import Beside
 from graphsurgery.evaluation.store import MemoryStore
 from graphsurgery.evaluation.tasks import Found, Task
-from graphsurgery.evaluation.workers import in_process
+from graphsurgery.evaluation.workers import InProcess
 
 pytest.importorskip("pycocotools")
 
@@ -46,7 +46,7 @@ def test_what_was_added_is_done_however_late_it_came(tmp_path: Path) -> None:
         assert store.full.wait(120)
         beside.stop()
     expected = {
-        task.picture.id: found.results for task, found in in_process([replace(t, column=column) for t in tasks])
+        task.picture.id: found.results for task, found in InProcess().do([replace(t, column=column) for t in tasks])
     }
     there = store.read(column, 1, dataset.pictures)
     assert {identity: found.results for identity, found in there.items()} == expected

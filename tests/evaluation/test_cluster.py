@@ -18,9 +18,9 @@ import pytest
 from bars import Deadly, bars
 
 from graphsurgery.errors import InputError, MissingTool
-from graphsurgery.evaluation.cluster import on_cluster, what_is_wrong
+from graphsurgery.evaluation.cluster import OnCluster, what_is_wrong
 from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Done, in_process
+from graphsurgery.evaluation.workers import Done, InProcess
 from graphsurgery.processes import cluster
 
 pytest.importorskip("pycocotools")
@@ -42,8 +42,8 @@ def results(done: list[Done]) -> dict[int, object]:
 def test_a_cluster_finds_what_one_process_finds(local: Any, tmp_path: Path) -> None:
     column, dataset = bars(tmp_path, 12)
     tasks = [Task(column, picture, 1) for picture in dataset.pictures]
-    assert results(list(on_cluster(tasks, local.scheduler_address))) == results(list(in_process(tasks)))
-    assert list(on_cluster([], local.scheduler_address)) == []
+    assert results(list(OnCluster(local.scheduler_address).do(tasks))) == results(list(InProcess().do(tasks)))
+    assert list(OnCluster(local.scheduler_address).do([])) == []
 
 
 def test_a_worker_that_dies_loses_nothing(local: Any, tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_worker_that_dies_loses_nothing(local: Any, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     notes.mkdir()
     tasks = [Task(Deadly(column, notes), picture, 1) for picture in dataset.pictures]
-    done = list(on_cluster(tasks, local.scheduler_address))
+    done = list(OnCluster(local.scheduler_address).do(tasks))
     assert len(list(notes.iterdir())) == 1
-    assert results(done) == results(list(in_process([Task(column, p, 1) for p in dataset.pictures])))
+    assert results(done) == results(list(InProcess().do([Task(column, p, 1) for p in dataset.pictures])))
 
 
 def test_an_image_at_which_workers_keep_dying_is_named(local: Any, tmp_path: Path) -> None:
@@ -61,14 +61,14 @@ def test_an_image_at_which_workers_keep_dying_is_named(local: Any, tmp_path: Pat
     notes = tmp_path / "notes"
     notes.mkdir()
     with pytest.raises(InputError, match=r"workers keep dying at image 1 of column parts"):
-        list(on_cluster([Task(Deadly(column, notes, 99), p, 1) for p in dataset.pictures], local.scheduler_address))
+        list(OnCluster(local.scheduler_address).do([Task(Deadly(column, notes, 99), p, 1) for p in dataset.pictures]))
 
 
 def test_workers_that_do_not_find_the_parts_are_told_of_before_the_work(local: Any, tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     elsewhere = replace(column, folder=tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"worker tcp://.*elsewhere.*can't be read.*must lie at the same paths there"):
-        list(on_cluster([Task(elsewhere, p, 1) for p in dataset.pictures], local.scheduler_address))
+        list(OnCluster(local.scheduler_address).do([Task(elsewhere, p, 1) for p in dataset.pictures]))
 
 
 def test_what_a_worker_lacks_is_said(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_a_task_raises_comes_through(local: Any, tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     dataset.pictures[2].path.write_bytes(b"another")
     with pytest.raises(InputError, match=r"3\.png: is another file than when this began"):
-        list(on_cluster([Task(column, p, 1) for p in dataset.pictures], local.scheduler_address))
+        list(OnCluster(local.scheduler_address).do([Task(column, p, 1) for p in dataset.pictures]))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "nonsense", "http://127.0.0.1:{port}", ""])
@@ -100,7 +100,7 @@ def test_a_scheduler_that_does_not_answer_is_a_missing_tool(
         port = free.getsockname()[1]
     begin = time.monotonic()
     with pytest.raises(MissingTool, match=r"--scheduler .*nobody answers.*start one: dask scheduler") as stop:
-        list(on_cluster([Task(column, dataset.pictures[0], 1)], address.format(port=port)))
+        list(OnCluster(address.format(port=port)).do([Task(column, dataset.pictures[0], 1)]))
     assert time.monotonic() - begin < 15
     assert stop.value
     assert not open_clients(distributed)
@@ -126,7 +126,7 @@ def test_something_else_that_listens_is_a_missing_tool(
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         begin = time.monotonic()
         with pytest.raises(MissingTool, match=rf"--scheduler {address}: nobody answers \(.*{reason}"):
-            list(on_cluster([Task(column, dataset.pictures[0], 1)], address))
+            list(OnCluster(address).do([Task(column, dataset.pictures[0], 1)]))
         assert time.monotonic() - begin < 10
     assert not open_clients(distributed)
     for each in came:
@@ -137,7 +137,7 @@ def test_a_worker_is_no_scheduler(local: Any, tmp_path: Path) -> None:
     column, dataset = bars(tmp_path, 1)
     worker = next(iter(local.workers.values())).address
     with pytest.raises(MissingTool, match=rf"--scheduler {worker}: nobody answers \(there is a (worker|nanny)\)"):
-        list(on_cluster([Task(column, dataset.pictures[0], 1)], worker))
+        list(OnCluster(worker).do([Task(column, dataset.pictures[0], 1)]))
 
 
 def open_clients(distributed: Any) -> list[Any]:
@@ -153,7 +153,7 @@ def test_a_scheduler_without_workers_is_a_missing_tool(tmp_path: Path, monkeypat
         distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty,
         pytest.raises(MissingTool, match="it has no worker; start some: dask worker tcp://"),
     ):
-        list(on_cluster([Task(column, dataset.pictures[0], 1)], empty.scheduler_address))
+        list(OnCluster(empty.scheduler_address).do([Task(column, dataset.pictures[0], 1)]))
 
 
 def test_a_cluster_that_loses_all_its_workers_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_run(tmp_path: Path, monke
     column, dataset = bars(tmp_path, 40)
     tasks = [Task(column, picture, 1) for picture in dataset.pictures]
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as started:
-        done = on_cluster(tasks, started.scheduler_address)
+        done = OnCluster(started.scheduler_address).do(tasks)
         next(done)
         started.scale(0)
         with pytest.raises(MissingTool, match="all its workers are gone; start some and run again"):
@@ -175,7 +175,7 @@ def test_a_missing_distributed_names_the_extra(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "distributed", None)
     column, dataset = bars(tmp_path, 1)
     with pytest.raises(MissingTool, match=r"pip install 'graphsurgery\[dask\]'"):
-        list(on_cluster([Task(column, dataset.pictures[0], 1)], "tcp://127.0.0.1:1"))
+        list(OnCluster("tcp://127.0.0.1:1").do([Task(column, dataset.pictures[0], 1)]))
 
 
 def test_a_scheduler_that_goes_away_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_scheduler_that_goes_away_ends_the_run(tmp_path: Path, monkeypatch: py
     column, dataset = bars(tmp_path, 40)
     started = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
     try:
-        done = on_cluster([Task(column, picture, 1) for picture in dataset.pictures], started.scheduler_address)
+        done = OnCluster(started.scheduler_address).do([Task(column, picture, 1) for picture in dataset.pictures])
         next(done)
     finally:
         started.close()

@@ -16,7 +16,7 @@ from graphsurgery.evaluation.dataset import open_dataset
 from graphsurgery.evaluation.measure import BadImages, measure
 from graphsurgery.evaluation.store import FileStore
 from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Done, in_process
+from graphsurgery.evaluation.workers import Done, InProcess
 from graphsurgery.images.canvas import CanvasImage
 from graphsurgery.parts.ap_protocol import ApProtocol
 
@@ -27,12 +27,13 @@ class Stopped(Exception):
     pass
 
 
-def stopping_after(count: int) -> Any:
-    def run(tasks: Sequence[Task]) -> Iterator[Done]:
-        yield from in_process(tasks[:count])
-        raise Stopped
+class StoppingAfter(InProcess):
+    def __init__(self, count: int) -> None:
+        self.count = count
 
-    return run
+    def do(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        yield from super().do(tasks[: self.count])
+        raise Stopped
 
 
 def test_columns_are_compared_on_the_same_images(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path)
     store, out = FileStore(tmp_path / "out"), tmp_path / "out"
     with pytest.raises(Stopped):
-        measure([column], dataset, Quiet(), store=store, run=stopping_after(3), results=out)
+        measure([column], dataset, Quiet(), store=store, runner=StoppingAfter(3), results=out)
     assert not (out / "summary.json").exists()
     watcher = Quiet()
     second = measure([column], dataset, watcher, store=FileStore(out), results=out)

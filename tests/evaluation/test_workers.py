@@ -6,18 +6,29 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
-from bars import Deadly, Noting, bars
+from bars import Deadly, Noting, bars, write_parts
 
 from graphsurgery.errors import InputError
-from graphsurgery.evaluation.tasks import Task
-from graphsurgery.evaluation.workers import Done, in_process, in_processes, sensible_workers
+from graphsurgery.evaluation.columns import Column, PartsColumn
+from graphsurgery.evaluation.dataset import Picture
+from graphsurgery.evaluation.judge import Judge, JudgeTask
+from graphsurgery.evaluation.store import MemoryStore, Store
+from graphsurgery.evaluation.tasks import Found, Task
+from graphsurgery.evaluation.workers import Done, InProcess, WorkerPool, sensible_workers
+from graphsurgery.parts.ap_protocol import ApProtocol
 
 pytest.importorskip("pycocotools")
+
+
+def in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Done]:
+    with WorkerPool(workers) as pool:
+        yield from pool.do(tasks)
 
 
 def results(done: list[Done]) -> dict[int, object]:
@@ -28,7 +39,7 @@ def results(done: list[Done]) -> dict[int, object]:
 def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
     column, dataset = bars(tmp_path, 9)
     tasks = [Task(column, picture, 1) for picture in dataset.pictures]
-    expected = results(list(in_process(tasks)))
+    expected = results(list(InProcess().do(tasks)))
     assert len(expected) == 9
     assert results(list(in_processes(tasks, 2))) == expected
 
@@ -52,7 +63,7 @@ def test_a_process_that_dies_loses_nothing(tmp_path: Path) -> None:
     tasks = [Task(Deadly(column, notes), picture, 1) for picture in dataset.pictures]
     done = list(in_processes(tasks, 2))
     assert len(list(notes.iterdir())) == 1
-    assert results(done) == results(list(in_process([Task(column, p, 1) for p in dataset.pictures])))
+    assert results(done) == results(list(InProcess().do([Task(column, p, 1) for p in dataset.pictures])))
 
 
 def test_a_process_that_dies_between_two_tasks_loses_nothing(tmp_path: Path) -> None:
@@ -85,16 +96,81 @@ def test_what_a_task_raises_comes_through(tmp_path: Path) -> None:
         list(in_processes([Task(stale, picture, 1) for picture in dataset.pictures], 2))
 
 
+@dataclass(frozen=True)
+class DeadlyStore:
+    """A store whose reader dies, as often as `lives` says; notes lie in the folder `notes`."""
+
+    inner: Store
+    notes: Path
+    lives: int
+
+    def read(self, column: Column, threads: int, pictures: Iterable[Picture]) -> dict[int, Found]:
+        deaths = len(list(self.notes.iterdir()))
+        if deaths < self.lives:
+            (self.notes / str(deaths)).touch()
+            os._exit(1)
+        return self.inner.read(column, threads, pictures)
+
+
+def judge_tasks(folder: Path, lives: int = 0) -> list[JudgeTask]:
+    column, dataset = bars(folder, 4)
+    columns = [column, PartsColumn.of("int8", write_parts(folder / "shorter", high=3))]
+    store = MemoryStore()
+    for task, found in InProcess().do([Task(each, picture, 1) for each in columns for picture in dataset.pictures]):
+        store.add(task, found)
+    (folder / "notes").mkdir()
+    judge = Judge(dataset, dataset.pictures, None, ApProtocol())
+    return [
+        JudgeTask(judge, each, 1, DeadlyStore(store.only(each), folder / "notes", lives), folder / f"{each.name}.json")
+        for each in columns
+    ]
+
+
+def test_several_processes_judge_as_one_does(tmp_path: Path) -> None:
+    tasks = judge_tasks(tmp_path)
+    expected = {task.column.name: judged for task, judged in InProcess().judge(tasks)}
+    written = {task.column.name: task.out.read_bytes() for task in tasks if task.out is not None}
+    for task in tasks:
+        assert task.out is not None
+        task.out.unlink()
+    with WorkerPool(2) as pool:
+        assert {task.column.name: judged for task, judged in pool.judge(tasks)} == expected
+    assert {task.column.name: task.out.read_bytes() for task in tasks if task.out is not None} == written
+    assert expected["parts"].scores["bbox"].ap == pytest.approx(1)
+    assert expected["int8"].scores["bbox"].ap == pytest.approx(0.6)
+
+
+def test_a_process_that_dies_as_it_judges_loses_nothing(tmp_path: Path) -> None:
+    tasks = judge_tasks(tmp_path, lives=1)
+    with WorkerPool(2) as pool:
+        assert {task.column.name for task, _ in pool.judge(tasks)} == {"parts", "int8"}
+    assert len(list((tmp_path / "notes").iterdir())) >= 1
+
+
+def test_a_column_at_which_processes_keep_dying_is_named(tmp_path: Path) -> None:
+    tasks = judge_tasks(tmp_path, lives=99)[:1]
+    with WorkerPool(2) as pool, pytest.raises(InputError, match="3 processes died at the AP of column parts, out of m"):
+        list(pool.judge(tasks))
+
+
+def test_a_disk_that_is_full_for_a_judge_comes_through(tmp_path: Path) -> None:
+    (task, _) = judge_tasks(tmp_path)
+    nowhere = replace(task, out=tmp_path / "gone" / "results.json")
+    with WorkerPool(2) as pool, pytest.raises(FileNotFoundError) as caught:
+        list(pool.judge([nowhere]))
+    assert caught.value.strerror, "what measure() says of it"
+
+
 def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     bars(tmp_path, 3)
     script = tmp_path / "run.py"
     script.write_text(
         f"import os, sys, time\nsys.path[:0] = [{os.fspath(Path(__file__).parent.parent)!r}]\n"
         "from pathlib import Path\nfrom bars import bars\nimport psutil\n"
-        "from graphsurgery.evaluation.tasks import Task\nfrom graphsurgery.evaluation.workers import in_processes\n"
+        "from graphsurgery.evaluation.tasks import Task\nfrom graphsurgery.evaluation.workers import WorkerPool\n"
         "if __name__ == '__main__':\n"
         f"    column, dataset = bars(Path({os.fspath(tmp_path)!r}), 3)\n"
-        "    for _ in in_processes([Task(column, p, 1) for p in dataset.pictures], 1):\n"
+        "    for _ in WorkerPool(1).do([Task(column, p, 1) for p in dataset.pictures]):\n"
         "        print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)\n"
         "        time.sleep(60)\n",
         encoding="utf-8",
