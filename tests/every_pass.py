@@ -75,5 +75,6 @@ def steps_of(
     described = DescribedOutputs(source.detections, tuple(source.output_names))
     gate = Gate(taken, loaded.tolerances, loaded.grants, source.row_groups, described)
     with OutputFolder(folder / "parts") as output:
-        pipeline.apply(Run(loaded, source, taken, gate, record, calibration=taken), output)
+        run = Run(loaded, source, taken, gate, record, calibration=taken, scratch=folder / "scratch")
+        pipeline.apply(run, output)
     return record.passes

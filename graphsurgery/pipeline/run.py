@@ -18,6 +18,10 @@ from graphsurgery.recipe.load import Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.sources import Source
 
+# Bytes of weights from which on files hold them between passes. Mask R-CNN's 170 MB: a twelfth less time, 600 MB less
+# memory; below, to write them costs what it saves.
+_MOST_IN_MEMORY = 16 * 10**6
+
 
 class RunWatcher(Watcher, Protocol):
     """A watcher that is also told what became of each step."""
@@ -59,8 +63,8 @@ class Run:
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
     something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
     `certifier` holds parts against the recipe's target, `request` says which images were captured, `external_from` from
-    how many bytes on, parts together, weights are written into files of their own. Of that many made on the way, by a
-    pass for example, files in `scratch` hold the values; without it, memory does.
+    how many bytes on, parts together, weights are written into files of their own. Large weights on the way are held by
+    files in `scratch`, where they aren't copied, hashed and parsed again for each graph; without it, memory holds them.
     """
 
     recipe: Recipe
@@ -78,8 +82,8 @@ class Run:
     scratch: Path | None = None
 
     def kept(self, model: Model) -> Model:
-        """Return a model with its weights where a session above 2 GB can take them from."""
-        return model if self.scratch is None else model.spilled(self.scratch, self.external_from)
+        """Return a model whose large weights lie where sessions map them, those of a pass too."""
+        return model if self.scratch is None else model.spilled(self.scratch, min(self.external_from, _MOST_IN_MEMORY))
 
 
 @contextmanager

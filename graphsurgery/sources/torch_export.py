@@ -51,7 +51,7 @@ def weights_digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.contiguous().numpy()
         digest.update(f"{name} {values.dtype.str} {list(values.shape)}\n".encode())
-        digest.update(values.tobytes())
+        digest.update(values.reshape(-1).view(np.uint8))
     for name, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d):
             digest.update(f"{name} {module.eps!r}\n".encode())

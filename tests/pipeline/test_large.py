@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from graphsurgery.devices import session
 from graphsurgery.errors import InputError
 from graphsurgery.graph import model, outside
 from graphsurgery.parts.folder import read_parts
+from graphsurgery.pipeline import run
 from graphsurgery.runtime.player import Chain
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -106,6 +108,32 @@ def test_weights_that_a_pass_made_wait_in_a_file_until_the_parts_are_written(
     assert not [path for path in (work / "parts").iterdir() if path.name.startswith(".")]
     folded = [tensor for tensor in onnx.load(work / "parts" / "front.onnx").graph.initializer if len(tensor.dims) == 4]
     np.testing.assert_array_equal(numpy_helper.to_array(folded[0]), before / 2)
+
+
+@pytest.mark.parametrize("most", [0, math.inf])
+def test_weights_wait_in_a_file_from_a_size_on_and_the_parts_are_the_same_bytes(
+    cli: Cli, snapshot: Snapshot, work: Path, monkeypatch: pytest.MonkeyPatch, most: float
+) -> None:
+    inside = onnx.load(work / "model.onnx")
+    for tensor in inside.graph.initializer:
+        tensor.ClearField("data_location")  # which says that they are inside, as it does where it isn't there
+    onnx.save(inside, work / "model.onnx")
+    assert apply(cli, work).code == 0
+    usual = {name: held for name, held in snapshot(work / "parts").items() if name.endswith(".onnx")}
+    monkeypatch.setattr(run, "_MOST_IN_MEMORY", most)
+    judged: list[int] = []
+    make = session.Session.__init__
+
+    def seen(self: session.Session, given: onnx.ModelProto | Path, **options: Any) -> None:
+        if isinstance(given, onnx.ModelProto):
+            judged.append(outside.inside_size(given))
+        make(self, given, **options)
+
+    monkeypatch.setattr(session.Session, "__init__", seen)
+    assert apply(cli, work).code == 0
+    assert len(judged) > 2
+    assert (max(judged) < 4800) == (most == 0)
+    assert {name: held for name, held in snapshot(work / "parts").items() if name.endswith(".onnx")} == usual
 
 
 def test_a_disk_that_fills_up_among_the_weights_is_one_line_and_the_old_parts_stay(
