@@ -124,13 +124,17 @@ class WorkerPool:
         InputError when they keep dying at the same task; all processes end then, as they do when a task raises, and
         when the caller doesn't ask for all results.
         """
-        return self._done(tasks, do)
+        return self._done(tasks, do, self._workers)
 
     def judge(self, tasks: Sequence[JudgeTask]) -> Iterator[tuple[JudgeTask, Judged]]:
-        """As Runner; processes die and end as `do` has it."""
-        return self._done(tasks, _judge)
+        """As Runner, by the processes that have begun; they die and end as `do` has it.
 
-    def _done(self, tasks: Sequence[_W], do: Callable[[_W], _R]) -> Iterator[tuple[_W, _R]]:
+        To begin one takes as long as the AP of a hundred images, so fewer than two of them leave it to this process.
+        """
+        begun = [worker for worker in self._workers if worker.column is not None]
+        return self._done(tasks, _judge, begun) if len(begun) > 1 else InProcess().judge(tasks)
+
+    def _done(self, tasks: Sequence[_W], do: Callable[[_W], _R], workers: Sequence[_Worker]) -> Iterator[tuple[_W, _R]]:
         left: dict[str, deque[_W]] = {}
         for task in tasks:
             left.setdefault(task.column.name, deque()).append(task)
@@ -139,9 +143,9 @@ class WorkerPool:
         try:
             while left or flying:
                 at_work = {worker for worker, _ in flying.values()}
-                for worker in self._workers:
+                for worker in workers:
                     if left and worker not in at_work:
-                        task = _next_task(left, worker.column, {other.column for other in self._workers})
+                        task = _next_task(left, worker.column, {other.column for other in workers})
                         flying[worker.submit(do, task)] = (worker, task)
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,6 +127,22 @@ def judge_tasks(folder: Path, lives: int = 0) -> list[JudgeTask]:
     ]
 
 
+@contextmanager
+def begun(tasks: Sequence[JudgeTask]) -> Iterator[WorkerPool]:
+    """Two processes that have detected something."""
+    with WorkerPool(2) as pool:
+        list(pool.do([Task(each.column, picture, 1) for each in tasks for picture in each.judge.pictures]))
+        yield pool
+
+
+def test_processes_that_have_not_begun_judge_nothing(tmp_path: Path) -> None:
+    tasks = judge_tasks(tmp_path)
+    with WorkerPool(2) as pool:
+        before = psutil.Process().children(recursive=True)
+        assert {task.column.name for task, _ in pool.judge(tasks)} == {"parts", "int8"}
+        assert psutil.Process().children(recursive=True) == before
+
+
 def test_several_processes_judge_as_one_does(tmp_path: Path) -> None:
     tasks = judge_tasks(tmp_path)
     expected = {task.column.name: judged for task, judged in InProcess().judge(tasks)}
@@ -133,7 +150,7 @@ def test_several_processes_judge_as_one_does(tmp_path: Path) -> None:
     for task in tasks:
         assert task.out is not None
         task.out.unlink()
-    with WorkerPool(2) as pool:
+    with begun(tasks) as pool:
         assert {task.column.name: judged for task, judged in pool.judge(tasks)} == expected
     assert {task.column.name: task.out.read_bytes() for task in tasks if task.out is not None} == written
     assert expected["parts"].scores["bbox"].ap == pytest.approx(1)
@@ -142,21 +159,21 @@ def test_several_processes_judge_as_one_does(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_as_it_judges_loses_nothing(tmp_path: Path) -> None:
     tasks = judge_tasks(tmp_path, lives=1)
-    with WorkerPool(2) as pool:
+    with begun(tasks) as pool:
         assert {task.column.name for task, _ in pool.judge(tasks)} == {"parts", "int8"}
     assert len(list((tmp_path / "notes").iterdir())) >= 1
 
 
 def test_a_column_at_which_processes_keep_dying_is_named(tmp_path: Path) -> None:
-    tasks = judge_tasks(tmp_path, lives=99)[:1]
-    with WorkerPool(2) as pool, pytest.raises(InputError, match="3 processes died at the AP of column parts, out of m"):
-        list(pool.judge(tasks))
+    tasks = judge_tasks(tmp_path, lives=99)
+    with begun(tasks) as pool, pytest.raises(InputError, match="3 processes died at the AP of column parts, out of m"):
+        list(pool.judge(tasks[:1]))
 
 
 def test_a_disk_that_is_full_for_a_judge_comes_through(tmp_path: Path) -> None:
-    (task, _) = judge_tasks(tmp_path)
-    nowhere = replace(task, out=tmp_path / "gone" / "results.json")
-    with WorkerPool(2) as pool, pytest.raises(FileNotFoundError) as caught:
+    tasks = judge_tasks(tmp_path)
+    nowhere = replace(tasks[0], out=tmp_path / "gone" / "results.json")
+    with begun(tasks) as pool, pytest.raises(FileNotFoundError) as caught:
         list(pool.judge([nowhere]))
     assert caught.value.strerror, "what measure() says of it"
 
