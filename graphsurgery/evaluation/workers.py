@@ -24,6 +24,7 @@ from graphsurgery.errors import InputError
 from graphsurgery.evaluation.columns import Column
 from graphsurgery.evaluation.judge import Judged, JudgeTask
 from graphsurgery.evaluation.tasks import Found, Task, TaskRunner
+from graphsurgery.files.interrupts import ctrl_c_held_back
 
 Done = tuple[Task, Found]
 
@@ -184,7 +185,7 @@ class _Worker:
 
     def submit(self, do: Callable[[_W], _R], task: _W) -> Future[_R]:
         """Have the process do a task."""
-        with _ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
+        with ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
             try:
                 future = self._pool.submit(do, task)
             except BrokenProcessPool:  # it died between two tasks
@@ -208,19 +209,6 @@ def _next_task(left: dict[str, deque[_W]], own: str | None, open_: set[str | Non
     if not left[column]:
         del left[column]
     return task
-
-
-@contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait, for this thread and for the processes that it starts, where the system can."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(lifeline: Connection) -> None:

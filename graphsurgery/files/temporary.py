@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 from graphsurgery.files.door import MB, read_json
+from graphsurgery.files.interrupts import ctrl_c_held_back
 from graphsurgery.files.locks import HOST, Lock, note
 
 # both apply to one folder, the second as long as its files are being put in their places (`commit`)
@@ -69,13 +70,16 @@ def reserved(place: Path, suffix: str = "", *, prefix: str = _PREFIX, made: str 
     """
     clear_once(place, prefix)
     lock = None
-    while lock is None:  # whoever looks for leftovers may be faster
-        path = place / f"{prefix}{HOST}-{os.getpid()}-{secrets.token_hex(6)}"
-        lock = Lock.take(path.with_name(path.name + _LOCK), made=made)
     try:
+        while lock is None:  # whoever looks for leftovers may be faster
+            path = place / f"{prefix}{HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+            with ctrl_c_held_back():  # between the file on the disk and its name here
+                lock = Lock.take(path.with_name(path.name + _LOCK), made=made)
         yield path.with_name(path.name + suffix)
     finally:
-        _end(lock, path, made)
+        if lock is not None:
+            with ctrl_c_held_back():
+                _end(lock, path, made)
 
 
 def to_disk(path: Path) -> None:

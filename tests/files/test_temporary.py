@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from graphsurgery.files import written_whole
+from graphsurgery.files import temporary, written_whole
+from graphsurgery.files.locks import Lock
 from graphsurgery.files.temporary import clear, temporary_folder
 
 
@@ -33,6 +34,28 @@ def test_what_was_there_stays_when_writing_fails(tmp_path: Path, kind: str) -> N
         raise KeyboardInterrupt
     assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Ctrl-C can't be held back here")
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_nothing_is_left_when_ctrl_c_comes_as_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    holder, name = (Lock, "take") if moment == "begins" else (temporary, "_remove")
+    do = getattr(holder, name)
+
+    def interrupted(*given: object, **named: object) -> object:
+        monkeypatch.undo()
+        result = do(*given, **named)
+        signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(holder, name, interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a") as path:
+            path.write_text("new", encoding="utf-8")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert names(tmp_path) == ([] if moment == "begins" else ["a"])
 
 
 def test_what_can_not_be_written_is_an_oserror(tmp_path: Path) -> None:
