@@ -49,8 +49,8 @@ class _Work(Protocol):
     def called(self) -> str: ...
 
 
-_W = TypeVar("_W", bound=_Work)
-_R = TypeVar("_R")
+_Item = TypeVar("_Item", bound=_Work)
+_Result = TypeVar("_Result")
 
 # how often a process may die at a task before the task is taken for the cause
 _DEATHS = 3
@@ -125,7 +125,7 @@ class WorkerPool:
         InputError when they keep dying at the same task; all processes end then, as they do when a task raises, and
         when the caller doesn't ask for all results.
         """
-        return self._done(tasks, do, self._workers)
+        return self._results(tasks, do, self._workers)
 
     def judge(self, tasks: Sequence[JudgeTask]) -> Iterator[tuple[JudgeTask, Judged]]:
         """As Runner, by the processes that have begun; they die and end as `do` has it.
@@ -133,14 +133,16 @@ class WorkerPool:
         To begin one takes as long as the AP of a hundred images, so fewer than two of them leave it to this process.
         """
         begun = [worker for worker in self._workers if worker.column is not None]
-        return self._done(tasks, _judge, begun) if len(begun) > 1 else InProcess().judge(tasks)
+        return self._results(tasks, _judge, begun) if len(begun) > 1 else InProcess().judge(tasks)
 
-    def _done(self, tasks: Sequence[_W], do: Callable[[_W], _R], workers: Sequence[_Worker]) -> Iterator[tuple[_W, _R]]:
-        left: dict[str, deque[_W]] = {}
+    def _results(
+        self, tasks: Sequence[_Item], do: Callable[[_Item], _Result], workers: Sequence[_Worker]
+    ) -> Iterator[tuple[_Item, _Result]]:
+        left: dict[str, deque[_Item]] = {}
         for task in tasks:
             left.setdefault(task.column.name, deque()).append(task)
         deaths: Counter[str] = Counter()
-        flying: dict[Future[_R], tuple[_Worker, _W]] = {}
+        flying: dict[Future[_Result], tuple[_Worker, _Item]] = {}
         try:
             while left or flying:
                 at_work = {worker for worker, _ in flying.values()}
@@ -183,7 +185,7 @@ class _Worker:
         self.column: str | None = None
         self._pool = ProcessPoolExecutor(1, _CONTEXT, initializer=_begin, initargs=(self._lifeline,))
 
-    def submit(self, do: Callable[[_W], _R], task: _W) -> Future[_R]:
+    def submit(self, do: Callable[[_Item], _Result], task: _Item) -> Future[_Result]:
         """Have the process do a task."""
         with ctrl_c_held_back():  # a process that is just starting can't leave it to its parent yet
             try:
@@ -199,7 +201,7 @@ class _Worker:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _next_task(left: dict[str, deque[_W]], own: str | None, open_: set[str | None]) -> _W:
+def _next_task(left: dict[str, deque[_Item]], own: str | None, open_: set[str | None]) -> _Item:
     """Take a task from `left`: of column `own`, else of the first that isn't `open_`, else of the longest."""
     if own is not None and own in left:
         column = own

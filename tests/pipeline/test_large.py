@@ -46,6 +46,20 @@ def apply(cli: Cli, work: Path, *more: object) -> Outcome:
     return cli("apply", work / "recipe.yaml", "--out", work / "parts", "--model-io", work / "io", *more)
 
 
+def sizes_inside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets, for each session made of a proto from now on, how many bytes of weights lie inside."""
+    sizes: list[int] = []
+    make = session.Session.__init__
+
+    def seen(self: session.Session, given: onnx.ModelProto | Path, **options: Any) -> None:
+        if isinstance(given, onnx.ModelProto):
+            sizes.append(outside.inside_size(given))
+        make(self, given, **options)
+
+    monkeypatch.setattr(session.Session, "__init__", seen)
+    return sizes
+
+
 def played(work: Path) -> np.ndarray:
     given = {"image": np.random.default_rng(1).random((1, 3, 8, 16), np.float32)}
     chain = read_parts(work / "parts", lambda manifest: Chain.open(work / "parts", manifest, {}, optimise=False))
@@ -92,15 +106,7 @@ def test_weights_that_a_pass_made_wait_in_a_file_until_the_parts_are_written(
     before = numpy_helper.to_array(changed.graph.initializer[0])
     onnx.save(changed, work / "model.onnx")
     (work / "recipe.yaml").write_text(RECIPE.replace("drop-identity", "fold-affine"), encoding="utf-8")
-    inside: list[int] = []
-    make = session.Session.__init__
-
-    def seen(self: session.Session, given: onnx.ModelProto | Path, **options: Any) -> None:
-        if isinstance(given, onnx.ModelProto):
-            inside.append(outside.inside_size(given))
-        make(self, given, **options)
-
-    monkeypatch.setattr(session.Session, "__init__", seen)
+    inside = sizes_inside(monkeypatch)
     outcome = apply(cli, work, "--external-data", size)
     assert outcome.code == 0, outcome.err
     assert len(inside) > 3
@@ -121,15 +127,7 @@ def test_weights_wait_in_a_file_from_a_size_on_and_the_parts_are_the_same_bytes(
     assert apply(cli, work).code == 0
     usual = {name: held for name, held in snapshot(work / "parts").items() if name.endswith(".onnx")}
     monkeypatch.setattr(run, "_MOST_IN_MEMORY", most)
-    judged: list[int] = []
-    make = session.Session.__init__
-
-    def seen(self: session.Session, given: onnx.ModelProto | Path, **options: Any) -> None:
-        if isinstance(given, onnx.ModelProto):
-            judged.append(outside.inside_size(given))
-        make(self, given, **options)
-
-    monkeypatch.setattr(session.Session, "__init__", seen)
+    judged = sizes_inside(monkeypatch)
     assert apply(cli, work).code == 0
     assert len(judged) > 2
     assert (max(judged) < 4800) == (most == 0)
