@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from onnx import ModelProto
@@ -42,9 +43,10 @@ class Exported:
     """A source whose whole graph was exported before the clock runs."""
 
     def __init__(self, source: Source, proto: ModelProto) -> None:
-        self.name, self.canvas, self.folder, self.classes = source.name, source.canvas, source.folder, source.classes
-        self.describe, self.trace, self.detect = source.describe, source.trace, source.detect
-        self._proto = proto
+        self._source, self._proto = source, proto
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
     def export(self) -> ModelProto:
         return self._proto
@@ -95,7 +97,8 @@ def run_surgery(recipe: Recipe, source: Source, capture: Capture, folder: Path) 
     onnxsim_process.running.shutdown()
     record = Record(recipe.to_json())
     with OutputFolder(folder / "parts") as output:
-        pipeline.apply(Run(recipe, source, capture.samples, None, record), output)
+        run = Run(recipe, source, capture.samples, None, record, scratch=folder / "scratch")  # as `apply` has it
+        pipeline.apply(run, output)
     return record.seconds["surgery"]
 
 
