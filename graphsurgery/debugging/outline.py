@@ -164,11 +164,16 @@ class Outline:
                 raise ModelError(f"nothing writes '{name}'")
 
     def around(self, graph: GraphProto) -> ModelProto:
-        """Return a model with `graph` as its main one, and everything else as in this one."""
+        """Return a model with `graph` as its main one, and everything else as in this one; values are read in."""
+        proto = self.with_nodes_of(graph)
+        read_outside(proto, self.model.folder)
+        return proto
+
+    def with_nodes_of(self, graph: GraphProto) -> ModelProto:
+        """Return the same with references to values outside as they are."""
         base = self.model.proto
         proto = ModelProto(ir_version=base.ir_version, graph=graph, functions=base.functions)
         proto.opset_import.extend(base.opset_import)
-        read_outside(proto, self.model.folder)
         return proto
 
 

@@ -16,6 +16,8 @@ Where nothing is granted, a graph that another pass follows is judged on one sam
 last graph on all. A part as it was cut is judged on one too where passes on it follow, each of which is judged on all.
 If that fails, those before it are judged on all too, so that the one at fault is named. A grant could hide what such a
 graph gets wrong on the other samples, so the graph that a granted pass is given is judged on all (`pipeline.judging`).
+A graph that is judged on one sample waits until a later one is run: that tells what the nodes compute which both have,
+and the others alone are run. Where a tensor between them isn't the same bit for bit, the whole graph is.
 """
 
 from __future__ import annotations

@@ -48,17 +48,19 @@ class Measured:
         """Add a chunk of finite float64 values and their absolute differences."""
         if not reference.size:
             return
-        size = np.abs(reference)
         self.count += reference.size
         self.max_abs = max(self.max_abs, float(difference.max()))
-        relative = np.divide(difference, size, out=np.zeros_like(size), where=size > 0)
-        self.max_rel = max(self.max_rel, float(relative.max()))
         self.sum_abs += float(difference.sum())
+        room = np.abs(reference)  # one for all temporaries: to take memory anew costs as much as to fill it
+        zero = room == 0
+        if zero.any():
+            room[zero] = np.inf  # what stands there is no share of 0
+        self.max_rel = max(self.max_rel, float(np.divide(difference, room, out=room).max()))
         # not by @: BLAS wakes a thread for each core, which takes longer than the sum where the cores are busy
-        self.dot += float(np.sum(reference * candidate))
-        self.reference_squares += float(np.sum(np.square(reference)))
-        self.candidate_squares += float(np.sum(np.square(candidate)))
-        self.difference_squares += float(np.sum(np.square(difference)))
+        self.dot += float(np.multiply(reference, candidate, out=room).sum())
+        self.reference_squares += float(np.square(reference, out=room).sum())
+        self.candidate_squares += float(np.square(candidate, out=room).sum())
+        self.difference_squares += float(np.square(difference, out=room).sum())
 
     def add_range(self, reference: Array) -> None:
         """Widen the range by a chunk of finite values of the reference."""
@@ -107,8 +109,7 @@ def measure(reference: Array, candidate: Array) -> Measured:
     # Values of the size of float64's limits overflow in the squares; the metrics then say None, not a number.
     with np.errstate(over="ignore", invalid="ignore"):
         for one, other in _chunks(reference, candidate):
-            first = reference.flat[0]
-            measured.constant &= bool(np.all((one == first) | ((one != one) & (first != first))))
+            measured.constant = measured.constant and _is_everywhere(reference.flat[0], one)
             if not floating:
                 measured.add_range(one.astype(np.float64))
                 measured.add(*(part.astype(np.float64) for part in (one, other, _distance(one, other))))
@@ -116,12 +117,18 @@ def measure(reference: Array, candidate: Array) -> Measured:
             one, other = one.astype(np.float64), other.astype(np.float64)
             finite = np.isfinite(one)
             both = finite & np.isfinite(other)
-            if not both.all():
+            if both.all():
+                measured.add_range(one)
+            else:
                 measured.add_not_finite(one, other)
-            measured.add_range(one[finite])
-            one, other = one[both], other[both]
+                measured.add_range(one[finite])
+                one, other = one[both], other[both]
             measured.add(one, other, np.abs(one - other))
     return measured
+
+
+def _is_everywhere(value: Any, chunk: Array) -> bool:
+    return bool(np.all((chunk == value) | ((chunk != chunk) & (value != value))))
 
 
 def _chunks(reference: Array, candidate: Array) -> Iterator[tuple[Array, Array]]:

@@ -40,20 +40,36 @@ def expose(model: Model, names: Sequence[str]) -> ModelProto:
     return proto
 
 
+class Exposed:
+    """A whole graph that can be run and asked for its outputs, and for tensors inside it. Raises as a Session does."""
+
+    def __init__(self, model: Model, names: Sequence[str] = ()) -> None:
+        self._model = model
+        self._inputs = model.inputs
+        computed = [name for name in dict.fromkeys((*model.outputs, *names)) if name not in self._inputs]
+        self._session = Session(expose(model, computed), name="the whole graph") if computed else None
+
+    def run(self, sample: Sample) -> dict[str, np.ndarray]:
+        """Return the graph's inputs, and the values of all that it can be asked for on a sample."""
+        given = {name: sample.load(name) for name in self._inputs}
+        return {**given, **(self._session.run(given) if self._session else {})}
+
+    def as_captured(self, values: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Return of what `run` gave the outputs and `names`; an output whose type a pass has changed as captured."""
+        asked = dict.fromkeys((*self._model.outputs, *names))
+        computed = as_captured(self._model.proto, {name: values[name] for name in asked if name not in self._inputs})
+        return {name: computed[name] if name in computed else values[name] for name in asked}
+
+
 def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Iterator[dict[str, np.ndarray]]:
     """Run the graph on each sample and yield the values of its outputs and of the tensors `names`.
 
     An output whose type a pass has changed comes in the one that was captured.
     """
-    if not samples:
-        return
-    inputs = model.inputs
-    computed = [name for name in dict.fromkeys((*model.outputs, *names)) if name not in inputs]
-    session = Session(expose(model, computed), name="the whole graph") if computed else None
-    for sample in samples:
-        given = {name: sample.load(name) for name in inputs}
-        values = as_captured(model.proto, session.run(given, computed)) if session else {}
-        yield {**values, **{name: given[name] for name in (*model.outputs, *names) if name in inputs}}
+    if samples:
+        graph = Exposed(model, names)
+        for sample in samples:
+            yield graph.as_captured(graph.run(sample), names)
 
 
 def name_by_value(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from graphsurgery.capture.samples import Sample
@@ -22,10 +23,11 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.outside import stored_inside
 from graphsurgery.partition import boundary_names
 from graphsurgery.parts.part import Part
+from graphsurgery.pipeline.changed_nodes import told_by_later
 from graphsurgery.pipeline.changes import first_difference
 from graphsurgery.pipeline.run import Run, Unjudged, timed
 from graphsurgery.recipe.load import PassUse
-from graphsurgery.report.run_record import Step
+from graphsurgery.report.run_record import Record, Step
 
 Subject = TypeVar("Subject", Model, Part)
 
@@ -38,8 +40,9 @@ def judge_whole(
     """Let the gate judge a whole graph by the captured outputs, and return it with the values of the tensors `names`.
 
     With `names`, what is returned for each sample holds the outputs of the graph too; without, nothing. On all samples
-    where it is to be `complete`, where tensors are asked for or something was granted; else on the one that tells most.
-    Raises Difference where the step that made the graph broke it, or one before it, which one sample did not show.
+    where it is to be `complete`, where tensors are asked for or something was granted; else on the one that tells most,
+    and not before a later graph is run, which tells most of what it computes (`changed_nodes`). Raises Difference where
+    the step that made the graph broke it, or one before it, which one sample did not show.
     """
     values: list[Tensors] = [] if names else [{} for _ in run.samples]
     if run.gate is None:
@@ -47,34 +50,79 @@ def judge_whole(
         if names:
             with timed(run.record, "checks"):
                 values.extend(boundary_names.played(whole.subject, names, run.samples))
-    else:
-        run.watcher.begin(f"check {whole.step.name}")
-        size = sum(stored_inside(each.subject.proto) for each in (whole, *run.half_judged))
-        everywhere = complete or bool(names) or bool(whole.granted) or size > _MOST_BYTES
-        samples = run.samples if everywhere else [telling(run.samples, whole.subject.outputs)]
+        _finished(run, whole, verdict)
+        return verdict, values
+    size = sum(stored_inside(each.subject.proto) for each in (whole, *run.half_judged, *run.put_off))
+    if not (complete or names or whole.granted or size > _MOST_BYTES):
+        run.put_off.append(whole)
+        return Judged(whole.subject), values
+    sample = telling(run.samples, whole.subject.outputs)
+    told = _judge_put_off(run, whole, names, sample)
+    run.watcher.begin(f"check {whole.step.name}")
+    try:
+        verdict = _judge_on(run, whole, run.samples, names, values, {} if told is None else {sample.id: told})
+    except Difference:
+        _look_back(run)
+        with _graphs_left_behind(run, whole):
+            raise
+    run.half_judged = []
+    _finished(run, whole, verdict)
+    return verdict, values
+
+
+def _judge_put_off(run: Run, whole: Unjudged, names: Sequence[str], sample: Sample) -> Tensors | None:
+    """Judge the graphs that were put off on a sample, and return what `whole` computes on it, None if it wasn't run."""
+    if not run.put_off:
+        return None
+    run.watcher.begin(f"check {run.put_off[0].step.name}")
+    with timed(run.record, "checks"):
+        found, own = told_by_later([each.subject for each in run.put_off], whole.subject, names, sample)
+    for outputs in found:
+        each = run.put_off.pop(0)
+        run.watcher.begin(f"check {each.step.name}")
         try:
-            verdict = _judge_on(run, whole, samples, names, values)
+            with _graphs_left_behind(run, each):
+                verdict = _judge_on(run, each, [sample], told={} if outputs is None else {sample.id: outputs})
         except Difference:
-            if everywhere:
-                _look_back(run)
-            with _graphs_left_behind(run, whole):
-                raise
-        run.half_judged = [] if everywhere else [*run.half_judged, whole]
+            _forget_behind(run.record, each)
+            raise
+        _finished(run, each, verdict)
+        run.half_judged.append(each)
+    return own
+
+
+def _finished(run: Run, whole: Unjudged, verdict: Judged[Model]) -> None:
     run.watcher.finished(whole.step)
     for step in whole.unchanged:
         step.verdict = verdict.verdict
         run.watcher.finished(step)
-    return verdict, values
+
+
+def _forget_behind(record: Record, whole: Unjudged) -> None:
+    """Let the record end with a step that failed: those behind it worked on a broken graph."""
+    steps = [id(step) for step in (whole.step, *whole.unchanged)]
+    ends = [place for place, step in enumerate(record.passes, start=1) if id(step) in steps]
+    del record.passes[max(ends, default=0) :]
 
 
 def _judge_on(
-    run: Run, whole: Unjudged, samples: Sequence[Sample], names: Sequence[str] = (), values: list[Tensors] | None = None
+    run: Run,
+    whole: Unjudged,
+    samples: Sequence[Sample],
+    names: Sequence[str] = (),
+    values: list[Tensors] | None = None,
+    told: Mapping[str, Tensors] = MappingProxyType({}),
 ) -> Judged[Model]:
-    """Judge a whole graph on some samples; what it computes is added to `values` where `names` are asked for."""
+    """Judge a whole graph on some samples; what it computes is added to `values` where `names` are asked for.
+
+    What is `told` of it, by the samples' ids, needs no run.
+    """
     ends = whole.subject.outputs
 
     def played() -> Iterator[Tensors]:
-        for computed in boundary_names.played(whole.subject, names, samples):
+        others = boundary_names.played(whole.subject, names, [each for each in samples if each.id not in told])
+        for sample in samples:
+            computed = told[sample.id] if sample.id in told else next(others)
             if names and values is not None:
                 values.append(computed)
             yield {name: computed[name] for name in ends}
@@ -86,6 +134,8 @@ def _judge_on(
 
 def _look_back(run: Run) -> None:
     """Judge the graphs on all samples that were judged on one: where one of them is broken, the fault is its step's."""
+    run.half_judged += run.put_off
+    run.put_off = []
     while run.half_judged:
         earlier = run.half_judged.pop(0)
         with _graphs_left_behind(run, earlier):

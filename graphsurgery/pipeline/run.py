@@ -61,10 +61,11 @@ class Run:
 
     `samples` are those that are compared, `calibration` those that passes may read, more of them as a rule. `gate` is
     None when nothing is to be checked. `failed` is the folder for the graphs around a pass that breaks
-    something; None: they are not kept. `half_judged` are the whole graphs that passed on one sample alone so far,
-    `certifier` holds parts against the recipe's target, `request` says which images were captured, `external_from` from
-    how many bytes on, parts together, weights are written into files of their own. Large weights on the way are held by
-    files in `scratch`, where they aren't copied, hashed and parsed again for each graph; without it, memory holds them.
+    something; None: they are not kept. `put_off` are the whole graphs to be judged on one sample when a later one is
+    run, `half_judged` those that passed on it, `certifier` holds parts against the recipe's target, `request` says
+    which images were captured, `external_from` from how many bytes on, parts together, weights are written into files
+    of their own. Large weights on the way are held by files in `scratch`, where they aren't copied, hashed and parsed
+    again for each graph; without it, memory holds them.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Run:
     watcher: RunWatcher = field(default_factory=Silent)
     failed: Path | None = None
     calibration: Sequence[Sample] = ()
+    put_off: list[Unjudged] = field(default_factory=list)
     half_judged: list[Unjudged] = field(default_factory=list)
     certifier: Certifier = field(default_factory=lambda: Certifier(None))
     request: Request | None = None
