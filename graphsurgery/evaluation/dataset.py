@@ -179,7 +179,7 @@ def draw_shapes(folder: Path, count: int) -> tuple[Path, Path]:
     from graphsurgery.demo import shapes
 
     try:
-        annotations = shapes.write_dataset(folder, count, shapes.VAL_SEED)
+        annotations = shapes.write_dataset(folder, count, shapes.VAL_SEED, ".bmp")
     except OSError as error:
         raise InputError(f"{folder}: images can't be drawn there ({error.strerror or error})") from error
     return annotations.parent / "images", annotations

@@ -142,8 +142,10 @@ def test_encodes_masks_of_one_value(value: bool) -> None:
     assert encode_rle(np.full((3, 5), value))["counts"] == ([0, 15] if value else [15])
 
 
-def test_writes_a_data_set_that_pycocotools_loads(tmp_path: Path) -> None:
-    path = write_dataset(tmp_path, 6, VAL_SEED)
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_writes_a_data_set_that_pycocotools_loads(tmp_path: Path, suffix: str) -> None:
+    path = write_dataset(tmp_path, 6, VAL_SEED, suffix)
+    assert {each.suffix for each in (tmp_path / "images").iterdir()} == {suffix}
     coco = COCO(str(path))
     assert {entry["id"]: entry["name"] for entry in coco.loadCats(coco.getCatIds())} == CATEGORIES
     for shown in generate(6, VAL_SEED):
