@@ -26,7 +26,7 @@ def by_pillow(frame: np.ndarray) -> np.ndarray:
     """Do what the canvas does with what everybody has at hand."""
     small = np.asarray(Image.fromarray(frame).resize((960, 540), Image.Resampling.BILINEAR), np.float32) / 255
     canvas = np.zeros((3, 544, 960), np.float32)
-    canvas[:, :540] = ((small - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
+    canvas[:, :540] = ((small - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1)
     return canvas
 
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,6 +67,7 @@ def unrolled(nodes: int, spoilt: bool = False, shape: tuple[int, ...] = (4, 4)) 
         is_spoilt = number == rounds // 2
         turn = np.linalg.qr(generator.standard_normal((4, 4)))[0].astype(np.float32)
         weights.append(numpy_helper.from_array(turn * np.float32(1.01 if is_spoilt and spoilt else 1), f"w{number}"))
+        chain: list[tuple[str, list[str], dict[str, Any]]]
         chain = [("MatMul", [f"w{number}"], {}), ("Neg", [], {}), ("Identity", [], {})]
         chain += [("Transpose", [], {"perm": perm}), ("Transpose", [], {"perm": perm}), ("Add", ["zero"], {})]
         for step, (op, more, attributes) in enumerate(chain):

@@ -1,8 +1,8 @@
 """How the time and the memory of passes grow with the graph, and what all exact passes take on the real Mask R-CNN.
 
-    python benchmarks/passes.py                           # a synthetic graph of 100,000 nodes, and of ten times as many
-    python benchmarks/passes.py --base 10000              # the same from 10,000, in half a minute
-    python benchmarks/passes.py --model whole.onnx        # besides, all exact passes on a model, unchecked
+    python benchmarks/node_passes.py                      # a synthetic graph of 100,000 nodes, and of ten times as many
+    python benchmarks/node_passes.py --base 10000         # the same from 10,000, in half a minute
+    python benchmarks/node_passes.py --model whole.onnx   # besides, all exact passes on a model, unchecked
 
 The synthetic graph is a chain of Conv, BatchNormalization, Clip, Transpose, Transpose, Identity, over and over; five
 node passes have work at each of them. Goals, idle: 100,000 nodes in at most 8 s, 1,000,000 in at most eleven times the
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -45,7 +46,7 @@ def synthetic(nodes: int) -> ModelProto:
             numpy_helper.from_array(generator.uniform(0.5, 1, shape).astype(np.float32), name)
             for name, shape in stored.items()
         ]
-        chain = [
+        chain: list[tuple[str, str, list[str], dict[str, Any]]] = [
             ("Conv", "conv", [f"w{number}"], {}),
             ("BatchNormalization", "norm", list(stored)[1:], {}),
             ("Clip", "clip", ["zero"], {}),
@@ -56,7 +57,7 @@ def synthetic(nodes: int) -> ModelProto:
         for op, kind, more, attributes in chain:
             made.append(helper.make_node(op, [current, *more], [names[kind]], name=f"{op}{number}", **attributes))
             current = names[kind]
-    weights.append(numpy_helper.from_array(np.float32(0), "zero"))
+    weights.append(numpy_helper.from_array(np.array(0, np.float32), "zero"))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in ("x", current)]
     graph = helper.make_graph(made, "synthetic", ends[:1], ends[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
