@@ -60,14 +60,15 @@ class Judged(Generic[Subject]):
     """A graph or a part with what the gate knows of it.
 
     `granted` is what passes on the way to it were granted, in their order. `outputs` is what it computes on each
-    sample, kept only where the next pass has to be compared with it. `on_all` judges it on all samples, where it was
-    judged on one alone; else None.
+    sample, kept only where the next pass has to be compared with it, or the chain of parts `begins` with it. `on_all`
+    judges it on all samples, where it was judged on one alone; else None.
     """
 
     subject: Subject
     verdict: Judgement = "unchecked"
     granted: tuple[Grant, ...] = ()
     outputs: tuple[Tensors, ...] | None = None
+    begins: bool = False
     on_all: Callable[[], Judged[Subject]] | None = field(default=None, compare=False)
 
     def complete(self) -> Judged[Subject]:
@@ -122,12 +123,23 @@ class Gate:
             }
             yield as_captured(part.model.proto, played, beside)
 
-    def play_chain(self, parts: Sequence[Part], inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[Tensors]:
-        """Yield what all parts, played one after another, make of each sample's image."""
-        players = [PartPlayer.open(part.model.proto, describe_part(part), optimise=False) for part in parts]
+    def play_chain(
+        self,
+        parts: Sequence[Part],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        begun: Sequence[Tensors] | None = None,
+    ) -> Iterator[Tensors]:
+        """Yield what all parts, played one after another, make of each sample's image.
+
+        `begun` is what the first of them makes of each, where that is known.
+        """
+        left = parts if begun is None else parts[1:]
+        players = [PartPlayer.open(part.model.proto, describe_part(part), optimise=False) for part in left]
         chain = Chain(tuple(players), tuple(outputs))
-        for sample in self.samples:
-            played = chain.play({name: sample.load(name) for name in inputs})
+        for number, sample in enumerate(self.samples):
+            known = {} if begun is None else begun[number]
+            played = chain.play({**{name: sample.load(name) for name in inputs}, **known})
             for part in parts:
                 played = as_captured(part.model.proto, played)
             yield played

@@ -86,6 +86,11 @@ def as_captured(
     return found
 
 
+def gives_as_captured(model: ModelProto) -> bool:
+    """Whether `as_captured` leaves what `model` computes as it is."""
+    return not _note(model, TYPES_NOTE) and not _choices(model)
+
+
 def choosing(model: ModelProto) -> list[str]:
     """Return the tensors by which the host chooses among outputs of `model`: labels, as a rule."""
     return list(dict.fromkeys(_choices(model).values()))

@@ -19,6 +19,7 @@ from pathlib import Path
 from graphsurgery.gate.gate import Judged
 from graphsurgery.graph.joined_outputs import joins_of
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.notes import gives_as_captured
 from graphsurgery.partition.boundaries import Cut
 from graphsurgery.partition.by_target import ByTarget
 from graphsurgery.partition.named_parts import extract_parts, find_named_cut
@@ -29,6 +30,7 @@ from graphsurgery.parts.folder import OutputFolder
 from graphsurgery.parts.manifest import Manifest
 from graphsurgery.parts.part import Part
 from graphsurgery.pipeline import references
+from graphsurgery.pipeline.changed_nodes import computes_the_same
 from graphsurgery.pipeline.changes import changes
 from graphsurgery.pipeline.judging import (
     completed_first,
@@ -47,6 +49,8 @@ from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, PassContext, apply_pass, apply_passes
 from graphsurgery.sources import Source
 from graphsurgery.targets.support import taker
+
+_MOST_KEPT = 2**27  # elements of what the first part computes, on all samples together
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,10 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         unjudged = rewrite_whole(run, use, unjudged)
     whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [replace(part, subject=certified(run, part.subject)) for part in parts]
+    parts = [_certified(run, part) for part in parts]
     run.record.support = run.certifier.to_json()
     check_chain(run, parts, whole)
+    parts = [replace(part, outputs=None, begins=False) for part in parts]
     manifest = write(run, [part.subject for part in parts], whole.subject, output)
     check_open_shapes(run, parts, whole, manifest)
     return Parts(parts, manifest)
@@ -150,7 +155,7 @@ def cut(run: Run, whole: Unjudged) -> tuple[Judged[Model], list[Judged[Part]]]:
             details={"sampled": said} if said else {},
         )
         run.record.checks.append(step)
-        cut_out = Judged(part, granted=whole.granted)
+        cut_out = Judged(part, granted=whole.granted, begins=part is parts[0] and _begins(run, part, whole))
         if run.gate is not None:
             place = f"part '{part.name}', as it was cut,"
             followed = bool(run.recipe.part_passes.get(part.name))
@@ -207,6 +212,13 @@ def certified(run: Run, part: Part) -> Part:
     return finished
 
 
+def _certified(run: Run, part: Judged[Part]) -> Judged[Part]:
+    """Return a judged part as `certified` does, and what it computes as long as it is known to compute that still."""
+    made = certified(run, part.subject)
+    known = part.outputs is not None and computes_the_same(made.model, part.subject.model)
+    return replace(part, subject=made, outputs=part.outputs if known else None)
+
+
 def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
     """Run the recipe's passes for one part, each compared with the part's captured outputs, by the rule of the gate."""
     run.certifier.brought(part.subject)
@@ -219,7 +231,7 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
             step.verdict = part.verdict
             run.watcher.finished(step)
             continue
-        after = Judged(replace(before, model=model), granted=part.granted)
+        after = Judged(replace(before, model=model), granted=part.granted, begins=part.begins)
         step.brings = run.certifier.brought(after.subject)
         if run.gate is not None:
             own = own_grant(run.gate, use)
@@ -239,13 +251,23 @@ def rewrite_part(run: Run, part: Judged[Part]) -> Judged[Part]:
                 )
         run.watcher.finished(step)
         part = after
-    return replace(part.complete(), outputs=None)
+    part = part.complete()
+    return part if part.begins else replace(part, outputs=None)
+
+
+def _begins(run: Run, part: Part, whole: Unjudged) -> bool:
+    """Whether what a part computes is kept for the chain: it reads the image alone, and gives not too much."""
+    if run.gate is None or not set(part.model.inputs) <= set(whole.subject.inputs):
+        return False
+    size = sum(math.prod(sample.shape(name)) for sample in run.samples for name in part.model.outputs)
+    return size <= _MOST_KEPT
 
 
 def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -> None:
     """Play the parts one after another on every captured sample and compare what comes out at the end.
 
-    What the passes on the whole graph cost and what each part's own passes did, the end pays together.
+    What the passes on the whole graph cost and what each part's own passes did, the end pays together. The first part
+    has computed the same from the same when it was judged.
     """
     chain = [part.subject for part in parts]
     nodes = sum(part.model.nodes for part in chain)
@@ -254,7 +276,8 @@ def check_chain(run: Run, parts: Sequence[Judged[Part]], whole: Judged[Model]) -
     if run.gate is not None:
         shared = len(whole.granted)
         granted = (*whole.granted, *(grant for part in parts for grant in part.granted[shared:]))
-        played = run.gate.play_chain(chain, whole.subject.inputs, whole.subject.outputs)
+        begun = parts[0].outputs if parts[0].begins and gives_as_captured(chain[0].model.proto) else None
+        played = run.gate.play_chain(chain, whole.subject.inputs, whole.subject.outputs, begun)
         judged = Judged(whole.subject, granted=granted)
         judge(run, step, judged, played, "the chain of parts", whole.subject.outputs, last=True)
     run.watcher.finished(step)

@@ -67,6 +67,12 @@ def told_by_later(
     return told, {name: np.array(value) for name, value in player.as_captured(computed, names).items()}
 
 
+def computes_the_same(graph: Model, other: Model) -> bool:
+    """Whether each node of a graph stands in another: then it gives what that does, bit for bit. Raises ModelError."""
+    changed = ChangedNodes.between(Outline(graph), Outline(other))
+    return changed is not None and not changed.nodes and not changed.met
+
+
 def _told(changed: ChangedNodes, computed: Tensors) -> Tensors | None:
     try:
         return changed.outputs(computed)

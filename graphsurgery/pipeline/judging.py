@@ -14,6 +14,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
+import numpy as np
+
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
 from graphsurgery.errors import CaptureError, Difference, GraphSurgeryError, InputError
@@ -199,7 +201,7 @@ def judge(
             earlier=subject.granted,
             before=before,
             joins=joins_of(_model(subject.subject).proto),
-            keep=bool(granted) and not last,
+            keep=subject.begins or (bool(granted) and not last),
             samples=samples,
         )
     except CaptureError:
@@ -215,7 +217,10 @@ def judge(
     if ruling.verdict == "failed":
         run.watcher.finished(step)
         raise Difference(f"{place} {step.explain()}")
-    return Judged(subject.subject, ruling.verdict, granted, ruling.outputs)
+    kept = ruling.outputs
+    if subject.begins and kept is not None:  # copied, as what a session gave keeps all memory of that session
+        kept = tuple({name: np.array(value) for name, value in each.items()} for each in kept)
+    return Judged(subject.subject, ruling.verdict, granted, kept, subject.begins)
 
 
 def _model(subject: Model | Part) -> Model:

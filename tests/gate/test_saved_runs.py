@@ -1,4 +1,4 @@
-"""Whole graphs that are judged when a later one is run: each by what it computes itself, in the order of the passes."""
+"""Runs that are saved: of whole graphs that a later one tells of, and of the part that the chain begins with."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import ModelProto
 
-from gate.drawn_recipes import LoseSign, NegByMul, Rescale, Shift, Tiny, uses
+from gate.drawn_recipes import Drawn, LoseSign, NegByMul, Rescale, Shift, Tiny, play, uses
 from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import Difference
 from graphsurgery.gate.gate import Gate
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.partition.boundary_names import Exposed
+from graphsurgery.parts.manifest import PartEntry
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
 from graphsurgery.pipeline import apply
@@ -21,6 +23,7 @@ from graphsurgery.pipeline.run import Run
 from graphsurgery.recipe.load import CapturePlan, Recipe
 from graphsurgery.report.run_record import Record, Step
 from graphsurgery.rewrite import Editor, GraphPass, Pass
+from graphsurgery.runtime.player import PartPlayer
 from graphsurgery.sources import SourceSpec
 
 
@@ -124,3 +127,48 @@ def test_a_fault_that_the_next_pass_takes_back_is_one(tiny: Tiny, captured: list
     assert "pass 'wrong-sign'" in str(failed)
     assert told == ["export passed", "wrong-sign failed"]
     assert [step.name for step in record.passes] == ["wrong-sign"]
+
+
+def opened_parts(tiny: Tiny, samples: list[Sample], out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the parts in the order in which they are opened, those of a chain next to each other."""
+    opened: list[str] = []
+    original = PartPlayer.open
+
+    def open_(model: ModelProto, entry: PartEntry, *, optimise: bool) -> PartPlayer:
+        opened.append(entry.name)
+        return original(model, entry, optimise=optimise)
+
+    monkeypatch.setattr(PartPlayer, "open", staticmethod(open_))
+    play(tiny, samples, Drawn({"net": (Rescale(),)}, None).recipe(True), out)
+    return opened
+
+
+def test_the_chain_goes_on_from_what_the_first_part_computed(
+    tiny: Tiny, captured: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_cut, behind_its_pass, chain = ["net", "post"], ["net"], ["post"]
+    assert opened_parts(tiny, captured, tmp_path / "a", monkeypatch)[-4:] == [*as_cut, *behind_its_pass, *chain]
+
+
+@pytest.mark.parametrize("unlike", ["computes_the_same", "gives_as_captured", "_MOST_KEPT"])
+def test_the_chain_plays_all_parts_where_that_may_be_something_else(
+    tiny: Tiny, captured: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlike: str
+) -> None:
+    """Shapes that were written out changed a node, a note says that types differ, or it is too much to be kept."""
+    monkeypatch.setattr(apply, unlike, 0 if unlike == "_MOST_KEPT" else lambda *models: False)
+    assert opened_parts(tiny, captured, tmp_path / "a", monkeypatch)[-5:] == ["net", "post", "net", "net", "post"]
+
+
+def test_a_chain_that_is_wrong_only_as_a_whole_is_found(
+    tiny: Tiny, captured: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first part computes on one image is given to the chain as that on another."""
+    original = Gate.play_chain
+
+    def play_chain(self: Gate, parts: object, inputs: object, outputs: object, begun: object = None) -> object:
+        assert isinstance(begun, tuple)
+        return original(self, parts, inputs, outputs, begun[::-1])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Gate, "play_chain", play_chain)
+    with pytest.raises(Difference, match="the chain of parts"):
+        play(tiny, captured, Drawn({}, None).recipe(True), tmp_path / "a")
