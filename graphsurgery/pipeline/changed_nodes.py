@@ -9,6 +9,9 @@ optimisation to join it with its neighbours. So with
 
 Shape and Slice are run on the `a` of the later graph. Where that gives its `s` bit for bit, all nodes behind it read
 the same in both graphs, and `b` is what the later one computes. Else nothing is known, and the graph has to be run.
+
+So it is too where a node may compute in 16 bits: of neighbours that the CPU computes in float32 ONNX Runtime rounds the
+last alone, even without optimisation, and who is whose neighbour depends on the graph and on what is asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from onnx import GraphProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging.outline import Outline, plain
@@ -29,7 +32,7 @@ from graphsurgery.gate.gate import Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import as_captured
 from graphsurgery.graph.outside import size_of
-from graphsurgery.graph.protos import declared_shape
+from graphsurgery.graph.protos import declared_shape, graphs_in, walk_protos
 from graphsurgery.partition import boundary_names
 
 # Bytes that the later graph is asked for beside its own outputs, as far as its types tell: ONNX Runtime would let go of
@@ -97,7 +100,7 @@ class ChangedNodes:
     @staticmethod
     def between(graph: Outline, later: Outline) -> ChangedNodes | None:
         """Return what `graph` has and `later` hasn't; None where that is most of it, or tells nothing."""
-        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs):
+        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs) or _has_16_bits(later.model.proto):
             return None
         alike = partial(_is_alike, graph, later)
         writes = [index for index in graph.order if any(name in graph.writer for name in graph.nodes[index].output)]
@@ -151,6 +154,17 @@ class ChangedNodes:
 
     def _of_later(self, name: str, computed: Tensors) -> np.ndarray:
         return self.later.value(name) if name in self.later.constants else computed[name]
+
+
+def _has_16_bits(proto: ModelProto) -> bool:
+    """Whether a tensor may be a float of 16 bits: an input is, a stored value, or what a node is told to make."""
+    nodes = [node for holder in (proto.graph, *proto.functions) for node in walk_protos(holder)]
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    kinds = {info.type.tensor_type.elem_type for info in (*proto.graph.input, *proto.graph.value_info)}
+    kinds |= {tensor.data_type for graph in graphs_in(proto.graph) for tensor in graph.initializer}
+    kinds |= {each.t.data_type for each in attributes if each.type == AttributeProto.TENSOR}
+    kinds |= {each.i for each in attributes if each.name in ("to", "dtype")}
+    return not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
 
 def _stands_in(graph: Outline, index: int, later: Outline) -> bool:
