@@ -10,8 +10,9 @@ optimisation to join it with its neighbours. So with
 Shape and Slice are run on the `a` of the later graph. Where that gives its `s` bit for bit, all nodes behind it read
 the same in both graphs, and `b` is what the later one computes. Else nothing is known, and the graph has to be run.
 
-So it is too where a node may compute in 16 bits: of neighbours that the CPU computes in float32 ONNX Runtime rounds the
-last alone, even without optimisation, and who is whose neighbour depends on the graph and on what is asked for.
+So it is too where a node may compute in 16 bits. Of neighbours that the CPU computes in float32 ONNX Runtime rounds the
+last alone, even without optimisation (Exp, Sqrt, Log of float16 become Cast, Exp, Sqrt, Log, Cast), and what is cut out
+of a graph has other neighbours.
 """
 
 from __future__ import annotations
