@@ -42,6 +42,8 @@ _MOST_ASKED, _OPEN = 2**31, 1000
 # Changed nodes that read more than this share of the weights do much of the graph's work, and other weights don't give
 # the same bits: to try would be for nothing. What is small is no reason.
 _MOST_WEIGHTS, _SMALL = 0.1, 2**20
+# The same for more than half of the nodes, as a session takes its time to be made too, 0.1 ms a node.
+_MOST_NODES, _FEW = 0.5, 2000
 _SIZED = {*TensorProto.DataType.values()} - {TensorProto.UNDEFINED, TensorProto.STRING}
 
 
@@ -118,7 +120,9 @@ class ChangedNodes:
         )
         weights = sum(size_of(graph.constants[name]) for name in read if name in graph.constants)
         most = max(_SMALL, _MOST_WEIGHTS * sum(map(size_of, graph.constants.values())))
-        return None if weights > most else ChangedNodes(graph, later, tuple(nodes), given, met)
+        if weights > most or len(nodes) > max(_FEW, _MOST_NODES * len(writes)):
+            return None
+        return ChangedNodes(graph, later, tuple(nodes), given, met)
 
     @property
     def asked(self) -> list[str]:

@@ -34,6 +34,7 @@ FOLDED = """{
     r = Reshape (h, shape)
     y = Relu (r)
 }"""
+RENAMED = FOLDED.replace("h =", "other =").replace("(h,", "(other,")
 
 
 def model(body: str, head: str = HEAD, weights: str = WEIGHTS, *, seed: int = 0) -> Model:
@@ -168,9 +169,20 @@ def test_a_later_graph_that_can_not_be_run_tells_nothing() -> None:
 
 def test_nodes_with_most_of_the_weights_are_not_tried(monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]) -> None:
     monkeypatch.setattr(changed_nodes, "_SMALL", 0)
-    assert told(model(FOLDED), model(FOLDED.replace("h", "other")))[0] is None
+    found, own = told(model(FOLDED), model(RENAMED))
+    assert found is None
+    assert own is not None
     assert len(runs) == 1
     assert told(model(COMPUTED, weights=COMPUTES), model(FOLDED))[0] is not None
+
+
+def test_most_of_many_nodes_are_not_tried(monkeypatch: pytest.MonkeyPatch, runs: list[list[str]]) -> None:
+    monkeypatch.setattr(changed_nodes, "_FEW", 1)
+    found, own = told(model(FOLDED), model(RENAMED))
+    assert found is None
+    assert own is not None
+    assert len(runs) == 1
+    assert told(model(COMPUTED, weights=COMPUTES), model(FOLDED))[0] is not None  # two of five
 
 
 def test_no_more_is_asked_for_than_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
