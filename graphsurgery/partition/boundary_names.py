@@ -41,7 +41,7 @@ def expose(model: Model, names: Sequence[str]) -> ModelProto:
     return proto
 
 
-class Exposed:
+class ExposedGraph:
     """A whole graph that can be run and asked for its outputs, and for tensors inside it. Raises as a Session does."""
 
     def __init__(self, model: Model, names: Sequence[str] = ()) -> None:
@@ -68,7 +68,7 @@ def played(model: Model, names: Sequence[str], samples: Sequence[Sample]) -> Ite
     An output whose type a pass has changed comes in the one that was captured.
     """
     if samples:
-        graph = Exposed(model, names)
+        graph = ExposedGraph(model, names)
         for sample in samples:
             yield graph.as_captured(graph.run(sample), names)
 

@@ -75,7 +75,7 @@ def apply(run: Run, output: OutputFolder) -> Parts:
         unjudged = rewrite_whole(run, use, unjudged)
     whole, parts = cut(run, unjudged)
     parts = [rewrite_part(run, part) for part in parts]
-    parts = [_certified(run, part) for part in parts]
+    parts = [_with_shapes(run, part) for part in parts]
     run.record.support = run.certifier.to_json()
     check_chain(run, parts, whole)
     parts = [replace(part, outputs=None, begins=False) for part in parts]
@@ -212,7 +212,7 @@ def certified(run: Run, part: Part) -> Part:
     return finished
 
 
-def _certified(run: Run, part: Judged[Part]) -> Judged[Part]:
+def _with_shapes(run: Run, part: Judged[Part]) -> Judged[Part]:
     """Return a judged part as `certified` does, and what it computes as long as it is known to compute that still."""
     made = certified(run, part.subject)
     known = part.outputs is not None and computes_the_same(made.model, part.subject.model)

@@ -18,9 +18,9 @@ of a graph has other neighbours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
@@ -54,17 +54,17 @@ def told_by_later(
 
     None where only a run of its own can tell, which says what is wrong with it too.
     """
-    found: list[ChangedNodes | None] = []
     asked = dict.fromkeys(names)
     try:
-        outline = Outline(later)
-        for graph in graphs:
-            changed = ChangedNodes.between(Outline(graph), outline)
+        outline, sizes = Outline(later), _declared_bytes(later)
+        found = [ChangedNodes.between(Outline(graph), outline) for graph in graphs]
+        for place, changed in enumerate(found):
             with_its = asked if changed is None else {**asked, **dict.fromkeys(changed.asked)}
-            fits = changed is not None and _declared_bytes(later, with_its) <= _MOST_ASKED
-            found.append(changed if fits else None)
-            asked = with_its if fits else asked
-        player = boundary_names.Exposed(later, list(asked))
+            if sum(sizes.get(name, 0) for name in with_its) <= _MOST_ASKED:
+                asked = with_its
+            else:
+                found[place] = None
+        player = boundary_names.ExposedGraph(later, list(asked))
         computed = player.run(sample)
     except GraphSurgeryError:
         return [None for _ in graphs], None
@@ -124,6 +124,10 @@ class ChangedNodes:
             return None
         return ChangedNodes(graph, later, tuple(nodes), given, met)
 
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return frozenset(name for index in self.nodes for name in self.graph.nodes[index].output if name)
+
     @property
     def asked(self) -> list[str]:
         """What the run of the later graph is to give."""
@@ -137,8 +141,7 @@ class ChangedNodes:
         ModelError for a constant that can't be read.
         """
         graph = self.graph
-        written = {name for index in self.nodes for name in graph.nodes[index].output if name}
-        wanted = [name for name in dict.fromkeys((*self.met, *graph.outputs)) if name in written]
+        wanted = [name for name in dict.fromkeys((*self.met, *graph.outputs)) if name in self._written]
         given = {name: self._of_later(name, computed) for name in self.given}
         made = self._run(given, wanted) if wanted else {}
         for name in self.met:
@@ -149,11 +152,9 @@ class ChangedNodes:
         return as_captured(graph.model.proto, {name: {**computed, **known, **made}[name] for name in graph.outputs})
 
     def _run(self, given: Tensors, wanted: list[str]) -> dict[str, np.ndarray]:
-        proto = GraphProto(name="changed")
-        proto.node.extend(self.graph.nodes[index] for index in self.nodes)
-        written = {name for node in proto.node for name in node.output}
-        read = dict.fromkeys(name for index in self.nodes for name in self.graph.reads[index] if name not in written)
-        self.graph.feed(proto, read, given)
+        proto = GraphProto(name="changed", node=[self.graph.nodes[index] for index in self.nodes])
+        read = dict.fromkeys(name for index in self.nodes for name in self.graph.reads[index])
+        self.graph.feed(proto, [name for name in read if name not in self._written], given)
         proto.output.extend(ValueInfoProto(name=name) for name in wanted)
         return Session(self.graph.with_nodes_of(proto), name="the nodes that changed").run(given)
 
@@ -199,15 +200,13 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.array_equal(bits[0], bits[1]))
 
 
-def _declared_bytes(model: Model, names: Iterable[str]) -> int:
-    """Return how many bytes tensors take as far as the graph says."""
-    graph = model.proto.graph
-    known = {info.name: info for info in (*graph.value_info, *graph.output)}
-    total = 0
-    for info in (known[name] for name in names if name in known):
+def _declared_bytes(model: Model) -> dict[str, int]:
+    """Return how many bytes each tensor takes as far as the graph says."""
+    found = {}
+    for info in (*model.proto.graph.value_info, *model.proto.graph.output):
         shape, kind = declared_shape(info), info.type.tensor_type.elem_type
         if shape is not None and kind in _SIZED:
             sizes = [size for size in shape if isinstance(size, int)]
             rows = 1 if len(sizes) == len(shape) else _OPEN
-            total += np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize * math.prod(sizes) * rows
-    return total
+            found[info.name] = np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize * math.prod(sizes) * rows
+    return found

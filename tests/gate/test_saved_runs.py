@@ -14,7 +14,7 @@ from graphsurgery.capture.samples import Sample
 from graphsurgery.errors import Difference
 from graphsurgery.gate.gate import Gate
 from graphsurgery.gate.tolerances import Tolerances
-from graphsurgery.partition.boundary_names import Exposed
+from graphsurgery.partition.boundary_names import ExposedGraph
 from graphsurgery.parts.manifest import PartEntry
 from graphsurgery.passes.drop_identity import DropIdentity
 from graphsurgery.passes.replace_silu import ReplaceSilu
@@ -85,13 +85,13 @@ def judged(tiny: Tiny, samples: list[Sample], *passes: Pass) -> tuple[Record, li
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The samples that a whole graph was run on."""
     made: list[str] = []
-    original = Exposed.run
+    original = ExposedGraph.run
 
-    def run(self: Exposed, sample: Sample) -> dict[str, np.ndarray]:
+    def run(self: ExposedGraph, sample: Sample) -> dict[str, np.ndarray]:
         made.append(sample.id)
         return original(self, sample)
 
-    monkeypatch.setattr(Exposed, "run", run)
+    monkeypatch.setattr(ExposedGraph, "run", run)
     return made
 
 
