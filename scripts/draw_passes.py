@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from graphsurgery import testing  # noqa: E402
-from graphsurgery.debugging.outline import Outline  # noqa: E402
 from graphsurgery.graph.model import Model  # noqa: E402
+from graphsurgery.graph.outline import Outline  # noqa: E402
 from graphsurgery.picture.text import before_after  # noqa: E402
 
 TARGET = ROOT / "passes" / "before_after.json"

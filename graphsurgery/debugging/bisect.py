@@ -26,12 +26,12 @@ from graphsurgery.capture.samples import Capture, Sample
 from graphsurgery.capture.samples import exists as is_capture
 from graphsurgery.debugging.divergence import Bisection, Divergence, difference, gap
 from graphsurgery.debugging.levels import Level, enter
-from graphsurgery.debugging.outline import Array, Outline, Value, Values, changes
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Array, Outline, Value, Values, changes
 from graphsurgery.graph.protos import bodies
 from graphsurgery.parts.describe import describe_part
 from graphsurgery.parts.part import Part

@@ -9,7 +9,6 @@ from typing import Literal
 
 from graphsurgery.debugging.bisect import bisect, from_mapping
 from graphsurgery.debugging.divergence import Bisection, difference
-from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.debugging.stepping import Steps
 from graphsurgery.devices.session import Session, run
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
@@ -17,6 +16,7 @@ from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import TensorReport
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import as_captured
+from graphsurgery.graph.outline import Array, Outline, Values
 from graphsurgery.rewrite import Pass, apply_pass
 
 Kind = Literal["crash", "stop", "invalid", "difference"]

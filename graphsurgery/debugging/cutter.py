@@ -11,11 +11,11 @@ import numpy as np
 from onnx import GraphProto, ValueInfoProto, helper
 
 from graphsurgery.debugging.breaks import Break, judge
-from graphsurgery.debugging.outline import Outline, Value, Values, constant_of, typed
 from graphsurgery.debugging.stepping import Failure, Steps
 from graphsurgery.errors import GraphSurgeryError, InputError, ModelError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline, Value, Values, constant_of, typed
 from graphsurgery.rewrite import Pass
 from graphsurgery.rewrite.editor import Editor
 

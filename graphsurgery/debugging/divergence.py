@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from graphsurgery.debugging.levels import Level
-from graphsurgery.debugging.outline import Array, Value
 from graphsurgery.debugging.stepping import Failure
 from graphsurgery.gate.equivalence import compare
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.gate.verdicts import TensorReport
+from graphsurgery.graph.outline import Array, Value
 
 _CHUNK = 1 << 16  # elements at a time: they stay in the processor's cache
 

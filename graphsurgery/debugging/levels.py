@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
-from graphsurgery.debugging.outline import Outline, Value, Values, captured, changes, plain, typed
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.graph import STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline, Value, Values, captured, changes, plain, typed
 
 # Yields what an iteration is given, in the order of the body's inputs, and is sent what it returns.
 Turns = Generator[list[Value], Sequence[Value], None]

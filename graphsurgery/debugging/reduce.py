@@ -26,11 +26,11 @@ from graphsurgery.debugging.bisect import read_samples
 from graphsurgery.debugging.breaks import Break, break_whole
 from graphsurgery.debugging.cutter import Cutter, Piece
 from graphsurgery.debugging.divergence import Bisection
-from graphsurgery.debugging.outline import Array, Outline, Values
 from graphsurgery.devices.session import run
 from graphsurgery.errors import GraphSurgeryError, ModelError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Array, Outline, Values
 from graphsurgery.graph.protos import walk_protos
 from graphsurgery.recipe.plugin_options import make_plugin, options_of
 from graphsurgery.rewrite import Pass

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsurgery.debugging.outline import Outline, Value, Values, label, plain
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import GraphSurgeryError, ModelError, first_line
 from graphsurgery.graph import STANDARD_DOMAINS
+from graphsurgery.graph.outline import Outline, Value, Values, label, plain
 
 # A second thread is worth its start for these alone.
 _HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "If", "Loop", "MatMul", "RoiAlign", "Scan"])

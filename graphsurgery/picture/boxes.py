@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.errors import ModelError
+from graphsurgery.graph.outline import Outline
 from graphsurgery.graph.protos import bodies, domain_of, walk_protos
 from graphsurgery.picture.scene import Box
 from graphsurgery.text import shortened, visible

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto
 
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.graph.outline import Outline
 from graphsurgery.graph.protos import domain_of
 from graphsurgery.picture.folds import is_constant
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.graph.outline import Outline
 from graphsurgery.picture.boxes import is_weight
 
 _NAMED = 0.6  # of the nodes must have a path for it to count

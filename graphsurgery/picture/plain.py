@@ -11,9 +11,9 @@ from typing import NamedTuple
 import onnx
 from onnx import ModelProto
 
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.errors import InputError, name_nearest
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline
 from graphsurgery.graph.protos import graphs_in, types_by_name
 from graphsurgery.picture.boxes import LONGEST, Types, end_box, node_box, shape_of, short
 from graphsurgery.picture.folds import Fold, fold, is_constant, predecessors

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.graph.outline import Outline
 from graphsurgery.graph.protos import domain_of
 from graphsurgery.picture.boxes import attributes, constants
 from graphsurgery.picture.difference import difference

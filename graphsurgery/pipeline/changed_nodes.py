@@ -26,12 +26,12 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from graphsurgery.capture.samples import Sample
-from graphsurgery.debugging.outline import Outline, plain
 from graphsurgery.devices.session import Session
 from graphsurgery.errors import GraphSurgeryError
 from graphsurgery.gate.gate import Tensors
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import as_captured
+from graphsurgery.graph.outline import Outline, plain
 from graphsurgery.graph.outside import size_of
 from graphsurgery.graph.protos import declared_shape, graphs_in, walk_protos
 from graphsurgery.partition import boundary_names

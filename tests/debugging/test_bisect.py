@@ -13,9 +13,9 @@ from onnx import ModelProto, helper
 from debugging.faulty_models import CHAIN, FOLDED, TWO_LAYERS, first, model, search
 from graphsurgery.capture.samples import Sample
 from graphsurgery.debugging import failure
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.errors import InputError
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline
 from graphsurgery.rewrite import BATCH_NOTE, apply_pass
 from graphsurgery.rewrite.registry import discover
 

@@ -14,9 +14,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 from debugging.faulty_models import BRANCH, CHAIN, model
 from graphsurgery.debugging.bisect import bisect, read_samples
-from graphsurgery.debugging.outline import Outline, constant_of
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline, constant_of
 from graphsurgery.rewrite import apply_pass
 from graphsurgery.rewrite.registry import discover
 from graphsurgery.testing import parse

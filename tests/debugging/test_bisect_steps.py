@@ -13,11 +13,11 @@ from onnx import ModelProto
 
 from debugging.faulty_models import CHAIN, model
 from graphsurgery.debugging.bisect import bisect, bisect_files, read_samples
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.debugging.stepping import Steps
 from graphsurgery.errors import InputError
 from graphsurgery.gate.tolerances import Tolerances
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline
 from graphsurgery.progress import Silent
 
 # --- one step at a time -----------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from onnx import helper
 
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline
 from graphsurgery.picture.plain import Subject
 from graphsurgery.testing import parse
 

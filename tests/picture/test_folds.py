@@ -8,8 +8,8 @@ from graphlib import TopologicalSorter
 import pytest
 from onnx import helper
 
-from graphsurgery.debugging.outline import Outline
 from graphsurgery.graph.model import Model
+from graphsurgery.graph.outline import Outline
 from graphsurgery.picture.folds import Fold, fold, predecessors
 from picture.graphs import chain
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.graph.outline import Outline
 from graphsurgery.picture.difference import difference
 from graphsurgery.picture.places import Place, around_place, places
 from picture.graphs import model, subject

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from graphsurgery.debugging.outline import Outline
+from graphsurgery.graph.outline import Outline
 from graphsurgery.picture.text import before_after
 from graphsurgery.rewrite.registry import discover
 from picture.graphs import X, model
