@@ -94,11 +94,12 @@ class FreezeShapes(GraphPass):
         images = [tensor for tensor in free_inputs(graph) if _is_image(tensor) and len(tensor.shape) == 4]
         open_ = [image for image in images if size_of(image.shape[0]) is None]
         frozen = _grant(wishes, graph, edit)
-        for image in open_:
-            if size_of(image.shape[0]) is not None:
-                require_batch_of_source(image.shape[0], f"input '{image.name}' {shape_text(image.shape)}", edit)
-                _refuse_another_batch(image, graph, edit)
-        if frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
+        batched = [image for image in open_ if size_of(image.shape[0]) is not None]
+        for image in batched:
+            require_batch_of_source(image.shape[0], f"input '{image.name}' {shape_text(image.shape)}", edit)
+        if batched:
+            _fold_batched(batched, graph, edit)
+        elif frozen or any(is_op(node, "Shape", "Size") for node in graphs.walk_nodes(graph)):
             fold_shapes(edit, frozen)
         elif not self.strict:
             return edit.skip(None, "every input that it is to freeze is static, and no node asks for a shape")
@@ -191,12 +192,32 @@ def _of_the_source(wishes: list[_Wish], graph: gs.Graph, edit: Editor) -> list[_
     return found
 
 
-def _refuse_another_batch(image: gs.Variable, graph: gs.Graph, edit: Editor) -> None:
-    """Raise PassError for a Reshape that does not fit the batch of `image`, which was open.
+def _fold_batched(images: list[gs.Variable], graph: gs.Graph, edit: Editor) -> None:
+    """Fold the shapes; raise PassError for a Reshape that does not fit the batch of `images`, which was open.
 
-    Where a batch goes is told with one that occurs nowhere else, in a copy.
+    One image at a time shows by the sizes of a Reshape that it holds another batch, which is then told whose it is.
     """
-    probed = Editor(Model.of(graph, edit.folder).graph(), folder=edit.folder)
+    before = Model.of(graph, edit.folder)
+    fold_shapes(edit, frozen=True)
+    misfit = any(map(_misfits, graphs.walk_nodes(graph)))
+    for image in images:
+        if misfit or image.shape[0] > 1:
+            _refuse_another_batch(image, before, edit)
+
+
+def _misfits(node: gs.Node) -> bool:
+    """Whether a node is a Reshape to another number of elements than it is given."""
+    target = graphs.constant(node.inputs[1]) if is_op(node, "Reshape") and len(node.inputs) > 1 else None
+    shape = None if target is None else graphs.static_shape(node.inputs[0])
+    return target is not None and shape is not None and target.min(initial=1) > 0 and math.prod(shape) != target.prod()
+
+
+def _refuse_another_batch(image: gs.Variable, model: Model, edit: Editor) -> None:
+    """Raise PassError for a Reshape in `model` that does not fit the batch of `image`, which was open.
+
+    Where a batch goes is told with one that occurs nowhere else.
+    """
+    probed = Editor(model.graph(), folder=edit.folder)
     for tensor in probed.root.inputs:
         if tensor.name == image.name:
             probed.retype(tensor, shape=[PROBE, *tensor.shape[1:]])

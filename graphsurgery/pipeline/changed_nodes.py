@@ -57,7 +57,8 @@ def told_by_later(
     asked = dict.fromkeys(names)
     try:
         outline, sizes = Outline(later), _declared_bytes(later)
-        found = [ChangedNodes.between(Outline(graph), outline) for graph in graphs]
+        rounds = _has_16_bits(later.proto)
+        found = [None if rounds else ChangedNodes.between(Outline(graph), outline) for graph in graphs]
         for place, changed in enumerate(found):
             with_its = asked if changed is None else {**asked, **dict.fromkeys(changed.asked)}
             if sum(sizes.get(name, 0) for name in with_its) <= _MOST_ASKED:
@@ -75,7 +76,7 @@ def told_by_later(
 
 def computes_the_same(graph: Model, other: Model) -> bool:
     """Whether each node of a graph stands in another: then it gives what that does, bit for bit. Raises ModelError."""
-    changed = ChangedNodes.between(Outline(graph), Outline(other))
+    changed = None if _has_16_bits(other.proto) else ChangedNodes.between(Outline(graph), Outline(other))
     return changed is not None and not changed.nodes and not changed.met
 
 
@@ -102,8 +103,11 @@ class ChangedNodes:
 
     @staticmethod
     def between(graph: Outline, later: Outline) -> ChangedNodes | None:
-        """Return what `graph` has and `later` hasn't; None where that is most of it, or tells nothing."""
-        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs) or _has_16_bits(later.model.proto):
+        """Return what `graph` has and `later` hasn't; None where that is most of it, or tells nothing.
+
+        Nothing in them may be rounded to 16 bits.
+        """
+        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs):
             return None
         alike = partial(_is_alike, graph, later)
         writes = [index for index in graph.order if any(name in graph.writer for name in graph.nodes[index].output)]
