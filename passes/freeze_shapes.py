@@ -205,11 +205,16 @@ def _fold_batched(images: list[gs.Variable], graph: gs.Graph, edit: Editor) -> N
             _refuse_another_batch(image, before, edit)
 
 
+def _target(node: gs.Node) -> np.ndarray | None:
+    """Return the constant shape that a node reshapes to; None where it is no Reshape, or the shape is computed."""
+    return graphs.constant(node.inputs[1]) if is_op(node, "Reshape") and len(node.inputs) > 1 else None
+
+
 def _misfits(node: gs.Node) -> bool:
     """Whether a node is a Reshape to another number of elements than it is given."""
-    target = graphs.constant(node.inputs[1]) if is_op(node, "Reshape") and len(node.inputs) > 1 else None
-    shape = None if target is None else graphs.static_shape(node.inputs[0])
-    return target is not None and shape is not None and target.min(initial=1) > 0 and math.prod(shape) != target.prod()
+    target = _target(node)
+    shape = None if target is None or target.min(initial=1) < 1 else graphs.static_shape(node.inputs[0])
+    return target is not None and shape is not None and math.prod(shape) != math.prod(target.tolist())
 
 
 def _refuse_another_batch(image: gs.Variable, model: Model, edit: Editor) -> None:
@@ -224,7 +229,7 @@ def _refuse_another_batch(image: gs.Variable, model: Model, edit: Editor) -> Non
     fold_shapes(probed, frozen=True)
     batch = image.shape[0]
     for node in graphs.walk_nodes(probed.root):
-        target = graphs.constant(node.inputs[1]) if is_op(node, "Reshape") and len(node.inputs) > 1 else None
+        target = _target(node)
         shape = None if target is None else probed.shape(node.inputs[0])
         if target is None or not target.size or not shape or shape[0] != PROBE:
             continue

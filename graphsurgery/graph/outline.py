@@ -14,7 +14,7 @@ from graphsurgery.errors import ModelError
 from graphsurgery.graph import RANDOM_OPS, STANDARD_DOMAINS
 from graphsurgery.graph.model import Model
 from graphsurgery.graph.outside import array_of, read_outside, same_values
-from graphsurgery.graph.protos import bodies, walk_protos
+from graphsurgery.graph.protos import bodies, graphs_in, walk_protos
 
 Array = npt.NDArray[Any]
 Value = Array | list[Array]  # a sequence is a list
@@ -109,6 +109,18 @@ class Outline:
     def random(self) -> set[int]:
         """The nodes that give something else each time."""
         return {index for index, node in enumerate(self.nodes) if any(map(self._is_random, _with_bodies(node)))}
+
+    @cached_property
+    def has_16_bits(self) -> bool:
+        """Whether a tensor may be a float of 16 bits: an input is, a stored value, or what a node is told to make."""
+        proto = self.model.proto
+        nodes = [node for holder in (proto.graph, *proto.functions) for node in walk_protos(holder)]
+        attributes = [attribute for node in nodes for attribute in node.attribute]
+        kinds = {info.type.tensor_type.elem_type for info in (*proto.graph.input, *proto.graph.value_info)}
+        kinds |= {tensor.data_type for graph in graphs_in(proto.graph) for tensor in graph.initializer}
+        kinds |= {each.t.data_type for each in attributes if each.type == AttributeProto.TENSOR}
+        kinds |= {each.i for each in attributes if each.name in ("to", "dtype")}
+        return not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
     def _is_random(self, node: NodeProto) -> bool:
         if node.op_type not in RANDOM_OPS or node.domain not in STANDARD_DOMAINS:

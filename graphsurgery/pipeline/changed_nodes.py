@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, TensorProto, ValueInfoProto, helper
 
 from graphsurgery.capture.samples import Sample
 from graphsurgery.devices.session import Session
@@ -33,7 +33,7 @@ from graphsurgery.graph.model import Model
 from graphsurgery.graph.notes import as_captured
 from graphsurgery.graph.outline import Outline, plain
 from graphsurgery.graph.outside import size_of
-from graphsurgery.graph.protos import declared_shape, graphs_in, walk_protos
+from graphsurgery.graph.protos import declared_shape
 from graphsurgery.partition import boundary_names
 
 # Bytes that the later graph is asked for beside its own outputs, as far as its types tell: ONNX Runtime would let go of
@@ -57,8 +57,7 @@ def told_by_later(
     asked = dict.fromkeys(names)
     try:
         outline, sizes = Outline(later), _declared_bytes(later)
-        rounds = _has_16_bits(later.proto)
-        found = [None if rounds else ChangedNodes.between(Outline(graph), outline) for graph in graphs]
+        found = [ChangedNodes.between(Outline(graph), outline) for graph in graphs]
         for place, changed in enumerate(found):
             with_its = asked if changed is None else {**asked, **dict.fromkeys(changed.asked)}
             if sum(sizes.get(name, 0) for name in with_its) <= _MOST_ASKED:
@@ -76,7 +75,7 @@ def told_by_later(
 
 def computes_the_same(graph: Model, other: Model) -> bool:
     """Whether each node of a graph stands in another: then it gives what that does, bit for bit. Raises ModelError."""
-    changed = None if _has_16_bits(other.proto) else ChangedNodes.between(Outline(graph), Outline(other))
+    changed = ChangedNodes.between(Outline(graph), Outline(other))
     return changed is not None and not changed.nodes and not changed.met
 
 
@@ -103,11 +102,8 @@ class ChangedNodes:
 
     @staticmethod
     def between(graph: Outline, later: Outline) -> ChangedNodes | None:
-        """Return what `graph` has and `later` hasn't; None where that is most of it, or tells nothing.
-
-        Nothing in them may be rounded to 16 bits.
-        """
-        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs):
+        """Return what `graph` has and `later` hasn't; None where that is most of it, or tells nothing."""
+        if not graph.same_setting(later) or set(graph.inputs) != set(later.inputs) or later.has_16_bits:
             return None
         alike = partial(_is_alike, graph, later)
         writes = [index for index in graph.order if any(name in graph.writer for name in graph.nodes[index].output)]
@@ -164,17 +160,6 @@ class ChangedNodes:
 
     def _of_later(self, name: str, computed: Tensors) -> np.ndarray:
         return self.later.value(name) if name in self.later.constants else computed[name]
-
-
-def _has_16_bits(proto: ModelProto) -> bool:
-    """Whether a tensor may be a float of 16 bits: an input is, a stored value, or what a node is told to make."""
-    nodes = [node for holder in (proto.graph, *proto.functions) for node in walk_protos(holder)]
-    attributes = [attribute for node in nodes for attribute in node.attribute]
-    kinds = {info.type.tensor_type.elem_type for info in (*proto.graph.input, *proto.graph.value_info)}
-    kinds |= {tensor.data_type for graph in graphs_in(proto.graph) for tensor in graph.initializer}
-    kinds |= {each.t.data_type for each in attributes if each.type == AttributeProto.TENSOR}
-    kinds |= {each.i for each in attributes if each.name in ("to", "dtype")}
-    return not kinds.isdisjoint((TensorProto.FLOAT16, TensorProto.BFLOAT16))
 
 
 def _stands_in(graph: Outline, index: int, later: Outline) -> bool:
